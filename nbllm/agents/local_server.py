@@ -11,9 +11,11 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ..core import errors
 from ..core.calls import HttpCall, LocalCall, ProcessCall, Trace, Transport
@@ -45,15 +47,17 @@ def local_call(path: Path, call: Any) -> LocalCall:
     return LocalCall(replace(call, body={**body, "model": path.stem}), str(path), context)
 
 
-@dataclass(slots=True)
-class _Server:
+class _Server(msgspec.Struct):
     """A server that runs. busy: questions that it answers now; idle: what ends it."""
 
     command: Command
     address: str
-    key: str = field(repr=False)
+    key: str
     busy: int = 0
     idle: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"_Server({self.address})"  # without its key
 
     def awake(self) -> None:
         """Nothing ends it for being idle."""

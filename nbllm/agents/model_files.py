@@ -10,9 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+
+import msgspec
 
 from ..core import errors
 from ..core.calls import ProviderSpec
@@ -25,8 +26,7 @@ _HEAD = 32 * 2**20  # bytes at a file's beginning in which its facts stand
 _SHOWN = 3  # names in a message
 
 
-@dataclass(frozen=True, slots=True)
-class ModelFile:
+class ModelFile(msgspec.Struct, frozen=True):
     """A file, the names that mean it (its own, then with its folders), and when it was changed."""
 
     path: Path
@@ -49,7 +49,9 @@ def listed(row: ProviderSpec) -> dict[str, ModelFile]:
             with suppress(OSError):
                 file = ModelFile.of(path, folder)
                 same = found.setdefault(path.resolve(), file)  # a link is another name of it
-                found[path.resolve()] = replace(same, names=tuple(dict.fromkeys(same.names + file.names)))
+                found[path.resolve()] = msgspec.structs.replace(
+                    same, names=tuple(dict.fromkeys(same.names + file.names))
+                )
     shared = Counter(name for file in found.values() for name in {n.lower() for n in file.names})
     return dict(sorted((_full(row, file, shared), file) for file in found.values()))
 

@@ -16,7 +16,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -259,11 +259,13 @@ class OpenCodeTransport(Transport):
     async def _start(self, call: SessionCall) -> _Place:
         assert call.start is not None
         if call.addresses[0] in self._started:  # another call started it meanwhile
-            return await self._place(replace(call, start=None), None)
+            return await self._place(msgspec.structs.replace(call, start=None), None)
         password = secrets.token_urlsafe(24)
         headers = {"authorization": "Basic " + base64.b64encode(f"opencode:{password}".encode()).decode()}
         own = {"OPENCODE_SERVER_PASSWORD": password, "OPENCODE_SERVER_USERNAME": "opencode"}
-        command = await self._processes.start(replace(call.start, env={**call.start.env, **own}))
+        command = await self._processes.start(
+            msgspec.structs.replace(call.start, env={**call.start.env, **own})
+        )
         command.shut()
         try:
             async with asyncio.timeout(_START):

@@ -13,8 +13,9 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
+
+from msgspec import structs
 
 from ..core.calls import Decoder, Endpoint, Permission, Secret, SessionCall, TalkCall, Turn
 from ..core.errors import ConfigError, ProtocolError, ProviderError
@@ -676,7 +677,7 @@ def _claude(request: Request, provider: Endpoint, key: Secret | None, does: bool
         words[tools] = "default"
         words += ["--permission-prompt-tool", "stdio"]
     return TalkCall(
-        replace(shot, argv=tuple(words), stdin=""),
+        structs.replace(shot, argv=tuple(words), stdin=""),
         turn(request, provider),
         lambda _place: ClaudeTalk(provider, asks=does),
     )
@@ -687,7 +688,7 @@ def _gemini(request: Request, provider: Endpoint, key: Secret | None, does: bool
     away = {"-o", "stream-json"} | ({"--admin-policy", "{tmp}/policy.toml"} if does else set())
     words = tuple(w for w in shot.argv if w not in away)
     return TalkCall(
-        replace(shot, argv=(*words, "--acp"), stdin=""),
+        structs.replace(shot, argv=(*words, "--acp"), stdin=""),
         said,
         lambda place: AcpTalk(
             provider, request.model, "", place, login="gemini-api-key" if key else "", asks=does
@@ -721,7 +722,7 @@ def _copilot(request: Request, provider: Endpoint, key: Secret | None, does: boo
     words = [w for w in words if not (does and w.startswith("--available-tools="))]
     return TalkCall(
         call(provider, words, "", key, env={"COPILOT_AUTO_UPDATE": "false"}, cwd=own.get("cwd")),
-        replace(said, retold=f"{system}\n\n{said.retold}") if system else said,
+        structs.replace(said, retold=f"{system}\n\n{said.retold}") if system else said,
         lambda place: AcpTalk(provider, request.model, "", place, cumulative=True, asks=does),
     )
 
@@ -746,7 +747,7 @@ def _opencode(request: Request, provider: Endpoint, key: Secret | None, does: bo
             cwd=own.get("cwd"),
             passes=one_shot.opencode_passes(provider, request.model),
         ),
-        replace(said, retold=retold),
+        structs.replace(said, retold=retold),
         lambda place: AcpTalk(provider, request.model, "", place, agent="nbllm", asks=does),
     )
 

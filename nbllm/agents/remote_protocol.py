@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from ..core import errors
 from ..core.calls import Dialect, Endpoint, RemoteCall, Secret
 from ..core.errors import ConfigError
@@ -194,7 +196,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> RemoteCa
     if key is not None:
         name = provider.key_header or "authorization"
         headers[name] = key.reveal() if provider.key_header else f"Bearer {key.reveal()}"
-    told = replace(before, prompt=prompt, retold="\n\n".join(filter(None, (system, retold))))
+    told = structs.replace(before, prompt=prompt, retold="\n\n".join(filter(None, (system, retold))))
     return RemoteCall(provider.base_url, headers, told, files)
 
 

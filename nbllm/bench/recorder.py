@@ -12,8 +12,10 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec import structs
 
 from ..client import stream as streams
 from ..core import errors
@@ -181,7 +183,7 @@ def _counted(stream: streams.Stream, call: measure.Call, counter: Counter | None
     if counts is None:
         return call
     known = dict(zip(texts, counts, strict=True))
-    return replace(call, tokenizer=lambda text: known.get(text, 0))
+    return structs.replace(call, tokenizer=lambda text: known.get(text, 0))
 
 
 def spent(row: Row) -> tuple[float, int]:

@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
+
+import msgspec
 
 from ..agents.base import late, spoken
 from ..core import errors
@@ -44,8 +45,7 @@ ANSWER_LIMIT = (
 )  # characters of an answer's messages: 500,000 chunks, or a text that no notebook can hold
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True):
     """What is asked of whom. `call` is the request in the provider's words, `ready` the same as its transport
     sends it, made before any clock starts. `Client.attempt` makes one, for this route or another.
     background: nobody waits for it, so that at a provider's gate others go first.

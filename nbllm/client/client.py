@@ -10,6 +10,8 @@ from dataclasses import replace
 from operator import is_not
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 
+from msgspec import structs
+
 from ..core import errors
 from ..core import prompt as prompts
 from ..core.calls import NO_CALL, AnyCall, Guard, Secret
@@ -488,7 +490,7 @@ class Client:
         how: dict[str, Any] = {"timeouts": timeouts, "fresh": fresh, "keep": keep}
         how |= {"mode": mode, "permits": permits}
         first = self.attempt(request, route, key=key, **how)
-        first = replace(first, background=background, label=label) if background or label else first
+        first = structs.replace(first, background=background, label=label) if background or label else first
         tape = self.tapes.look()
         answers.check(first.call, known)
         stream = Stream(lambda fold, s: _answer(fold, s, first))

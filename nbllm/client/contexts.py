@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -43,18 +42,17 @@ class _Context(msgspec.Struct, frozen=True):
     mark: str
 
 
-@dataclass(slots=True)
-class Contexts:
+class Contexts(msgspec.Struct):
     """Those of a client, on the engine's loop. making: those that are on their way, by whom they are for and
     what they hold; refused: what the server would not keep; paused: until when one that failed is left
     alone; least: the fewest tokens that it keeps."""
 
     http: HttpTransport
-    kept: list[_Context] = field(default_factory=list)
-    _making: dict[tuple[object, str], asyncio.Task[_Context]] = field(default_factory=dict)
-    _refused: set[tuple[object, str]] = field(default_factory=set)
-    _paused: dict[object, float] = field(default_factory=dict)
-    _least: dict[tuple[str, str], int] = field(default_factory=dict)
+    kept: list[_Context] = msgspec.field(default_factory=list)
+    _making: dict[tuple[object, str], asyncio.Task[_Context]] = msgspec.field(default_factory=dict)
+    _refused: set[tuple[object, str]] = msgspec.field(default_factory=set)
+    _paused: dict[object, float] = msgspec.field(default_factory=dict)
+    _least: dict[tuple[str, str], int] = msgspec.field(default_factory=dict)
 
     def naming(self, handler: Handler) -> Handler:
         """Sends the name of what is kept in place of it."""
@@ -80,7 +78,9 @@ class Contexts:
     ) -> bool:
         """Whether the answer came by the name of what is kept; not where that is gone."""
         call, place = prompt.after(found.name, found.pieces), len(sink.log)
-        named = replace(attempt, call=call, ready=self.http.ready(call, fresh=attempt.ready.fresh))
+        named = msgspec.structs.replace(
+            attempt, call=call, ready=self.http.ready(call, fresh=attempt.ready.fresh)
+        )
         try:
             await handler(named, sink)
         except errors.ProviderError as error:

@@ -9,14 +9,14 @@ import contextlib
 import inspect
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 _TICK = 0.1  # seconds after which a wait looks up, so that an interrupt is heard everywhere
 
 
-@dataclass(slots=True, eq=False)
-class Errand:
+class Errand(msgspec.Struct, eq=False):
     """Work for a reader. `done` gets (what it gave, None) or (None, what it raised). asks: the person, who
     should see what has come until then."""
 

@@ -6,8 +6,9 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from msgspec import structs
 
 from ..core.calls import Secret
 from ..core.codec import digest
@@ -24,7 +25,7 @@ def _told(attempt: Attempt, others: Sequence[Attempt] = ()) -> Told:
     if not others:
         return there[0]
     request = {**there[0].request, "others": [f"{t.provider}/{t.model}" for t in there[1:]]}
-    return replace(there[0], request=request, hash=digest(sorted(t.hash for t in there)))
+    return structs.replace(there[0], request=request, hash=digest(sorted(t.hash for t in there)))
 
 
 def recording(to: Recording, others: Sequence[Attempt]) -> Callable[[Handler], Handler]:
@@ -80,21 +81,20 @@ def replaying(tape: Tape, others: Sequence[Attempt]) -> Handler:
     return play
 
 
-@dataclass(slots=True)
 class Tapes:
     """What a client's calls are written to, and what they are answered from: None for neither. NBLLM_RECORD
     and NBLLM_REPLAY say so for a process: a file, or 1 for the notebook's."""
 
-    env: Mapping[str, str] = field(repr=False)  # it holds keys
-    to: Recording | None = None
-    source: Tape | None = None
-    _looked: bool = False
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env, self._looked = env, False
+        self.to: Recording | None = None
+        self.source: Tape | None = None
 
     def look(self) -> Tape | None:
         """What calls are answered from. Raises ConfigError where the environment names what cannot be
         read."""
         if not self._looked:
-            told, asked = (self.env.get(name, "") for name in ("NBLLM_REPLAY", "NBLLM_RECORD"))
+            told, asked = (self._env.get(name, "") for name in ("NBLLM_REPLAY", "NBLLM_RECORD"))
             if told not in _OFF and self.source is None:
                 self.source = Tape(beside(there=True) if told in _ON else Path(told))
             if asked not in _OFF and self.to is None:

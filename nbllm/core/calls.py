@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import msgspec
@@ -245,7 +245,7 @@ class _Sent(_Call):
 
     def guarded(self, guard: Guard) -> Self:
         """See _Call."""
-        return replace(self, guard=guard)  # type: ignore[type-var]
+        return msgspec.structs.replace(self, guard=guard)  # type: ignore[type-var]
 
     def told(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
         """See _Call."""
@@ -302,8 +302,7 @@ def _shortened(value: Any) -> Any:
     return [_shortened(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class ProcessCall(_Call):
+class ProcessCall(_Call, msgspec.Struct, frozen=True):
     """A command, ready to be run: its words, never a shell's line. `stdin` is written and closed; `env` is
     set over the allow-listed environment, with the variables that `passes` names; `cwd` None is a fresh
     temporary directory. `inputs` are files to be there before, `files` those to be read after; {tmp} in words
@@ -312,10 +311,10 @@ class ProcessCall(_Call):
 
     argv: tuple[str, ...]
     stdin: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = msgspec.field(default_factory=dict)
     cwd: str | None = None
     passes: tuple[str, ...] = ()
-    inputs: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, str] = msgspec.field(default_factory=dict)
     files: tuple[str, ...] = ()
     foreign: bool = False
     headers: ClassVar[None] = None  # it is told its key by its environment
@@ -335,8 +334,7 @@ class ProcessCall(_Call):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True):
     """One turn with somebody who remembers. before: what must have been heard and said for it to fit, as
     (role, text), the model first; said: what is new, likewise; prompt: the words for one who heard the rest;
     retold: those for one who did not."""
@@ -367,8 +365,7 @@ class Permission(msgspec.Struct, frozen=True):
 Permit = Callable[[Permission], Coroutine[Any, Any, bool]]
 
 
-@dataclass(frozen=True, slots=True)
-class TalkCall(_Call):
+class TalkCall(_Call, msgspec.Struct, frozen=True):
     """A turn with a command that stays: how it is run, what is said, and `talk`, which makes both sides'
     words for its working folder. fresh: with a process of its own, which does not stay. permit: asks the user
     what the command asks to be allowed; None where nothing is."""
@@ -377,7 +374,7 @@ class TalkCall(_Call):
     turn: Turn
     talk: Callable[[str], Talk]
     fresh: bool = False
-    permit: Permit | None = field(default=None, compare=False, repr=False)
+    permit: Permit | None = None
     headers: ClassVar[None] = None  # it is told its key by its environment
 
     @property
@@ -387,7 +384,7 @@ class TalkCall(_Call):
 
     def permitting(self, permit: Permit | None, *, stays: bool) -> TalkCall:
         """See _Call."""
-        return replace(self, permit=permit, fresh=self.fresh or not stays)
+        return msgspec.structs.replace(self, permit=permit, fresh=self.fresh or not stays)
 
     def preview(self, row: ProviderSpec) -> tuple[str, dict[str, Any]]:
         """See _Call."""
@@ -398,8 +395,7 @@ class TalkCall(_Call):
         return self.process.told(row, key, address)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class SessionCall(_Sent):
+class SessionCall(_Sent, msgspec.Struct, frozen=True):
     """A turn in a session of OpenCode's server: the addresses to try (`headers` are the first's alone: they
     hold its password), the bodies that open a session and carry a message (its parts are the turn's), how to
     start a server where none answers (None for never), the folder to work in ("" for its own). fresh: in a
@@ -413,7 +409,7 @@ class SessionCall(_Sent):
     start: ProcessCall | None = None
     folder: str = ""
     fresh: bool = False
-    guard: Guard = field(default=Guard(), compare=False)
+    guard: Guard = Guard()
 
     def __repr__(self) -> str:
         return (
@@ -430,8 +426,7 @@ class SessionCall(_Sent):
         }
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class RemoteCall(_Sent):
+class RemoteCall(_Sent, msgspec.Struct, frozen=True):
     """A turn with an agent on another machine: the address of its card, what goes to that origin alone, the
     turn, and the files that go with it (as the protocol's parts, in JSON). fresh: in a context of its own."""
 
@@ -440,7 +435,7 @@ class RemoteCall(_Sent):
     turn: Turn
     files: tuple[Mapping[str, Any], ...] = ()
     fresh: bool = False
-    guard: Guard = field(default=Guard(), compare=False)
+    guard: Guard = Guard()
     no_key_hint: ClassVar[str] = "No key was sent. Name one in the agent's row: key_env."
 
     @property
@@ -457,8 +452,7 @@ class RemoteCall(_Sent):
         return "sent", {"card": shown(self.url, self.guard.texts), "parts": _shortened(parts)}
 
 
-@dataclass(frozen=True, slots=True)
-class LocalCall(_Call):
+class LocalCall(_Call, msgspec.Struct, frozen=True):
     """A request for a model in a file, whose server is started where none runs: the request without its
     address, the file, and the tokens that it is given room for."""
 
@@ -722,7 +716,7 @@ class Transport(Protocol):
     def ready(self, call: Any, *, fresh: bool) -> Any:
         """The call as `open` takes it: all that can be made before a clock starts. fresh: over a connection,
         to a command or in a session of its own. Raises ConfigError for what cannot be sent."""
-        return replace(call, fresh=fresh)
+        return msgspec.structs.replace(call, fresh=fresh)
 
     def warming(self, call: Any) -> Coroutine[Any, Any, None] | None:
         """What is to be done before the first call's clock starts; None where nothing is."""

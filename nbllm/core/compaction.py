@@ -11,7 +11,7 @@ provider's own count takes their place where there is one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import msgspec
 
@@ -205,8 +205,7 @@ def with_pin(message: Message, pinned: bool) -> Message:
     return Message(message.role, message.parts, pinned)
 
 
-@dataclass(frozen=True, slots=True)
-class Compact:
+class Compact(msgspec.Struct, frozen=True):
     """When a conversation is shortened. limit: tokens, None for never before it does not fit. window: what
     the model reads, None where that is not known. on: whether it is shortened at all. find: says what the
     model reads, where nobody has looked yet: that takes 0.2 s once a process, and short conversations need
@@ -215,7 +214,7 @@ class Compact:
     limit: int | None = None
     window: int | None = None
     on: bool = False
-    find: Callable[[], int | None] | None = field(default=None, compare=False)
+    find: Callable[[], int | None] | None = None
 
     @classmethod
     def of(cls, given: str | float | None, window: int | None) -> Compact:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -175,8 +174,7 @@ _ENDED = {
 _TIMES = ("completed_at", "failed_at", "expired_at", "cancelled_at", "ended_at", "endTime", "done")
 
 
-@dataclass(frozen=True, slots=True)
-class BatchState:
+class BatchState(msgspec.Struct, frozen=True):
     """What a provider says of a batch. state: its word, in lower case, without Google's prefixes. files: ids
     of result files, all of which are to be read; url: an address of results, which may lead anywhere; inline:
     the results themselves. problems: why it failed, {code: ..., message: ...} each."""
@@ -229,7 +227,7 @@ def state(value: Any) -> BatchState:
         tuple(_problems(about)),
     )
     over = word not in _RUNNING and (found.results or any(about.get(name) for name in _TIMES))
-    return replace(found, running=False) if over else found
+    return msgspec.structs.replace(found, running=False) if over else found
 
 
 _FILES = ("output_file_id", "error_file_id", "output_file", "error_file")
@@ -266,8 +264,7 @@ def _problems(about: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 _GRPC = {3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 9: 400, 13: 500, 14: 503, 16: 401}
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """What became of one request: the body of a whole answer, or an error."""
 
     id: str
@@ -328,8 +325,7 @@ def _no_reason(id: str, provider: Endpoint) -> Outcome:
     return Outcome(id, error=ServerError(said, hint=_HINT))
 
 
-@dataclass(slots=True)
-class Collector:
+class Collector(msgspec.Struct):
     """Matches the lines of results with the requests of a batch, whatever their order, and knows which are
     missing. strange: how many lines belong to no request, or to one that has its answer; `some` of their
     ids."""
@@ -337,9 +333,10 @@ class Collector:
     ids: Iterable[str]
     provider: Endpoint
     strange: int = 0
-    some: list[str] = field(default_factory=list)
-    _answered: dict[str, bool] = field(init=False)  # by id: whether a line came; in the order of the requests
-    _ok: set[str] = field(init=False, default_factory=set)
+    some: list[str] = msgspec.field(default_factory=list)
+    # by id: whether a line came; in the order of the requests
+    _answered: dict[str, bool] = msgspec.field(default_factory=dict)
+    _ok: set[str] = msgspec.field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._answered = dict.fromkeys(self.ids, False)

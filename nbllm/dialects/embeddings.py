@@ -16,7 +16,6 @@ import functools
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -146,8 +145,7 @@ def _cohere_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCal
 # --- the dialects ---
 
 
-@dataclass(frozen=True, slots=True)
-class Embeddings:
+class Embeddings(msgspec.Struct, frozen=True):
     """One format. vectors: the names that lead to the list of them, and `field` that of one in its item;
     counted: those that lead to the tokens of input. most: texts of one request; tokens: those
     of all its texts, None for no limit; batch: texts that are sent in one where nobody chooses."""

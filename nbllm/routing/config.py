@@ -39,7 +39,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,28 +97,26 @@ class Layer(msgspec.Struct, frozen=True):
     project: bool = False
 
 
-@dataclass(slots=True)
-class Settings:
+class Settings(msgspec.Struct):
     """What configuration says. problems: what is wrong in it; dialects: nbllm's own and those of installed
     packages; defaults: of cells; tools: HTTP endpoints that models may use; ledger: where calls are noted."""
 
-    rows: dict[str, ProviderSpec] = field(default_factory=dict)
-    aliases: dict[str, str] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
-    dialects: dict[str, Dialect] = field(default_factory=lambda: dict(DIALECTS), repr=False)
-    defaults: dict[str, Any] = field(default_factory=dict)
-    tools: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    rows: dict[str, ProviderSpec] = msgspec.field(default_factory=dict)
+    aliases: dict[str, str] = msgspec.field(default_factory=dict)
+    problems: list[Problem] = msgspec.field(default_factory=list)
+    dialects: dict[str, Dialect] = msgspec.field(default_factory=lambda: dict(DIALECTS))
+    defaults: dict[str, Any] = msgspec.field(default_factory=dict)
+    tools: dict[str, Mapping[str, Any]] = msgspec.field(default_factory=dict)
     ledger: str = LEDGERS[0]
     keep_chats: bool = False  # whether named conversations are kept on disk
     otel: bool = False  # whether calls become OpenTelemetry's spans
 
 
-@dataclass(slots=True)
 class Config(Settings):
     """What all layers come to. allowed: names that the person lets a project's row use, by the origin of its
     address; chosen: the project's file that chose the default model, "" where none did."""
 
-    allowed: dict[str, set[str]] = field(default_factory=dict)
+    allowed: dict[str, set[str]] = msgspec.field(default_factory=dict)
     chosen: str = ""
 
 
@@ -334,7 +332,7 @@ def _apply(config: Config, layer: Layer) -> None:
             config.problems.append(
                 _problem(layer, f"unknown table {table!r}; expected {', '.join(_TABLES)}", table)
             )
-    below = replace(
+    below = msgspec.structs.replace(
         config, rows=dict(config.rows), aliases=dict(config.aliases)
     )  # what a project's file is compared with
     for name, table in _items(config, layer, "provider"):

@@ -7,9 +7,10 @@ import importlib
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from .files import read_small
 
@@ -20,21 +21,23 @@ _DOTENV = 2**18  # bytes of a `.env` file: python-dotenv reads a megabyte in fou
 SERVICE = "nbllm"  # under which the keyring keeps our entries
 
 
-@dataclass(slots=True)
-class Stores:
+class Stores(msgspec.Struct):
     """The places that may hold keys; None for one that is not looked at. folders: where a `.env` may lie.
     keyring: an object with the functions of the `keyring` package. colab: the value of a secret's name, ""
     for none. auth: OpenCode's auth.json."""
 
-    env: Mapping[str, str] = field(repr=False)
+    env: Mapping[str, str]
     folders: Callable[[], tuple[Path, ...]] = tuple
     keyring: Callable[[], Any] = lambda: None
     colab: Callable[[str], str] | None = None
     auth: Path | None = None
-    seen: dict[tuple[str, str], str] = field(default_factory=dict, repr=False)  # what slow places said
-    read: dict[Path, tuple[object, dict[str, str]]] = field(
-        default_factory=dict, repr=False
-    )  # `.env` files, as they were when they were read
+    # what slow places said
+    seen: dict[tuple[str, str], str] = msgspec.field(default_factory=dict)
+    # `.env` files, as they were when they were read
+    read: dict[Path, tuple[object, dict[str, str]]] = msgspec.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return "Stores()"  # tracebacks show local variables, and it holds keys
 
     @classmethod
     def of(cls, env: Mapping[str, str]) -> Stores:

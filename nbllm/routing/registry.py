@@ -12,10 +12,12 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
+
+import msgspec
 
 from ..agents.model_files import newest, path_of
 from ..core.addresses import holds_more, ip
@@ -102,14 +104,13 @@ class Watched(Mapping[str, str]):
         return len(self._env)
 
 
-@dataclass(slots=True)
-class Routes:
+class Routes(msgspec.Struct):
     """What names led to, for as long as rows, aliases and the variables that were looked at stay as they
     were: a table asks one name thousands of times."""
 
-    rows: dict[str, ProviderSpec] = field(default_factory=dict)
-    aliases: dict[str, str] = field(default_factory=dict)
-    known: dict[Any, tuple[dict[str, str | None], Route]] = field(default_factory=dict)
+    rows: dict[str, ProviderSpec] = msgspec.field(default_factory=dict)
+    aliases: dict[str, str] = msgspec.field(default_factory=dict)
+    known: dict[Any, tuple[dict[str, str | None], Route]] = msgspec.field(default_factory=dict)
 
     def get(self, asked: Any, registry: Registry) -> Route | None:
         """The route of a name; None where it must be looked for."""
@@ -139,20 +140,22 @@ _SHORTEST = 8  # characters of what is masked wherever it stands
 _ROUTES = 500  # names that are remembered
 
 
-@dataclass(slots=True)
 class Registry(config.Settings):
     """The settings in force. `env` is looked at on every call; `simulator` gives a dialect's loopback
     address; `problems` are told once, when a name is first resolved; `stores` hold keys."""
 
-    env: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)  # it holds keys
+    env: Mapping[str, str] = msgspec.field(default_factory=lambda: os.environ)  # it holds keys
     simulate: bool | None = None
     simulator: Callable[[str], str] | None = None
     stores: keys.Stores = None  # type: ignore[assignment]
     told: bool = False
-    _routes: Routes = field(default_factory=Routes, init=False, repr=False, compare=False)
+    _routes: Routes = msgspec.field(default_factory=Routes)
 
     def __post_init__(self) -> None:
         self.stores = self.stores or keys.Stores.of(self.env)
+
+    def __repr__(self) -> str:
+        return "Registry()"  # tracebacks show local variables, and it holds keys
 
     @property
     def simulating(self) -> bool:
@@ -172,7 +175,7 @@ class Registry(config.Settings):
         if (known := self._routes.get(asked, self)) is not None:
             return known
         env = Watched(self.env)
-        route = replace(self, env=env)._resolved(*asked)
+        route = msgspec.structs.replace(self, env=env)._resolved(*asked)
         self._routes.keep(asked, route, env, self)
         return route
 
@@ -576,7 +579,7 @@ def load(env: Mapping[str, str] | None = None, places: Places | None = None) -> 
     the process's own, and no places, only NBLLM_CONFIG is looked at, where that env names it."""
     env = os.environ if env is None else env
     found = config.load(places or Places.of(env))
-    made = Registry(**{f.name: getattr(found, f.name) for f in fields(config.Settings)}, env=env)
+    made = Registry(**{name: getattr(found, name) for name in config.Settings.__struct_fields__}, env=env)
     if found.chosen:
         _paid_for(made, found.chosen)
     return made

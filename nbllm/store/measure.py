@@ -10,9 +10,11 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
+
+import msgspec
 
 from ..core import errors
 from ..core.calls import ProviderSpec, Trace
@@ -80,8 +82,7 @@ _STATUS: tuple[tuple[type[errors.NbllmError], str], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """What a row needs to know and a stream does not: the request, the provider's row, the model as asked
     for, whether the simulator answered, the epoch of its `ns_*` columns (perf_counter seconds), a
     tokenizer."""
@@ -130,7 +131,7 @@ def _attempt(stream: Recorded, call: Call, i: int) -> Row:
         asked = stream.attempts[i]
         route = asked.route
         if asked.request is not call.request or route.provider is not call.provider:
-            call = replace(
+            call = msgspec.structs.replace(
                 call,
                 request=asked.request,
                 provider=route.provider,

@@ -16,10 +16,11 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ..core import errors
 from ..core.codec import VERSION, check_version, digest, from_plain, to_plain
@@ -42,8 +43,7 @@ _OF_ERROR: dict[str, type | tuple[type, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(msgspec.Struct, frozen=True):
     """A request as it is written down, without what is secret; its hash; who was asked."""
 
     provider: str
@@ -52,8 +52,7 @@ class Told:
     hash: str
 
 
-@dataclass(frozen=True, slots=True)
-class Played:
+class Played(msgspec.Struct, frozen=True):
     """What came of a call: (seconds since the call, event); who answered, as [provider, model]; the error
     where it ended by one."""
 
