@@ -172,4 +172,7 @@ def test_names_of_tools_are_completed():
     for typed, word in (("%%llm m tools=pr", "price"), ("%%llm m tools=price,http/", "http/weather")):
         assert [(word, "tool")] == candidates(Session(), typed, len(typed), 0)[1]
     assert "python" in dict(candidates(Session(), "%%llm m tools=", 14, 0)[1])
+    approving = "%%llm m tools=price approve="
+    ways = ["ask", "auto", "never", "price"]
+    assert ways == [name for name, _ in candidates(Session(), approving, len(approving), 0)[1]]
     assert "parse" not in dict(candidates(Session(), "%%llm m tools=", 14, 0)[1])

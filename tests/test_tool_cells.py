@@ -7,6 +7,7 @@ from nbllm.notebook.tool_names import named
 from nbllm.simulator import script
 
 from .kernels import Kernel
+from .test_after_answer import WAIT
 
 pytestmark = pytest.mark.kernel
 
@@ -80,6 +81,11 @@ def test_methods_and_lists_by_name(kernel):
         ("tools=price bg=true", "Column"),
         ("max_steps=3", "Column"),
         ("approve=auto", "Column"),
+        ("approve=decide", "Column"),
+        ("tools=price approve=atuo", "did you mean auto"),
+        ("tools=price approve=shop.nothing", "No function is called"),
+        ("tools=price approve=called", "Not a function: called is list"),
+        ("tools=price approve=1", "Column"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(kernel, line, words):
@@ -143,6 +149,26 @@ def test_where_nobody_can_answer_it_is_no(headless):
     assert [] == headless.value("called")
 
 
+def test_a_function_of_the_notebook_decides(kernel, headless):
+    """By its name, where nobody is there to be asked too; in the background and as a default of the
+    notebook."""
+    define = "asked = []\ndef decide(question):\n    asked.append(question.call.arguments)\n    return {}"
+    for one, answer, ran in ((kernel, True, ["A-17"]), (headless, "'once'", ["A-17"]), (kernel, False, [])):
+        one.run(f"clear()\n{define.format(answer)}")
+        done = one.run(f"%%llm {MODEL} tools=price approve=decide\nWhat does A-17 cost?")
+        assert done.ok, done.error
+        assert [[{"article": "A-17"}], ran] == one.value("[asked, called]")
+    ran = kernel.run(f"%%llm {MODEL} tools=price approve=decide bg=true out=later\nWhat does A-17 cost?")
+    assert ran.ok, ran.error
+    assert kernel.run(WAIT).ok
+    assert "refused" == kernel.value("later.steps[0].results[0].outcome")
+    kernel.run("asked.clear()\nshop.decide = decide")
+    kernel.run("%llm use approve=shop.decide")
+    kernel.run(f"%%llm {MODEL} tools=price\nWhat does A-17 cost?")
+    assert kernel.run("%llm use none").ok
+    assert 1 == kernel.value("len(asked)")
+
+
 def test_stop_breaks_off_a_function(kernel):
     """In its middle; the call is told as stopped, and the next cell works."""
     message = kernel.start(f"%%llm {MODEL} tools=slow approve=auto\nWait for A-17.")
@@ -165,6 +191,24 @@ def test_a_conversation_goes_on_after_a_stop(kernel):
     assert ran.ok, ran.error
     roles = kernel.value("[m.role for m in _llm.request.messages]")
     assert ["user", "assistant", "tool", "user"] == roles
+
+
+def test_a_conversation_goes_on_after_a_stop_in_mid_sentence(kernel):
+    """Of the turn that follows a call: what was said stays, and so does the call with its result."""
+    steps = script(
+        [{"calls": [{"name": "price", "arguments": {"article": "A-17"}}]}, {"text": "It costs " * 40}]
+    )
+    line = f"%%llm sim/openai/m@ttft=0,gap=0,stall=30,{steps} chat=halved tools=price approve=auto"
+    message = kernel.start(f"{line}\nWhat does A-17 cost?", cell="a")
+    kernel.collect(message, until=lambda m: "It costs" in str(m["content"].get("data", "")))
+    kernel.interrupt()
+    ran = kernel.collect(message)
+    assert "Stopped" == ran.error["ename"]
+    assert ["cancelled", True] == kernel.value("[_llm.finish_reason, _llm.text.startswith('It costs')]")
+    ran = kernel.run(f"%%llm {MODEL} chat=halved tools=price approve=auto\nGo on.", cell="b")
+    assert ran.ok, ran.error
+    roles = kernel.value("[m.role for m in _llm.request.messages]")
+    assert ["user", "assistant", "tool", "assistant", "user"] == roles
 
 
 def test_a_conversation_keeps_calls_and_results(kernel):

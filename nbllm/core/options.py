@@ -173,8 +173,9 @@ class CallSpec:
     )
     approve: Any = _call(
         "use",
-        "choice",
-        "before a tool runs: ask; auto runs all; never none but those that only read",
+        "choice or function",
+        "before a tool runs: ask; auto runs all; never none but those that only read; or a function of the "
+        "notebook decides, which is given the question",
         values=("ask", "auto", "never"),
         project=False,
     )

@@ -88,6 +88,8 @@ def _values(session: Session, option: str) -> list[tuple[str, str]]:
         return [("true", "value"), ("false", "value")]
     if known.name == "tools":
         return [(name, "tool") for name in tool_names(session)]
+    if known.name == "approve":
+        return [(name, "value") for name in (*known.values, *functions(session))]
     if known.kind == "variable":
         return [(n, "key variable") for row in session.client.registry.rows.values() for n in row.key_env]
     return [(v, "value") for v in choices(session, known)]
@@ -97,10 +99,14 @@ def tool_names(session: Session) -> list[str]:
     """What tools= may name: the user's functions, what nbllm brings, servers and endpoints."""
     from .tool_names import BUILT_IN
 
-    own = [
+    return [*functions(session), *BUILT_IN, *session.servers]
+
+
+def functions(session: Session) -> list[str]:
+    """The user's own."""
+    return sorted(
         n for n, v in session.fillable.items() if isinstance(v, FunctionType) and v.__module__ == "__main__"
-    ]
-    return [*sorted(own), *BUILT_IN, *session.servers]
+    )
 
 
 def choices(session: Session, option: Option) -> Iterable[str]:

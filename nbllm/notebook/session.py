@@ -167,7 +167,7 @@ class Session:
             "schema": question.shape if _has_schemas(route) else None,
             "timeout": self._timeouts(options),
             "api_key": self._key(options),
-            "tools": self._tools(options),
+            **self._tools(options),
             "budget": question.budget or spendable(options),
         }
         return route, CallSpec(**found)
@@ -182,15 +182,17 @@ class Session:
             parts = (*parts, Text(("\n\n" if parts else "") + question.shape.instructions()))
         return [*question.history, Message("user", parts)]
 
-    def _tools(self, options: Mapping[str, Any]) -> list[Any] | None:
-        """What the names in tools= mean."""
-        if "tools" not in options:
-            return None
-        from .tool_names import check, named
+    def _tools(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What the names in tools= and approve= mean."""
+        if options.keys().isdisjoint(("tools", "approve")):
+            return {}
+        from .tool_names import approver, check, named
 
-        check(options["tools"], can_ask=self.can_ask)
-
-        return named(options["tools"], self.namespace, lambda: self.servers)
+        found: dict[str, Any] = {"approve": approver(options.get("approve"), self.namespace)}
+        if "tools" in options:
+            check(options["tools"], can_ask=self.can_ask)
+            found["tools"] = named(options["tools"], self.namespace, lambda: self.servers)
+        return found
 
     @property
     def servers(self) -> list[str]:

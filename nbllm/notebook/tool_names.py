@@ -1,4 +1,4 @@
-"""What the names in tools= mean."""
+"""What the names in tools= and approve= mean."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from ..core.errors import ConfigError
 from ..tools.builtin import files, python
 from ..tools.given import NAMED
+from .syntax.options import OPTIONS
 
 Namespace = MutableMapping[str, Any]
 _HINT = (
@@ -48,21 +49,42 @@ def check(names: Sequence[str], *, can_ask: bool) -> None:
 def _named(name: str, namespace: Namespace, others: Callable[[], Iterable[str]]) -> Any:
     if name.startswith(NAMED):
         return name
-    root, *rest = name.split(".")
     if name not in namespace and name in BUILT_IN:
         return BUILT_IN[name](namespace)
     hint = _HINT.format(", ".join(BUILT_IN))
-    if root not in namespace:
-        known = {n.rpartition("/")[2]: n for n in (*others(), *BUILT_IN)}
-        known |= {n: n for n, v in namespace.items() if callable(v)}
-        near = difflib.get_close_matches(name, known, 1)
-        raise ConfigError(
-            f"No tool is called {name!r}" + (f": did you mean {known[near[0]]}?" if near else "."), hint=hint
-        )
-    try:
-        value = reduce(getattr, rest, namespace[root])
-    except AttributeError as error:
-        raise ConfigError(f"No tool is called {name!r}: {error}.", hint=hint) from None
+    value = _looked_up("tool", name, namespace, lambda: (*others(), *BUILT_IN), hint)
     if value is None or isinstance(value, (str, int, float)) or (isinstance(value, list) and not value):
         raise ConfigError(f"Not a tool: {name} is {type(value).__name__}.", hint=hint)
     return value
+
+
+def approver(name: Any, namespace: Namespace) -> Any:
+    """What a line gives as approve=: one of its words, or a function of the notebook. Raises ConfigError with
+    the nearest name."""
+    words = OPTIONS["approve"].values
+    if name is None or name in words or callable(name):  # the panel asks by itself
+        return name
+    hint = f"approve= takes {', '.join(words)}, or a function of this notebook that is given the question."
+    value = _looked_up("function", name, namespace, lambda: words, hint)
+    if not callable(value):
+        raise ConfigError(f"Not a function: {name} is {type(value).__name__}.", hint=hint)
+    return value
+
+
+def _looked_up(
+    what: str, name: str, namespace: Namespace, others: Callable[[], Iterable[str]], hint: str
+) -> Any:
+    """A variable of the notebook, or what stands behind dots in one. others: what else is called so."""
+    root, *rest = name.split(".")
+    if root not in namespace:
+        known = {n.rpartition("/")[2]: n for n in others()}
+        known |= {n: n for n, v in namespace.items() if callable(v)}
+        near = difflib.get_close_matches(name, known, 1)
+        raise ConfigError(
+            f"No {what} is called {name!r}" + (f": did you mean {known[near[0]]}?" if near else "."),
+            hint=hint,
+        )
+    try:
+        return reduce(getattr, rest, namespace[root])
+    except AttributeError as error:
+        raise ConfigError(f"No {what} is called {name!r}: {error}.", hint=hint) from None

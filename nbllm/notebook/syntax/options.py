@@ -133,7 +133,7 @@ WORDS: dict[str, tuple[str, ...]] = {
 
 # What is a place and nothing else; and the options that take a variable by its name.
 WHOLE = re.compile(r"\{+\s*[^\W\d][^{}\s]*\s*\}+|\$\{?[^\W\d]\w*\}?")
-_BY_NAME = frozenset(("model", "schema", "key", "attach", "tools", "each", "out"))
+_BY_NAME = frozenset(("model", "schema", "key", "attach", "tools", "approve", "each", "out"))
 
 
 def instead(option: str, name: str) -> str:
@@ -213,6 +213,11 @@ def _choice(option: Option, text: str) -> str:
             + (f": did you mean {near[0]}?" if near else "")
         )
     return text
+
+
+def _choice_or_function(option: Option, text: str) -> str:
+    """One of its words, or the name of a function of the notebook."""
+    return text if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", text) else _choice(option, text)
 
 
 _IPYTHONS = frozenset(
@@ -337,6 +342,7 @@ _READERS: dict[str, Callable[[Option, str], Any]] = {
     "floats": _floats,
     "bool": _bool,
     "choice": _choice,
+    "choice or function": _choice_or_function,
     "name": _name,
     "kept": _kept,
     "word": _word,
