@@ -2,7 +2,6 @@
 
     python benchmarks/client.py                                    the table of README, some ten minutes
     python benchmarks/client.py --only nbllm,httpx --rows request,burst --rounds 2
-    python benchmarks/client.py --growth cost.png                  what it costs as work grows, as a plot
 
 A server of its own (fast_server.py) sends bytes that were made beforehand; each client runs in a process and
 a virtual environment of its own (environments.py), and all take turns, round after round. The best of the
@@ -77,10 +76,6 @@ ROWS = (
     Row("the same, client's own loop", "own", "own", "c3-g0-f0", 2000, "rate", "{:,.0f}", True),
 )
 MANY = ("1000", "kept")  # not asked of those that are slow
-GROWTH = {
-    "streams at once": [("together", "c100-g20000-f200000", n, n) for n in (1, 32, 256, 1000)],
-    "chunks of an answer": [("alone", f"c{n}-g0-f0", 1, n) for n in (1000, 10_000, 100_000, 1_000_000)],
-}
 
 
 class Server:
@@ -213,35 +208,6 @@ def remarks(found: dict[Any, Any]) -> list[str]:
     return out
 
 
-def growth(path: str, workers: list[Worker], rounds: int) -> None:
-    """Draws what a stream, and a chunk, costs as there are more of them."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(GROWTH), figsize=(10, 4), layout="constrained")
-    for axis, (label, points) in zip(axes, GROWTH.items(), strict=True):
-        cost: dict[str, list[float]] = {w.name: [] for w in workers}
-        for job, model, times, size in points:
-            found: dict[str, list[dict[str, Any]]] = {w.name: [] for w in workers}
-            for _ in range(rounds):
-                for worker in workers:
-                    found[worker.name].append(worker.ask(job, model, times))
-            for name, figures in found.items():
-                ends = [
-                    f["cpu_s"] * 1e6 / size / 100 if "cpu_s" in f else f["chunk_us"]
-                    for f in figures
-                    if "failed" not in f
-                ]
-                cost[name].append(min(ends, default=float("nan")))
-                why = next((f"n/a, {f['failed']}" for f in figures if "failed" in f), "")
-                print(f"{label} {size:,} {name}: {why or f'{min(ends):.1f} µs a chunk'}", flush=True)
-        for name, values in cost.items():
-            axis.loglog([p[3] for p in points], values, marker="o", label=CLIENTS[name][0])
-        axis.set(xlabel=label, ylabel="CPU a chunk, µs")
-        axis.grid(alpha=0.3)
-    axes[0].legend()
-    figure.savefig(path, dpi=120)
-
-
 def begun(names: Iterable[str], url: str, home: str) -> list[Worker]:
     """The clients, their calls noted in `home`; one that cannot be installed is said to be missing."""
     out = []
@@ -260,15 +226,11 @@ def main() -> None:
     names = ",".join(dict.fromkeys(r.name for r in ROWS))
     parser.add_argument("--rows", default=names, help=f"rows: {names}")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--growth", metavar="FILE", help="draws what it costs as work grows, nothing else")
     given = parser.parse_args()
     rows = [r for r in ROWS if r.name in given.rows.split(",")]
     server, home = Server(), tempfile.TemporaryDirectory()  # the calls are not the user's
     workers = begun(given.only.split(","), server.url, home.name)
     try:
-        if given.growth:
-            growth(given.growth, workers, given.rounds)
-            return
         found: dict[Any, Any] = {"server": []}
         with contextlib.suppress(KeyboardInterrupt):  # what was measured is shown
             measured(workers, rows, given.rounds, server, found)

@@ -103,6 +103,15 @@ class Nbllm:
     def on_its_loop(self, work: Any) -> Any:
         return self.client.run(work)
 
+    def rows(self, model: str, times: int, width: int) -> Any:
+        import pandas as pd
+
+        import nbllm
+
+        df = pd.DataFrame({"text": [f"row {i}" for i in range(times)]})
+        given = {"model": f"openai/{model}", "width": width, "confirm": "yes", "client": self.client}
+        return nbllm.map(df, "{text}", **given)["answer"].dropna()
+
 
 class Httpx:
     """The plain way: httpx, httpx-sse and json."""
@@ -263,7 +272,7 @@ CLIENTS: dict[str, Any] = {
 
 
 def _plan(model: str) -> tuple[int, float, float]:
-    found = re.fullmatch(r"c(\d+)-g(\d+)-f(\d+)", model)
+    found = re.fullmatch(r"(?:lean-)?c(\d+)-g(\d+)-f(\d+)", model)
     assert found is not None
     chunks, gap, first = map(int, found.groups())
     return chunks, gap / 1e6, first / 1e6
@@ -342,6 +351,35 @@ def short(client: Any, model: str, times: int, *, own: bool = False, width: int 
     return {"rate": rate, "cpu_ms": (time.process_time() - cpu) / times * 1e3}
 
 
+def rows(client: Any, model: str, times: int, width: int = 64) -> dict[str, float]:
+    """Processor time a row of a table: nbllm.map, or so many coroutines that share the rows and keep each
+    answer. A few rows are asked several times."""
+
+    async def of_all() -> list[Any]:
+        left, answers = iter(range(times)), [None] * times
+
+        async def in_turn() -> None:
+            for row in left:
+                answers[row] = await client.stream(model, lambda: None)
+
+        await asyncio.gather(*(in_turn() for _ in range(min(width, times))))
+        return answers
+
+    def asked() -> int:
+        if hasattr(client, "rows"):
+            return len(client.rows(model, times, width))
+        return sum(map(bool, _in_a_loop(client, of_all())))
+
+    again = max(1, 50 // times)
+    if times < 1000:
+        asked()  # imports, connections
+    cpu = time.process_time()
+    answered = sum(asked() for _ in range(again))
+    used = time.process_time() - cpu
+    assert answered == again * times, f"{answered} of {again * times} rows were answered"
+    return {"us": used / answered * 1e6}
+
+
 def _in_a_loop(client: Any, work: Any) -> Any:
     client.loop = getattr(client, "loop", None) or asyncio.new_event_loop()
     return client.loop.run_until_complete(work)
@@ -365,6 +403,7 @@ JOBS: dict[str, Callable[..., dict[str, float]]] = {
     "short": short,
     "own": lambda client, model, times: short(client, model, times, own=True),
     "kept": kept,
+    "rows": rows,
 }
 
 

@@ -3,9 +3,10 @@
     python benchmarks/fast_server.py            prints its address, and serves until it is ended
 
 The model's name is the plan: `c100-g20000-f200000` are 100 chunks, the first after 200,000 µs, one every
-20,000 µs; what has no gap is sent at once. /v1/messages answers in Anthropic's words, all else in those
-of OpenAI's chat. A GET tells of the time since the last one: processor time used, and how late its own chunks
-were.
+20,000 µs; what has no gap is sent at once. `lean-c100...` are chunks without `created` and
+`finish_reason`: a million of them has less than 128 MiB. /v1/messages answers in Anthropic's words, all else
+in those of OpenAI's chat. A GET tells of the time since the last one: processor time used, and how late its
+own chunks were.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-_MODEL = re.compile(rb'"model":\s*"[^"]*?c(\d+)-g(\d+)-f(\d+)"')
+_MODEL = re.compile(rb'"model":\s*"[^"]*?(lean-)?c(\d+)-g(\d+)-f(\d+)"')
 _LENGTH = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
 _WORDS = (" one", " two", " three", " four", " five", " six", " seven")  # one client stops at repetitions
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -34,9 +35,11 @@ def _chunk(*events: tuple[str, object]) -> bytes:
     return b"%x\r\n%s\r\n" % (len(text), text)
 
 
-def _openai(word: str, last: bool) -> bytes:
-    same = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1764000000, "model": "m"}
-    piece = {"index": 0, "delta": {"content": word}, "finish_reason": None}
+def _openai(word: str, last: bool, lean: bool) -> bytes:
+    same: dict[str, object] = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "model": "m"}
+    piece: dict[str, object] = {"index": 0, "delta": {"content": word}}
+    if not lean:
+        same["created"], piece["finish_reason"] = 1764000000, None
     events: list[tuple[str, object]] = [("", same | {"choices": [piece]})]
     if last:
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
@@ -75,11 +78,11 @@ def _anthropic(word: str, first: bool, last: bool) -> bytes:
 
 
 @functools.lru_cache(64)
-def pieces(anthropic: bool, chunks: int) -> list[bytes]:
+def pieces(anthropic: bool, chunks: int, lean: bool = False) -> list[bytes]:
     """An answer, chunk by chunk."""
 
     def made(word: str, first: bool = False, last: bool = False) -> bytes:
-        return _anthropic(word, first, last) if anthropic else _openai(word, last)
+        return _anthropic(word, first, last) if anthropic else _openai(word, last, lean)
 
     middle = [made(word) for word in _WORDS]
     out = [middle[i % len(middle)] for i in range(chunks)]
@@ -88,9 +91,9 @@ def pieces(anthropic: bool, chunks: int) -> list[bytes]:
 
 
 @functools.lru_cache(16)
-def whole(anthropic: bool, chunks: int) -> bytes:
+def whole(anthropic: bool, chunks: int, lean: bool = False) -> bytes:
     """An answer at once."""
-    return _HEAD + b"".join(pieces(anthropic, chunks))
+    return _HEAD + b"".join(pieces(anthropic, chunks, lean))
 
 
 @dataclass(slots=True, eq=False)
@@ -99,7 +102,7 @@ class Peer:
 
     sock: socket.socket
     asked: bytes = b""
-    unsent: bytes = b""
+    unsent: bytes | memoryview = b""
     answer: list[bytes] = field(default_factory=list)
     at: int = 0
     due: float = 0.0
@@ -169,10 +172,12 @@ class Server:
         plan = _MODEL.search(body)
         if plan is None:
             return self.tell(peer)
-        (chunks, gap, first), anthropic = map(int, plan.groups()), b"/messages" in head.partition(b"\r")[0]
+        lean, *numbers = plan.groups()
+        chunks, gap, first = map(int, numbers)
+        how = b"/messages" in head.partition(b"\r")[0], chunks, bool(lean)
         if not gap and not first:
-            return self.send(peer, whole(anthropic, chunks))
-        peer.answer, peer.at, peer.due = pieces(anthropic, chunks), 0, time.perf_counter() + first / 1e6
+            return self.send(peer, whole(*how))
+        peer.answer, peer.at, peer.due = pieces(*how), 0, time.perf_counter() + first / 1e6
         self.send(peer, _HEAD)
         self.queues.setdefault((first / 1e6, gap / 1e6), deque()).append(peer)
         return None
@@ -191,8 +196,9 @@ class Server:
                 further.append(peer)
             self.send(peer, piece)
 
-    def send(self, peer: Peer, data: bytes) -> None:
-        data, waited = peer.unsent + data, bool(peer.unsent)
+    def send(self, peer: Peer, data: bytes | memoryview) -> None:
+        waited = bool(peer.unsent)
+        data = b"".join((peer.unsent, data)) if waited and data else memoryview(peer.unsent or data)
         try:
             sent = peer.sock.send(data)
         except BlockingIOError:

@@ -65,6 +65,30 @@ def test_what_cannot_be_measured_takes_nothing_else_along(tmp_path):
         assert {"good"} == store.finished()
 
 
+def test_what_no_json_writer_of_ours_takes_is_kept(tmp_path):
+    """Half a character in a server's words, and a count beyond all counts."""
+    odd = {**row(0), "response_model": "m\ud800", "in_tokens": 10**30, "ttft_ms": 0.1}
+
+    async def work():
+        recorder = Recorder(store, Budget(), lambda rows: None)
+        recorder.add(Finished({}, 0, "s0", rows=(odd,)))
+        await recorder.drained()
+        recorder.close()
+        return recorder.failure
+
+    with Store(tmp_path, create=True) as store:
+        assert not asyncio.run(work())
+        assert [odd] == store.rows()
+
+
+def test_pressure_is_read_once_a_turn():
+    """Whatever begins and ends in one turn of the loop sees one value; the next turn sees its own."""
+    waited = Pressure()
+    first = waited.at(1.0)
+    assert first == waited.at(1.0)
+    assert first is None or waited.at(2.0) >= first
+
+
 def test_pressure_only_grows():
     """Where the system tells it, time that tasks have waited."""
     waited = Pressure()

@@ -194,7 +194,7 @@ class Load:
             thought = await self._think(turn, slot, number) if number else thought
             ask = _Ask(slot, number, prompt, said, thought)
             stream = await self._request(turn, ask, due if number == 0 else None)
-            if stream is None or stream.error is not None:
+            if ask.ends or stream is None or stream.error is not None:
                 return
             said = (*said, stream.partial().message)
 
@@ -243,7 +243,7 @@ class Load:
             await unload(self.client, arm.route, arm.limits.connect)
         self.inflight += 1
         extra["inflight"] = self.inflight
-        pressed = self.pressure.now()
+        pressed = self._pressed()
         try:
             async with cold.client_for(turn.start_kind, self.client, arm, extra, self.epoch) as client:
                 stream = self._send(client, arm, ask, fresh=turn.start_kind not in ("warm", "cold_cache"))
@@ -303,9 +303,13 @@ class Load:
         ended = stream.ended_at or time.perf_counter()
         extra["ns_sched"] = round(((due if due is not None else stream.called) - self.epoch) * 1e9)
         extra["gc_ms"] = self.pauses.within(stream.called, ended)
-        now = self.pressure.now()
+        now = self._pressed()
         if pressed is not None and now is not None and ended > stream.called:
             extra["cpu_psi"] = min(1.0, (now - pressed) / (ended - stream.called))
+
+    def _pressed(self) -> float | None:
+        clock = getattr(asyncio.get_running_loop(), "clock", None)
+        return self.pressure.now() if clock is None else self.pressure.at(clock.woke)
 
     # --- warmth ---
 

@@ -166,9 +166,10 @@ def _measured(item: Finished) -> tuple[list[Row], list[Row]]:
         return list(item.rows), list(item.chunks)
     try:
         call = _counted(item.stream, item.call, item.counter)
-        rows = measure.rows(item.stream, call, item.extra)
+        found = pieces.of(item.stream, call.tokenizer)
+        rows = measure.rows(item.stream, call, item.extra, found)
         key = {"request_id": rows[-1]["request_id"], "attempt": rows[-1]["attempt"]}
-        return rows, list(pieces.rows(item.stream, call.epoch, key, call.tokenizer))
+        return rows, list(pieces.rows(item.stream, call.epoch, key, found))
     except Exception as exc:  # noqa: BLE001 - whatever an answer holds
         return [measure.failed(exc, item.call.provider, item.call.model, item.extra)], []
 
@@ -230,9 +231,16 @@ class Pressure:
     """Seconds so far in which some task of this machine waited for a processor (Linux PSI)."""
 
     def __init__(self) -> None:
+        self._read: tuple[float, float | None] = (-1.0, None)  # when, and what it was
         self._file: int | None = None
         with contextlib.suppress(OSError):
             self._file = os.open("/proc/pressure/cpu", os.O_RDONLY | os.O_CLOEXEC)
+
+    def at(self, turn: float) -> float | None:
+        """As it was when first asked in this turn of a loop: reading it gives the interpreter away."""
+        if self._read[0] != turn:
+            self._read = (turn, self.now())
+        return self._read[1]
 
     def now(self) -> float | None:
         """As it is now; None where it is not told."""

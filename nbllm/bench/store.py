@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from ..core.errors import ConfigError
 from ..store import columns, run_base
 from . import grades
@@ -53,6 +55,16 @@ class Kept:
     chunks: list[dict[str, Any]]
     slot: str | None = None
     answer: str | None = None
+
+
+def _json(value: Any) -> str:
+    try:
+        return msgspec.json.encode(value).decode()
+    except (
+        UnicodeError,
+        OverflowError,
+    ):  # half a character, or a number beyond all counts, that a server sent
+        return json.dumps(value)
 
 
 def home() -> Path:
@@ -104,12 +116,10 @@ class Store(run_base.RunBase):
     def record(self, finished: Iterable[Kept]) -> None:
         """Adds requests, all of them or none."""
         many = [
-            (one, one.rows[-1]["request_id"], [[c.get(name) for name in _CHUNK_NAMES] for c in one.chunks])
+            (one, one.rows[-1]["request_id"], [list(map(c.get, _CHUNK_NAMES)) for c in one.chunks])
             for one in finished
         ]
-        rows = [
-            (r["request_id"], r["attempt"], r["seq"], json.dumps(r)) for one, *_ in many for r in one.rows
-        ]
+        rows = [(r["request_id"], r["attempt"], r["seq"], _json(r)) for one, *_ in many for r in one.rows]
         texts = [
             (name, one.answer.encode("utf-8", "replace").decode())
             for one, name, _ in many
@@ -117,7 +127,7 @@ class Store(run_base.RunBase):
         ]
         self._write(
             ("insert or replace into rows values (?, ?, ?, ?)", rows),
-            ("insert or replace into chunks values (?, ?)", [(name, json.dumps(c)) for _, name, c in many]),
+            ("insert or replace into chunks values (?, ?)", [(name, _json(c)) for _, name, c in many]),
             *([(_ANSWERS, None), (_ANSWER, texts)] if texts else []),
             (
                 "insert or replace into done values (?)",

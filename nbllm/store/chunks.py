@@ -202,12 +202,13 @@ def _counted(found: list[Chunk]) -> list[Chunk]:
 
 
 def rows(
-    stream: Recorded, epoch: float, key: Mapping[str, Any], tokenizer: Tokenizer | None = None
+    stream: Recorded, epoch: float, key: Mapping[str, Any], found: list[Chunk] | None = None
 ) -> Iterator[Row]:
-    """The chunks of the last attempt, for the chunks frame; `key` is run_id, request_id and attempt."""
+    """The chunks of the last attempt, for the chunks frame; `key` is run_id, request_id and attempt. found:
+    what `of` gave, where it is known."""
     before: float | None = None
     total = 0
-    for i, c in enumerate(of(stream, tokenizer)):
+    for i, c in enumerate(of(stream) if found is None else found):
         total += c.tokens or 0
         row = {
             **key,

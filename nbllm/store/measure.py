@@ -96,9 +96,16 @@ class Call(msgspec.Struct, frozen=True):
     label: str | None = None
 
 
-def rows(stream: Recorded, call: Call, extra: Mapping[str, Any] | None = None) -> list[Row]:
-    """One row per attempt of a stream that has ended; `extra` is added to each. Only the last has tokens."""
-    out = [_attempt(stream, call, i) for i in range(max(1, len(stream.traces)))]
+def rows(
+    stream: Recorded,
+    call: Call,
+    extra: Mapping[str, Any] | None = None,
+    found: list[Chunk] | None = None,
+) -> list[Row]:
+    """One row per attempt of a stream that has ended; `extra` is added to each. Only the last has tokens.
+    found: what `chunks.of` gave, where it is known."""
+    found = pieces.of(stream, call.tokenizer) if found is None else found
+    out = [_attempt(stream, call, found, i) for i in range(max(1, len(stream.traces)))]
     for row in out:
         row.update(extra or {})
         derive(row)
@@ -125,7 +132,7 @@ def _asked(provider: ProviderSpec, model: str) -> Row:
 # --- rows ---
 
 
-def _attempt(stream: Recorded, call: Call, i: int) -> Row:
+def _attempt(stream: Recorded, call: Call, found: list[Chunk], i: int) -> Row:
     trace = stream.traces[i] if stream.traces else Trace()
     if i < len(stream.attempts):  # which may have asked another model than the one before
         asked = stream.attempts[i]
@@ -174,7 +181,7 @@ def _attempt(stream: Recorded, call: Call, i: int) -> Row:
     row["queue_ms"], disturbed = _own_time(trace, called)
     row.update(_lags(trace), stamp=trace.reads[-1].stamp if trace.reads else None)
     if last:
-        row.update(_answer(stream, call, disturbed))
+        row.update(_answer(stream, call, found, disturbed))
     else:
         error = trace.error or errors.StreamCut("The attempt was given up.")
         row.update(
@@ -211,9 +218,8 @@ def _lags(trace: Trace) -> Row:
     }
 
 
-def _answer(stream: Recorded, call: Call, disturbed: bool) -> Row:
+def _answer(stream: Recorded, call: Call, found: list[Chunk], disturbed: bool) -> Row:
     response = stream.partial()
-    found = pieces.of(stream, call.tokenizer)
     bearing = [c for c in found if c.bears]
     written = [] if call.provider.dialect in EMBEDDERS else bearing  # vectors are no tokens
     row: Row = {
