@@ -271,9 +271,13 @@ class Client:
 
     def _named_tool(self, name: str) -> Given:
         """What a name in tools= means: mcp/NAME an MCP server, http/NAME an endpoint of the configuration,
-        remote/NAME an agent. Raises ConfigError."""
+        remote/NAME an agent, cli/NAME one on this machine. Raises ConfigError."""
         if name.startswith("remote/"):
             return self.remote(name)
+        if name.startswith("cli/"):
+            from .remote_tool import command_tool
+
+            return command_tool(self.registry.resolve(name), name, lambda message: self.stream(message, name))
         own = name.removeprefix("http/")
         if own == name:
             return self.mcp.toolset(name)

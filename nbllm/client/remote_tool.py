@@ -1,10 +1,12 @@
-"""A remote agent as a tool: a model says what it is to be asked, and reads what it answers."""
+"""An agent as a tool, on another machine or a command of this one: a model says what it is to be asked, and
+reads what it answers."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..core import errors
@@ -18,6 +20,7 @@ from ..tools.usable import Arguments, Usable
 from .stream import Stream
 
 _MESSAGE = {"type": "string", "description": "What to ask, with all that is needed: it knows nothing else."}
+_PATIENCE = 600.0  # seconds; a command that hangs has no limit of its own
 _SCHEMA = {
     "type": "object",
     "properties": {"message": _MESSAGE},
@@ -70,16 +73,27 @@ class RemoteTool:
             )
         label = self.route.provider.label or self.name.partition("/")[2]
         told = f"Asks the agent {label}. It says of itself:\n{clean(card.description)}"
-        tool = Tool(fit(self.name.replace("/", "__")), told, _SCHEMA)
-        return [Usable(tool, self.ask, where="engine", source=self.name)]
+        return [_usable(self.name, told, self.asked)]
 
-    async def ask(self, arguments: Arguments) -> Any:
-        """What it answers."""
-        stream = self.asked(arguments["message"])
-        try:
-            response = await stream
-        except BaseException:
-            stream.cancel()
-            raise
-        parts = [p for p in response.parts if isinstance(p, (Text, Image, Document))]
-        return [Text(response.text), *parts] if response.images or response.files else response.text
+
+def command_tool(route: Route, name: str, asked: Callable[[str], Stream]) -> Usable:
+    """A command-line agent as a tool: it may do what it may where it is asked without mode=execute."""
+    label = route.provider.label or name.partition("/")[2]
+    return _usable(name, f"Asks the agent {label} on this machine.", asked, _PATIENCE)
+
+
+def _usable(name: str, told: str, asked: Callable[[str], Stream], timeout: float | None = None) -> Usable:
+    tool = Tool(fit(name.replace("/", "__")), told, _SCHEMA)
+    return Usable(tool, partial(_ask, asked), where="engine", source=name, timeout=timeout)
+
+
+async def _ask(asked: Callable[[str], Stream], arguments: Arguments) -> Any:
+    """What it answers."""
+    stream = asked(arguments["message"])
+    try:
+        response = await stream
+    except BaseException:
+        stream.cancel()
+        raise
+    parts = [p for p in response.parts if isinstance(p, (Text, Image, Document))]
+    return [Text(response.text), *parts] if response.images or response.files else response.text

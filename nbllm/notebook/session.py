@@ -201,7 +201,7 @@ class Session:
         return [
             *(f"mcp/{e.name}" for e in self.client.mcp.entries()[0]),
             *(f"http/{name}" for name in registry.tools),
-            *(name for name in registry.rows if name.startswith("remote/")),
+            *(name for name in registry.rows if name.startswith(("remote/", "cli/"))),
         ]
 
     def _timeouts(self, options: Mapping[str, Any]) -> Timeouts | None:

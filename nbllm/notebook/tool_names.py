@@ -14,7 +14,8 @@ from .syntax.options import OPTIONS
 
 Namespace = MutableMapping[str, Any]
 _HINT = (
-    "tools= takes functions of this notebook, methods of its objects, mcp/NAME, http/NAME, remote/NAME, {}."
+    "tools= takes functions of this notebook, methods of its objects, mcp/NAME, http/NAME, remote/NAME, "
+    "cli/NAME, {}."
 )
 
 

@@ -26,14 +26,14 @@ class Toolset(Protocol):
 
 Given = Usable | Tool | Toolset
 Connections = Callable[[], HttpTransport]
-Sets = Callable[[str], Given]  # what a name such as mcp/files, http/weather or remote/travel means
-NAMED = ("mcp/", "http/", "remote/")
+Sets = Callable[[str], Given]  # what a name such as mcp/files, http/weather or cli/claude means
+NAMED = ("mcp/", "http/", "remote/", "cli/")
 
 
 def tools(given: Any, connections: Connections, sets: Sets | None = None) -> tuple[Given, ...]:
     """Each of what was given as a tool; a single one needs no list, and lists may hold others. `connections`
-    are those for HTTP, `sets` gives the tools of a name with mcp/, http/ or remote/ before it. Raises
-    ConfigError, which names what is no tool."""
+    are those for HTTP, `sets` gives the tools of a name with one of NAMED before it. Raises ConfigError,
+    which names what is no tool."""
     if not isinstance(given, Iterable) or isinstance(given, (Mapping, str, Toolset)) or callable(given):
         return (_tool(given, connections, sets),)
     return tuple(tool for one in given for tool in tools(one, connections, sets))
@@ -51,7 +51,7 @@ def _tool(given: Any, connections: Connections, sets: Sets | None) -> Given:
     if isinstance(given, str) or not callable(given):
         raise ConfigError(
             f"Not a tool: {str(given)[:80]!r}.",
-            hint="Pass a function, a nbllm.Tool, OpenAI's dictionary of one, mcp/NAME, http/NAME or "
-            "remote/NAME.",
+            hint="Pass a function, a nbllm.Tool, OpenAI's dictionary of one, mcp/NAME, http/NAME, "
+            "remote/NAME or cli/NAME.",
         )
     return functions.of(given)
