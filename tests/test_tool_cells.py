@@ -311,3 +311,34 @@ def test_what_a_tool_changed_is_listed_and_taken_back(kernel, tmp_path):
     assert not refused.ok
     assert "no such change" in refused.error["evalue"]
     assert not kernel.run("%llm undo everything").ok
+
+
+SHOWS = '''
+from IPython.display import HTML, clear_output, display
+def shows(article: str) -> str:
+    """Shows a table."""
+    display(HTML("<b>of the tool</b>"))
+    return "shown"
+def asks(article: str) -> str:
+    """Asks a model in its turn."""
+    get_ipython().run_line_magic("llm", "ask -m sim/openai/m@ttft=0,gap=0,text=within Hi")
+    return "asked"
+def clears(article: str) -> str:
+    """Draws in the place of what was there, as plots of a training do."""
+    clear_output(wait=True)
+    display(HTML("<b>of the tool</b>"))
+    return "cleared"
+'''
+
+
+@pytest.mark.parametrize(
+    ("tool", "stays"), [("shows", "of the tool"), ("asks", "within"), ("clears", "of the tool")]
+)
+def test_what_a_tool_shows_stays_beside_the_answer(kernel, tool, stays):
+    """And the answer is there, whatever the tool did to the cell's outputs."""
+    assert kernel.run(SHOWS).ok
+    ran = kernel.run(f"%%llm {MODEL} tools={tool} approve=auto\nWhat does A-17 cost?")
+    assert ran.ok, ran.error
+    assert stays in ran.html
+    assert 1 == ran.text.count(f"[tool call] {tool}(")
+    assert "2 steps" in ran.text

@@ -146,7 +146,7 @@ def ask(
     )  # before the call: what this imports the first time must not count in its times
     run.begin()
     problem: NbllmError | None = None
-    with stoppable(run):
+    with session.answering(), stoppable(run):
         try:
             screen.start()
             follow(run, screen)

@@ -44,6 +44,7 @@ def load_ipython_extension(shell: Any) -> None:
         if where(shell) == "live":
             session.comm = warm_up()
             listen(session.hear)
+            shell.display_pub.register_hook(session.see)
             with suppress(Exception):  # a kernel without such a loop: the first cell loads it
                 shell.kernel.io_loop.call_later(_IDLE, _prepare)
     for name in NAMES:
@@ -92,6 +93,8 @@ def unload_ipython_extension(shell: Any) -> None:
     if session.actions is not None:
         session.actions.close()
     listen(session.hear, listening=False)
+    with suppress(AttributeError):  # not of a kernel
+        shell.display_pub.unregister_hook(session.see)
     forget(shell)
     if questions in shell.input_transformers_cleanup:
         shell.input_transformers_cleanup.remove(questions)

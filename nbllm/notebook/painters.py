@@ -36,7 +36,14 @@ def painter(session: Session, run: Run, before: Sequence[Outcome] = (), *, in_pl
     if len(run.states) == 1 and not before and not in_place:
         run.place = f"nbllm-{uuid4().hex}" if mode == "live" and session.comm is not None else ""
         # the grammar checks
-        return LivePainter(port, run.states[0], mode=mode, alone=alone, place=run.place)  # type: ignore[arg-type]
+        return LivePainter(
+            port,
+            run.states[0],
+            mode=mode,  # type: ignore[arg-type]
+            alone=alone,
+            clears=lambda: session.cleared,
+            place=run.place,
+        )
     live = mode == "live" and session.comm is not None
     stops = Stops([s.label for s in run.states], run.stop) if live else None
     return Grid(

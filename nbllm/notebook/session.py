@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
-from .view.frontend import KernelPort, request
+from .view.frontend import KernelPort, is_ours, request
 from .view.hidden import plain
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ class Session:
     touched: deque[str] = field(
         default_factory=lambda: deque(maxlen=64)
     )  # executions that have shown more than the answer under way
+    cleared: int = 0  # how often a cell's outputs were cleared
+    asking: int = 0  # answers of the foreground that are under way: a tool may ask a model in its turn
     failure: Failure | None = None  # the cell that failed last
     noting: Any = None  # the hook that notes it
     offered: dict[str, str] = field(default_factory=dict)  # code that cells have put below themselves
@@ -251,11 +253,32 @@ class Session:
         """Notes that the cell that runs has an output that must stay."""
         self.touched.append(_id(request(self.shell)))
 
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """While an answer is on its way in the foreground. One that a tool of another asks for is not alone
+        in its cell."""
+        if self.asking:
+            self.touch()
+        self.asking += 1
+        try:
+            yield
+        finally:
+            self.asking -= 1
+
     def hear(self, message: dict[str, Any]) -> dict[str, Any]:
         """The same of a message of printed text, which is sent on."""
         printed_in = str(message.get("parent_header", {}).get("msg_id", ""))
         if printed_in not in self.touched:
             self.touched.append(printed_in)
+        return message
+
+    def see(self, message: dict[str, Any]) -> dict[str, Any]:
+        """The same of a message of the display channel: what a tool of the notebook's shows must stay, and
+        what it clears is gone, also of ours."""
+        if message["msg_type"] == "clear_output":
+            self.cleared += 1
+        elif message["msg_type"] == "display_data" and not is_ours(message):
+            self.hear(message)
         return message
 
     def models(self, names: Sequence[str]) -> tuple[str, ...]:

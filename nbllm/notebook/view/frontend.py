@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+_OURS = "nbllm"  # marks what is our own, in the part of a message that no notebook keeps
+
 
 class KernelPort:
     """The display channel of an IPython kernel."""
@@ -24,7 +26,7 @@ class KernelPort:
     ) -> None:
         """Shows a MIME bundle, or replaces the one that was shown under `display_id`; `metadata` is saved
         with it."""
-        transient = {"display_id": display_id} if display_id else {}
+        transient: dict[str, Any] = {_OURS: True} | ({"display_id": display_id} if display_id else {})
         self._shell.display_pub.publish(
             data=dict(data), metadata=dict(metadata or {}), transient=transient, update=update
         )
@@ -32,6 +34,11 @@ class KernelPort:
     def clear(self, *, wait: bool) -> None:
         """Removes the cell's outputs; with `wait` when the next one comes."""
         self._shell.display_pub.clear_output(wait=wait)
+
+
+def is_ours(message: Mapping[str, Any]) -> bool:
+    """Whether nbllm shows what a message holds."""
+    return _OURS in message["content"].get("transient", {})
 
 
 def where(shell: Any, render: str = "auto") -> str:

@@ -47,7 +47,8 @@ class LivePainter(Painter):
 
     Modes: "live" draws as told above; "plain" the same in text/plain alone; "final" draws nothing before
     `finish`. alone: says whether the cell holds nothing else (by now), so that its outputs may be cleared.
-    place: the id of an empty place at the end of the final form, for what can be done with the answer. grown:
+    clears: how often they were cleared, by whomever. place: the id of an empty place at the end of the final
+    form, for what can be done with the answer. grown:
     the id of a display that is there already, and all that is drawn in.
     """
 
@@ -58,6 +59,7 @@ class LivePainter(Painter):
         *,
         mode: Mode = "live",
         alone: Callable[[], bool] = lambda: True,
+        clears: Callable[[], int] = lambda: 0,
         place: str = "",
         grown: str = "",
         budget: Budget | None = None,
@@ -69,6 +71,7 @@ class LivePainter(Painter):
             self._alone = lambda: False
         self._growing = Growing(state)
         self._ended: list[str] = []  # the displays that are frozen
+        self._clears, self._cleared = clears, clears()
         self._pace = Pace(budget, state.began)
         self._ratio = 2.2  # bytes that a frame takes for a character of the tail
         self._begun = False
@@ -102,6 +105,7 @@ class LivePainter(Painter):
 
     def _draw(self, now: float) -> None:
         began, size, growing = self._clock(), 0, self._growing
+        self._forget()
         if growing.void:
             self._withdraw()
             self._frozen, size = 0, ENVELOPE
@@ -132,15 +136,23 @@ class LivePainter(Painter):
     def _withdraw(self) -> str:
         """Takes back what was shown: all outputs of the cell are cleared when the next one comes; where they
         are not only ours, one display is left, and its id is given."""
+        self._forget()
         shown = [*self._ended, *filter(None, [self._display_id])]
         self._ended, self._display_id, self._styled_id = [], "", ""
         if shown and self._alone():
             self._port.clear(wait=True)
+            self._cleared = self._clears()
         elif shown:
             self._display_id = shown[0]
             for other in shown[1:]:
                 self._port.publish({"text/plain": ""}, display_id=other, update=True)
         return self._display_id
+
+    def _forget(self) -> None:
+        """Knows of no display that a tool of the notebook's has cleared."""
+        if self._clears() != self._cleared:
+            self._ended, self._display_id, self._styled_id = [], "", ""
+            self._cleared = self._clears()
 
     def _publish(self, lines: list[Rendered]) -> int:
         """Sends the tail's display, a new one where there is none; gives about the bytes that took."""
