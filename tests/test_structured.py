@@ -189,6 +189,36 @@ def canned():
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize("options", ["", "as=df", "bg=true", "chat=counted", "runs=2"])
+def test_a_structured_cell_finds_each_route_once(kernel, options):
+    """To ask who is there may open connections, and ask key stores."""
+    model = "sim/openai@ttft=0,gap=0"
+    kernel.run(
+        "import nbllm, threading\nfrom nbllm.notebook.session import current_session\nasked = []\n"
+        "class Counting(nbllm.Client):\n    def resolve(self, model, *more):\n        asked.append(model)\n"
+        "        return super().resolve(model, *more)\n"
+        "session = current_session()\nsession.made = Counting()\n"
+    )
+    try:
+        assert kernel.run(f'%%llm {model} schema="name, age int" {options}\nWho?').ok
+        kernel.run("[t.join() for t in threading.enumerate() if t.name == 'nbllm-background']")
+        assert [model] * (2 if options == "runs=2" else 1) == kernel.value("asked")
+    finally:
+        kernel.run("session.made.close()\nsession.made = None\n%llm chat clear counted")
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    ("schema", "words"), [('{"type":"strng"}', "not valid at $.type"), ('{"type" "x"}', "schema= is no JSON")]
+)
+def test_a_schema_that_is_none_is_told_as_what_it_is(kernel, schema, words):
+    """JSON that is no schema is not called no JSON; nothing is sent."""
+    ran = kernel.run(f"%%llm sim/openai schema={schema}\nWho?")
+    assert words in ran.error["evalue"]
+    assert 1 == sum(word in ran.error["evalue"] for word in ("not valid at", "is no JSON"))
+
+
+@pytest.mark.kernel
 def test_as_df_gives_a_dataframe_and_shows_it(kernel, canned):
     """The variable is the frame, _llm the answer, the output a table of escaped words."""
     url, bodies = canned(

@@ -229,6 +229,23 @@ def test_an_error_is_what_its_words_say_before_its_code(code, message, kind):
     assert kind is type(caught.value)
 
 
+@pytest.mark.parametrize("counts", [{"input_tokens": 0, "output_tokens": 0}, {"output_tokens": 0}])
+@pytest.mark.parametrize("words", [[], ["Sunlight holds", "Sunlight holds"]])
+def test_an_answer_of_gemini_for_which_nothing_was_counted_broke_off(counts, words):
+    """As it came from gemini 0.61.0, where a stream had no end or an error in it: four tries, what each had
+    said, and a good end."""
+
+    def told(reason, counts):
+        result = {"stopReason": reason, "_meta": {"quota": {"token_count": counts, "model_usage": []}}}
+        talk = AcpTalk(ROWS["cli/gemini"], "m", "", "/work")
+        return acp_turn(*map(chunk, words), json.dumps({"id": 3, "result": result}), talk=talk)
+
+    with pytest.raises(errors.ProviderError, match="broke off"):
+        told("end_turn", counts)
+    assert words == [e.text for e in told("cancelled", counts) if isinstance(e, TextDelta)]
+    assert words == [e.text for e in told("end_turn", {"input_tokens": 5}) if isinstance(e, TextDelta)]
+
+
 @pytest.mark.parametrize(("amount", "raw"), [(0.0, {}), (0.25, {"cost": 0.25})])
 def test_a_cost_of_nothing_is_not_known(amount, raw):
     """OpenCode writes it for a model whose price it does not know."""

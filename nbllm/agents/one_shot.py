@@ -3,6 +3,18 @@ their lines. Pure.
 
 Flags, event types and exit codes as measured with claude 2.1.329, gemini 0.61.0, codex 0.169.0, copilot
 1.0.102 and opencode 1.18.33; unknown lines are passed over.
+
+Each of the five also has a mode in which it stays (protocols.py), where the same flags keep it from tools
+and from a project's settings. claude's lines are the same there, and read by the same decoder. The others are
+asked once in this form because, at these versions and before the same server, the other tells or costs worse:
+
+    codex      app-server is [experimental] in its own help; a refused key is tried again before it is told
+    gemini     a 429 or a 500 is silent until the time limit, on standard error too; cached tokens are not
+               told; an answer that broke off ends well, its tries one after the other
+    copilot    a failure is told as words of the model, without its status; a refused key is tried three times
+    opencode   the model is asked a second time, for a title, which `run --title` does without
+
+`cli_text` is any program that reads a prompt and writes an answer: there is no session to speak of.
 """
 
 from __future__ import annotations

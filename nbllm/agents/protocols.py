@@ -609,6 +609,9 @@ class _AcpTurn(Lines):
         if self.provider.dialect == "cli_copilot" and words.startswith(_FAILED) and not made:
             raise failure(None, words.removeprefix(_FAILED), self.provider, result)
         reason = text(result.get("stopReason"))
+        if reason == "end_turn" and counts and not any(counts.values()):
+            # gemini, whose tries have all broken off: what is there of each stands one after the other
+            raise failure(None, "the answer broke off, and no token was counted", self.provider, result)
         self._finished = Finished(_REASONS.get(reason, "other"), reason)
 
     def _counted(self, told: dict[str, int]) -> UsageReport:

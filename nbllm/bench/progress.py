@@ -29,8 +29,8 @@ class FrontEnd:
     """What a front end shows a run with: its subclass is asked first, once it has been imported."""
 
     @classmethod
-    def here(cls) -> Progress | None:
-        """A display for this process; None where it has none."""
+    def here(cls) -> Any:
+        """A Progress for this process; None where it has none."""
         return None
 
 

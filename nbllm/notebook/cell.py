@@ -260,12 +260,13 @@ def with_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]:
         return dict(options)
     if text.lstrip().startswith("{"):
         try:
-            return {**options, "schema": Shape.of(json.loads(text))}
+            found = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ConfigError(
                 f"schema= is no JSON: {error}.", hint='The short form needs none: schema="name, age int".'
             ) from None
-    found: Any = session.namespace.get(text, "")
+        return {**options, "schema": Shape.of(found)}
+    found = session.namespace.get(text, "")
     try:
         with suppress(SyntaxError):  # the short form may hold list[...] too
             found = session.evaluate(text) if _WRITTEN.fullmatch(text) else found

@@ -16,7 +16,7 @@ from ..bench.progress import FrontEnd, Sums, ending
 from ..client.pace import clock
 from ..core.values import counted
 from .view.frontend import KernelPort
-from .view.progress import Display, bar, display_here
+from .view.progress import Display, bar
 from .view.static import note_line
 
 _WIDEST = 40  # characters of a model's name
@@ -38,12 +38,6 @@ class Dashboard(Display, FrontEnd):
     def __init__(self, port: KernelPort, *, live: bool = True, brief: bool = False) -> None:
         super().__init__(port, live=live)
         self._brief = brief
-
-    @classmethod
-    def here(cls, *, brief: bool = False) -> Dashboard | None:
-        """A dashboard, where this is a kernel; None in a terminal or a script."""
-        found = display_here()
-        return None if found is None else cls(**found, brief=brief)
 
     def start(self, total: int, names: Sequence[str], run_id: str) -> None:
         """Shows the empty dashboard."""

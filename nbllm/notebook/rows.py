@@ -20,7 +20,7 @@ from .question import Question
 from .session import Session, Stopped, current_session
 from .syntax.lexer import fail
 from .syntax.parser import Line
-from .view.progress import Display, bar, display_here
+from .view.progress import Display, bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,12 +30,6 @@ _SHOWN = 5  # rows of the table that the cell shows
 
 class Panel(Display, FrontEnd):
     """Shows a run in a kernel's front end; see rows.progress.Progress."""
-
-    @classmethod
-    def here(cls) -> Panel | None:
-        """A panel, where this is a kernel; None in a terminal or a script."""
-        found = display_here()
-        return None if found is None else cls(**found)
 
     def ask(self, question: str) -> bool | None:
         """Asks with buttons, or through the keyboard, where somebody can answer."""

@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..client.pace import Pace, clock
 from ..core.values import counted
@@ -100,8 +100,8 @@ class FrontEnd:
     """What a front end shows a run with: its subclass is asked first, once it has been imported."""
 
     @classmethod
-    def here(cls) -> Progress | None:
-        """A display for this process; None where it has none."""
+    def here(cls) -> Any:
+        """A Progress for this process; None where it has none."""
         return None
 
 

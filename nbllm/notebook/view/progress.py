@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import Any, Self
 from uuid import uuid4
 
 from .frontend import KernelPort, where
@@ -21,6 +21,14 @@ class Display:
     def __init__(self, port: KernelPort, *, live: bool = True) -> None:
         self._port, self._live, self._id = port, live, f"nbllm-{uuid4().hex}"
         self._drawn, self._shown = 0.0, False
+
+    @classmethod
+    def here(cls, **more: Any) -> Self | None:
+        """One for this kernel's front end; None in a terminal or a script."""
+        ipython = sys.modules.get("IPython")
+        shell = ipython.get_ipython() if ipython else None
+        mode = "terminal" if shell is None else where(shell)
+        return None if mode == "terminal" else cls(KernelPort(shell), live=mode == "live", **more)
 
     def due(self, elapsed: float) -> bool:
         """Whether the last frame is old enough, `elapsed` seconds after the beginning."""
@@ -42,11 +50,3 @@ def bar(done: int, total: int) -> str:
         f'<div style="{_BAR}rgba(128,128,128,.2)"><div style="{_BAR}var(--jp-brand-color1,#3a82d6);'
         f'width:{share:.1%}"></div></div>'
     )
-
-
-def display_here() -> dict[str, Any] | None:
-    """What a Display of this kernel is made of; None in a terminal or a script."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    mode = "terminal" if shell is None else where(shell)
-    return None if mode == "terminal" else {"port": KernelPort(shell), "live": mode == "live"}
