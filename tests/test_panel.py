@@ -254,6 +254,18 @@ def test_config_sets_defaults_and_says_what_does_not_fit(kernel):
     assert kernel.run("%reload_ext nbllm").ok
 
 
+def test_loading_again_loses_no_conversation(kernel):
+    """%reload_ext: what is the user's stays, and the panels of before go on in the same conversation."""
+    model = "sim/openai@ttft=0,gap=0"
+    kernel.run(f"before = nbllm.ChatWidget({model!r}, chat='reloaded')\nbefore.ask('one')")
+    assert kernel.run("%%llm save=tone\nBe kind.").ok
+    assert kernel.run("%reload_ext nbllm").ok
+    kernel.run(f"after = nbllm.ChatWidget({model!r}, chat='reloaded')\nafter.ask('two')")
+    assert kernel.run(f"%%llm {model} use=tone chat=reloaded\nthree").ok
+    assert [3, 3] == kernel.value("[len(before.chat.turns), len(after.chat.turns)]")
+    assert "Be kind." in kernel.value("_llm.request.messages[-1].text")
+
+
 def test_a_project_s_file_gives_defaults(tmp_path, monkeypatch):
     """[tool.nbllm.use]; what it must not choose, and what is no option, is told and left out."""
     (tmp_path / "pyproject.toml").write_text(

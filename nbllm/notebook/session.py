@@ -420,9 +420,12 @@ def session_of(shell: Any) -> Session:
 
 
 def forget(shell: Any) -> None:
-    """Drops the session of `shell`."""
-    if hasattr(shell, _STATE):
-        delattr(shell, _STATE)
+    """Drops the session of `shell`, except for what is the user's: conversations, kept prompts, answers that
+    are still on their way."""
+    old = session_of(shell)
+    own = Session(shell, fragments=old.fragments, running=old.running)
+    own._chats, own._chats_of = old._chats, old._chats_of
+    setattr(shell, _STATE, own)
 
 
 def _has_schemas(route: Route) -> bool:
