@@ -18,7 +18,6 @@ import pickle
 import platform
 import sys
 from concurrent.futures import BrokenExecutor, Executor
-from dataclasses import fields
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -137,7 +136,8 @@ def client_for(client: Client, executor: Executor, base_url: str | None) -> Clie
     """A client that sends by the executor, and shares all else with `client`."""
     away = copy.copy(client)
     registry = client.registry
-    away.registry = _OwnKeys(**{f.name: getattr(registry, f.name) for f in fields(registry) if f.init})
+    given = [name for name in registry.__struct_fields__ if name[0] != "_"]
+    away.registry = _OwnKeys(**{name: getattr(registry, name) for name in given})
     away.sender = sender(executor, base_url)
     return away
 
