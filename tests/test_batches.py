@@ -20,8 +20,9 @@ from nbllm.core.errors import (
 )
 from nbllm.core.events import TextDelta, Usage
 from nbllm.core.messages import Message, Request, Text
-from nbllm.dialects import DIALECTS, batches
+from nbllm.dialects import batches
 from nbllm.routing import prices, registry
+from nbllm.routing.dialects import DIALECTS
 
 ROW = ProviderSpec("p", "openai_chat", "https://host/v1", label="P")
 CHAT = {

@@ -3,10 +3,12 @@
 import pytest
 
 from nbllm import Client, Message, Request, bench
+from nbllm.agents.one_shot import CLIS
 from nbllm.core.calls import Endpoint, Secret
 from nbllm.core.errors import ConfigError
-from nbllm.dialects import DIALECTS as SERVERS
+from nbllm.dialects import NAMES as SERVERS
 from nbllm.routing import keys, registry
+from nbllm.routing.dialects import DIALECTS
 
 
 def make(**env):
@@ -295,14 +297,20 @@ def test_a_provider_that_is_not_ready_is_a_route_with_a_problem(name, table, wor
     assert (None, "auto") == ((auto := client.resolve("auto")).problem, auto.asked)
 
 
+def test_every_dialect_has_the_name_that_leads_to_it():
+    """Their files load with the first call that speaks them; the names are there before."""
+    assert list(DIALECTS) == [dialect.name for dialect in DIALECTS.values()]
+    assert {*DIALECTS} == {*SERVERS, *(d.name for d in CLIS), "opencode_server", "a2a"}
+
+
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_dialect_needs_an_endpoint_alone(name):
     """Not the row: no consent, no names, no prices. What is secret in it shows nowhere."""
     endpoint = Endpoint("p", name, "https://u:canary@h/v1", headers={"x": "canary"}, query={"q": "canary"})
-    call = SERVERS[name].encode(Request("m", (Message("user", "Hi"),)), endpoint, Secret("k"))
+    call = DIALECTS[name].encode(Request("m", (Message("user", "Hi"),)), endpoint, Secret("k"))
     assert call.url.startswith("https://u:canary@h/")
-    SERVERS[name].decoder(endpoint)
-    assert 500 == SERVERS[name].error(500, {}, b"", endpoint).status
+    DIALECTS[name].decoder(endpoint)
+    assert 500 == DIALECTS[name].error(500, {}, b"", endpoint).status
     assert "canary" not in repr(endpoint)
     assert "canary" in endpoint.secrets
 

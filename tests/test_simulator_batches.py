@@ -10,7 +10,8 @@ from nbllm.core.calls import ProviderSpec
 from nbllm.core.errors import NbllmError
 from nbllm.core.events import TextDelta
 from nbllm.core.messages import Message, Request, Text
-from nbllm.dialects import DIALECTS, batches
+from nbllm.dialects import batches
+from nbllm.routing.dialects import DIALECTS
 
 IDS = [f"0123abcd_{i}" for i in range(6)]
 DIALECT = {"openai": "openai_chat", "anthropic": "anthropic", "gemini": "gemini", "mistral": "openai_chat"}

@@ -17,14 +17,13 @@ from typing import Any
 from msgspec import structs
 
 from ..core import errors
-from ..core.calls import Dialect, Endpoint, RemoteCall, Secret
+from ..core.calls import AGENT, Dialect, Endpoint, RemoteCall, Secret
 from ..core.errors import ConfigError
 from ..core.events import Event, MediaDelta, Notice, Restarted, TextDelta
 from ..core.messages import Document, Image, Message, Request, Text, caption, picture_type, unbase64
 from ..dialects._json import items, obj
 from .base import Lines, failure, options, text, turn
 
-AGENT = "agent"  # stands for a model, of which these have none
 _RESTARTS = 100  # times that an agent may say an artifact again
 _PROGRESS = 1_000  # characters of a message of progress
 

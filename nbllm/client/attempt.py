@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..agents.base import late, spoken
 from ..core import errors
 from ..core.calls import (
     AnyCall,
@@ -90,7 +89,11 @@ class Attempt(msgspec.Struct, frozen=True):
             seconds=seconds,
             hint=f"Allow more with timeout.{which}={seconds * 2:g}, or choose another model.",
         )
-        return late(error, stderr, self.route.provider) if stderr else error
+        if not stderr:
+            return error
+        from ..agents.base import late
+
+        return late(error, stderr, self.route.provider)
 
 
 class Sink(Protocol):
@@ -238,7 +241,12 @@ class _Sending:
         self._finish(reply)
 
     def _finish(self, reply: Reply) -> None:
-        reply.finish(lambda: spoken(self.sink.partial().message, self.attempt.route.provider))
+        reply.finish(self._answer)
+
+    def _answer(self) -> str:
+        from ..agents.base import spoken
+
+        return spoken(self.sink.partial().message, self.attempt.route.provider)
 
     async def _read(self, decoder: Decoder, reply: Reply) -> None:
         self.trace.whole = getattr(decoder, "whole", False)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..agents.local_server import local_call
-from ..agents.protocols import able, execute
-from ..agents.protocols import keep as keep_talking
 from ..core import errors
 from ..core.calls import AnyCall, Dialect, Guard, ProviderSpec, Secret
 from ..core.messages import Request
@@ -28,14 +25,21 @@ def encode(
     row's address, the key to its own, which is the row's where nobody said another. Nothing is sent. Raises
     ConfigError for keep and mode, and for cache="1h", where the provider has no such mode."""
     row = route.provider
-    able(row, mode, simulated=route.simulated)
+    if mode is not None:
+        from ..agents.protocols import able
+
+        able(row, mode, simulated=route.simulated)
     if key is None and not row.local:
         raise no_key(row)
     _caching.able(request, row)
     words = dialect(row, dialects).encode
-    if not route.simulated:
-        words = execute if mode == "execute" else keep_talking if keep else words
+    if not route.simulated and (keep or mode == "execute"):
+        from ..agents import protocols
+
+        words = protocols.execute if mode == "execute" else protocols.keep
     if (path := route.path) is not None:
+        from ..agents.local_server import local_call
+
         return local_call(path, words(request, row, None))
     return words(request, row, key).guarded(Guard.of(row, key.at(row.base_url) if key is not None else None))
 

@@ -22,6 +22,7 @@ from .events import Event, Item
 from .messages import Request
 
 _USERINFO = re.compile(r"(?<=//)[^/?#]*@")
+AGENT = "agent"  # stands for a model, of which agents on other machines have none
 _OPENAI = re.compile(r"https://(?:[a-z]{2}\.)?api\.openai\.com")
 
 

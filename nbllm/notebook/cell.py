@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from ..agents.protocols import able
 from ..core import schema_shorthand
 from ..core.errors import ConfigError, NbllmError, after_answer, in_a_line
 from ..core.events import Response
@@ -40,6 +39,8 @@ _WRITTEN = re.compile(r"[A-Z]\w*|(?=.*[\[.|])[^\W\d][\w.\[\]|,\"' ]*")
 
 def _mode(route: Route, options: Mapping[str, Any]) -> None:
     if options["mode"] in ("query", "execute"):
+        from ..agents.protocols import able
+
         able(route.provider, str(options["mode"]), simulated=route.simulated)
 
 

@@ -46,12 +46,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..agents import remote_protocol
-from ..core.calls import Dialect, ProviderSpec, origin, same_host
+from ..core.calls import ProviderSpec, origin, same_host
 from ..core.errors import ConfigError
 from ..core.options import LEDGERS, OPTIONS
 from .config_files import Places, nearest_pyproject, user_file
-from .dialects import DIALECTS
+from .dialects import Dialects
 from .files import read_small
 from .spec import BUILT_IN, is_loopback, provider_row, spent
 from .toml_edit import at_line, row_line
@@ -104,7 +103,7 @@ class Settings(msgspec.Struct):
     rows: dict[str, ProviderSpec] = msgspec.field(default_factory=dict)
     aliases: dict[str, str] = msgspec.field(default_factory=dict)
     problems: list[Problem] = msgspec.field(default_factory=list)
-    dialects: dict[str, Dialect] = msgspec.field(default_factory=lambda: dict(DIALECTS))
+    dialects: Dialects = msgspec.field(default_factory=Dialects)
     defaults: dict[str, Any] = msgspec.field(default_factory=dict)
     tools: dict[str, Mapping[str, Any]] = msgspec.field(default_factory=dict)
     ledger: str = LEDGERS[0]
@@ -221,7 +220,7 @@ def _plugins(config: Config, places: Places) -> Iterator[Layer]:
         return
     for entry in _offered(config, places, "nbllm.dialects"):
         dialect = _loaded(config, entry)
-        if dialect is not None and config.dialects.setdefault(entry.name, dialect) is not dialect:
+        if dialect is not None and not config.dialects.bring(entry.name, dialect):
             config.problems.append(
                 Problem(_from(entry), None, f"the dialect {entry.name!r} exists already; expected a new name")
             )
@@ -370,7 +369,7 @@ def _written(config: Config, layer: Layer, name: str, table: Any) -> ProviderSpe
     if name.startswith(PLUGIN) and name not in config.rows:
         raise ConfigError(f"no installed package brings {name!r}.", hint="Expected another name.")
     row = provider_row(name, table, config.rows.get(name), layer.where, config.dialects)
-    if name.startswith(REMOTE) != (row.dialect == remote_protocol.DIALECT.name):
+    if name.startswith(REMOTE) != (row.mode == "remote"):
         raise ConfigError("an agent's row is called remote/NAME, and has no dialect but a2a.")
     return row
 

@@ -16,8 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from ..agents.remote_protocol import AGENT
-from ..core.calls import SECRET_HEADERS, ModelFacts, OAuth, ProviderSpec, Quirks, origin, same_host
+from ..core.calls import AGENT, SECRET_HEADERS, ModelFacts, OAuth, ProviderSpec, Quirks, origin, same_host
 from ..core.errors import ConfigError, did_you_mean
 from ..dialects._limits import WINDOWS
 from ..dialects.batches import FORMATS
