@@ -18,8 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from nbllm.core.calls import HttpCall, Trace
-from nbllm.http.letter import Letter
 from nbllm.http.pool import StampedTransport
+from nbllm.http.prepared_request import PreparedRequest
 
 ROUNDS, EACH = 15, 200
 _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -37,10 +37,10 @@ async def serve(servers: int) -> None:
     await asyncio.Event().wait()
 
 
-async def ask(pool: StampedTransport, letter: Letter) -> bool | None:
+async def ask(pool: StampedTransport, prepared: PreparedRequest) -> bool | None:
     """One request; whether its connection was used before."""
     trace = Trace()
-    answer = await pool.send(letter, trace, 10.0)
+    answer = await pool.send(prepared, trace, 10.0)
     async for _ in answer:
         pass
     await answer.aclose()
@@ -49,11 +49,11 @@ async def ask(pool: StampedTransport, letter: Letter) -> bool | None:
 
 async def measured(ports: list[str]) -> dict[int, float]:
     """Processor time of a warm request, µs, by how many servers were asked before."""
-    letters = [Letter(HttpCall(f"http://127.0.0.1:{port}/", {}, {}, method="GET")) for port in ports]
+    letters = [PreparedRequest(HttpCall(f"http://127.0.0.1:{port}/", {}, {}, method="GET")) for port in ports]
     pools = {1: StampedTransport(), len(ports): StampedTransport()}
     for asked, pool in pools.items():
-        for letter in letters[-asked:]:
-            await ask(pool, letter)
+        for prepared in letters[-asked:]:
+            await ask(pool, prepared)
     best = dict.fromkeys(pools, float("inf"))
     for _ in range(ROUNDS):
         for asked, pool in pools.items():

@@ -32,7 +32,7 @@ from nbllm.core.messages import (
 from nbllm.notebook.calls import cost
 from nbllm.notebook.chats import Chat, Place, Turn
 from nbllm.notebook.comparison import Outcome
-from nbllm.notebook.view.growing import Growing
+from nbllm.notebook.view.incremental import Growing
 from nbllm.notebook.view.live import LivePainter
 from nbllm.notebook.view.state import AnswerState
 from nbllm.notebook.view.static import final, footer

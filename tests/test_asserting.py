@@ -7,7 +7,7 @@ import pytest
 from nbllm.core.errors import ConfigError
 from nbllm.core.events import Response, Timing, all_pass
 from nbllm.core.messages import Text
-from nbllm.notebook.asserting import asserted, with_asserts
+from nbllm.notebook.assertions import asserted, with_asserts
 from nbllm.notebook.view.static import footer
 from nbllm.simulator.scripts import script
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import nbllm
-from nbllm.bench.achieved import missed
+from nbllm.bench.achieved_load import missed
 from nbllm.bench.counting import counter
 from nbllm.core import errors
 from nbllm.store import columns

@@ -16,7 +16,7 @@ import pytest
 import nbllm
 from nbllm.bench import store
 from nbllm.bench import supervisor as conducting
-from nbllm.bench.achieved import missed
+from nbllm.bench.achieved_load import missed
 from nbllm.core import errors
 from nbllm.store import columns
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nbllm import Client
 from nbllm.agents.base import failure, late, switched
-from nbllm.agents.objects import Objects, parsed
+from nbllm.agents.json_lines import Objects, parsed
 from nbllm.agents.protocols import AcpTalk, CodexTalk
 from nbllm.client.policy import Retries, wait_before_retry
 from nbllm.core import errors

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import nbllm
 from nbllm.core import errors
-from nbllm.http.tidy import Tidy
+from nbllm.http.lenient import Tidy
 
 from .test_transport import ANSWER, ask, server
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from nbllm.agents.base import failure
 from nbllm.core import errors
 from nbllm.core.calls import Endpoint
+from nbllm.dialects._error_kinds import classify
 from nbllm.dialects._errors import http_error, provider_error
-from nbllm.dialects._kinds import classify
 from nbllm.dialects._limits import in_words, retry_after, span
 
 ROW = Endpoint("x", "openai_chat", "http://127.0.0.1/v1", label="X")

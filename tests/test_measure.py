@@ -12,7 +12,7 @@ from nbllm.core.events import Usage
 from nbllm.store import chunks as pieces
 from nbllm.store import columns as schema
 from nbllm.store import measure
-from nbllm.store.moments import Moments, streamed
+from nbllm.store.timeline import Moments, streamed
 
 FORMATS = ["openai_chat", "openai_responses", "anthropic", "gemini", "ollama"]
 NEAR = pytest.approx

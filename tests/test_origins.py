@@ -15,7 +15,7 @@ from nbllm.bench.run_spec import Arm
 from nbllm.client import catalog, tokens
 from nbllm.core import errors
 from nbllm.core.calls import Guard, HttpCall, ProviderSpec, Secret, origin
-from nbllm.http.letter import Letter
+from nbllm.http.prepared_request import PreparedRequest
 from nbllm.routing import keys, registry
 from nbllm.routing.config import Places
 
@@ -112,10 +112,10 @@ def test_a_call_with_a_key_is_sent_to_its_origin_alone(base, url, goes):
     row, key = ProviderSpec("acme", "openai_chat", base), Secret(KEY, "TEST", origin(base))
     call = HttpCall(url, {"authorization": f"Bearer {KEY}"}, {}, guard=Guard.of(row, key))
     if goes:
-        assert KEY.encode() in Letter(call).wire
+        assert KEY.encode() in PreparedRequest(call).wire
     else:
         with pytest.raises(errors.ConfigError) as caught:
-            Letter(call)
+            PreparedRequest(call)
         assert KEY not in str(caught.value)
         assert caught.value.hint
 
@@ -156,7 +156,7 @@ def test_where_the_connection_goes_and_what_it_is_told_are_one_place(url):
     """Two readers of an address may not differ: what one of them reads otherwise is refused."""
     row = ProviderSpec("acme", "openai_chat", url)
     with suppress(errors.ConfigError):
-        letter = Letter(HttpCall(url, {}, {}, guard=Guard.of(row, Secret(KEY).at(url))))
+        letter = PreparedRequest(HttpCall(url, {}, {}, guard=Guard.of(row, Secret(KEY).at(url))))
         assert str(letter.address) == origin(str(letter.request.url)) == origin(url)
 
 
@@ -166,7 +166,7 @@ def test_a_key_that_belongs_nowhere_goes_nowhere():
         "https://h/v1", {}, {}, guard=Guard.of(ProviderSpec("a", "openai_chat", "https://h"), Secret(KEY))
     )
     with pytest.raises(errors.ConfigError):
-        Letter(call)
+        PreparedRequest(call)
 
 
 def test_a_key_of_another_origin_is_not_sent_to_the_row_s(client, here):

@@ -16,7 +16,7 @@ from nbllm.core import errors
 from nbllm.core.addresses import parse
 from nbllm.http.proxies import proxy_for
 from nbllm.routing import registry
-from nbllm.routing.places import bare, place
+from nbllm.routing.base_urls import bare, place
 
 from .listeners import Listener
 from .test_transport import ANSWER, head, server

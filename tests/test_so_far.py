@@ -3,7 +3,7 @@
 import pytest
 
 from nbllm.core.values import text_of
-from nbllm.notebook.so_far import NotebookSoFar
+from nbllm.notebook.transcript import NotebookSoFar
 
 from .kernels import Kernel
 

@@ -13,7 +13,7 @@ from nbllm.core.addresses import is_public, parse
 from nbllm.core.calls import HttpCall, Secret, Trace
 from nbllm.core.errors import ConfigError, ConnectFailed, NbllmError, Timeout
 from nbllm.core.messages import Image
-from nbllm.http.letter import Letter
+from nbllm.http.prepared_request import PreparedRequest
 from nbllm.http.transport import HttpTransport
 from nbllm.tools.http import LIMIT, HttpTool, from_table
 from nbllm.tools.results import NOTHING, content, failed
@@ -89,8 +89,8 @@ def test_no_text_reaches_another_place(segment, value):
         call = made.request({"segment": segment, "value": value})
     except ToolArgumentsError:
         return
-    assert str(parse(API)) == str(parse(call.url)) == str(Letter(call).address)
-    path, _, query = str(Letter(call).request.url).removeprefix(API).partition("?")
+    assert str(parse(API)) == str(parse(call.url)) == str(PreparedRequest(call).address)
+    path, _, query = str(PreparedRequest(call).request.url).removeprefix(API).partition("?")
     assert path.count("/") == 2
     assert path.endswith("/end")
     assert query.startswith("value=")
@@ -320,7 +320,9 @@ def test_a_name_that_leads_home_is_refused_where_it_is_connected():
         async def send():
             transport = HttpTransport()
             try:
-                async with transport.open(Letter(HttpCall(url, {}, {}, "GET"), public=True), Trace(), 5.0):
+                async with transport.open(
+                    PreparedRequest(HttpCall(url, {}, {}, "GET"), public=True), Trace(), 5.0
+                ):
                     pass
             finally:
                 await transport.close()

@@ -19,8 +19,8 @@ import trustme
 from nbllm.core import errors
 from nbllm.core.calls import HttpCall, Trace
 from nbllm.http.codings import decoded
-from nbllm.http.letter import Letter
 from nbllm.http.pool import StampedTransport
+from nbllm.http.prepared_request import PreparedRequest
 from nbllm.http.stamps import ClockedLoop
 from nbllm.http.transport import HttpTransport
 
@@ -121,7 +121,9 @@ def ask(url, times=1, *, transport=None, on_frame=lambda frame: None, fresh=Fals
         try:
             for _ in range(times):
                 trace = Trace()
-                async with http.open(Letter(HttpCall(url, {}, {"q": 1}), fresh=fresh), trace, 5.0) as reply:
+                async with http.open(
+                    PreparedRequest(HttpCall(url, {}, {"q": 1}), fresh=fresh), trace, 5.0
+                ) as reply:
                     frames = []
                     async for batch in reply.frames():
                         frames += batch
@@ -272,7 +274,7 @@ def test_a_full_pool_keeps_the_newest():
 
     async def reused(pool, url):
         trace = Trace()
-        got = await pool.send(Letter(HttpCall(url, {}, {"q": 1})), trace, 5.0)
+        got = await pool.send(PreparedRequest(HttpCall(url, {}, {"q": 1})), trace, 5.0)
         assert EVENT == b"".join([piece async for piece in got])
         await got.aclose()
         return trace.reused
@@ -310,13 +312,13 @@ def test_a_header_that_could_smuggle_another_is_refused(name, value):
     """Before anything is sent, and without showing the value."""
     for _ in range(2):
         with pytest.raises(errors.ConfigError) as caught:
-            Letter(HttpCall("http://127.0.0.1:1/", {name: value}, {}))
+            PreparedRequest(HttpCall("http://127.0.0.1:1/", {name: value}, {}))
         assert "secret" not in str(caught.value)
 
 
 def test_blanks_round_a_headers_value_are_left_out():
     """And nothing else: a blank of another script is part of what was given."""
-    wire = Letter(HttpCall("http://127.0.0.1:1/", {"x-a": " \tb c\v\f ", "x-d": "\u00a0e"}, {})).wire
+    wire = PreparedRequest(HttpCall("http://127.0.0.1:1/", {"x-a": " \tb c\v\f ", "x-d": "\u00a0e"}, {})).wire
     assert b"\r\nx-a: b c\r\nx-d: \xc2\xa0e\r\n" in wire
 
 

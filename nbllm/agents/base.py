@@ -33,11 +33,11 @@ from ..core.events import (
 )
 from ..core.messages import Document, Image, Message, Request, Text, ToolCall, ToolResult, caption
 from ..dialects import _json as common
+from ..dialects._error_kinds import STATUSES, classify, machine_words
 from ..dialects._errors import hint_for
 from ..dialects._json import Halves, label, obj
-from ..dialects._kinds import STATUSES, classify, machine_words
 from ..dialects._limits import in_words
-from .objects import ANSI, Objects, parsed
+from .json_lines import ANSI, Objects, parsed
 
 _CANNOT = (
     "max_tokens",

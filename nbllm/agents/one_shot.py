@@ -49,7 +49,7 @@ from .base import (
     texts,
     total,
 )
-from .objects import ANSI
+from .json_lines import ANSI
 
 _QUIET = {
     "DISABLE_AUTOUPDATER": "1",

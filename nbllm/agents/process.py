@@ -27,7 +27,7 @@ from ..core import errors
 from ..core.calls import Frame, ProcessCall, Read, Reply, Trace, Transport
 from ..http.frames import drained
 from .base import switched
-from .objects import ANSI
+from .json_lines import ANSI
 from .reaper import Reaper
 
 LINE_LIMIT = 16 * 2**20  # bytes of one line

@@ -39,7 +39,7 @@ from .base import (
     total,
     turn,
 )
-from .objects import Objects
+from .json_lines import Objects
 from .one_shot import ClaudeLines, codex_item
 
 T = TypeVar("T")

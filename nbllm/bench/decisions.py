@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
 from . import statistics as st
-from .achieved import achieved
+from .achieved_load import achieved
 from .comparison import BAD, GOOD, compare
 from .comparison import SETTING as _SETTING
 from .files import load

@@ -28,7 +28,7 @@ from ..core.options import ADDRESS, REQUEST, SENDING
 from ..routing import prices
 from ..store import columns
 from . import counting, plan, planning, prompts
-from .achieved import missed
+from .achieved_load import missed
 from .progress import Progress
 from .prompts import prompt_set as prompts_of
 from .quality import Quality, Scorer

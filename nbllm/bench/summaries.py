@@ -13,7 +13,7 @@ import numpy as np
 from ..core.errors import ConfigError
 from ..store import columns
 from . import statistics as st
-from .achieved import achieved
+from .achieved_load import achieved
 from .frames import (
     SCORE,
     disturbed,

@@ -47,13 +47,13 @@ from ..core.options import CallSpec
 from ..core.values import counted
 from ..store.budgets import Turns
 from ..tools.changes import Change, Journal, Made, settled
-from ..tools.given import Connections, Given, Sets, tools
 from ..tools.mcp_mend import clean
 from ..tools.names import chosen, unique
 from ..tools.results import content, failure
+from ..tools.sources import Connections, Given, Sets, tools
 from ..tools.usable import Arguments, ToolArgumentsError, Usable
-from .errands import as_exception, is_cancelled
 from .policy import Approve, Asker, Scale, checked_approve
+from .reader_work import as_exception, is_cancelled
 from .stream import Stream
 
 MAX_STEPS = 10

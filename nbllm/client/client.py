@@ -28,7 +28,7 @@ from ..store.answers import Answers
 from ..store.budgets import Budget, Turns
 from ..store.chunks import Row
 from ..store.ledger import Ledger
-from ..store.moments import timing
+from ..store.timeline import timing
 from . import answers, auto, choosing, hedging, prepare
 from .attempt import Attempt, Handler, sender
 from .engine import Engine, engine
@@ -43,8 +43,8 @@ from .tracing import Tracing, tracing
 
 if TYPE_CHECKING:
     from ..tools.changes import Journal
-    from ..tools.given import Given
     from ..tools.mcp_servers import Servers
+    from ..tools.sources import Given
     from .agent import ToolUse
     from .permits import Permits
     from .remote_tool import RemoteTool

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from typing import Any, TypeAlias, TypeVar
 
 from ..http.stamps import LoopClock, new_loop
-from .errands import settle
+from .reader_work import settle
 
 T = TypeVar("T")
 Closer = Callable[[], Awaitable[None]]

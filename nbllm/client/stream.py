@@ -25,9 +25,9 @@ from ..core import errors
 from ..core.calls import Trace
 from ..core.eventlog import EventLog
 from ..core.events import Event, Finished, Fold, Item, Response, TextDelta, Thought, Timing, event_of, item_of
-from ..store.moments import timing
+from ..store.timeline import timing
 from .engine import Engine, Waiter, wake
-from .errands import Errand
+from .reader_work import Errand
 
 # A blocking wait on Windows cannot be interrupted; elsewhere the wake-up only checks that we were not forked.
 _TICK = 0.1 if sys.platform == "win32" else 1.0

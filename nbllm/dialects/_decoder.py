@@ -20,10 +20,10 @@ from ..core.events import (
     TextDelta,
 )
 from ._errors import provider_error
+from ._fast_path import Usual
 from ._json import Halves, items, label, load_json, obj, string
 from ._media import Media
 from ._request import dumps
-from ._usual import Usual
 
 _ANSWERS = frozenset({"choices", "usage", "output", "response", "type", "object"})
 _SHOWN = 300  # characters of what came in no known format

@@ -13,8 +13,8 @@ from ..core import errors
 from ..core.calls import Endpoint
 from ..core.errors import ProtocolError, ProviderError
 from . import _limits
+from ._error_kinds import classify, machine_words
 from ._json import items, label, load_json, obj
-from ._kinds import classify, machine_words
 
 MESSAGE_LIMIT = 600  # characters of a provider's message that we show; the whole body stays in `.body`
 _READ_LIMIT = 20_000  # characters of an error that are read for what it means

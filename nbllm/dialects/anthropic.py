@@ -41,6 +41,7 @@ from ..core.strict import ANTHROPIC, answer, parameters
 from ._caching import with_breakpoints
 from ._decoder import Reading, citation, is_thought, thought_signature, thought_text
 from ._errors import http_error
+from ._fast_path import ERRORS, Usual, struct
 from ._json import count, items, label, obj, string
 from ._media import check_picture, is_media, media, told_by_user
 from ._request import (
@@ -61,7 +62,6 @@ from ._request import (
     under,
     without_none,
 )
-from ._usual import ERRORS, Usual, struct
 
 # The limit that is sent where the caller names none, because the protocol wants one: what every model may
 # write. Later Claude models think unasked, and what they think counts, so they get more (they may write

@@ -25,6 +25,7 @@ from ..core.events import (
 from ..core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ._decoder import Reading
 from ._errors import http_error
+from ._fast_path import ERROR_WORDS, ERRORS, Usual, struct
 from ._json import count, items, label, obj, string
 from ._media import media, told_by_user
 from ._request import (
@@ -44,7 +45,6 @@ from ._request import (
     words,
     words_of,
 )
-from ._usual import ERROR_WORDS, ERRORS, Usual, struct
 
 
 def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:

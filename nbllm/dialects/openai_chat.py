@@ -54,6 +54,7 @@ from ._decoder import (
     thought_text,
 )
 from ._errors import http_error
+from ._fast_path import ERRORS, Usual, struct
 from ._json import items, label, obj, string
 from ._media import check_picture, is_media, media, told_by_user
 from ._openai import REASONS, able, file_name, post, schema_format, usage
@@ -68,7 +69,6 @@ from ._request import (
     without_none,
 )
 from ._toolcalls import Calls, google
-from ._usual import ERRORS, Usual, struct
 
 # Models whose templates, on any server, refuse ids of calls that have not nine letters and digits.
 _NINE = re.compile("[sx]tral", re.IGNORECASE)

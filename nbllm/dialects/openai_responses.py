@@ -44,11 +44,11 @@ from ..core.strict import OPENAI, parameters
 from ._caching import openai_words
 from ._decoder import Reading, citation, failure
 from ._errors import http_error
+from ._fast_path import Usual, struct
 from ._json import items, label, obj, string
 from ._media import check_picture, is_media, media, told_by_user
 from ._openai import REASONS, able, file_name, post, schema_format, usage
 from ._request import arguments, data_url, effort, function, result_text, with_short_ids
-from ._usual import Usual, struct
 
 # --- request ------------------------------------------------------------------------------------------------
 

@@ -24,8 +24,8 @@ from ..core.addresses import Address, all_public, ip
 from ..core.calls import Read, Trace
 from ..core.errors import ConnectFailed
 from .faults import Broken, Unreadable
+from .lenient import Tidy
 from .stamps import Stamped
-from .tidy import Tidy
 
 _HIGH, _LOW = 2**22, 2**20  # bytes that wait for the consumer
 _HEAD_LIMIT = (

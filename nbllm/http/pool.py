@@ -19,7 +19,7 @@ from ..core.errors import ConfigError
 from . import stamps
 from .connection import Connection, Head
 from .faults import Broken, NotConnected, NotInTime, Unreadable
-from .letter import Letter
+from .prepared_request import PreparedRequest
 
 
 class Answer(Protocol):
@@ -110,11 +110,11 @@ class StampedTransport:
         """Whether the TLS context is made."""
         return self._context is not None and self._authorities == authorities()
 
-    async def send(self, letter: Letter, trace: Trace, connect: float | None) -> OwnAnswer:
+    async def send(self, prepared: PreparedRequest, trace: Trace, connect: float | None) -> OwnAnswer:
         """Sends a request. connect: seconds that a connection may take. Raises Faults, and ConnectFailed for
         an address that must be public and is not."""
-        origin, wire = letter.address, letter.wire
-        connection = None if letter.fresh else self._take(origin)
+        origin, wire = prepared.address, prepared.wire
+        connection = None if prepared.fresh else self._take(origin)
         trace.reused = connection is not None
         head = None
         if connection is not None:
@@ -126,9 +126,9 @@ class StampedTransport:
                     raise
                 trace.reused = False  # the server let go of it while we took it: not the answer's fault
         if connection is None or head is None:
-            connection = await self._open(letter, trace, connect)
+            connection = await self._open(prepared, trace, connect)
             head = await self._exchange(connection, wire, trace)
-        return OwnAnswer(connection, head, self, None if letter.fresh else origin)
+        return OwnAnswer(connection, head, self, None if prepared.fresh else origin)
 
     async def _exchange(self, connection: Connection, wire: bytes, trace: Trace) -> Head:
         trace.connected_at = connection.created
@@ -142,12 +142,12 @@ class StampedTransport:
                 raise Broken(str(exc)) from None
             raise
 
-    async def _open(self, letter: Letter, trace: Trace, within: float | None) -> Connection:
-        origin = letter.address
+    async def _open(self, prepared: PreparedRequest, trace: Trace, within: float | None) -> Connection:
+        origin = prepared.address
         context = self.context() if origin.scheme == "https" else None
         try:
             async with asyncio.timeout(within):
-                return await Connection.open(origin, trace, context, public=letter.public)
+                return await Connection.open(origin, trace, context, public=prepared.public)
         except TimeoutError:
             raise NotInTime("no connection in time") from None
         except ssl.SSLError as exc:

@@ -17,7 +17,7 @@ import httpx
 
 from ..core import addresses, errors
 from ..core.calls import Guard, HttpCall, Trace, origin
-from .letter import Letter
+from .prepared_request import PreparedRequest
 from .transport import HttpTransport
 
 _SENT = ("accept", "content-type", "cache-control", "a2a-version", "a2a-extensions")  # what an SDK may say
@@ -60,7 +60,7 @@ class _Transport(httpx.AsyncBaseTransport):
         trace, bound.trace = bound.trace or Trace(), None
         stack = AsyncExitStack()
         try:
-            opened = bound.http.open(Letter(call, public=public), trace, bound.connect)
+            opened = bound.http.open(PreparedRequest(call, public=public), trace, bound.connect)
             reply = await stack.enter_async_context(opened)
             if reply.status >= 400:
                 bound.refused = reply.status, reply.headers, await reply.body()

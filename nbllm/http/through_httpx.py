@@ -13,8 +13,8 @@ import httpx
 from ..core.calls import Read, Trace
 from ..core.errors import ConfigError
 from .faults import Broken, Fault, NotConnected, NotInTime, ProxyFault, Unreadable, Unsendable
-from .letter import Letter
 from .pool import certificates
+from .prepared_request import PreparedRequest
 from .proxies import Proxy
 
 # Its trace events, and the mark each one sets.
@@ -91,14 +91,14 @@ class ThroughHttpx:
         """httpx loads anyio's asyncio side at its first request."""
         await anyio.lowlevel.checkpoint()
 
-    async def send(self, letter: Letter, trace: Trace, connect: float | None) -> HttpxAnswer:
+    async def send(self, prepared: PreparedRequest, trace: Trace, connect: float | None) -> HttpxAnswer:
         """Sends a request. Raises Faults."""
 
         async def mark(event: str, _info: dict[str, Any]) -> None:
             if event in _MARKS:
                 trace.marks[_MARKS[event]] = time.perf_counter()
 
-        request = letter.request
+        request = prepared.request
         request.extensions = {"trace": mark, "timeout": {"connect": connect}}
         try:
             return HttpxAnswer(await self._client.send(request, stream=True))

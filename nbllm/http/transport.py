@@ -26,8 +26,8 @@ from .codings import decoded
 from .connection import refuse_private
 from .faults import Fault, NotConnected, NotInTime, ProxyFault, Unreadable, Unsendable
 from .frames import Frames, drained
-from .letter import Letter, unsendable
 from .pool import Answer, OwnAnswer, StampedTransport, authorities
+from .prepared_request import PreparedRequest, unsendable
 from .proxies import Proxy
 
 if TYPE_CHECKING:
@@ -228,9 +228,9 @@ class HttpTransport(Transport):
             there = (way.proxy.url if way.proxy else "", authorities()) in self._clients
         return None if there else self.prepare(call.url)
 
-    def ready(self, call: HttpCall, *, fresh: bool) -> Letter:
-        """See Letter."""
-        return Letter(call, fresh=fresh)
+    def ready(self, call: HttpCall, *, fresh: bool) -> PreparedRequest:
+        """See PreparedRequest."""
+        return PreparedRequest(call, fresh=fresh)
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -247,54 +247,60 @@ class HttpTransport(Transport):
         way = self._way(addresses.parse(url))
         return self._own().idle(way.address) if way.own else None
 
-    def open(self, call: HttpCall | Letter, trace: Trace, connect: float | None) -> _Opened:
+    def open(self, call: HttpCall | PreparedRequest, trace: Trace, connect: float | None) -> _Opened:
         """Sends a call and gives the answer once its headers are there; leaving closes or returns the
         connection.
 
         connect: seconds allowed for name look-up, TCP and TLS. Raises ConnectFailed, Timeout("connect"),
         StreamCut.
         """
-        return _Opened(self, call if isinstance(call, Letter) else Letter(call), trace, connect)
+        return _Opened(
+            self, call if isinstance(call, PreparedRequest) else PreparedRequest(call), trace, connect
+        )
 
-    async def answered(self, letter: Letter, trace: Trace, connect: float | None) -> tuple[Answer, _Way]:
+    async def answered(
+        self, prepared: PreparedRequest, trace: Trace, connect: float | None
+    ) -> tuple[Answer, _Way]:
         """The answer to one request, and how it went. Raises as `open` does."""
-        way = self._way(letter.address)
-        trace.bytes_out = letter.size
+        way = self._way(prepared.address)
+        trace.bytes_out = prepared.size
         trace.marks.setdefault("start", time.perf_counter())
         try:
             if way.own:
-                return await self._own().send(letter, trace, connect), way
-            if letter.public:
+                return await self._own().send(prepared, trace, connect), way
+            if prepared.public:
                 await _refuse_private(way)
-            return await self._through_httpx(way.proxy).send(letter, trace, connect), way
+            return await self._through_httpx(way.proxy).send(prepared, trace, connect), way
         except NotInTime:
             raise errors.Timeout(
-                f"No connection to {letter.address.place}{_through(way.proxy)} within {connect:g} s.",
+                f"No connection to {prepared.address.place}{_through(way.proxy)} within {connect:g} s.",
                 which="connect",
                 seconds=connect or 0.0,
                 hint="Check the address and the network, or allow more with timeout.connect=30.",
             ) from None
         except Fault as exc:
-            raise _translated(exc, letter.address, started=False, proxy=way.proxy) from None
+            raise _translated(exc, prepared.address, started=False, proxy=way.proxy) from None
 
 
 class _Opened:
     """What `open` gives, as an asynchronous context manager."""
 
-    def __init__(self, transport: HttpTransport, letter: Letter, trace: Trace, connect: float | None) -> None:
-        self._transport, self._letter, self._trace, self._connect = transport, letter, trace, connect
+    def __init__(
+        self, transport: HttpTransport, prepared: PreparedRequest, trace: Trace, connect: float | None
+    ) -> None:
+        self._transport, self._prepared, self._trace, self._connect = transport, prepared, trace, connect
         self._answer: Answer | None = None
 
     async def __aenter__(self) -> Reply:
-        letter, trace, asked = self._letter, self._trace, self._transport.answered
-        answer, way = await asked(letter, trace, self._connect)
+        prepared, trace, asked = self._prepared, self._trace, self._transport.answered
+        answer, way = await asked(prepared, trace, self._connect)
         headers = _headers(answer)
         for _ in range(_HOPS):
-            if answer.status not in _ELSEWHERE or (further := _redirected(letter, headers)) is None:
+            if answer.status not in _ELSEWHERE or (further := _redirected(prepared, headers)) is None:
                 break
             await answer.aclose()
-            letter = further
-            answer, way = await asked(letter, trace, self._connect)
+            prepared = further
+            answer, way = await asked(prepared, trace, self._connect)
             headers = _headers(answer)
         if way.proxy and answer.status == _WANTS_LOGIN:
             await answer.aclose()
@@ -304,8 +310,8 @@ class _Opened:
         if trace.reused is None:
             trace.reused = "connect_start" not in trace.marks
         kept = {k: v for k, v in headers.items() if k in _KEPT or k.startswith(_KEPT_PREFIXES)}
-        trace.headers = _without(kept, letter.call.guard.texts)
-        return Reply(answer, headers, letter.address, trace)
+        trace.headers = _without(kept, prepared.call.guard.texts)
+        return Reply(answer, headers, prepared.address, trace)
 
     async def __aexit__(self, *_exc: object) -> None:
         if self._answer is not None:
@@ -338,16 +344,16 @@ def _text(value: bytes) -> str:
         return value.decode("latin-1")
 
 
-def _redirected(letter: Letter, headers: dict[str, str]) -> Letter | None:
+def _redirected(prepared: PreparedRequest, headers: dict[str, str]) -> PreparedRequest | None:
     """The same request at another path of the same server; None for any other: a key must not travel to
     another host."""
     if not (place := headers.get("location", "")):
         return None
     try:
-        url = urljoin(letter.call.url, place)
-        if addresses.parse(url) != letter.address:
+        url = urljoin(prepared.call.url, place)
+        if addresses.parse(url) != prepared.address:
             return None
-        return Letter(replace(letter.call, url=url), fresh=letter.fresh, public=letter.public)
+        return PreparedRequest(replace(prepared.call, url=url), fresh=prepared.fresh, public=prepared.public)
     except (errors.ConfigError, ValueError):
         return None
 

@@ -23,7 +23,7 @@ from ..core.errors import ConfigError, did_you_mean
 from ..core.messages import Message, Text
 from ..core.options import REQUEST
 from ..core.template import fill
-from .asserting import assertion
+from .assertions import assertion
 from .cell import parts_of
 from .session import Session
 from .syntax.lexer import fail, value

@@ -20,7 +20,7 @@ from ..core.template import Filled, fill
 from ..routing.registry import DEFAULT_MODEL, Route
 from . import background, dry_run, fix, prompt_files
 from .actions import actions_of
-from .asserting import with_asserts
+from .assertions import with_asserts
 from .comparison import Comparison
 from .functions import define
 from .painters import painter

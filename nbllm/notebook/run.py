@@ -30,7 +30,7 @@ from ..core.events import Event, Response
 from ..core.messages import Text
 from ..core.schema import Mismatch, Shape, repair, value_of
 from ..store.budgets import Budget
-from .asserting import asserted
+from .assertions import asserted
 from .chats import Turn
 from .comparison import Comparison
 from .question import Contestant, Question, spendable

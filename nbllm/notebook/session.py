@@ -339,7 +339,7 @@ class Session:
     @property
     def _ours(self) -> dict[str, Any]:
         """What a prompt may name that is no variable: the notebook so far, and the last error."""
-        from .so_far import NotebookSoFar
+        from .transcript import NotebookSoFar
 
         failed = {"Err": self.failure.error} if self.failure is not None else {}
         return {"notebook": NotebookSoFar.of(self.shell), **failed}

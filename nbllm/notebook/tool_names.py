@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.errors import ConfigError
 from ..tools.builtin import files, python
-from ..tools.given import NAMED
+from ..tools.sources import NAMED
 from .syntax.options import OPTIONS
 
 Namespace = MutableMapping[str, Any]

@@ -26,9 +26,9 @@ import msgspec
 
 from ..core.calls import ProviderSpec, Secret, origin, same_host
 from ..core.errors import AuthenticationError, ConfigError
+from .base_urls import bare
 from .files import read_small
 from .key_stores import SERVICE, Stores, read_dotenv
-from .places import bare
 
 __all__ = [
     "SOURCES",

@@ -25,9 +25,9 @@ from ..core.calls import Hidden, ProviderSpec, Quirks, Secret, shown
 from ..core.errors import AuthenticationError, ConfigError, names_secret
 from ..dialects._limits import seconds
 from . import config, keys
+from .base_urls import bare, place
 from .config import Problem
 from .config_files import Places, user_file
-from .places import bare, place
 from .spec import filled, is_loopback, provider_row, spent, variables
 from .toml_edit import change_entry
 

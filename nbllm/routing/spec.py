@@ -20,8 +20,8 @@ from ..core.calls import AGENT, SECRET_HEADERS, ModelFacts, OAuth, ProviderSpec,
 from ..core.errors import ConfigError, did_you_mean
 from ..dialects._limits import WINDOWS
 from ..dialects.batches import FORMATS
+from .base_urls import without
 from .dialects import DIALECTS
-from .places import without
 
 BUILT_IN = ""  # the source of nbllm's own rows
 HERE = "http://127.0.0.1"  # the address of models in files

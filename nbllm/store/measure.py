@@ -26,7 +26,7 @@ from ..routing import prices
 from . import chunks as pieces
 from .chunks import DISTURBED, Chunk, Recorded, Row, Tokenizer, ns, stalled
 from .history import INTERRUPTED
-from .moments import Moments, moments, streamed
+from .timeline import Moments, moments, streamed
 
 CERTIFIED_MS = 0.3  # what a certified stamp is good for (p99 of benchmarks/accuracy.py)
 _CHARS_A_TOKEN = 4.0  # English text; only where neither usage nor a tokenizer counts

@@ -25,7 +25,7 @@ from ..core.errors import ConfigError, NbllmError, Timeout, scrub
 from ..core.messages import Tool
 from ..core.schema import checked_schema, schema_problems
 from ..core.values import BUDGET
-from ..http.letter import Letter
+from ..http.prepared_request import PreparedRequest
 from ..http.transport import HttpTransport, Reply
 from ..routing.spec import filled, variables
 from .names import fit
@@ -178,8 +178,8 @@ class HttpTool:
     async def _answer(self, http: HttpTransport, call: HttpCall) -> Any:
         public = not (self.private or _written(addresses.parse(call.url)))
         for _ in range(_REDIRECTS + 1):
-            letter = Letter(call, fresh=True, public=public)
-            async with http.open(letter, Trace(), self.timeout) as reply:
+            prepared = PreparedRequest(call, fresh=True, public=public)
+            async with http.open(prepared, Trace(), self.timeout) as reply:
                 data = await reply.body(LIMIT + 1)
                 if 300 <= reply.status < 400 and "location" in reply.headers:
                     call = self._redirected(call, reply.headers["location"])

@@ -17,8 +17,8 @@ from uuid import uuid4
 
 from ...core.events import Usage
 from .frontend import KernelPort
-from .growing import Growing, glued, quiet
 from .hidden import clean, plain
+from .incremental import Growing, glued, quiet
 from .outcome import Outcome, Painter
 from .state import AnswerState
 from .static import Rendered, about, bundle_of, characters, count, joined, money, provenance, seconds

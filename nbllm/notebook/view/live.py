@@ -27,8 +27,8 @@ from typing import Literal
 from uuid import uuid4
 
 from .frontend import KernelPort
-from .growing import Growing, glued, quiet
 from .hidden import plain
+from .incremental import Growing, glued, quiet
 from .outcome import Outcome, Painter
 from .state import AnswerState
 from .static import Rendered, answer_lines, bundle_of, joined, provenance

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from .growing import Growing
+from .incremental import Growing
 from .outcome import Painter
 from .state import AnswerState
 from .static import joined

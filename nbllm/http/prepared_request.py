@@ -35,7 +35,7 @@ _SAFE = r"(?:[A-Za-z0-9_~!$&()*+,;=:@/-]|%[0-9A-Fa-f]{2}|(?<!/)\.)*"  # what sta
 _PLAIN = re.compile(rf"https?://[^/?#]*(/{_SAFE})?(\?{_SAFE})?", re.IGNORECASE)
 
 
-class Letter:
+class PreparedRequest:
     """A call as the bytes that will be sent; made before the clock of a call starts. May be sent several
     times.
 
