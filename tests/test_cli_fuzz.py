@@ -316,7 +316,7 @@ def read(decoder, lines, last=None):
 
 
 def answered(talk, text):
-    """What a Talk writes in answer to a line; of an error of ours, nothing."""
+    """What an AgentProtocol writes in answer to a line; of an error of ours, nothing."""
     with contextlib.suppress(errors.NbllmError):
         return [json.loads(said) for said in talk.heard(text)]
     return []

@@ -276,7 +276,7 @@ def test_a_key_beside_the_notebook_serves_what_the_user_names(tmp_path):
             ({"XAI_API_KEY": "mine", "OLLAMA_HOST": ollama.url}, "xai"),
         ):
             r = registry.load({"OLLAMA_HOST": "127.0.0.1:9", **env})
-            r.stores = keys.Stores(r.env, lambda: (tmp_path,))
+            r.stores = keys.KeyStores(r.env, lambda: (tmp_path,))
             assert "theirs" == r.key_for(r.resolve("deepseek/x"), None).reveal()
             client = Client(r, ledger=None)
             route = client.resolve("auto")

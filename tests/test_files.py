@@ -74,7 +74,7 @@ def test_what_is_no_file_of_a_person_s_is_passed_over(tmp_path, kind, name):
             tmp_path / "extra.toml" if name == "extra.toml" else None,
         ),
     )
-    r.stores = keys.Stores(r.env, lambda: (tmp_path,), auth=tmp_path / "auth.json")
+    r.stores = keys.KeyStores(r.env, lambda: (tmp_path,), auth=tmp_path / "auth.json")
     assert "OPENAI_API_KEY" == r.own_key(r.rows["openai"]).source
     assert r.own_key(r.rows["groq"]) is None
     assert all("cannot be read" in p.message and name in p.where for p in r.problems)
@@ -136,7 +136,7 @@ def test_a_dotenv_file_cannot_hold_up(tmp_path, text):
 
 def test_a_dotenv_file_is_read_again_where_it_has_changed(tmp_path):
     """Once for all providers, since parsing a long one takes its time; what changes counts at once."""
-    path, stores = tmp_path / ".env", keys.Stores({}, lambda: (tmp_path,))
+    path, stores = tmp_path / ".env", keys.KeyStores({}, lambda: (tmp_path,))
     row = registry.load({}).rows["groq"]
     assert keys.find(row, stores) is None
     for text in ("GROQ_API_KEY=a\n", "GROQ_API_KEY=gsk-longer\n", "# none\n"):

@@ -49,7 +49,7 @@ def make(tmp_path):
         if dotenv is not None:
             (tmp_path / ".env").write_text(dotenv, "utf-8")
         (tmp_path / "auth.json").write_text(json.dumps(auth or {}), "utf-8")
-        r.stores = keys.Stores(
+        r.stores = keys.KeyStores(
             r.env,
             lambda: (tmp_path,),
             lambda: ring,
@@ -291,9 +291,9 @@ def test_the_notebook_s_folder_is_looked_at_first(tmp_path, monkeypatch):
     """Jupyter names the notebook; its folder may not be the working directory."""
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert (tmp_path,) == keys.Stores.of(os.environ).folders()
+    assert (tmp_path,) == keys.KeyStores.of(os.environ).folders()
     monkeypatch.setenv("JPY_SESSION_NAME", "sub/book.ipynb")
-    assert (Path(tmp_path, "sub"), tmp_path) == keys.Stores.of(os.environ).folders()
+    assert (Path(tmp_path, "sub"), tmp_path) == keys.KeyStores.of(os.environ).folders()
 
 
 @pytest.mark.kernel

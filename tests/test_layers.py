@@ -347,7 +347,15 @@ def test_outside_things_have_one_home():
     assert {} == offending(homeless)
 
 
-KINDS = {"HttpCall", "ProcessCall", "TalkCall", "SessionCall", "PreparedRequest", "KeptReply", "SessionReply"}
+KINDS = {
+    "HttpCall",
+    "ProcessCall",
+    "AgentCall",
+    "SessionCall",
+    "PreparedRequest",
+    "SessionTurn",
+    "SessionReply",
+}
 
 
 def kinds_asked_for(path: Path) -> set[str]:

@@ -15,7 +15,7 @@ import pytest
 
 from nbllm.client.engine import engine
 from nbllm.core.errors import ConfigError, ConnectFailed, NbllmError
-from nbllm.routing.key_stores import Stores
+from nbllm.routing.key_stores import KeyStores
 from nbllm.routing.oauth import Listener as Browser
 from nbllm.tools.consent import Consent
 from nbllm.tools.mcp import Limits
@@ -72,7 +72,7 @@ def servers(tmp_path):
     made = []
 
     def make(url, ring=None, **table):
-        consent, stores = Consent(lambda: tmp_path / "allowed.json"), Stores({}, keyring=lambda: ring)
+        consent, stores = Consent(lambda: tmp_path / "allowed.json"), KeyStores({}, keyring=lambda: ring)
         limits = Limits(connect=30, tools=30, call=30)
         known = Servers(lambda: Places(None, None, ()), dict, consent, limits, lambda: stores)
         source = Source("this session", Path.cwd(), trusted=True)
@@ -227,7 +227,7 @@ def test_a_client_that_was_registered_by_hand(servers):
 def test_how_the_secret_is_shown_and_where(takes, method):
     """As the server takes it, and only where the user logs in."""
     told = SimpleNamespace(token_endpoint="https://a.example/t", token_endpoint_auth_methods_supported=takes)
-    login = Login("x", "https://mcp.example", Stores({}), registered=Registered("id", "canary"))
+    login = Login("x", "https://mcp.example", KeyStores({}), registered=Registered("id", "canary"))
     login._context = SimpleNamespace(oauth_metadata=told, client_info=SimpleNamespace())
     login._check("https://a.example/login?x=1")
     assert method == login._context.client_info.token_endpoint_auth_method
@@ -251,7 +251,7 @@ def test_how_the_secret_is_shown_and_where(takes, method):
 )
 def test_what_a_login_brings_goes_to_no_third_place(issuer, tokens, right):
     """A server that has the user log in at another's page cannot have what that page brings."""
-    login = Login("x", "https://mcp.example/mcp", Stores({}))
+    login = Login("x", "https://mcp.example/mcp", KeyStores({}))
     login._context = SimpleNamespace(oauth_metadata=SimpleNamespace(token_endpoint=tokens, issuer=issuer))
     with contextlib.nullcontext() if right else pytest.raises(ConfigError, match="what a login brings"):
         login._check("https://own.example/login?x=1")
@@ -263,7 +263,7 @@ def test_where_a_login_is_renewed_is_what_it_was(servers):
         ring = Ring()
         log_in(servers(url, ring))
         ((where, text),) = ring.kept.items()
-        login = Login("x", where[1], Stores({}, keyring=lambda: ring))
+        login = Login("x", where[1], KeyStores({}, keyring=lambda: ring))
         assert login.load()
         context = login.auth().context
         elsewhere = json.loads(json.dumps(json.loads(text)["server"]).replace(url, other.url))

@@ -39,7 +39,7 @@ def acme(server, caplog):
 
     def make(*ways, ring=None):
         r = registry.load({})
-        r.stores = keys.Stores(r.env, keyring=lambda: ring)
+        r.stores = keys.KeyStores(r.env, keyring=lambda: ring)
         urls = {
             "device": ("device_url", f"{server.url}/device"),
             "browser": ("authorize_url", f"{server.url}/authorize"),

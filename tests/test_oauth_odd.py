@@ -64,7 +64,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def row(server, way):
     """(a registry whose `acme` logs in at the server, its place)"""
     r = registry.load({})
-    r.stores = keys.Stores(r.env, keyring=lambda: None)
+    r.stores = keys.KeyStores(r.env, keyring=lambda: None)
     urls = {
         "device": ("device_url", f"{server.url}/device"),
         "browser": ("authorize_url", f"{server.url}/authorize"),

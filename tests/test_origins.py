@@ -11,7 +11,7 @@ import trustme
 
 from nbllm import Client
 from nbllm.bench.driver import Load
-from nbllm.bench.run_spec import Arm
+from nbllm.bench.run_spec import Contestant
 from nbllm.client import catalog, tokens
 from nbllm.core import errors
 from nbllm.core.calls import Guard, HttpCall, ProviderSpec, Secret, origin
@@ -250,7 +250,7 @@ def touched(client, model):
     route = client.resolve(model)
     client.run(
         Load(None, client, None, 0.0, set())._touch(
-            Arm("a", route, key=client.registry.key_for(route, None)), 5.0
+            Contestant("a", route, key=client.registry.key_for(route, None)), 5.0
         )
     )
 
@@ -396,7 +396,7 @@ def test_opencode_s_keys_stay_at_the_addresses_that_ship_with_nbllm(tmp_path, he
     path = tmp_path / ("pyproject.toml" if layer == "project" else "user.toml")
     path.write_text(text)
     r = registry.load({}, Places(start=tmp_path) if layer == "project" else Places(user=path))
-    r.stores = keys.Stores(r.env, auth=tmp_path / "auth.json")
+    r.stores = keys.KeyStores(r.env, auth=tmp_path / "auth.json")
     c = Client(r, ledger=None)
     with pytest.raises(errors.NbllmError):
         c.complete("hello", f"{name}/m", retries=0)
@@ -424,7 +424,7 @@ def test_a_change_of_nbllm_s_own_row_keeps_or_loses_opencode_s_key(tmp_path, tab
         json.dumps({"anthropic": {"type": "api", "key": OTHER}, "openai": {"type": "api", "key": KEY}})
     )
     r = registry.load({})
-    r.stores = keys.Stores(r.env, auth=tmp_path / "auth.json")
+    r.stores = keys.KeyStores(r.env, auth=tmp_path / "auth.json")
     r.register("openai", table)
     key = r.own_key(r.rows["openai"])
     assert found == (key and key.reveal())

@@ -35,7 +35,7 @@ from ..core.messages import Document, Image, Message, Request, Text, ToolCall, T
 from ..dialects import _json as common
 from ..dialects._error_kinds import STATUSES, classify, machine_words
 from ..dialects._errors import hint_for
-from ..dialects._json import Halves, label, obj
+from ..dialects._json import SurrogateJoiner, label, obj
 from ..dialects._limits import in_words
 from .json_lines import ANSI, Objects, parsed
 
@@ -341,7 +341,7 @@ class Lines:
         self._kept: list[str] = []  # text of messages that are complete
         self._open: list[str] = []  # text of the one that comes
         self._block = 0  # where in it the part begins that was not compared with what the CLI says it holds
-        self._halves, self._restarts = Halves(), 0
+        self._halves, self._restarts = SurrogateJoiner(), 0
         self._objects = Objects()
         self._strange: list[str] = []  # lines that are no JSON
         self._tools: dict[str, tuple[str, Any]] = {}  # tools at work: name and arguments by their id
@@ -425,7 +425,7 @@ class Lines:
     def _compared(self, told: str) -> Iterator[Event]:
         """The part under way is what the CLI says it is: what is missing of it is shown."""
         pieces, before = self._open[self._block :], self._open[: self._block]
-        told, shown = Halves().mend("", told) if told else "", "".join(pieces)
+        told, shown = SurrogateJoiner().mend("", told) if told else "", "".join(pieces)
         if told.strip() and told.strip() not in shown:
             if told.startswith(shown):
                 yield from self._say(told[len(shown) :])

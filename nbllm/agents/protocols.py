@@ -1,10 +1,10 @@
 """The long-lived modes of headless CLIs: claude's stream-json input, codex's app-server, the Agent Client
 Protocol. Pure.
 
-A Talk holds what one running command and we say to each other: it opens the conversation, answers what the
-command asks (never with a permission), and knows when a turn is over. What a turn says is read by a decoder
-of its own. As measured with claude 2.1.197 and 2.1.329, codex 0.169.0, gemini 0.61.0, copilot 1.0.102 and
-opencode 1.18.33.
+An AgentProtocol holds what one running command and we say to each other: it opens the conversation, answers
+what the command asks (never with a permission), and knows when a turn is over. What a turn says is read by a
+decoder of its own. As measured with claude 2.1.197 and 2.1.329, codex 0.169.0, gemini 0.61.0, copilot 1.0.102
+and opencode 1.18.33.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar
 
 from msgspec import structs
 
-from ..core.calls import Decoder, Endpoint, Permission, Secret, SessionCall, TalkCall, Turn
+from ..core.calls import AgentCall, Decoder, Endpoint, Permission, Secret, SessionCall, Turn
 from ..core.errors import ConfigError, ProtocolError, ProviderError
 from ..core.events import Event, Finished, FinishReason, Notice, ReasoningDelta, UsageReport
 from ..core.messages import Request
@@ -639,7 +639,7 @@ class _AcpTurn(Lines):
 # --- how each is run ---
 
 
-def keep(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall | SessionCall:
+def keep(request: Request, provider: Endpoint, key: Secret | None) -> AgentCall | SessionCall:
     """The request as a turn with the row's command in its long-lived mode. Raises ConfigError where it has
     none."""
     if provider.dialect == opencode_protocol.DIALECT.name:
@@ -652,7 +652,7 @@ def keep(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall |
     return _KEEPERS[provider.dialect](request, provider, key, False)
 
 
-def execute(request: Request, provider: Endpoint, key: Secret | None) -> TalkCall:
+def execute(request: Request, provider: Endpoint, key: Secret | None) -> AgentCall:
     """The request as a turn with a command that may use its own tools, and asks before those that change
     something. Raises ConfigError where it is none of the five."""
     able(provider, "execute")
@@ -672,25 +672,25 @@ def able(provider: Endpoint, mode: str | None, *, simulated: bool = False) -> No
         )
 
 
-def _claude(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> TalkCall:
+def _claude(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> AgentCall:
     shot = one_shot.claude(request, provider, key)
     words, tools = list(shot.argv), shot.argv.index("--tools") + 1
     words += ["--input-format", "stream-json"]
     if does:
         words[tools] = "default"
         words += ["--permission-prompt-tool", "stdio"]
-    return TalkCall(
+    return AgentCall(
         structs.replace(shot, argv=tuple(words), stdin=""),
         turn(request, provider),
         lambda _place: ClaudeTalk(provider, asks=does),
     )
 
 
-def _gemini(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> TalkCall:
+def _gemini(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> AgentCall:
     shot, said = one_shot.gemini(request, provider, key), turn(request, provider)
     away = {"-o", "stream-json"} | ({"--admin-policy", "{tmp}/policy.toml"} if does else set())
     words = tuple(w for w in shot.argv if w not in away)
-    return TalkCall(
+    return AgentCall(
         structs.replace(shot, argv=(*words, "--acp"), stdin=""),
         said,
         lambda place: AcpTalk(
@@ -699,7 +699,7 @@ def _gemini(request: Request, provider: Endpoint, key: Secret | None, does: bool
     )
 
 
-def _codex(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> TalkCall:
+def _codex(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> AgentCall:
     own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
     said, sandbox = turn(request, provider), str(own.get("permission_mode") or "read-only")
     if does:
@@ -711,26 +711,26 @@ def _codex(request: Request, provider: Endpoint, key: Secret | None, does: bool)
         "-c",
         f'sandbox_mode="{sandbox}"',
     ]  # said again for each thread; here it tells commands apart
-    return TalkCall(
+    return AgentCall(
         call(provider, words, "", key, cwd=own.get("cwd")),
         said,
         lambda place: CodexTalk(provider, request.model, system, place, sandbox=sandbox, asks=does),
     )
 
 
-def _copilot(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> TalkCall:
+def _copilot(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> AgentCall:
     own, said = options(request, provider, ("allowed_tools", "cwd", "trust")), turn(request, provider)
     system = dict(said.before[:2])["system"]
     words = ["--acp", *one_shot.copilot_settings(request, own)]
     words = [w for w in words if not (does and w.startswith("--available-tools="))]
-    return TalkCall(
+    return AgentCall(
         call(provider, words, "", key, env={"COPILOT_AUTO_UPDATE": "false"}, cwd=own.get("cwd")),
         structs.replace(said, retold=f"{system}\n\n{said.retold}") if system else said,
         lambda place: AcpTalk(provider, request.model, "", place, cumulative=True, asks=does),
     )
 
 
-def _opencode(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> TalkCall:
+def _opencode(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> AgentCall:
     own, said = options(request, provider, ("allowed_tools", "cwd", "trust")), turn(request, provider)
     system, retold = fitting(dict(said.before[:2])["system"], said.retold)
     env = one_shot.opencode_settings(
@@ -740,7 +740,7 @@ def _opencode(request: Request, provider: Endpoint, key: Secret | None, does: bo
         default_agent="nbllm",
         **({"model": request.model} if request.model else {}),
     )
-    return TalkCall(
+    return AgentCall(
         call(
             provider,
             ["acp", "--pure"],
@@ -755,7 +755,7 @@ def _opencode(request: Request, provider: Endpoint, key: Secret | None, does: bo
     )
 
 
-_KEEPERS: dict[str, Callable[[Request, Endpoint, Secret | None, bool], TalkCall]] = {
+_KEEPERS: dict[str, Callable[[Request, Endpoint, Secret | None, bool], AgentCall]] = {
     "cli_claude": _claude,
     "cli_gemini": _gemini,
     "cli_codex": _codex,

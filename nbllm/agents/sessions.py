@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from ..core import errors
-from ..core.calls import Decoder, Frame, Permission, Permit, TalkCall, Trace, Transport
+from ..core.calls import AgentCall, Decoder, Frame, Permission, Permit, Trace, Transport
 from .process import Command, CommandReply, ProcessTransport, framed, note
 
 LIMIT = 4  # commands that stay idle; the one that was idle longest goes first
@@ -38,7 +38,7 @@ class _Line(NamedTuple):
 class _Kept:
     """One running command."""
 
-    def __init__(self, call: TalkCall, command: Command) -> None:
+    def __init__(self, call: AgentCall, command: Command) -> None:
         self.process, self.command, self.talk = call.process, command, call.talk(command.work)
         self.suits = call.turn.before[
             :2
@@ -120,10 +120,10 @@ class _Kept:
         self.reader.cancel()
 
 
-class KeptReply(CommandReply):
+class SessionTurn(CommandReply):
     """The output of one turn."""
 
-    def __init__(self, kept: _Kept, call: TalkCall, trace: Trace, inbox: asyncio.Queue[_Line]) -> None:
+    def __init__(self, kept: _Kept, call: AgentCall, trace: Trace, inbox: asyncio.Queue[_Line]) -> None:
         self._kept, self._call, self._trace, self._inbox = kept, call, trace, inbox
 
     def decoder(self) -> Decoder:
@@ -161,8 +161,8 @@ class KeptTransport(Transport):
 
     @asynccontextmanager
     async def open(
-        self, call: TalkCall, trace: Trace, connect: float | None = None
-    ) -> AsyncIterator[KeptReply]:
+        self, call: AgentCall, trace: Trace, connect: float | None = None
+    ) -> AsyncIterator[SessionTurn]:
         """Says a turn and gives what comes; leaving in the middle of it interrupts it, and keeps the command.
 
         Raises ConfigError where the command is not there or cannot be started.
@@ -182,12 +182,12 @@ class KeptTransport(Transport):
             kept.inbox, kept.permit = inbox, call.permit
             await kept.say(kept.talk.say(call.turn, session))
             marks["sent"], trace.bytes_out = time.perf_counter(), len(call.turn.prompt)
-            yield KeptReply(kept, call, trace, inbox)
+            yield SessionTurn(kept, call, trace, inbox)
         finally:
             trace.stderr = kept.command.stderr
             await asyncio.shield(self._leave(kept, stays=not call.fresh))
 
-    def _find(self, call: TalkCall) -> tuple[_Kept | None, str]:
+    def _find(self, call: AgentCall) -> tuple[_Kept | None, str]:
         """An idle command that heard what was said before, and where; else one that can begin anew; else
         none."""
         idle = [k for k in self._all if not k.taken and not k.gone and k.process == call.process]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ..core.calls import HttpCall, LocalCall, ProcessCall, RemoteCall, SessionCall, TalkCall, Transport
+from ..core.calls import AgentCall, HttpCall, LocalCall, ProcessCall, RemoteCall, SessionCall, Transport
 from ..http.transport import HttpTransport
 from .local_server import LocalTransport
 from .opencode_server import OpenCodeTransport
@@ -25,7 +25,7 @@ class Transports:
         self.by_kind: dict[type, Transport] = {
             HttpCall: http,
             ProcessCall: self.processes,
-            TalkCall: self.kept,
+            AgentCall: self.kept,
             SessionCall: self.sessions,
             RemoteCall: self.remote,
             LocalCall: self.local,

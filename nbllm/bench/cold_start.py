@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..client.client import Client
     from ..core.messages import Message
-    from .run_spec import Arm
+    from .run_spec import Contestant
 
 _PATIENCE = 600.0  # seconds for a fresh process, its request included
 
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 @asynccontextmanager
 async def client_for(
-    start_kind: str, client: Client, arm: Arm, extra: Row, epoch: float
+    start_kind: str, client: Client, arm: Contestant, extra: Row, epoch: float
 ) -> AsyncIterator[Client]:
     """The client for a request of this kind: a new one for cold_client, whose making then belongs to the
     request."""
@@ -53,7 +53,7 @@ async def client_for(
 
 
 async def process(
-    arm: Arm, messages: tuple[Message, ...], options: Mapping[str, Any], epoch: float, extra: Row
+    arm: Contestant, messages: tuple[Message, ...], options: Mapping[str, Any], epoch: float, extra: Row
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """Sends one request from a fresh interpreter; gives its rows and chunks. Raises NbllmError where the
     child dies, or does not end."""

@@ -29,8 +29,8 @@ from . import cold_start as cold
 from . import prompts
 from .early_stop import Stopper
 from .plan import Slot, Turn, stable
-from .recorder import Finished, Pauses, Pressure, Recorder
-from .run_spec import Arm, Job
+from .recorder import Finished, GcPauses, Pressure, Recorder
+from .run_spec import Contestant, Job
 
 _STAGGER = 5e-3  # seconds between the starts of a closed loop's users, so that they do not march in step
 _TIMER = 1.5e-3  # seconds by which a timer may be late
@@ -75,7 +75,7 @@ class Load:
     epoch: float
     finished: set[str]
     stop: asyncio.Event = field(default_factory=asyncio.Event)
-    pauses: Pauses = field(default_factory=Pauses)
+    pauses: GcPauses = field(default_factory=GcPauses)
     pressure: Pressure = field(default_factory=Pressure)
     inflight: int = 0
     reason: str = ""
@@ -287,7 +287,7 @@ class Load:
         }
 
     @staticmethod
-    def _send(client: Client, arm: Arm, ask: _Ask, *, fresh: bool) -> Stream:
+    def _send(client: Client, arm: Contestant, ask: _Ask, *, fresh: bool) -> Stream:
         request = client.request(ask.messages, arm.route.model, **{**arm.options, **ask.prompt.options})
         return client.send(
             request,
@@ -313,7 +313,7 @@ class Load:
 
     # --- warmth ---
 
-    async def _warm_connections(self, arm: Arm, wanted: int) -> None:
+    async def _warm_connections(self, arm: Contestant, wanted: int) -> None:
         """Makes sure that enough connections stand open that have carried a request: one that costs no
         tokens. Where that fails, the request itself will say what is wrong."""
         limits = arm.limits
@@ -327,7 +327,7 @@ class Load:
                     *(self._touch(arm, min(within, limits.connect or within)) for _ in range(missing))
                 )
 
-    async def _touch(self, arm: Arm, connect: float) -> None:
+    async def _touch(self, arm: Contestant, connect: float) -> None:
         row = arm.route.provider
         if self.client.registry.dialects[row.dialect].vouched:
             return  # its password waits until it is known who listens there

@@ -45,7 +45,7 @@ def chosen(given: Progress | bool | None) -> Progress:
     )
 
 
-class Sums(Pace):
+class RunTotals(Pace):
     """What a display tells: how many of how many, failures, cost, time left, times by model."""
 
     done: int = 0
@@ -115,7 +115,7 @@ class Bar(Silent):
         """Opens the bar."""
         from tqdm import tqdm
 
-        self._sums, self.run_id = Sums(total, names), run_id
+        self._sums, self.run_id = RunTotals(total, names), run_id
         self._bar = tqdm(total=total, unit="req", dynamic_ncols=True)
 
     def row(self, row: Mapping[str, Any]) -> None:

@@ -199,7 +199,7 @@ def spent(row: Row) -> tuple[float, int]:
     return dollars, read + made
 
 
-class Pauses:
+class GcPauses:
     """The garbage collector's pauses, newest last. It may run, and add one, at any allocation, also while
     they are read: so they are read by place."""
 

@@ -26,7 +26,7 @@ from .counting import Counter
 
 
 @dataclass(frozen=True, slots=True)
-class Arm:
+class Contestant:
     """One of the models that are compared, resolved. `about`: what a file may say of its provider, see
     `described`. counter: who counts its tokens where the server does not. batch: texts in one request, where
     embeddings are measured."""
@@ -85,7 +85,7 @@ class Job:
     """A whole run."""
 
     run_id: str
-    arms: tuple[Arm, ...]
+    arms: tuple[Contestant, ...]
     prompts: tuple[prompts.Prompt, ...]
     turns: tuple[plan.Turn, ...]
     rules: Rules
@@ -106,7 +106,7 @@ class Job:
         return [secret_of(a) for a in self.arms]
 
     @classmethod
-    def of(cls, public: Mapping[str, Any], arms: Iterable[Arm]) -> Job:
+    def of(cls, public: Mapping[str, Any], arms: Iterable[Contestant]) -> Job:
         """From what `public` gave, and the arms. Raises ConfigError for a later version's, and ProtocolError,
         ValueError, KeyError and the like for what it cannot have given."""
         codec.check_version(public.get("version", codec.VERSION))  # the first runs had none
@@ -175,7 +175,7 @@ def _plain(entry: Any) -> Any:
     return list(entry) if isinstance(entry, tuple) else entry
 
 
-def differences(given: Mapping[str, Any], arm: Arm) -> list[str]:
+def differences(given: Mapping[str, Any], arm: Contestant) -> list[str]:
     """In which entries the arm is not the one that a run's file tells of."""
     then = {**given["provider"], "model": given["model"], "simulated": given["simulated"]}
     now = {**arm.about, "model": arm.route.model, "simulated": arm.route.simulated}
@@ -191,7 +191,7 @@ def _short(value: Any) -> str:
     return words if len(words) <= 160 else f"{words[:159]}…"
 
 
-def secret_of(arm: Arm) -> dict[str, Any]:
+def secret_of(arm: Contestant) -> dict[str, Any]:
     """What no file may hold of an arm: its key, and how its provider is asked."""
     return {
         "key": arm.key.reveal() if arm.key else None,
@@ -200,7 +200,7 @@ def secret_of(arm: Arm) -> dict[str, Any]:
     }
 
 
-def _arm(arm: Arm) -> dict[str, Any]:
+def _arm(arm: Contestant) -> dict[str, Any]:
     return {
         "name": arm.name,
         "provider": dict(arm.about),
@@ -216,12 +216,12 @@ def _arm(arm: Arm) -> dict[str, Any]:
     }
 
 
-def to_arm(given: Mapping[str, Any], secret: Mapping[str, Any], counter: Counter | None = None) -> Arm:
+def to_arm(given: Mapping[str, Any], secret: Mapping[str, Any], counter: Counter | None = None) -> Contestant:
     """From its two halves; `counter` where its tokens are counted."""
     row = msgspec.convert(secret["provider"], ProviderSpec, dec_hook=lambda kind, given: kind(given))
     route = Route(given["asked"], row, given["model"], simulated=given["simulated"])
     key = Secret(secret["key"], "the run", secret["origin"]) if secret["key"] else None
-    return Arm(
+    return Contestant(
         given["name"],
         route,
         given["provider"],

@@ -32,7 +32,7 @@ from .achieved_load import missed
 from .progress import Progress
 from .prompts import prompt_set as prompts_of
 from .quality import Quality, Scorer
-from .run_spec import Arm, Job, Rules, described, differences, own_headers, with_headers
+from .run_spec import Contestant, Job, Rules, described, differences, own_headers, with_headers
 from .store import FILE, POINTER, Store, find, home, opened
 from .supervisor import work
 from .traces import Trace
@@ -321,7 +321,7 @@ def tokens(df: pd.DataFrame) -> pd.DataFrame:
 # --- from what was asked for to a job ---
 
 
-def _arms(models: list[Model], options: Mapping[str, Any], client: Client) -> tuple[Arm, ...]:
+def _arms(models: list[Model], options: Mapping[str, Any], client: Client) -> tuple[Contestant, ...]:
     if not models:
         raise errors.ConfigError(
             "No model was named.", hint='bench.run(["openai/mini", "gemini/flash"], ...)'
@@ -356,7 +356,7 @@ def refuse_known(options: Mapping[str, Any]) -> None:
         )
 
 
-def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Arm:
+def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Contestant:
     told = {"model": given} if isinstance(given, str) else dict(given)
     model, name = told.pop("model", None), told.pop("name", None)
     options = {**common, **told}
@@ -402,7 +402,7 @@ def _found(
     address: Sequence[str | None],
     headers: Mapping[str, str] | None = None,
     batch: int | None = None,
-) -> Arm:
+) -> Contestant:
     """The arm of a model with its route and key, by this session's configuration."""
     if client.tapes.look() is not None:
         raise errors.ConfigError("A replay cannot be measured.", hint="End it: %llm replay off.")
@@ -424,13 +424,13 @@ def _found(
     if headers:
         row = replace(row, headers={**row.headers, **headers})
         route = replace(route, provider=with_headers(route.provider, headers))
-    return Arm(model, route, described(route, row, base_url), key=key, batch=batch)
+    return Contestant(model, route, described(route, row, base_url), key=key, batch=batch)
 
 
 # --- a run's file, which may be somebody else's ---
 
 
-def _again(given: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, Any]], client: Client) -> Arm:
+def _again(given: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, Any]], client: Client) -> Contestant:
     """The arm that a run's file tells of, looked up here. Raises ConfigError where it is another one here."""
     name, asked, told = str(given["name"]), str(given["asked"]), given["provider"]
     options = prompts.load_options(given["options"])
@@ -518,7 +518,7 @@ def _kinds(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def _possible(
-    turns: tuple[plan.Turn, ...], arms: tuple[Arm, ...], client: Client, *, strict: bool
+    turns: tuple[plan.Turn, ...], arms: tuple[Contestant, ...], client: Client, *, strict: bool
 ) -> tuple[plan.Turn, ...]:
     """Without what a model cannot do: not every one can be told to leave the memory, and a command has no
     connection or client."""
@@ -666,7 +666,7 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str, str]] = {
 }
 
 
-def _priced(arms: Sequence[Arm], limits: plan.Budget) -> None:
+def _priced(arms: Sequence[Contestant], limits: plan.Budget) -> None:
     """Raises ConfigError where a budget of dollars would hold nothing: nobody knows what a model costs."""
     for arm in arms if limits.usd is not None else ():
         row = arm.route.provider

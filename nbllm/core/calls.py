@@ -366,14 +366,14 @@ class Permission(msgspec.Struct, frozen=True):
 Permit = Callable[[Permission], Coroutine[Any, Any, bool]]
 
 
-class TalkCall(_Call, msgspec.Struct, frozen=True):
+class AgentCall(_Call, msgspec.Struct, frozen=True):
     """A turn with a command that stays: how it is run, what is said, and `talk`, which makes both sides'
     words for its working folder. fresh: with a process of its own, which does not stay. permit: asks the user
     what the command asks to be allowed; None where nothing is."""
 
     process: ProcessCall
     turn: Turn
-    talk: Callable[[str], Talk]
+    talk: Callable[[str], AgentProtocol]
     fresh: bool = False
     permit: Permit | None = None
     headers: ClassVar[None] = None  # it is told its key by its environment
@@ -383,7 +383,7 @@ class TalkCall(_Call, msgspec.Struct, frozen=True):
         """See _Call."""
         return self.permit is not None
 
-    def permitting(self, permit: Permit | None, *, stays: bool) -> TalkCall:
+    def permitting(self, permit: Permit | None, *, stays: bool) -> AgentCall:
         """See _Call."""
         return msgspec.structs.replace(self, permit=permit, fresh=self.fresh or not stays)
 
@@ -476,7 +476,7 @@ class LocalCall(_Call, msgspec.Struct, frozen=True):
         return f"Sent to {self.file} on this machine."
 
 
-AnyCall = HttpCall | ProcessCall | TalkCall | SessionCall | RemoteCall | LocalCall
+AnyCall = HttpCall | ProcessCall | AgentCall | SessionCall | RemoteCall | LocalCall
 NO_CALL = HttpCall("", {}, {})  # of an attempt that is never sent
 
 
@@ -732,7 +732,7 @@ class Transport(Protocol):
         for reaching the other side."""
 
 
-class Talk(Protocol):
+class AgentProtocol(Protocol):
     """What is said with a command that stays, and how. Pure: gives lines to write, is told every line that
     comes.
 

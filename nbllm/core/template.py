@@ -116,7 +116,7 @@ _UNSPACED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Inserted:
+class Substitution:
     """A value put into the prompt: what was written between the braces, the value, and its text form."""
 
     source: str
@@ -126,11 +126,11 @@ class Inserted:
 
 
 @dataclass(frozen=True, slots=True)
-class Filled:
+class FilledPrompt:
     """A prompt with values in it. `names`: what was filled, for the footer; `skipped`: what looked like ours
     and stays."""
 
-    pieces: tuple[str | Inserted, ...]
+    pieces: tuple[str | Substitution, ...]
     names: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     budget: int = BUDGET
@@ -146,9 +146,9 @@ class Filled:
     def told(self) -> tuple[str, ...]:
         """The names for the footer: what took much of the prompt with about how many tokens, and of how many
         it might take."""
-        return tuple(dict.fromkeys(self._told(p) for p in self.pieces if isinstance(p, Inserted)))
+        return tuple(dict.fromkeys(self._told(p) for p in self.pieces if isinstance(p, Substitution)))
 
-    def _told(self, piece: Inserted) -> str:
+    def _told(self, piece: Substitution) -> str:
         if piece.plain and draws(piece.value):
             return f"{piece.source} (image)"
         size = tokens_in(piece.text)
@@ -168,14 +168,14 @@ def fill(
     evaluate: Callable[[str], Any],
     mode: str = "on",
     budget: int = BUDGET,
-) -> Filled:
+) -> FilledPrompt:
     """Fills `text`. mode: on, double (only {{ }}), off. `evaluate` runs an expression in the notebook; a
     value takes at most `budget` tokens.
 
     Raises ConfigError, naming line and column, where an attribute, index, format or expression fails.
     """
     scan = _Scan(text, namespace, mode, telling=True)
-    pieces: list[str | Inserted] = []
+    pieces: list[str | Substitution] = []
     at = 0
     for place in scan.places():
         value = _inserted(text, place, namespace, evaluate, budget)
@@ -185,10 +185,10 @@ def fill(
         pieces += [text[at : place.start], value]
         at = place.end
     pieces.append(text[at:])
-    names = tuple(dict.fromkeys(p.source for p in pieces if isinstance(p, Inserted)))
+    names = tuple(dict.fromkeys(p.source for p in pieces if isinstance(p, Substitution)))
     skipped = tuple(dict.fromkeys(scan.skipped))
     advice = tuple(_advice(left, namespace) for left in skipped)
-    return Filled(tuple(p for p in pieces if p != ""), names, skipped, budget, advice)
+    return FilledPrompt(tuple(p for p in pieces if p != ""), names, skipped, budget, advice)
 
 
 def parameters_in(
@@ -474,7 +474,7 @@ def _free_names(source: str) -> list[str]:
 
 def _inserted(
     text: str, place: _Place, namespace: Mapping[str, Any], evaluate: Callable[[str], Any], budget: int
-) -> Inserted | None:
+) -> Substitution | None:
     """The value of a place; None where it does not take the format that stands there."""
     match = place.match
     conv, fmt = (match["conv"], match["fmt"]) if match else (None, None)
@@ -491,7 +491,7 @@ def _inserted(
             shown = format(shown, fmt)
         except Exception:  # noqa: BLE001 - the user's own objects may raise anything
             return None
-    return Inserted(place.source, value, shown, not conv and not fmt)
+    return Substitution(place.source, value, shown, not conv and not fmt)
 
 
 def _walked(text: str, place: _Place, match: re.Match[str], namespace: Mapping[str, Any]) -> Any:

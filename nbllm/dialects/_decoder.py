@@ -21,7 +21,7 @@ from ..core.events import (
 )
 from ._errors import provider_error
 from ._fast_path import Usual
-from ._json import Halves, items, label, load_json, obj, string
+from ._json import SurrogateJoiner, items, label, load_json, obj, string
 from ._media import Media
 from ._request import dumps
 
@@ -95,7 +95,7 @@ def failure(value: dict[str, Any], name: str) -> dict[str, Any] | None:
     return value if words else None
 
 
-class Reading(ABC):
+class BaseDecoder(ABC):
     """A decoder's common part: it takes frames apart, raises the errors in them, hands each object to
     `_object`, and ends the answer.
 
@@ -117,7 +117,7 @@ class Reading(ABC):
         self._reason: str | None = None
         self._calls = 0
         self._started = Started()
-        self._halves = Halves()
+        self._halves = SurrogateJoiner()
         self._media = Media()
         self._cited: set[str] = set()
         self._short: Usual | None = None

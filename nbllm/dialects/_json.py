@@ -71,7 +71,7 @@ def label(value: Any) -> str | None:
     return str(value) if isinstance(value, (str, int, float)) else None
 
 
-class Halves:
+class SurrogateJoiner:
     """Joins characters that a provider cut in two: a surrogate half waits for the next piece of the same
     `key`, and one that stays alone becomes U+FFFD, so that no text of ours is unfit for UTF-8."""
 

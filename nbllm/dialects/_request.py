@@ -14,7 +14,7 @@ from ..core.calls import Endpoint, HttpCall, Secret
 from ..core.errors import ConfigError, ProtocolError
 from ..core.events import unused
 from ..core.messages import Document, Image, Message, Part, Raw, Request, Text, Tool, ToolCall, ToolResult
-from ._json import Halves
+from ._json import SurrogateJoiner
 
 # Tokens of thinking that an effort word means where a model takes a budget: Google's own equivalents.
 BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576}
@@ -297,4 +297,6 @@ def dumps(value: Any) -> str:
 
 def fragment(value: Any) -> str:
     """Arguments as JSON text: a string is that already, null is nothing."""
-    return Halves().mend("", value) if isinstance(value, str) else "" if value is None else dumps(value)
+    return (
+        SurrogateJoiner().mend("", value) if isinstance(value, str) else "" if value is None else dumps(value)
+    )

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..core.events import NAME_LIMIT, ToolCallDelta, parse_arguments
-from ._json import Halves, items, label, obj
+from ._json import SurrogateJoiner, items, label, obj
 
 _MARKS = re.compile(r'\\.?|["{}]', re.DOTALL)
 
@@ -83,7 +83,7 @@ class _Slot:
 class Calls:
     """The calls of one answer, in the order in which they began."""
 
-    def __init__(self, halves: Halves) -> None:
+    def __init__(self, halves: SurrogateJoiner) -> None:
         self.slots: list[_Slot] = []
         self._halves = halves
         self._latest: dict[str | None, _Slot] = {}

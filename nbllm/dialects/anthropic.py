@@ -39,7 +39,7 @@ from ..core.events import (
 from ..core.messages import Document, Image, Part, Raw, Reasoning, Request, Text, ToolCall, ToolResult
 from ..core.strict import ANTHROPIC, answer, parameters
 from ._caching import with_breakpoints
-from ._decoder import Reading, citation, is_thought, thought_signature, thought_text
+from ._decoder import BaseDecoder, citation, is_thought, thought_signature, thought_text
 from ._errors import http_error
 from ._fast_path import ERRORS, Usual, struct
 from ._json import count, items, label, obj, string
@@ -334,7 +334,7 @@ def _usual(event: Any) -> Item | None:
     return Thought(delta.thinking) if delta.type and delta.thinking else None
 
 
-class MessageDecoder(Reading):
+class MessageDecoder(BaseDecoder):
     """Reads the events of one message."""
 
     format = "anthropic"

@@ -34,7 +34,7 @@ from ..core.messages import (
     ToolCall,
     ToolResult,
 )
-from ._decoder import Reading, citation
+from ._decoder import BaseDecoder, citation
 from ._errors import http_error, provider_error
 from ._json import count, items, label, obj, string
 from ._media import is_media, media, told_by_user
@@ -183,7 +183,7 @@ _REASONS: dict[str, FinishReason] = {
 }
 
 
-class ChatDecoder(Reading):
+class ChatDecoder(BaseDecoder):
     """Reads the events of one answer."""
 
     format = "cohere"

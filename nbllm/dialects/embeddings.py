@@ -25,7 +25,7 @@ from ..core.calls import Dialect, Endpoint, HttpCall, Secret
 from ..core.errors import BadRequest, ContextLengthExceeded, ProtocolError, ProviderError, ServerError
 from ..core.events import Event, TextDelta, Usage, UsageReport
 from ..core.messages import Request
-from ._decoder import Reading
+from ._decoder import BaseDecoder
 from ._errors import http_error
 from ._json import count, obj
 from ._openai import post as openai_post
@@ -189,7 +189,7 @@ _TOO_LONG = re.compile(
 )
 
 
-class VectorDecoder(Reading):
+class VectorDecoder(BaseDecoder):
     """Reads an answer, which is one JSON object."""
 
     whole = True

@@ -33,7 +33,7 @@ from ..core.events import (
     UsageReport,
 )
 from ..core.messages import Document, Image, Part, Reasoning, Request, Text, ToolCall, ToolResult
-from ._decoder import Chosen, Reading
+from ._decoder import BaseDecoder, Chosen
 from ._errors import http_error
 from ._json import count, items, label, obj, string
 from ._media import media
@@ -244,7 +244,7 @@ _SERVER = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse", 
 _UNSAID = ("FINISH_REASON_UNSPECIFIED", "BLOCK_REASON_UNSPECIFIED")
 
 
-class ChunkDecoder(Reading):
+class ChunkDecoder(BaseDecoder):
     """Reads the chunks of one answer."""
 
     format = "gemini"

@@ -23,7 +23,7 @@ from ..core.events import (
     UsageReport,
 )
 from ..core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
-from ._decoder import Reading
+from ._decoder import BaseDecoder
 from ._errors import http_error
 from ._fast_path import ERROR_WORDS, ERRORS, Usual, struct
 from ._json import count, items, label, obj, string
@@ -190,7 +190,7 @@ _Line = struct(
 )
 
 
-class LineDecoder(Reading):
+class LineDecoder(BaseDecoder):
     """Reads the lines of one answer."""
 
     format = "ollama"

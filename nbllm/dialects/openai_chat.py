@@ -44,8 +44,8 @@ from ..core.messages import (
 from ..core.strict import OPENAI, parameters
 from ._caching import openai_words
 from ._decoder import (
+    BaseDecoder,
     Chosen,
-    Reading,
     citation,
     failure,
     finish,
@@ -263,7 +263,7 @@ def _usual(chunk: Any) -> Item | None:
     return None if delta.content else Thought(thought)
 
 
-class ChatDecoder(Reading):
+class ChatDecoder(BaseDecoder):
     """Reads the chunks of one answer."""
 
     format = "openai_chat"

@@ -42,7 +42,7 @@ from ..core.messages import (
 )
 from ..core.strict import OPENAI, parameters
 from ._caching import openai_words
-from ._decoder import Reading, citation, failure
+from ._decoder import BaseDecoder, citation, failure
 from ._errors import http_error
 from ._fast_path import Usual, struct
 from ._json import items, label, obj, string
@@ -260,7 +260,7 @@ _Growth = struct(
 )
 
 
-class ResponsesDecoder(Reading):
+class ResponsesDecoder(BaseDecoder):
     """Reads the events of one answer."""
 
     format = "openai_responses"

@@ -16,7 +16,7 @@ from ..core.events import Response
 from ..core.messages import Part, Text
 from ..core.schema import Shape
 from ..core.strict import no_strict
-from ..core.template import Filled, fill
+from ..core.template import FilledPrompt, fill
 from ..routing.registry import DEFAULT_MODEL, Route
 from . import background, dry_run, fix, prompt_files
 from .actions import actions_of
@@ -99,7 +99,7 @@ def _run_cell(session: Session, line: Line, body: str) -> Any:
     if options.get("each"):
         from . import rows
 
-        asked = question(session, line.models, options, line.extra, Filled(()))
+        asked = question(session, line.models, options, line.extra, FilledPrompt(()))
         return rows.run(session, line, asked, body.strip("\n"))
     filled = fill(
         body,
@@ -193,7 +193,7 @@ def question(
     models: Sequence[str],
     options: Mapping[str, Any],
     extra: Mapping[str, Any],
-    filled: Filled,
+    filled: FilledPrompt,
 ) -> Question:
     """What a filled prompt asks."""
     parts, told = parts_of(session, filled, options)
@@ -201,11 +201,11 @@ def question(
     return Question(parts, models_of(models, options), rest, extra, filled.told, told, left=filled.left)
 
 
-def _asker(session: Session, line: Line, options: Mapping[str, Any]) -> Callable[[Filled], Any]:
+def _asker(session: Session, line: Line, options: Mapping[str, Any]) -> Callable[[FilledPrompt], Any]:
     """What a function made by def= does with a filled prompt: asks without a screen, and returns or raises
     what came."""
 
-    def asks(filled: Filled) -> Any:
+    def asks(filled: FilledPrompt) -> Any:
         asked, keep = turn(session, question(session, line.models, options, line.extra, filled))
         run = Run.of(asked, session.send).begin()
         try:
@@ -225,7 +225,7 @@ def _asker(session: Session, line: Line, options: Mapping[str, Any]) -> Callable
 
 
 def parts_of(
-    session: Session, filled: Filled, options: Mapping[str, Any]
+    session: Session, filled: FilledPrompt, options: Mapping[str, Any]
 ) -> tuple[tuple[Part, ...], tuple[str, ...]]:
     """(the parts of the prompt, what was attached, for the footer)."""
     parts: list[Part] = []

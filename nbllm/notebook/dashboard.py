@@ -12,7 +12,7 @@ from typing import Any
 
 from ..bench.naming import short_names
 from ..bench.pages import dollars
-from ..bench.progress import FrontEnd, Sums, ending
+from ..bench.progress import FrontEnd, RunTotals, ending
 from ..client.pace import clock
 from ..core.values import counted
 from .view.frontend import KernelPort
@@ -41,7 +41,7 @@ class Dashboard(Display, FrontEnd):
 
     def start(self, total: int, names: Sequence[str], run_id: str) -> None:
         """Shows the empty dashboard."""
-        self._sums, self.run_id = Sums(total, names), run_id
+        self._sums, self.run_id = RunTotals(total, names), run_id
         self._frame(None)
 
     def row(self, row: Mapping[str, Any]) -> None:
@@ -64,7 +64,7 @@ class Dashboard(Display, FrontEnd):
         self.publish(html(*shown), text(*shown), last=last)
 
 
-def headline(sums: Sums, ended: str | None) -> str:
+def headline(sums: RunTotals, ended: str | None) -> str:
     """The run in one line."""
     left = clock(sums.elapsed) if ended is not None else sums.left and f"{clock(sums.left)} left"
     parts = (
@@ -79,13 +79,13 @@ def headline(sums: Sums, ended: str | None) -> str:
     return " · ".join(str(part) for part in parts if part)
 
 
-def _ending(sums: Sums, run_id: str, ended: str | None) -> str:
+def _ending(sums: RunTotals, run_id: str, ended: str | None) -> str:
     if ended is None:
         return "■ stops; what has been measured is kept."
     return ending(ended, sums.kept, run_id) if ended else ""
 
 
-def text(sums: Sums, run_id: str, ended: str | None, brief: bool = False) -> str:
+def text(sums: RunTotals, run_id: str, ended: str | None, brief: bool = False) -> str:
     """The dashboard as text."""
     lines = [headline(sums, ended)]
     for name, values in () if brief else sums.values.items():
@@ -109,7 +109,7 @@ def text(sums: Sums, run_id: str, ended: str | None, brief: bool = False) -> str
     )
 
 
-def html(sums: Sums, run_id: str, ended: str | None, brief: bool = False) -> str:
+def html(sums: RunTotals, run_id: str, ended: str | None, brief: bool = False) -> str:
     """The dashboard as HTML; whatever a provider said is escaped."""
     far = "" if ended is not None else bar(sums.done, sums.total)
     failure = note_line(f"Last failure: {sums.last_error}", warns=True).html if sums.last_error else ""
@@ -122,7 +122,7 @@ def html(sums: Sums, run_id: str, ended: str | None, brief: bool = False) -> str
     )
 
 
-def _table(sums: Sums) -> str:
+def _table(sums: RunTotals) -> str:
     every = [v for values in sums.values.values() for v in values if v > 0]
     short = short_names(sums.values, _WIDEST)
     rows = "".join(_model(name, short[name], sums, _ends(every)) for name in sums.values)
@@ -144,7 +144,7 @@ def _scale(every: Sequence[float]) -> str:
     return f"{low:,.0f} to {high:,.0f} ms (log)" if every else "ms"
 
 
-def _model(name: str, short: str, sums: Sums, ends: tuple[float, float]) -> str:
+def _model(name: str, short: str, sums: RunTotals, ends: tuple[float, float]) -> str:
     values, (low, high) = sums.values[name], ends
     ordered = sorted(v for v in values if v > 0)
     shown = (

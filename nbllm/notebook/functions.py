@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.errors import ConfigError
-from ..core.template import Filled, fill, parameters_in
+from ..core.template import FilledPrompt, fill, parameters_in
 from .question import value_budget
 from .session import Session
 
 
 def define(
-    session: Session, name: str, body: str, options: Mapping[str, Any], asks: Callable[[Filled], Any]
+    session: Session, name: str, body: str, options: Mapping[str, Any], asks: Callable[[FilledPrompt], Any]
 ) -> Callable[..., Any]:
     """A function of the names in a prompt that asks what the cell would, each time with other values, and
     shows nothing.

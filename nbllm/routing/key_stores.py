@@ -21,7 +21,7 @@ _DOTENV = 2**18  # bytes of a `.env` file: python-dotenv reads a megabyte in fou
 SERVICE = "nbllm"  # under which the keyring keeps our entries
 
 
-class Stores(msgspec.Struct):
+class KeyStores(msgspec.Struct):
     """The places that may hold keys; None for one that is not looked at. folders: where a `.env` may lie.
     keyring: an object with the functions of the `keyring` package. colab: the value of a secret's name, ""
     for none. auth: OpenCode's auth.json."""
@@ -37,10 +37,10 @@ class Stores(msgspec.Struct):
     read: dict[Path, tuple[object, dict[str, str]]] = msgspec.field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return "Stores()"  # tracebacks show local variables, and it holds keys
+        return "KeyStores()"  # tracebacks show local variables, and it holds keys
 
     @classmethod
-    def of(cls, env: Mapping[str, str]) -> Stores:
+    def of(cls, env: Mapping[str, str]) -> KeyStores:
         """This machine's places where `env` is the process's own environment; else only what `env` names."""
         data = env.get("XDG_DATA_HOME") or (
             str(Path.home() / ".local" / "share") if env is os.environ else ""
@@ -59,7 +59,7 @@ class Stores(msgspec.Struct):
             self.read[path] = (mark, read_dotenv(path))
         return self.read[path][1]
 
-    def slowly(self, place: str, name: str, look: Callable[[], str | None]) -> str:
+    def cached_lookup(self, place: str, name: str, look: Callable[[], str | None]) -> str:
         """What `look` says, asked once: such places are other processes, and some ask the person."""
         if (place, name) not in self.seen:
             try:

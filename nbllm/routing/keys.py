@@ -28,12 +28,12 @@ from ..core.calls import ProviderSpec, Secret, origin, same_host
 from ..core.errors import AuthenticationError, ConfigError
 from .base_urls import bare
 from .files import read_small
-from .key_stores import SERVICE, Stores, read_dotenv
+from .key_stores import SERVICE, KeyStores, read_dotenv
 
 __all__ = [
     "SOURCES",
+    "KeyStores",
     "Source",
-    "Stores",
     "drop",
     "find",
     "forget",
@@ -71,13 +71,13 @@ def _names(row: ProviderSpec) -> Iterator[str]:
     return (name for name in row.key_env if name not in row.held)
 
 
-def _environment(row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
+def _environment(row: ProviderSpec, address: str, stores: KeyStores) -> Secret | None:
     return next(
         (Secret(stores.env[n].strip(), n) for n in _names(row) if stores.env.get(n, "").strip()), None
     )
 
 
-def _dotenv(row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
+def _dotenv(row: ProviderSpec, address: str, stores: KeyStores) -> Secret | None:
     for folder in stores.folders() if row.key_env else ():
         path = folder / ".env"
         values = stores.dotenv(path)
@@ -87,23 +87,25 @@ def _dotenv(row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
     return None
 
 
-def _ring(row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
+def _ring(row: ProviderSpec, address: str, stores: KeyStores) -> Secret | None:
     ring = stores.keyring()
     if ring is None or (row.local and not row.key_env) or row.unapproved:
         return None
-    found = stores.slowly("keyring", origin(address), lambda: ring.get_password(SERVICE, origin(address)))
+    found = stores.cached_lookup(
+        "keyring", origin(address), lambda: ring.get_password(SERVICE, origin(address))
+    )
     return Secret(found, "the keyring") if found else None
 
 
-def _secrets(row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
+def _secrets(row: ProviderSpec, address: str, stores: KeyStores) -> Secret | None:
     for name in _names(row) if stores.colab else ():
-        found = stores.slowly("colab", name, lambda name=name: stores.colab(name)).strip()  # type: ignore[misc]
+        found = stores.cached_lookup("colab", name, lambda name=name: stores.colab(name)).strip()  # type: ignore[misc]
         if found:
             return Secret(found, f"{name} in Colab's secrets")
     return None
 
 
-def _opencode(row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
+def _opencode(row: ProviderSpec, address: str, stores: KeyStores) -> Secret | None:
     """An api key, or an access token that has not expired (`expires` is in milliseconds, 0 for never)."""
     if not row.opencode or stores.auth is None or not row.shipped or origin(address) != row.shipped:
         return None
@@ -119,7 +121,7 @@ def _opencode(row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
     return Secret(token, "OpenCode's auth.json (a login)") if fresh else None
 
 
-def _login(row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
+def _login(row: ProviderSpec, address: str, stores: KeyStores) -> Secret | None:
     """The token of a login, renewed where it has ended. Raises AuthenticationError where it cannot be."""
     if row.oauth is None or row.dialect not in _BEARERS or row.unapproved:
         return None
@@ -133,7 +135,7 @@ class Source(msgspec.Struct, frozen=True):
     typing."""
 
     name: str
-    look: Callable[[ProviderSpec, str, Stores], Secret | None]
+    look: Callable[[ProviderSpec, str, KeyStores], Secret | None]
     slow: bool = False
 
 
@@ -149,7 +151,7 @@ SOURCES = (
 
 def find(
     row: ProviderSpec,
-    stores: Stores,
+    stores: KeyStores,
     explicit: str | Secret | None = None,
     *,
     address: str | None = None,
@@ -232,14 +234,14 @@ def _typed(row: ProviderSpec, address: str) -> Secret | None:
     return key if key and key.origin in ("", origin(address)) else None
 
 
-def where(row: ProviderSpec, stores: Stores, address: str) -> list[tuple[str, str | None]]:
+def where(row: ProviderSpec, stores: KeyStores, address: str) -> list[tuple[str, str | None]]:
     """Each source by name, with the masked key it holds for `row`, None for none."""
     typed = _typed(row, address)
     found = [(s.name, _looked(s, row, address, stores)) for s in SOURCES]
     return [(name, key.masked if key else None) for name, key in (("this session", typed), *found)]
 
 
-def _looked(source: Source, row: ProviderSpec, address: str, stores: Stores) -> Secret | None:
+def _looked(source: Source, row: ProviderSpec, address: str, stores: KeyStores) -> Secret | None:
     try:
         return source.look(row, address, stores)
     except AuthenticationError:  # a login that has ended holds none
@@ -249,7 +251,7 @@ def _looked(source: Source, row: ProviderSpec, address: str, stores: Stores) -> 
 # --- keeping ------------------------------------------------------------------------------------------------
 
 
-def keep(key: str, stores: Stores, address: str) -> bool:
+def keep(key: str, stores: KeyStores, address: str) -> bool:
     """Puts a key into the keyring for `address`; False where there is no keyring. Raises ConfigError where it
     refuses."""
     ring = stores.keyring()
@@ -266,7 +268,7 @@ def keep(key: str, stores: Stores, address: str) -> bool:
     return True
 
 
-def drop(stores: Stores, address: str) -> bool:
+def drop(stores: KeyStores, address: str) -> bool:
     """Takes the key for `address` out of the keyring; False where there was none."""
     stores.seen.pop(("keyring", origin(address)), None)
     return stores.forget(SERVICE, origin(address))

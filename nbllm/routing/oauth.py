@@ -26,7 +26,7 @@ from urllib.parse import parse_qsl, urlsplit
 from ..core.calls import OAuth, ProviderSpec, Secret
 from ..core.errors import AuthenticationError, ConfigError, ProtocolError
 from ..dialects._json import label, load_json, obj
-from .key_stores import SERVICE, Stores
+from .key_stores import SERVICE, KeyStores
 
 _EARLY = 60.0  # seconds before its end at which a token is renewed
 _PATIENCE = 600.0  # seconds that a person gets in the browser, where the server does not say
@@ -97,7 +97,12 @@ class Token:
 
 
 def login(
-    row: ProviderSpec, place: str, stores: Stores, tell: Callable[[str], None], *, patience: float = _PATIENCE
+    row: ProviderSpec,
+    place: str,
+    stores: KeyStores,
+    tell: Callable[[str], None],
+    *,
+    patience: float = _PATIENCE,
 ) -> bool:
     """Logs in to `row`, whose keys are kept for `place`; `tell` says what the person has to do, and
     `patience` is how many seconds they get. True where the token is kept for
@@ -108,7 +113,7 @@ def login(
     return _keep(_token(given, way, None), place, stores)
 
 
-def logout(place: str, stores: Stores) -> bool:
+def logout(place: str, stores: KeyStores) -> bool:
     """Forgets the login for `place`; False where there was none."""
     there = stores.seen.pop(("login", place), "") != ""
     return stores.forget(_SERVICE, place) or there
@@ -277,7 +282,7 @@ class Listener:
 # --- renewing -----------------------------------------------------------------------------------------------
 
 
-def access(row: ProviderSpec, place: str, stores: Stores) -> Secret | None:
+def access(row: ProviderSpec, place: str, stores: KeyStores) -> Secret | None:
     """The token to send to `place`, renewed where it has ended; None where nobody logged in.
 
     Raises AuthenticationError where it cannot be renewed, with what to do.
@@ -292,7 +297,7 @@ def access(row: ProviderSpec, place: str, stores: Stores) -> Secret | None:
     return token.access if token else None
 
 
-def _renewed(row: ProviderSpec, token: Token, place: str, stores: Stores) -> Token:
+def _renewed(row: ProviderSpec, token: Token, place: str, stores: KeyStores) -> Token:
     way = _declared(row)
     try:
         if token.refresh is None:
@@ -323,13 +328,13 @@ def _renewed(row: ProviderSpec, token: Token, place: str, stores: Stores) -> Tok
     return fresh
 
 
-def _known(row: ProviderSpec, place: str, stores: Stores) -> Token | None:
+def _known(row: ProviderSpec, place: str, stores: KeyStores) -> Token | None:
     """The token that is kept, where it came from the place that the row names today."""
     text = stores.seen.get(("login", place), "")
     if not text:
         ring = stores.keyring()
         text = (
-            stores.slowly("login", place, lambda: ring.get_password(_SERVICE, place))
+            stores.cached_lookup("login", place, lambda: ring.get_password(_SERVICE, place))
             if ring is not None
             else ""
         )
@@ -342,7 +347,7 @@ def _known(row: ProviderSpec, place: str, stores: Stores) -> Token | None:
     )
 
 
-def _keep(token: Token, place: str, stores: Stores) -> bool:
+def _keep(token: Token, place: str, stores: KeyStores) -> bool:
     stores.seen["login", place] = token.dumped()
     ring = stores.keyring()
     try:

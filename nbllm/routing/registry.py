@@ -147,12 +147,12 @@ class Registry(config.Settings):
     env: Mapping[str, str] = msgspec.field(default_factory=lambda: os.environ)  # it holds keys
     simulate: bool | None = None
     simulator: Callable[[str], str] | None = None
-    stores: keys.Stores = None  # type: ignore[assignment]
+    stores: keys.KeyStores = None  # type: ignore[assignment]
     told: bool = False
     _routes: Routes = msgspec.field(default_factory=Routes)
 
     def __post_init__(self) -> None:
-        self.stores = self.stores or keys.Stores.of(self.env)
+        self.stores = self.stores or keys.KeyStores.of(self.env)
 
     def __repr__(self) -> str:
         return "Registry()"  # tracebacks show local variables, and it holds keys

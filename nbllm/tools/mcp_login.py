@@ -18,7 +18,7 @@ from typing import Any
 from ..core.addresses import Address, all_public, parse
 from ..core.calls import origin
 from ..core.errors import ConfigError, ConnectFailed
-from ..routing.key_stores import SERVICE, Stores
+from ..routing.key_stores import SERVICE, KeyStores
 from .mcp_entry import Registered
 
 Answer = Mapping[str, str]
@@ -54,7 +54,7 @@ class Login:
 
     name: str
     url: str
-    stores: Stores = field(repr=False)
+    stores: KeyStores = field(repr=False)
     redirect: str = "http://127.0.0.1/callback"
     ask: Callable[[str], Awaitable[Answer]] | None = None
     registered: Registered = field(default=Registered(), repr=False)
@@ -65,7 +65,9 @@ class Login:
         """Looks for what is kept; whether there is anything."""
         text = self.stores.seen.get(("mcp login", self.url), "")
         if not text and (ring := self.stores.keyring()) is not None:
-            text = self.stores.slowly("mcp login", self.url, lambda: ring.get_password(_CALLED, self.url))
+            text = self.stores.cached_lookup(
+                "mcp login", self.url, lambda: ring.get_password(_CALLED, self.url)
+            )
         try:
             found = json.loads(text or "{}")
         except ValueError:

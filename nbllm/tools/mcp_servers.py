@@ -16,7 +16,7 @@ from ..core.errors import ConfigError, TransportError
 from ..core.messages import Message
 from ..core.values import BUDGET
 from ..routing.config_files import user_file
-from ..routing.key_stores import Stores
+from ..routing.key_stores import KeyStores
 from ..routing.registry import Registry
 from .consent import Consent
 from .mcp import Limits
@@ -44,9 +44,9 @@ class Servers:
         env: Callable[[], Mapping[str, str]],
         consent: Consent,
         limits: Limits | None = None,
-        stores: Callable[[], Stores] | None = None,
+        stores: Callable[[], KeyStores] | None = None,
     ) -> None:
-        self.consent, self._stores = consent, stores or functools.partial(Stores, {})
+        self.consent, self._stores = consent, stores or functools.partial(KeyStores, {})
         self._places, self._env, self._limits = places, env, limits or Limits()
         self._typed: dict[str, Entry] = {}
         self._open: dict[str, Server] = {}
