@@ -449,6 +449,22 @@ def test_a_report_stands_whatever_its_models_are_called(tmp_path):
         assert [] == [name for name in names if name.isprintable() and html_escape(name) not in page]
 
 
+def test_a_call_at_a_whole_second_does_not_cost_the_frame():
+    """Such a moment is written without a fraction; in one frame stand moments of both kinds, and some of no
+    kind."""
+    at = [
+        "2026-11-27T08:57:06.999999+00:00",
+        "2026-11-27T08:57:07+00:00",
+        "2026-11-27 08:57:08",
+        "soon",
+        None,
+    ]
+    for given in (at, at[::-1]):
+        read = columns.frame([{"t_wall": text} for text in given])["t_wall"]
+        seconds = [None if pd.isna(t) else round(t.timestamp() % 60, 6) for t in read]
+        assert [6.999999, 7, 8, None, None] == (seconds if given is at else seconds[::-1])
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -79,6 +79,9 @@ class Load:
     pressure: Pressure = field(default_factory=Pressure)
     inflight: int = 0
     reason: str = ""
+    # One request goes out in a turn of the loop: users whose answers came together would else hold up each
+    # other's requests between the call and the socket.
+    _door: asyncio.Lock = field(default_factory=asyncio.Lock)
     _warmed: set[int] = field(default_factory=set)
     _over: dict[int, Stopper] = field(default_factory=dict)
     _narrow: set[int] = field(default_factory=set)
@@ -246,6 +249,9 @@ class Load:
         pressed = self._pressed()
         try:
             async with cold.client_for(turn.start_kind, self.client, arm, extra, self.epoch) as client:
+                if due is None:  # nobody is late who waits here: a closed loop's user has not called yet
+                    await self._door.acquire()
+                    asyncio.get_running_loop().call_soon(self._door.release)
                 stream = self._send(client, arm, ask, fresh=turn.start_kind not in ("warm", "cold_cache"))
                 try:
                     await stream.ended()

@@ -55,6 +55,7 @@ def main() -> int:
                 client.run(client.http.prepare(url))
         gc.collect()
         gc.freeze()  # what is loaded by now is not looked at again
+        gc.set_threshold(10_000, 50, 10_000)  # answers hold no circles; its pauses would be in their times
         try:
             why, unsaved = running.run(_run(store, job, client, asked))
         except Exception as exc:

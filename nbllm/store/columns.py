@@ -556,7 +556,8 @@ def _made(values: list[Any], c: Column, index: Any) -> pd.Series:
         )
     if c.dtype.startswith("datetime64"):
         return pd.Series(
-            pd.to_datetime(pd.Series(values, index=index, dtype="object"), utc=True), dtype=c.dtype
+            pd.to_datetime(pd.Series(values, index=index, dtype="object"), format="ISO8601", utc=True),
+            dtype=c.dtype,
         )
     return pd.Series(values, index=index, dtype=c.dtype)
 
