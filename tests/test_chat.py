@@ -166,6 +166,28 @@ def test_a_long_conversation_is_summarised_and_stays_whole(client):
     assert usage > 900 / 2, "with what the summary cost"
 
 
+@pytest.mark.parametrize(
+    ("step", "why"),
+    [
+        ({"status": 500}, "HTTP 500"),
+        ({"text": ""}, "the model wrote none"),
+        ({"text": " ", "calls": [{"name": "f"}]}, "the model wrote none"),
+    ],
+)
+def test_a_summary_that_fails_is_told_and_costs_no_turn(client, step, why):
+    """Twice it is asked for; then the conversation is sent as it is."""
+    steps = nbllm.simulator.script(
+        [{"when": "Summarise the conversation", **step}, {"text": "so it was", "repeat": True}]
+    )
+    chat = nbllm.Chat(f"sim/openai/m@ttft=0,gap=0,{steps}", client=client, compact=900, retries=0)
+    answers = [chat(f"question {i} " + "word " * 200) for i in range(5)]
+    assert ["so it was"] * 5 == [r.text for r in answers]
+    warned = [n.text for r in answers for n in r.notices if n.kind == "warning"]
+    assert warned
+    assert all(w.startswith("Earlier turns were not summarised: ") and why in w for w in warned)
+    assert 10 == len(answers[-1].request.messages) + 1
+
+
 def test_results_of_earlier_tools_go_first(client):
     """That costs nothing; the last three steps stay whole."""
 

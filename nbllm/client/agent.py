@@ -382,6 +382,8 @@ class Agent:
             said = turn.partial()
             if turn.error is None and said.text.strip() and not said.tool_calls:
                 return said.text
+        why = turn.error.message.rstrip(".") if turn.error else "the model wrote none"
+        stream.publish(Notice("warning", f"Earlier turns were not summarised: {why}."))
         return ""
 
     # --- a turn's calls ---
