@@ -2,7 +2,7 @@
 
 Theory. Every turn of the model is a call of its own, with its own attempts, times and row: `send` makes it,
 and its events go on into the one stream that is read, where StepEnded stands between two turns. What a turn
-asks for is decided first (`plan`: which of the calls may run at all), then the person is asked, one call
+asks for is decided first (`plan`: which of the calls may run at all), then the user is asked, one call
 after another, then what waits for others (MCP, HTTP) runs together and the notebook's functions run in their
 order, on the thread that reads. Whatever happens, each call gets one ToolEnded, also where the loop is
 stopped: so a conversation can always go on from it.
@@ -75,7 +75,7 @@ Answer = Literal["once", "always", "no"]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A call that the person is asked about: what would run, with which arguments, and which of how many it
+    """A call that the user is asked about: what would run, with which arguments, and which of how many it
     is. `tool.source` says where it comes from. change: what it would change, where that is known."""
 
     call: ToolCall
@@ -185,7 +185,7 @@ def plan(call: ToolCall, tools: Mapping[str, Usable], seen: Counter[str], *, cut
 @dataclass(slots=True)
 class Agent:
     """A model with tools that run. known: these, by the names that the model is told. send: asks the model
-    once. ask: the person, on the thread that reads."""
+    once. ask: the user, on the thread that reads."""
 
     known: Mapping[str, Usable]
     send: Callable[[Request], Stream]

@@ -55,7 +55,7 @@ class ProviderState:
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """One model of a provider's own list: its context in tokens, prices in US dollars for a million tokens;
-    None where neither the provider, the price data nor the person's own facts say."""
+    None where neither the provider, the price data nor the user's own facts say."""
 
     name: str
     provider: str

@@ -119,7 +119,7 @@ class Client:
         self.wrap, self.paced = tuple(wrap), paced
         self.budget: Budget | None = None  # of all its calls
         self.sender: Handler | None = None  # sends in place of its own connections
-        self.asker: Asker | None = None  # asks the person before a tool runs
+        self.asker: Asker | None = None  # asks the user before a tool runs
         self.tracing: Tracing | None = None  # spans and metrics of its calls
         self._changes: Journal | None = None
         self._scales: dict[tuple[str, str], Scale] = {}  # by provider and model

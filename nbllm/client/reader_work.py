@@ -17,7 +17,7 @@ _TICK = 0.1  # seconds after which a wait looks up, so that an interrupt is hear
 
 
 class Errand(msgspec.Struct, eq=False):
-    """Work for a reader. `done` gets (what it gave, None) or (None, what it raised). asks: the person, who
+    """Work for a reader. `done` gets (what it gave, None) or (None, what it raised). asks: the user, who
     should see what has come until then."""
 
     work: Callable[[], Any]

@@ -231,11 +231,11 @@ class Stream:
 
     @property
     def asks(self) -> bool:
-        """Whether the next errand asks the person."""
+        """Whether the next errand asks the user."""
         return any(errand.asks for errand in (*self._errands,)[:1])
 
     def run_errands(self) -> None:
-        """Does what the call asks of its reader, on this thread. Raises KeyboardInterrupt where the person
+        """Does what the call asks of its reader, on this thread. Raises KeyboardInterrupt where the user
         breaks it off, which stops the call."""
         while (errand := self._errand()) is not None:
             try:

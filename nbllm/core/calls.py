@@ -602,9 +602,9 @@ class ProviderSpec(Endpoint):
 
     base_url, headers and query may hold ${NAME} or ${NAME:-other} for an environment variable, and base_url
     {model} for the model's name; both are filled in when a call is routed. opencode is its name in OpenCode's
-    store of keys; facts are the person's own on models, by the model's name; verified says by what the row
+    store of keys; facts are the user's own on models, by the model's name; verified says by what the row
     was checked; refused why it cannot be asked; source where the row stands, "" for nbllm's own; held which
-    variables, and which names, wait for the person's consent because the row stands in a file that came with
+    variables, and which names, wait for the user's consent because the row stands in a file that came with
     a project. oauth: how to log in where a key is not typed. shipped: the origin at which nbllm's own rows
     have this provider, where the name in `opencode` is theirs. batch: how it writes batches, a name out of
     dialects.batches.FORMATS, "" where it takes none. embeddings: short names of models that embed, the first

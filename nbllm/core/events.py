@@ -31,8 +31,8 @@ from .messages import (
 P = TypeVar("P", bound=Part)
 DEPTH_LIMIT = 500  # levels of a JSON value; whatever walks through one afterwards has room for that many
 NAME_LIMIT = 256  # characters of a function's name that comes in pieces
-# refused: by the person; unknown: no tool of that name; invalid: arguments that do not fit; repeated: the
-# same call for the third time; stopped: by the person, before or while it ran; limit: no step was left for it
+# refused: by the user; unknown: no tool of that name; invalid: arguments that do not fit; repeated: the
+# same call for the third time; stopped: by the user, before or while it ran; limit: no step was left for it
 ToolOutcome = Literal[
     "ran", "failed", "refused", "unknown", "invalid", "repeated", "stopped", "timeout", "limit"
 ]
@@ -144,7 +144,7 @@ class RawBlock:
 
 @dataclass(frozen=True, slots=True)
 class ToolStarted:
-    """A tool begins to run, after its arguments were found valid and the person had nothing against it."""
+    """A tool begins to run, after its arguments were found valid and the user had nothing against it."""
 
     id: str
     name: str

@@ -518,7 +518,7 @@ def _stepped(value: Any, step: re.Match[str]) -> Any:
 def _tried(text: str, place: _Place, doing: str, work: Callable[[], Any]) -> Any:
     try:
         return work()
-    except Exception as error:  # noqa: BLE001 - the person's own objects and expressions may raise anything
+    except Exception as error:  # noqa: BLE001 - the user's own objects and expressions may raise anything
         shown = _line(text[place.start : place.end], 80)
         raise ConfigError(
             f"{_where(text, place.start)}: {shown} failed{doing} with {type(error).__name__}: "

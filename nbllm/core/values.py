@@ -309,7 +309,7 @@ def _drawn(value: Any) -> Iterator[Any]:
         if method is None:
             continue
         made = None
-        with suppress(Exception):  # the person's own objects may raise anything
+        with suppress(Exception):  # the user's own objects may raise anything
             made = method()
         made = made[0] if isinstance(made, tuple) and made else made
         if name != "_repr_mimebundle_":
@@ -325,7 +325,7 @@ def _method(value: Any, name: str) -> Callable[[], Any] | None:
         if isinstance(value, type) or getattr(value, "_nbllm_asks_for_no_such_name_", None) is not None:
             return None
         method = getattr(value, name, None)
-    except Exception:  # noqa: BLE001 - the person's own objects may raise anything
+    except Exception:  # noqa: BLE001 - the user's own objects may raise anything
         return None
     return method if callable(method) else None
 

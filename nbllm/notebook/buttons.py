@@ -99,7 +99,7 @@ class Stops:
 
 
 def approve(question: str, *, yes: str = "Approve", no: str = "Reject") -> bool:
-    """Asks the person before something is done, also while a cell runs: with two buttons where the front end
+    """Asks the user before something is done, also while a cell runs: with two buttons where the front end
     can deliver a click, else through the keyboard, and where nobody can answer (nbclient, papermill) it is
     no. An interrupt raises KeyboardInterrupt, which is no too. What was answered stays in the cell as text.
     """

@@ -237,7 +237,7 @@ class ChatWidget:
             self._chat.replace(old, turn)
 
     def _ask(self, question: agent.Question) -> str | None:
-        """Asks the person in the panel before a tool runs; no where it is stopped, None where there is no
+        """Asks the user in the panel before a tool runs; no where it is stopped, None where there is no
         panel."""
         if self._panel is None:
             return None

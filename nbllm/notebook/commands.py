@@ -172,7 +172,7 @@ def _key_where(session: Session, row: ProviderSpec) -> str:
 
 
 def _key_allow(session: Session, row: ProviderSpec) -> str:
-    """Consent, in the person's own file, to what a project's row would use."""
+    """Consent, in the user's own file, to what a project's row would use."""
     registry = session.client.registry
     if not row.held:
         return f"{row.label or row.name} waits for nothing."
@@ -276,7 +276,7 @@ def _simulate(session: Session, rest: str) -> str:
 
 
 def _nest(session: Session, rest: str) -> str:
-    """Applies nest_asyncio for the person's own nested loops; nothing of nbllm needs it."""
+    """Applies nest_asyncio for the user's own nested loops; nothing of nbllm needs it."""
     if not _switch(rest or "on", "nest"):
         raise ConfigError("A patched event loop cannot be mended.", hint="Restart the kernel.")
     newer = importlib.util.find_spec("nest_asyncio2") is not None  # newer kernels bring it

@@ -72,7 +72,7 @@ def _prepare() -> None:
 
 
 def _ask(question: Any) -> Any:
-    """Asks the person before a tool runs."""
+    """Asks the user before a tool runs."""
     from .tool_use import ask
 
     return ask(question)

@@ -337,7 +337,7 @@ def _wait(run: Run, live: list[int], places: list[int]) -> None:
 
 
 def _run_errands(run: Run, column: int, painter: Watcher) -> None:
-    """Does what a call asks of its reader: questions to the person, functions of the notebook. An interrupt
+    """Does what a call asks of its reader: questions to the user, functions of the notebook. An interrupt
     breaks off what runs, and stops the run."""
     stream = run.streams[column]
     assert isinstance(stream, Stream)  # it has errands

@@ -76,7 +76,7 @@ class Session:
     noting: Any = None  # the hook that notes it
     offered: dict[str, str] = field(default_factory=dict)  # code that cells have put below themselves
     fragments: dict[str, str] = field(default_factory=dict)  # prompts kept by save=
-    asker: Any = None  # asks the person before a tool runs
+    asker: Any = None  # asks the user before a tool runs
     running: list[Any] = field(default_factory=list)  # runs that are answered in the background
     settings: Any = None  # what %config NbLLM shows
     actions: Any = None  # what can be done with answers below them

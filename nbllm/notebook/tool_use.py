@@ -1,4 +1,4 @@
-"""How the person is asked before a tool runs in a notebook."""
+"""How the user is asked before a tool runs in a notebook."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHOICES = (
 
 
 def ask(question: Question) -> str | None:
-    """Asks the person whether a call may run, with all that would run in sight: once, always or no; None
+    """Asks the user whether a call may run, with all that would run in sight: once, always or no; None
     where nobody can answer. What was answered does not stay: the answer tells what came of the call."""
     session = current_session()
     if not session.can_ask:

@@ -1,4 +1,4 @@
-"""Configuration in layers: nbllm's own rows, entry points, the person's file, the project's pyproject.toml,
+"""Configuration in layers: nbllm's own rows, entry points, the user's file, the project's pyproject.toml,
 NBLLM_CONFIG.
 
 Each layer holds `provider`, `alias`, `use` (defaults of cells) and, the project's excepted, `allow` tables
@@ -112,7 +112,7 @@ class Settings(msgspec.Struct):
 
 
 class Config(Settings):
-    """What all layers come to. allowed: names that the person lets a project's row use, by the origin of its
+    """What all layers come to. allowed: names that the user lets a project's row use, by the origin of its
     address; chosen: the project's file that chose the default model, "" where none did."""
 
     allowed: dict[str, set[str]] = msgspec.field(default_factory=dict)
@@ -318,7 +318,7 @@ def _from(entry: EntryPoint) -> str:
 
 
 def _allow(config: Config, layer: Layer) -> None:
-    """Consent counts wherever the person's own files give it; a project cannot allow itself anything."""
+    """Consent counts wherever the user's own files give it; a project cannot allow itself anything."""
     for where, names in _items(config, layer, "allow") if not layer.project else ():
         config.allowed.setdefault(where, set()).update(
             map(str, names if isinstance(names, list) else [names])

@@ -48,7 +48,7 @@ def _here() -> Path | None:
 
 
 def nearest_pyproject(start: Path) -> Path | None:
-    """The first pyproject.toml from `start` upward, not above a repository's root or the person's home."""
+    """The first pyproject.toml from `start` upward, not above a repository's root or the user's home."""
     for folder in (start, *start.parents):
         if (folder / "pyproject.toml").is_file():
             return folder / "pyproject.toml"

@@ -60,7 +60,7 @@ class KeyStores(msgspec.Struct):
         return self.read[path][1]
 
     def cached_lookup(self, place: str, name: str, look: Callable[[], str | None]) -> str:
-        """What `look` says, asked once: such places are other processes, and some ask the person."""
+        """What `look` says, asked once: such places are other processes, and some ask the user."""
         if (place, name) not in self.seen:
             try:
                 self.seen[place, name] = look() or ""

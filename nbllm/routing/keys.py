@@ -131,7 +131,7 @@ def _login(row: ProviderSpec, address: str, stores: KeyStores) -> Secret | None:
 
 
 class Source(msgspec.Struct, frozen=True):
-    """One place that may hold a key. `slow`: it asks another process or the person, so it is not asked while
+    """One place that may hold a key. `slow`: it asks another process or the user, so it is not asked while
     typing."""
 
     name: str

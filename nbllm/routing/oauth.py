@@ -104,7 +104,7 @@ def login(
     *,
     patience: float = _PATIENCE,
 ) -> bool:
-    """Logs in to `row`, whose keys are kept for `place`; `tell` says what the person has to do, and
+    """Logs in to `row`, whose keys are kept for `place`; `tell` says what the user has to do, and
     `patience` is how many seconds they get. True where the token is kept for
     good. Raises ConfigError where the row has no login or it did not come about; an interrupt ends the
     waiting."""

@@ -1,4 +1,4 @@
-"""What a call costs and how much a model reads: the person's own facts, else the genai-prices data package;
+"""What a call costs and how much a model reads: the user's own facts, else the genai-prices data package;
 None where neither knows.
 
 genai-prices is kept by the Pydantic team from the providers' own price pages, has context sizes, tiers and
@@ -28,10 +28,10 @@ _BATCH = {
 def cost(
     usage: Usage | None, model: str, provider: ProviderSpec | str, *, batch: bool = False
 ) -> float | None:
-    """US dollars for `usage` of `model`: by the person's own prices, else what the provider says it charged,
+    """US dollars for `usage` of `model`: by the user's own prices, else what the provider says it charged,
     else by the price data. None where none of them knows, or where the answer ended before all of it was
     counted, or what they say is no amount. provider: a row, or its name in the price data. batch: the answer
-    came in a batch; the person's own prices are those of calls, and a batch's is not guessed from them."""
+    came in a batch; the user's own prices are those of calls, and a batch's is not guessed from them."""
     if usage is None or usage.output_tokens is None:
         return None
     row = provider if isinstance(provider, ProviderSpec) else ProviderSpec("", "", "", price=provider)
@@ -126,7 +126,7 @@ def _is_known(_as_of: Any, model: str, price_provider: str) -> bool:
 
 
 def facts(model: str, row: ProviderSpec) -> ModelFacts:
-    """What is known of a model: the person's own facts, each missing one from the price data. Prices in US
+    """What is known of a model: the user's own facts, each missing one from the price data. Prices in US
     dollars for a million tokens, the lowest tier's where there are tiers."""
     own, data = row.facts.get(model, ModelFacts()), _data(model, row.price)
     return ModelFacts(

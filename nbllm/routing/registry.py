@@ -505,7 +505,7 @@ class Registry(config.Settings):
 
     def own_key(self, row: ProviderSpec, *, quick: bool = False) -> Secret | None:
         """The key that a row finds by itself, none where a login has ended; `quick` asks no place that may be
-        slow, or ask the person."""
+        slow, or ask the user."""
         try:
             return keys.find(row, self.stores, address=self.address(row), quick=quick)
         except (AuthenticationError, ConfigError):  # a call to that row says so; a list of all goes on
@@ -513,7 +513,7 @@ class Registry(config.Settings):
 
     def key_for(self, route: Route, explicit: str | Secret | None) -> Secret | None:
         """The key to send on `route`. A key that is found goes to its own row's address only: a base_url
-        given by hand that leads elsewhere gets no key unless the person named one."""
+        given by hand that leads elsewhere gets no key unless the user named one."""
         if route.simulated:
             return Secret("sim", "simulator")
         row = route.provider
@@ -525,7 +525,7 @@ class Registry(config.Settings):
         return keys.find(own, self.stores, address=row.base_url)
 
     def allow(self, row: ProviderSpec, path: Path | None = None) -> tuple[str, ...]:
-        """Lets a project's row use what it waits for, now and in the person's file. Raises ConfigError where
+        """Lets a project's row use what it waits for, now and in the user's file. Raises ConfigError where
         that cannot be edited."""
         path, place = path or user_file(), keys.origin(row.base_url)
         change_entry(

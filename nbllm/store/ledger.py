@@ -186,7 +186,7 @@ def _key(row: Row) -> Key:
     return at, row["run_id"], row["request_id"], row["attempt"]
 
 
-_WORDS = ("reasoning", "cache")  # one of ours, never a text of the person's
+_WORDS = ("reasoning", "cache")  # one of ours, never a text of the user's
 
 
 def _numbers(params: str | None) -> str:

@@ -63,7 +63,7 @@ class Watcher:
         """Draws, where something is due; `now` in perf_counter seconds."""
 
     def settle(self, now: float) -> None:
-        """Draws all that has come: the person is asked something, and should have seen it."""
+        """Draws all that has come: the user is asked something, and should have seen it."""
 
     def ended(self, column: int) -> None:
         """Hears that a column is over."""
