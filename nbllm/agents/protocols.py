@@ -5,6 +5,11 @@ An AgentProtocol holds what one running command and we say to each other: it ope
 what the command asks (never with a permission), and knows when a turn is over. What a turn says is read by a
 decoder of its own. As measured with claude 2.1.197 and 2.1.329, codex 0.169.0, gemini 0.61.0, copilot 1.0.102
 and opencode 1.18.33.
+
+The package agent-client-protocol (0.12.1) does not take this file's place: an update of a kind that it does
+not know, or a call without its title, is pydantic's error there and one line among others here; its
+connection reads by itself, so that no line would have the time at which it came; its import takes 0.4 s of
+processor time.
 """
 
 from __future__ import annotations
