@@ -27,7 +27,7 @@ from ..core.calls import (
     Usual,
 )
 from ..core.eventlog import EventLog
-from ..core.events import Event, Item, Notice, Response, event_of, is_token
+from ..core.events import Event, Item, Notice, Response, event_of, is_token, item_of
 from ..core.messages import Request
 from ..dialects._json import load_json
 from ..http.stamps import stalls_since
@@ -264,11 +264,12 @@ class _Sending:
         finally:
             self.after_end = None
         if "done" not in self.trace.marks:
-            self._feed(decoder, None)
+            self._close(decoder)
 
     def _take(self, decoder: Decoder, batch: list[Frame]) -> bool:
-        """Publishes what came together; whether that was all. What a decoder knows as usual goes the short
-        way, a read at once."""
+        """Publishes what came together, at once; whether that was all. What a decoder knows as usual goes the
+        short way."""
+        items: list[Item] = []
         upto: list[int] = []
         self.seen, sizes = batch[-1].at, [len(frame.data) for frame in batch]
         if (size := self.size + sum(sizes)) > ANSWER_LIMIT:
@@ -276,38 +277,48 @@ class _Sending:
                 f"The answer is larger than {ANSWER_LIMIT >> 20} MiB, and was stopped.",
                 hint="What came is kept. Limit it with max_tokens, or choose another model.",
             )
-        self.size, log = size, self.sink.log
+        self.size, before = size, len(self.sink.log)
         try:
             while len(upto) < len(batch) and not decoder.done:
                 if found := self.usual(batch, len(upto)):
-                    if not self.tokens:
-                        self._first_token()
-                    before = len(log)
-                    self.sink.extend(found, batch[len(upto)].at)
-                    upto += map(min, range(before + 1, before + len(found) + 1), [len(log)] * len(found))
+                    upto += range(len(items) + 1, len(items) + len(found) + 1)
+                    items += found
                 else:
-                    self._feed(decoder, batch[len(upto)])
-                    upto.append(len(log))
+                    self._feed(decoder, batch[len(upto)], items)
+                    upto.append(len(items))
         finally:
+            self._show(items, batch[0].at)
             reads = [frame.read for frame in batch[: len(upto)]]
-            self.trace.arrivals.extend(upto, reads, sizes[: len(upto)])
+            whole = len(self.sink.log)  # a sink may keep some to itself
+            self.trace.arrivals.extend([min(before + n, whole) for n in upto], reads, sizes[: len(upto)])
         if decoder.done:
             self.trace.marks["done"] = self.seen
-            self._feed(decoder, None)
+            self._close(decoder)
         return decoder.done
 
-    def _feed(self, decoder: Decoder, frame: Frame | None) -> None:
-        """Publishes what is in a frame, or in the end where it is None. Raises ProtocolError for whatever
-        else a decoder raises: its input is the server's, and what came before stays."""
+    def _close(self, decoder: Decoder) -> None:
+        items: list[Item] = []
+        try:
+            self._feed(decoder, None, items)
+        finally:
+            self._show(items, time.perf_counter())
+
+    def _feed(self, decoder: Decoder, frame: Frame | None, items: list[Item]) -> None:
+        """Adds what is in a frame, or in the end where it is None. Raises ProtocolError for whatever else a
+        decoder raises: its input is the server's, and what came before stays."""
         try:
             for event in decoder.close() if frame is None else decoder.feed(frame):
-                if not self.tokens and is_token(event):
-                    self._first_token()
-                self.sink.publish(event, None if frame is None else frame.at)
+                items.append(item_of(event))
         except errors.NbllmError:
             raise
         except Exception as exc:  # noqa: BLE001 - what nobody thought of: a wrong type, a depth, a number
             raise unreadable(self.attempt.route.provider, exc) from None
+
+    def _show(self, items: list[Item], at: float) -> None:
+        if not self.tokens and any(map(is_token, items)):
+            self._first_token()
+        if items:
+            self.sink.extend(items, at)
 
     def _first_token(self) -> None:
         """From here on, the limit is another one."""

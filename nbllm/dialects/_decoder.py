@@ -124,8 +124,8 @@ class BaseDecoder(ABC):
 
     def usual(self, frames: list[Frame], place: int) -> list[Item]:
         """See core.calls.Usual."""
-        if self._short is None or not self._known or self.done or self._halves.held:
-            return []
+        if self._short is None or not self._known or self.ended or self.done or self._halves.held:
+            return []  # behind the word for the end come counts and marks
         return self._short.read(frames, place)
 
     def feed(self, frame: Frame) -> Iterator[Event]:
