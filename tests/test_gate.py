@@ -5,8 +5,8 @@ import asyncio
 import json
 import math
 import time
-from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -348,7 +348,7 @@ def test_who_waits_goes_before_a_table(client):
     route, order = client.resolve("openai/f"), []
     request = client.request("hello", route.model)
     cell = client.attempt(request, route, key=client.registry.key_for(route, None))
-    row = replace(cell, background=True)
+    row = msgspec.structs.replace(cell, background=True)
 
     async def enter(gate, name, attempt):
         await gate.enter(_Turn(attempt, Stream(lambda fold, stream: None)))
