@@ -102,13 +102,14 @@ def test_stopped_while_the_model_speaks(client, sim, name, stage):
         assert (1, True) == (len(response.before), response.text.startswith("one two"))
 
 
-HERE = ("at the question", "in a function", "in a coroutine", "away")
+HERE = ("at the question", "in a function", "in a coroutine", "in a coroutine of a reader's loop", "away")
 
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("stage", HERE)
 def test_stopped_while_a_call_is_asked_about_or_runs(client, name, stage):
-    """By somebody else than who reads: what runs on that thread is not waited for."""
+    """By somebody else than who reads: what runs on that thread is not waited for, and a coroutine is
+    cancelled."""
     began, end = threading.Event(), threading.Event()
 
     def wait(*_given):
@@ -118,7 +119,10 @@ def test_stopped_while_a_call_is_asked_about_or_runs(client, name, stage):
 
     async def wait_too(*_given):
         began.set()
-        await asyncio.to_thread(end.wait, 60)
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            end.set()
 
     def look(a: int) -> str:
         """Looks."""
@@ -129,19 +133,27 @@ def test_stopped_while_a_call_is_asked_about_or_runs(client, name, stage):
         return await wait_too()
 
     tool = {
-        "in a coroutine": of(looking),
+        "at the question": of(look),
+        "in a function": of(look),
         "away": Usable(Tool("looking", "Looks."), wait_too, where="engine"),
-    }.get(stage, of(look))
+    }.get(stage, of(looking))
     turns = [{"calls": [{"name": tool.tool.name, "arguments": {"a": n}} for n in (1, 2)]}]
     approve = wait if stage == "at the question" else "auto"
     stream = client.stream("x", f"{name}/m@{script(turns)}", tools=[tool], approve=approve)
-    reader = threading.Thread(target=stream.response)
+
+    async def reading():
+        await stream
+
+    reads = (lambda: asyncio.run(reading())) if "loop" in stage else stream.response
+    reader = threading.Thread(target=reads, daemon=True)
     reader.start()
     assert began.wait(30)
     stream.cancel()
     response = ends_well(client, name, stream)
     assert [2, "stopped", "stopped"] == [len(calls(response)), *outcomes(response)]
-    end.set()
+    if tool.tool.name == "look":
+        end.set()
+    assert end.wait(60)
     reader.join(60)
     assert not reader.is_alive()
 

@@ -39,7 +39,7 @@ class Errand(msgspec.Struct, eq=False):
         try:
             value = self.work()
             if inspect.isawaitable(value):
-                value = _in_a_thread(value)
+                value = _in_a_thread(value, self._stops)
         except BaseException as exc:  # noqa: BLE001 - whatever a function of the user's raises
             error = exc
         self.end(value, error)
@@ -50,12 +50,25 @@ class Errand(msgspec.Struct, eq=False):
         try:
             value = self.work()
             if inspect.isawaitable(value):
-                value = await value
+                task = asyncio.ensure_future(value)
+                self._stops(asyncio.get_running_loop(), task)
+                value = await task
         except BaseException as exc:
             if is_cancelled():
                 raise
             error = exc
         self.end(value, error)
+
+    def _stops(self, loop: asyncio.AbstractEventLoop, task: asyncio.Future[Any]) -> None:
+        """Has `task` of a reader's `loop` cancelled where the call is stopped, by whomever."""
+
+        def over(_done: object) -> None:
+            if self.done.cancelled():
+                with contextlib.suppress(RuntimeError):  # that loop has ended
+                    loop.call_soon_threadsafe(task.cancel)
+
+        with contextlib.suppress(RuntimeError):  # the engine has ended
+            self.loop.call_soon_threadsafe(self.done.add_done_callback, over)
 
 
 def as_exception(error: BaseException) -> Exception:
@@ -69,8 +82,9 @@ def is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _in_a_thread(work: Any) -> Any:
-    """What a coroutine gives, run in a loop of its own: the reader's thread may be inside one that runs."""
+def _in_a_thread(work: Any, stops: Callable[[asyncio.AbstractEventLoop, asyncio.Future[Any]], None]) -> Any:
+    """What a coroutine gives, run in a loop of its own: the reader's thread may be inside one that runs.
+    `stops` is told of both."""
 
     async def run() -> Any:
         return await work
@@ -78,6 +92,7 @@ def _in_a_thread(work: Any) -> Any:
     box: list[Any] = []
     loop = asyncio.new_event_loop()
     task = loop.create_task(run())
+    stops(loop, task)
 
     def target() -> None:
         try:
