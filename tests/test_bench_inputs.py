@@ -157,6 +157,9 @@ def texts(given, **options):
         (pd.DataFrame({"prompt": ["a"], "max_tokens": ["many"]}), "Prompt 0 .*max_tokens cannot be 'many'"),
         ([{"prompt": "a", "temperature": [1]}], "Prompt 0 .*temperature cannot be"),
         ([{"prompt": "a", "schema": "{"}], "Prompt 0 .*schema cannot be"),
+        ([{"prompt": "a", "schema": {"type": "strng"}}], r"Prompt 0 .*not valid at \$\.type"),
+        ([{"prompt": "a", "schema": 7}], "Prompt 0 .*Not a schema: int"),
+        ([{"prompt": "a", "schema": "name nothing"}], "Prompt 0 .*Unknown type"),
         ([{"prompt": "a", "tools": "{"}], "Prompt 0 .*tools cannot be"),
         (pd.DataFrame({"prompt": ["a", None]}), "Prompt 1 .*nothing in a column prompt"),
         (pd.DataFrame([["a", "b"]], columns=["prompt", "prompt"]), "Two columns are called 'prompt'"),
@@ -165,6 +168,16 @@ def texts(given, **options):
 def test_a_prompt_that_cannot_be_read_is_named(given, words):
     with pytest.raises(ConfigError, match=words):
         bench.prompt_set(given)
+
+
+@pytest.mark.parametrize("text", ["name, age int", " [name, age int]", '{"type": "object"}'])
+def test_a_schema_is_said_as_in_a_cell(text):
+    """In its short form too, also in a table and in a model's own options."""
+    (prompt,) = bench.prompt_set(pd.DataFrame({"prompt": ["a"], "schema": [text]}))
+    assert "object" == prompt.options["schema"]["type"]
+    how = {"blocks": 1, "warmup": 0, "progress": False}
+    df = bench.run({"model": "sim/openai@ttft=0,gap=0", "schema": "name, age int"}, "Who?", **how)
+    assert list(df["ok"]) == [True]
 
 
 def test_a_column_that_is_asked_may_be_empty_in_one_row():

@@ -19,8 +19,8 @@ from ..core.extras import needs
 from ..core.messages import Image, Message, Text, Tool
 from ..core.options import REQUEST
 from ..core.prompt import messages as read_messages
-from ..core.prompt import schema as read_schema
 from ..core.prompt import tools as read_tools
+from ..core.schema import provider_schema
 from .frames import once
 from .words import COMMON
 
@@ -290,16 +290,20 @@ def _options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _option(name: str, value: Any) -> Any:
-    """As a call takes it: tables and files have JSON and numbers as text."""
+    """As a call takes it: tables and files have JSON and numbers as text, and a schema in its short form."""
     try:
-        value = json.loads(value) if name in _READERS and isinstance(value, str) else value
+        if isinstance(value, str) and (name == "tools" or (name == "schema" and value.lstrip()[:1] == "{")):
+            value = json.loads(value)
         return _KINDS[name](value) if name in _KINDS else value
+    except ConfigError:
+        raise
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise ConfigError(f"{name} cannot be {str(value)[:80]!r}", hint="Mend it, or leave it out.") from None
 
 
 _KINDS: dict[str, Callable[[Any], Any]] = {
     "tools": read_tools,
+    "schema": provider_schema,
     "max_tokens": int,
     "seed": int,
     "temperature": float,
@@ -335,7 +339,7 @@ def prefixed(said: Sequence[Message], kind: str | None, seed: int, seq: int) -> 
 
 # --- to a worker and back ---
 
-_READERS: dict[str, Callable[[Any], Any]] = {"tools": read_tools, "schema": read_schema}
+_READERS: dict[str, Callable[[Any], Any]] = {"tools": read_tools, "schema": provider_schema}
 _STORED = {"tools": tuple[Tool, ...] | None, "schema": dict | None, "extra": dict | None}
 
 

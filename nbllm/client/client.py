@@ -323,7 +323,7 @@ class Client:
             model=model,
             messages=prompts.messages(prompt, system),
             tools=prompts.tools(tools),
-            schema=prompts.schema(schema),
+            schema=schema if isinstance(schema, Mapping) else provider_schema(schema),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             extra=dict(extra or {}),
             cache=prompts.cache(cache),

@@ -1,4 +1,4 @@
-"""From what a person may pass as a prompt to the messages, tools and schema of a Request."""
+"""From what a person may pass as a prompt to the messages and tools of a Request."""
 
 from __future__ import annotations
 
@@ -249,15 +249,3 @@ def cache(given: str | None) -> Cache | None:
             hint="Say auto, off or 1h; or true or refresh for answers that were given before.",
         )
     return cast("Cache", given)
-
-
-def schema(given: Any) -> Mapping[str, Any] | None:
-    """The JSON schema in `given`: a mapping, or a pydantic model (or anything with model_json_schema)."""
-    if given is None or isinstance(given, Mapping):
-        return given
-    if hasattr(given, "model_json_schema"):
-        made: Mapping[str, Any] = given.model_json_schema()
-        return made
-    raise ConfigError(
-        f"Not a schema: {type(given).__name__}.", hint="Pass a JSON schema as a dict, or a pydantic model."
-    )
