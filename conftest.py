@@ -1,6 +1,7 @@
 """No test, and no notebook that is run as one, notes its calls among the user's."""
 
 import faulthandler
+import gc
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ _LONG = 300  # seconds after which a test says where it is; pytest's own option 
 
 def pytest_configure(config):
     """For kernels and processes that tests start, too."""
+    gc.set_threshold(50_000, 20, 20)  # garbage is looked for less often: that took a tenth of all time
     config.nbllm_home = os.environ["NBLLM_HOME"] = tempfile.mkdtemp(prefix="nbllm-test-")
     config.began, screen = 0.0, os.dup(2)
     threading.Thread(target=_watch, args=(config, screen), name="tests-watch", daemon=True).start()

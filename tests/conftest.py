@@ -67,3 +67,14 @@ def clean_environment(monkeypatch, tmp_path_factory, pytestconfig):
             monkeypatch.delenv(name)
     monkeypatch.setenv("NBLLM_MODELS", str(tmp_path_factory.getbasetemp() / "nobody"))  # no model file either
     monkeypatch.setenv("NBLLM_HOME", pytestconfig.nbllm_home)
+
+
+@pytest.fixture(scope="session")
+def one_authority(tmp_path_factory):
+    """The file of an authority's certificate, in place of the system's hundred and forty: each client that
+    reads those takes 20 ms for it."""
+    import trustme
+
+    path = tmp_path_factory.mktemp("authority") / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(path)
+    return str(path)

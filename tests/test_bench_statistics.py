@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 
 from nbllm.bench import compare, summary
 from nbllm.bench import statistics as st
@@ -53,17 +52,19 @@ def table(*parts):
 
 def test_the_signed_rank_interval_is_scipys_test_inverted():
     """Shifted to either end of the interval, the data are on the edge of significance."""
+    from scipy import stats
+
     rng = np.random.default_rng(1)
     for n in (8, 20, 60):
         d = rng.normal(0.3, 1.0, n)
         _, (lo, hi, _) = st.hodges_lehmann(d)
         width = 1e-6
         inside = [
-            scipy.stats.wilcoxon(d - edge, method="exact" if n <= 20 else "approx").pvalue
+            stats.wilcoxon(d - edge, method="exact" if n <= 20 else "approx").pvalue
             for edge in (lo + width, hi - width)
         ]
         outside = [
-            scipy.stats.wilcoxon(d - edge, method="exact" if n <= 20 else "approx").pvalue
+            stats.wilcoxon(d - edge, method="exact" if n <= 20 else "approx").pvalue
             for edge in (lo - width, hi + width)
         ]
         assert all(p > 0.045 for p in inside)
@@ -72,9 +73,11 @@ def test_the_signed_rank_interval_is_scipys_test_inverted():
 
 def test_the_order_interval_covers_as_it_says():
     """At least the level, and not much more, over many samples; NaN where the sample does not reach."""
+    from scipy import stats
+
     rng = np.random.default_rng(2)
     for p, n in ((0.5, 40), (0.9, 100)):
-        truth = scipy.stats.expon.ppf(p)
+        truth = stats.expon.ppf(p)
         hits = sum(
             lo <= truth <= hi
             for lo, hi, _ in (st.order_interval(rng.exponential(size=n), p) for _ in range(600))
@@ -233,11 +236,13 @@ def test_a_true_difference_is_found_with_its_size():
 @pytest.mark.slow
 def test_identical_models_under_drift_are_seldom_called_different():
     """At most 6 % at the 5 % level: 300 runs, so that 6 % holds within their own noise (binomial, 99.9 %)."""
+    from scipy import stats
+
     rng = np.random.default_rng(7)
     runs = [drifting(60, 1.0, rng, plain).assign(concurrency=i + 1) for i in range(300)]
     rows = compare(pd.concat(runs), metrics="ttft_ms", margin=0.0)  # each a setting with a family of its own
     assert (300, {1}) == (len(rows), set(rows["n_family"]))
-    assert rows["verdict"].isin(["faster", "slower"]).sum() <= scipy.stats.binom.ppf(0.999, 300, 0.06)
+    assert rows["verdict"].isin(["faster", "slower"]).sum() <= stats.binom.ppf(0.999, 300, 0.06)
 
 
 def test_close_models_are_equivalent_and_few_blocks_undecided():
@@ -304,6 +309,8 @@ def test_holm_is_over_all_rows():
 @pytest.mark.slow
 def test_looking_after_every_block_does_not_spoil_the_coverage():
     """The interval holds the mean at all 150 looks in at least 95 % of runs, less their own noise."""
+    from scipy import stats
+
     rng = np.random.default_rng(13)
     held = 0
     for _ in range(200):
@@ -314,7 +321,7 @@ def test_looking_after_every_block_does_not_spoil_the_coverage():
                 lo, hi = stopper.intervals()["a"]
                 good &= lo <= 2.0 <= hi
         held += good
-    assert held >= scipy.stats.binom.ppf(0.001, 200, 0.95)
+    assert held >= stats.binom.ppf(0.001, 200, 0.95)
 
 
 def test_it_stops_when_every_name_is_narrow():

@@ -23,6 +23,12 @@ from .test_keys import Ring
 CANARY = re.compile(r"[ar]t-canary-\w+")
 
 
+@pytest.fixture(autouse=True)
+def few_certificates(one_authority, monkeypatch):
+    """Nothing here is encrypted."""
+    monkeypatch.setenv("SSL_CERT_FILE", one_authority)
+
+
 @pytest.fixture
 def server():
     made = Server()

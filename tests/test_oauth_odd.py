@@ -27,6 +27,12 @@ DEVICE = {
 }
 
 
+@pytest.fixture(autouse=True)
+def few_certificates(one_authority, monkeypatch):
+    """Nothing here is encrypted."""
+    monkeypatch.setenv("SSL_CERT_FILE", one_authority)
+
+
 class Server(http.server.ThreadingHTTPServer):
     """Answers each path with what `pages` holds: JSON, or bytes as they are."""
 

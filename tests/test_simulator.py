@@ -20,6 +20,7 @@ from nbllm import simulator
 from nbllm.simulator.records import TOKENS
 
 ASKED = "Why is the sky blue?"
+CLEAR = {"trust_env": False, "verify": False}  # nothing is encrypted: reading all certificates takes 20 ms
 MESSAGES = [{"role": "user", "content": ASKED}]
 MS = 1_000_000
 
@@ -52,7 +53,7 @@ def server():
 @pytest.fixture
 def client(server):
     with httpx.Client(
-        base_url=server.url, headers={"anthropic-version": "2023-06-01"}, trust_env=False, timeout=60
+        base_url=server.url, headers={"anthropic-version": "2023-06-01"}, **CLEAR, timeout=60
     ) as c:
         yield c
 
@@ -164,7 +165,7 @@ def test_connections_are_kept_and_told_apart(server, client):
     assert (True, False) == (one.first, two.first)
     assert (one.connection, one.connected_ns) == (two.connection, two.connected_ns)
     assert one.connected_ns <= one.received_ns
-    with httpx.Client(base_url=server.url, trust_env=False) as other:
+    with httpx.Client(base_url=server.url, **CLEAR) as other:
         assert one.connection != record_of(server, ask(other, "openai_chat", "sim@tokens=1")).connection
 
 
@@ -384,7 +385,7 @@ def _is_json(line):
 
 def test_a_stall_ends_when_the_client_leaves(server):
     """The client gets what came before, hears nothing more, and its going is recorded."""
-    with httpx.Client(base_url=server.url, trust_env=False) as client:
+    with httpx.Client(base_url=server.url, **CLEAR) as client:
         path, body = ASK["openai_chat"]("sim@tokens=9,stall=2")
         with client.stream("POST", path, json=body) as answer:
             data, source = "", answer.iter_text()
@@ -413,7 +414,7 @@ def test_keys(protocol):
     """A key is wanted, wrongness is told in the provider's way, and no record or answer holds it."""
     with (
         simulator.serve(auth="sk-right-key", ttft=0, gap=0) as locked,
-        httpx.Client(base_url=locked.url, headers={"anthropic-version": "1"}, trust_env=False) as client,
+        httpx.Client(base_url=locked.url, headers={"anthropic-version": "1"}, **CLEAR) as client,
     ):
         right = {
             "anthropic": {"x-api-key": "sk-right-key"},
@@ -530,7 +531,7 @@ def test_a_slow_reader_holds_nothing_up_and_loses_nothing(server):
             b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b"
             % (len(body), body)
         )
-        with httpx.Client(base_url=server.url, trust_env=False) as other:
+        with httpx.Client(base_url=server.url, **CLEAR) as other:
             assert 200 == ask(other, "openai_chat", "sim@tokens=2").status_code
         answer = http.client.HTTPResponse(raw)
         answer.begin()
@@ -543,7 +544,7 @@ def test_many_streams_at_once(server):
     """64 streams; each is complete and none of their chunks was early."""
 
     def one():
-        with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as c:
+        with httpx.Client(base_url=server.url, **CLEAR, timeout=60) as c:
             done.append(ask(c, "openai_chat", "sim-many@tokens=20,gap=0.01").text.endswith("[DONE]\n\n"))
 
     done = []
@@ -560,7 +561,7 @@ def test_many_streams_at_once(server):
 def test_records_are_bounded(client):
     with (
         simulator.serve(records=2, ttft=0, gap=0) as small,
-        httpx.Client(base_url=small.url, trust_env=False) as c,
+        httpx.Client(base_url=small.url, **CLEAR) as c,
     ):
         ids = [ask(c, "ollama", "sim").headers["x-request-id"] for _ in range(3)]
         assert ids[1:] == [r.id for r in small.records]
@@ -570,7 +571,7 @@ def test_records_are_bounded(client):
 
 def test_closing_and_what_remains():
     server = simulator.serve(ttft=0, gap=0)
-    with httpx.Client(base_url=server.url, trust_env=False) as client:
+    with httpx.Client(base_url=server.url, **CLEAR) as client:
         ask(client, "ollama", "sim")
         server.close()
         server.close()
@@ -654,7 +655,7 @@ def test_the_command_serves_until_it_is_interrupted():
     command = [sys.executable, "-m", "nbllm.simulator", "--defaults", "tokens=3,ttft=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         url = process.stdout.readline().strip()
-        with httpx.Client(base_url=url, trust_env=False) as client:
+        with httpx.Client(base_url=url, **CLEAR) as client:
             assert 3 == json.loads(ask(client, "ollama", "sim").text.splitlines()[-1])["eval_count"]
         process.send_signal(signal.SIGINT)
         assert (0, "") == (process.wait(30), process.stderr.read())

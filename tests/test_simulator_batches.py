@@ -29,7 +29,7 @@ def server():
 def web(server):
     """A client of it, without what an earlier test left."""
     server.reset()
-    with httpx.Client(base_url=server.url) as client:
+    with httpx.Client(base_url=server.url, verify=False) as client:
         yield client
 
 
