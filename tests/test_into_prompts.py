@@ -96,6 +96,14 @@ def test_places_in_any_script(text, expected):
     assert expected == filled(text).text
 
 
+@pytest.mark.parametrize("word", ["True", "None", "class", "lambda", "await"])
+def test_a_word_of_python_s_own_is_no_parameter(word):
+    """A function cannot have one of that name: it stays as it is, as in a cell."""
+    text = f"Say {{{word}}}, {{kind}}: {{{{ {{'a': None if x else True}} }}}}"
+    assert (("kind", "x"), ()) == parameters_in(text, {})
+    assert f"Say {{{word}}}, k" in fill(text, {"kind": "k", "x": 1}, lambda source: source).text
+
+
 def test_columns_and_parameters_in_any_script():
     """Columns by their own form first; parameters as Python names them."""
     assert "राम 1" == RowTemplate.of("{नाम} {ﬁ}").fill({"नाम": "राम", "ﬁ": 1})

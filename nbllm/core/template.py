@@ -200,6 +200,8 @@ def parameters_in(
     known: list[str] = []
     for place in _Scan(text, _AnyName(), mode).places():
         for word in [_plain(place.match["root"])] if place.match else _free_names(place.source):
+            if keyword.iskeyword(word):  # {True} and {class} are no names, and stay
+                continue
             if place.match or not (word in namespace or word in _BUILTINS):
                 wanted.append(word)
             elif word in namespace:
