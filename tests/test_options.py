@@ -144,6 +144,7 @@ def test_what_may_be_a_default():
         "runs",
         "key",
         "tools",
+        "tool_choice",
         "failover",
         "hedge",
     ]

@@ -342,3 +342,15 @@ def test_what_a_tool_shows_stays_beside_the_answer(kernel, tool, stays):
     assert stays in ran.html
     assert 1 == ran.text.count(f"[tool call] {tool}(")
     assert "2 steps" in ran.text
+
+
+@pytest.mark.parametrize(("choice", "ran"), [("none", 0), ("required", 1), ("price", 1), ("stock", 1)])
+def test_a_cell_says_whether_a_tool_has_to_be_called(kernel, choice, ran):
+    """In the first turn; one that is not there is told."""
+    cell = f"%%llm {MODEL} tools=price,shop.stock approve=auto tool_choice={choice}\nA-17"
+    assert kernel.run(cell).ok
+    assert ran == kernel.value("sum(len(s.results) for s in _llm.steps)")
+    if choice in ("price", "stock"):
+        assert [choice] == kernel.value("[e.result.name for s in _llm.steps for e in s.results]")
+    wrong = kernel.run(cell.replace(f"tool_choice={choice}", "tool_choice=nope"))
+    assert "names no tool" in wrong.error["evalue"]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import nbllm
 from nbllm import Document, Image, Message, Request, Text, Tool, ToolCall, ToolResult
 from nbllm.core import prompt
 from nbllm.core.calls import ProviderSpec
@@ -14,6 +15,13 @@ from nbllm.routing.dialects import DIALECTS
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 PNG = Image(b"\x89PNG\r\n\x1a\n")
 HTTP = ("openai_chat", "openai_responses", "anthropic", "gemini", "ollama", "cohere")
+
+
+class Mute:
+    """Says nothing of itself."""
+
+    def __repr__(self):
+        raise RuntimeError("no words")
 
 
 def body(dialect, messages):
@@ -174,3 +182,15 @@ def test_files_of_results_follow_all_of_them():
     roles = [m["role"] for m in sent["messages"]]
     assert roles == ["user", "assistant", "tool", "tool", "user"]
     assert ["image_url", "file"] == [p["type"] for p in sent["messages"][-1]["content"]]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [Mute(), [Mute()], [{"name": Mute()}], [{"a": "x" * 10_000}], [None]],
+    ids=["mute", "list", "name", "long", "none"],
+)
+def test_what_is_no_tool_in_a_call_is_told_in_a_line(given):
+    """Whatever it says of itself."""
+    with pytest.raises(ConfigError, match="Not a tool") as caught:
+        nbllm.complete("Hi", "sim/openai", tools=given)
+    assert len(str(caught.value)) < 400

@@ -208,7 +208,12 @@ class CallSpec:
         "and version",
     )
     sample: int | None = _call("sending", "", "which of several answers to one question", default=False)
-    tool_choice: str | None = _call("parameter", "", "", default=False)
+    tool_choice: str | None = _call(
+        "parameter",
+        "word",
+        "whether a model with tools has to call one in its first turn: auto, none, required, or which one",
+        default=False,
+    )
     extra: Mapping[str, Any] | None = _call("request", "", "", default=False)
 
     @classmethod

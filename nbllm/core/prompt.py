@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast, get_args
@@ -227,7 +228,7 @@ def _tool(given: Any) -> Tool:
     inner = given.get("function", given) if isinstance(given, Mapping) else None
     if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str) or not inner["name"]:
         raise ConfigError(
-            f"Not a tool: {str(given)[:80]!r}.",
+            f"Not a tool: {reprlib.repr(given)}.",
             hint="A tool is an nbllm.Tool, or a dict of name, description and parameters (a JSON schema).",
         )
     schema = inner.get("parameters") or inner.get("input_schema") or {"type": "object", "properties": {}}

@@ -254,6 +254,7 @@ _NEEDS: tuple[tuple[str, str | tuple[str, ...], str, str], ...] = (
     ("as", "schema", "as= needs a schema", 'For example schema="[name, population int]" as=df'),
     ("strict", ("tools", "schema"), "strict= is for the calls of tools, or a schema", _FUNCTION),
     ("max_steps", "tools", "max_steps= counts the turns of a model with tools", _FUNCTION),
+    ("tool_choice", "tools", "tool_choice= says which tool a model has to call", _FUNCTION),
     ("compact", ("chat", "tools"), "compact= is for conversations", "Give chat=NAME, or leave it out."),
     *(
         (n, "each", f"{n.partition('=')[0]}= is for the rows of a table", "For example each=df, a DataFrame.")

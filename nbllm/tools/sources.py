@@ -3,6 +3,7 @@ are known when they are opened."""
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -50,7 +51,7 @@ def _tool(given: Any, connections: Connections, sets: Sets | None) -> Given:
         return sets(given)
     if isinstance(given, str) or not callable(given):
         raise ConfigError(
-            f"Not a tool: {str(given)[:80]!r}.",
+            f"Not a tool: {reprlib.repr(given)}.",
             hint="Pass a function, a nbllm.Tool, OpenAI's dictionary of one, mcp/NAME, http/NAME, "
             "remote/NAME or cli/NAME.",
         )
