@@ -14,7 +14,8 @@ import pytest
 
 from nbllm import Response, Text
 from nbllm.core import schema_shorthand
-from nbllm.core.schema import Mismatch, Shape, value_of
+from nbllm.core.errors import Mismatch
+from nbllm.core.schema import Shape, value_of
 
 
 class Colour(enum.Enum):

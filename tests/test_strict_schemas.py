@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 import nbllm
 from nbllm.core.calls import ProviderSpec
+from nbllm.core.errors import Mismatch
 from nbllm.core.messages import Message, Request, Tool
-from nbllm.core.schema import Mismatch, Shape
+from nbllm.core.schema import Shape
 from nbllm.core.strict import ANTHROPIC, OPENAI, answer, parameters, without_nulls
 from nbllm.dialects._openai import closed
 from nbllm.errors import ConfigError

@@ -11,7 +11,8 @@ import pytest
 
 from nbllm import Message, Response, Text
 from nbllm.core import errors
-from nbllm.core.schema import Mismatch, Shape, Truncated, checked_schema, value_of
+from nbllm.core.errors import Mismatch, Truncated
+from nbllm.core.schema import Shape, checked_schema, value_of
 
 from .decoding import from_json
 from .kernels import Kernel
@@ -131,6 +132,18 @@ def test_a_schema_that_contains_itself_without_end(schema):
         checked_schema(schema)
     for inner in ({"items": LOOP}, {"properties": {"a": LOOP}}, {"anyOf": [{}, {"items": LOOP}]}):
         assert checked_schema(chain(2, inner))
+
+
+def test_errors_of_answers_are_caught_by_their_public_names():
+    """Whoever asks for a shape can catch what does not fit, as all else, by nbllm.errors."""
+    import nbllm
+
+    def below(kind):
+        return [kind, *(each for sub in kind.__subclasses__() for each in below(sub))]
+
+    found = {c.__name__: c for c in below(nbllm.NbllmError) if c.__module__.startswith("nbllm.core.")}
+    assert {"Mismatch", "Truncated", "ConfigError"} <= set(found)
+    assert found == {name: getattr(nbllm.errors, name, None) for name in found}
 
 
 # --- in a kernel ---

@@ -271,6 +271,29 @@ class ProtocolError(NbllmError):
     """What came cannot be read as the format it was said to be."""
 
 
+class Mismatch(NbllmError):
+    """An answer does not have the shape that was asked for. `problems` says where, one line each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        super().__init__(
+            f"The answer does not fit the schema: {'; '.join(problems[:3])}{more}.",
+            hint="The answer as it came is in the error's .partial (and in _llm).",
+        )
+
+
+class Truncated(NbllmError):
+    """A structured answer was cut off, so it is no whole value."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The structured answer was cut off at the limit of tokens, so it is not used.",
+            hint="Allow more with max_tokens, or ask for less. What came is in the error's .partial (and "
+            "in _llm).",
+        )
+
+
 class AnswerProcessingError(NbllmError):
     """The answer came, and something that was done with it failed; `.partial` is the answer."""
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 from . import schema_shorthand
 from .columns import frame_of
-from .errors import ConfigError, NbllmError, after_answer, in_a_line
+from .errors import ConfigError, Mismatch, Truncated, after_answer, in_a_line
 from .events import Response
 from .strict import resolve, without_nulls
 
@@ -54,29 +54,6 @@ _NAMED = frozenset(
     ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies")
 )
 _PROBES: tuple[Any, ...] = (None, True, 0, "", [None], {"": None})  # a value of each JSON type
-
-
-class Mismatch(NbllmError):
-    """An answer does not have the shape that was asked for. `problems` says where, one line each."""
-
-    def __init__(self, problems: list[str]) -> None:
-        self.problems = problems
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        super().__init__(
-            f"The answer does not fit the schema: {'; '.join(problems[:3])}{more}.",
-            hint="The answer as it came is in the error's .partial (and in _llm).",
-        )
-
-
-class Truncated(NbllmError):
-    """A structured answer was cut off, so it is no whole value."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "The structured answer was cut off at the limit of tokens, so it is not used.",
-            hint="Allow more with max_tokens, or ask for less. What came is in the error's .partial (and "
-            "in _llm).",
-        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -25,10 +25,10 @@ from types import FrameType
 from typing import Any
 
 from ..client.stream import Stream
-from ..core.errors import AnswerProcessingError, NbllmError, after_answer, in_a_line
+from ..core.errors import AnswerProcessingError, Mismatch, NbllmError, after_answer, in_a_line
 from ..core.events import Event, Response
 from ..core.messages import Text
-from ..core.schema import Mismatch, Shape, repair, value_of
+from ..core.schema import Shape, repair, value_of
 from ..store.budgets import Budget
 from .assertions import asserted
 from .chats import Turn

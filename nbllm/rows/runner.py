@@ -20,10 +20,11 @@ from ..client.spending import ANSWER
 from ..client.stream import Stream
 from ..core import errors
 from ..core.calls import ModelFacts
+from ..core.errors import Mismatch
 from ..core.events import Response
 from ..core.messages import Message, Request
 from ..core.options import CallSpec
-from ..core.schema import Mismatch, plain, repair, value_of
+from ..core.schema import plain, repair, value_of
 from ..core.strict import no_strict
 from ..core.values import tokens_in
 from ..store.budgets import Amount, Budget
