@@ -6,6 +6,7 @@ import textwrap
 import tomllib
 import warnings
 
+import platformdirs
 import pytest
 
 from nbllm import Client
@@ -89,12 +90,19 @@ def test_nbllm_config_is_looked_at_where_an_env_names_it(tmp_path):
     assert "absent.toml" in str(r.problems[0])
 
 
-def test_the_person_s_file_stands_where_the_platform_says(tmp_path, monkeypatch):
+@pytest.mark.parametrize("xdg", ["/some/where", "", "some/where", None])
+@pytest.mark.parametrize("home", ["/home/me", "me", None])
+def test_the_person_s_file_stands_where_the_platform_says(xdg, home, monkeypatch):
     """XDG_CONFIG_HOME moves it on Linux."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    if sys.platform.startswith("linux"):
-        assert tmp_path / "nbllm" / "providers.toml" == config.user_file()
-    assert "providers.toml" == config.user_file().name
+    for name, value in (("XDG_CONFIG_HOME", xdg), ("HOME", home)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    folder = platformdirs.user_config_path("nbllm", appauthor=False)
+    assert folder / "providers.toml" == config.user_file()
+    if sys.platform == "linux" and xdg == "/some/where":
+        assert "/some/where/nbllm/providers.toml" == str(config.user_file())
 
 
 @pytest.mark.parametrize(("mark", "found"), [(None, True), (".git", False), (".hg", False)])

@@ -22,7 +22,6 @@ yet.
 from __future__ import annotations
 
 import base64
-import difflib
 import functools
 import json
 import re
@@ -39,10 +38,17 @@ if TYPE_CHECKING:
 MASK = "•••"
 
 
+def similar(name: str, known: Iterable[str], most: int = 1, least: float = 0.6) -> list[str]:
+    """The names that are most like `name`, at most so many; least: of how much must be alike."""
+    import difflib  # late, as a name that nobody knows is rare
+
+    return difflib.get_close_matches(name, [*known], most, least)
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The hint for a name that is not among those that are known: the nearest, or all of them."""
     known = list(known)
-    near = difflib.get_close_matches(str(name)[:200], known, 1)
+    near = similar(str(name)[:200], known)
     return f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
 
 

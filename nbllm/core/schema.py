@@ -27,7 +27,7 @@ from .strict import resolve, without_nulls
 if TYPE_CHECKING:
     import pandas as pd
 
-_FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*?)\n?```", re.DOTALL)
+_FENCE = r"(?s)```(?:json|JSON)?[ \t]*\n(.*?)\n?```"
 _MOST = 8  # mismatches that a model is told at once
 # Where a schema holds others: as its value or in a list, or under names.
 _NESTED = frozenset(
@@ -311,7 +311,7 @@ def _understood(given: Any) -> Any:
 def _decoded(text: str) -> Any:
     """The JSON value in a text: all of it, or what stands in its one fence, or between its first and last
     bracket."""
-    fenced = _FENCE.findall(text)
+    fenced = re.findall(_FENCE, text)
     starts, end = [at for at in map(text.find, "[{") if at >= 0], max(map(text.rfind, "]}")) + 1
     for candidate in (text, fenced[0] if len(fenced) == 1 else "", text[min(starts) : end] if starts else ""):
         if candidate.strip():

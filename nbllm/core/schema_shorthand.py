@@ -19,12 +19,12 @@ _TYPES: dict[str, dict[str, Any]] = {
     "date": {"type": "string", "format": "date"},
     "list": {"type": "array", "items": {"type": "string"}},
 }
-_PYTHONS = re.compile(  # `name: str` as Python writes it; what else stands behind a colon describes
-    rf"^(\w+\??)\s*:\s*(?=(?:{'|'.join(_TYPES)})(?:\[\w+\])?\s*\??\s*(?::|$))"
-)
+# `name: str` as Python writes it; what else stands behind a colon describes
+_PYTHONS = rf"^(\w+\??)\s*:\s*(?=(?:{'|'.join(_TYPES)})(?:\[\w+\])?\s*\??\s*(?::|$))"
 _DEEPEST = 8
-_FIELD = re.compile(
-    r"(?P<name>[^\W\d]\w*)(?P<optional>\?)?(?:\s+(?P<type>[a-z]+)(?:\[(?P<item>[a-z]+)\])?\s*(?P<optional2>\?)?)?(?:\s*:\s*(?P<about>.+))?"
+_FIELD = (
+    r"(?P<name>[^\W\d]\w*)(?P<optional>\?)?"
+    r"(?:\s+(?P<type>[a-z]+)(?:\[(?P<item>[a-z]+)\])?\s*(?P<optional2>\?)?)?(?:\s*:\s*(?P<about>.+))?"
 )
 
 
@@ -45,7 +45,7 @@ def schema(text: str, *, depth: int = 0) -> dict[str, Any]:
                 "The schema is nested too deep.", hint='Write a list of records as schema="[name, age int]".'
             )
         return _object({"items": {"type": "array", "items": schema(text[1:-1], depth=depth + 1)}})
-    pieces = [_PYTHONS.sub(r"\1 ", " ".join(p.split())) for p in re.split(r"[,\n]", text) if p.strip()]
+    pieces = [re.sub(_PYTHONS, r"\1 ", " ".join(p.split())) for p in re.split(r"[,\n]", text) if p.strip()]
     if not pieces:
         raise ConfigError("The schema is empty.", hint='Write fields such as schema="name, age int".')
     fields: dict[str, Any] = {}
@@ -64,7 +64,7 @@ def _object(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _field(piece: str) -> tuple[str, dict[str, Any]]:
-    match = _FIELD.fullmatch(piece)
+    match = re.fullmatch(_FIELD, piece)
     if not match:
         raise ConfigError(
             f"Not a field of a schema: {piece!r}.",

@@ -26,7 +26,6 @@ HOUR = 3600.0  # seconds that it is kept
 _HEAD = ("systemInstruction", "tools", "toolConfig")
 _WHERE = re.compile(r"(?P<base>[^?#]*)/models/(?P<model>[^/?#]+):\w+\?alt=sse(?P<query>[^#]*)\Z", re.DOTALL)
 _FILES = {"inlineData", "fileData"}
-_TOO_SMALL = re.compile(r"min_total_token_count=(\d+)")
 _LEAST, _FLASH_LEAST = 4_096, 1_024  # tokens, until the server says another number
 
 Piece = tuple[int, str, Any]  # of a turn: its place, who said it, a part
@@ -113,7 +112,7 @@ def _turns(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
 
 def least(model: str, refusal: str = "") -> int:
     """The fewest tokens that are kept of a model's prompts; as a refusal says, where it does."""
-    said = _TOO_SMALL.search(refusal)
+    said = re.search(r"min_total_token_count=(\d+)", refusal)
     return int(said[1][:9]) if said else _FLASH_LEAST if "flash" in model else _LEAST
 
 

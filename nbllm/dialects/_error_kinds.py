@@ -228,12 +228,11 @@ _WORDS: tuple[tuple[str, type[ProviderError]], ...] = (
     ),
 )
 # Of a context that is too small, where only what stands in quotes says so.
-_CONTEXT = re.compile(
-    r"\binputs\W* tokens (?:\+|plus)|\binputs\W* must have less than|"
-    r"(?:content|input|prompt|instructions)'?: string too long",
-    re.I,
+_CONTEXT = (
+    r"(?i)\binputs\W* tokens (?:\+|plus)|\binputs\W* must have less than|"
+    r"(?:content|input|prompt|instructions)'?: string too long"
 )
-_QUOTED = re.compile(r"(?<!\w)(?:'[^'\n]{1,120}'|`[^`\n]{1,120}`|\"[^\"\n]{1,120}\")(?!\w)")
+_QUOTED = r"(?<!\w)(?:'[^'\n]{1,120}'|`[^`\n]{1,120}`|\"[^\"\n]{1,120}\")(?!\w)"
 # By status, the kinds that words may make of it.
 _LOCAL = (
     errors.ContextLengthExceeded,
@@ -274,9 +273,9 @@ def classify(status: int | None, text: str, codes: Iterable[str] = ()) -> type[P
     if status is not None and 300 <= status < 400:
         return errors.NotFound
     by_code = next((k for c in codes if (k := _CODES.get(re.sub(r"[\W_]", "", c).lower()))), None)
-    plain = _QUOTED.sub("''", text)
+    plain = re.sub(_QUOTED, "''", text)
     by_word = next((kind for pattern, kind in _WORDS if re.search(pattern, plain, re.I)), None)
-    by_word = errors.ContextLengthExceeded if _CONTEXT.search(text) else by_word
+    by_word = errors.ContextLengthExceeded if re.search(_CONTEXT, text) else by_word
     if by_code is not None and by_code not in _VAGUE:
         return by_code
     by_status = _BY_STATUS.get(status or 0)

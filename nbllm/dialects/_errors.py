@@ -103,7 +103,7 @@ _SAID = (
     "errorMessage",
 )
 _ITEMS = 20  # errors of a list that are told
-_TAG = re.compile(r"<(?:(/?)(script|style)\b)?[^<>]*>", re.IGNORECASE)
+_TAG = r"(?i)<(?:(/?)(script|style)\b)?[^<>]*>"
 
 
 def page_text(page: str) -> str:
@@ -112,7 +112,7 @@ def page_text(page: str) -> str:
     from html import unescape  # with all their names: only pages need it
 
     words, at, hidden = [], 0, False
-    for tag in _TAG.finditer(page):
+    for tag in re.finditer(_TAG, page):
         words += [] if hidden else [page[at : tag.start()]]
         at, hidden = tag.end(), not tag[1] if tag[2] else hidden
     text = " ".join([*words, "" if hidden else page[at:]])

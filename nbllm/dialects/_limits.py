@@ -240,13 +240,13 @@ _IN = (
     r"(?:(?:in|after|for|at least|about|another)\W+){1,2}|\bwait[ :~]+|请在\s*|请等待\s*)"
     r"((?:\s*(?:and|,)?\s*(?:\d[\d.]*|an?\b|one\b)\s*(?:[a-z]+|秒|分钟|小时|天)){1,4})"
 )
-_STAMP = re.compile(r"limit reached\|(\d{10})\b")
+_STAMP = r"limit reached\|(\d{10})\b"
 
 
 def in_words(text: str, now: float) -> float | None:
     """Seconds to wait as a sentence says them: "Please try again in 7m12s", "retry after 30 seconds", "in 3
     days 2 hours"; None where it does not."""
-    if stamp := _STAMP.search(text):
+    if stamp := re.search(_STAMP, text):
         return max(0.0, float(stamp[1]) - now)
     found = re.search(_IN, text)
     return _summed(found[1]) if found else None
@@ -277,7 +277,7 @@ _WORDS = (  # compiled where a request is refused: at its start, a program would
     ("minute", r"per[ _-]?min|by[ _-]?min|\((?:rpm|tpm)\)"),
     ("second", r"per[ _-]?sec|by[ _-]?sec"),
 )
-_AGAIN = re.compile(r"regain access on (\d{4}-\d\d-\d\d)(?: at (\d\d:\d\d))? UTC")
+_AGAIN = r"regain access on (\d{4}-\d\d-\d\d)(?: at (\d\d:\d\d))? UTC"
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -300,7 +300,7 @@ def refusal(
     per = _per(words) or (spent[-1].per if spent else None)
     if per not in ("hour", "day", "month"):
         return Refusal(per, None, told)
-    if again := _AGAIN.search(text):
+    if again := re.search(_AGAIN, text):
         return Refusal(per, _moment(f"{again[1]}T{again[2] or '00:00'}+00:00"), told)
     if google and per == "day":  # whose short retryDelay is for limits of a minute
         return Refusal(per, _midnight(now), told)

@@ -163,7 +163,7 @@ class Embeddings(msgspec.Struct, frozen=True):
 def _error(status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint) -> ProviderError:
     """ContextLengthExceeded where a text, or all of them, are too long."""
     said = http_error(status, headers, body, provider)
-    if type(said) not in (BadRequest, ServerError) or not _TOO_LONG.search(said.message):
+    if type(said) not in (BadRequest, ServerError) or not re.search(_TOO_LONG, said.message):
         return said
     return ContextLengthExceeded(
         said.message,
@@ -179,13 +179,12 @@ def _error(status: int, headers: Mapping[str, str], body: bytes, provider: Endpo
 # As OpenAI (a text; all of a request), Hugging Face's server, Bedrock, DashScope, NVIDIA, llama.cpp and
 # others say it; and too many texts or tokens in one request, as Mistral, Azure, DashScope, SiliconFlow,
 # Voyage, Zhipu and Cohere do.
-_TOO_LONG = re.compile(
-    r"maximum input length|tokens per (?:submitted batch|request)|maxlength|"
+_TOO_LONG = (
+    r"(?i)maximum input length|tokens per (?:submitted batch|request)|maxlength|"
     r"must have less than \d+ (?:tokens|characters)|"
     r"too many (?:input )?tokens|max_sequence_length|maximum allowed token|too large to process|n_ctx|"
     r"too many (?:inputs|texts)|batch size|in one batch|number of (?:texts|inputs)|最大不得超过|"
-    r"(?:text|input)s?\b.{0,60}\btoo long",
-    re.IGNORECASE,
+    r"(?:text|input)s?\b.{0,60}\btoo long"
 )
 
 

@@ -71,7 +71,7 @@ from ._request import (
 from ._toolcalls import Calls, google
 
 # Models whose templates, on any server, refuse ids of calls that have not nine letters and digits.
-_NINE = re.compile("[sx]tral", re.IGNORECASE)
+_NINE = "(?i)[sx]tral"
 
 # --- request ------------------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
             request,
             quirks,
             signed=_takes_signatures(request, provider),
-            exactly=9 if provider.name == "mistral" or _NINE.search(request.model) else 0,
+            exactly=9 if provider.name == "mistral" or re.search(_NINE, request.model) else 0,
         ),
         "stream": True,
         "stream_options": {"include_usage": True} if quirks.stream_usage else None,

@@ -32,7 +32,7 @@ _VARIABLES = (
 )
 _ASKED = sys.platform in ("darwin", "win32")  # they have settings of their own
 _KINDS = {"http": "http", "https": "https", "socks": "socks5", "socks5": "socks5", "socks5h": "socks5h"}
-_ENTRY = re.compile(r"\[([^\]]*)\](?::(\d+))?|([^:]+)(?::(\d+))?")
+_ENTRY = r"\[([^\]]*)\](?::(\d+))?|([^:]+)(?::(\d+))?"
 
 
 class Proxy(NamedTuple):
@@ -116,7 +116,7 @@ def _names(entry: str, address: Address) -> bool:
             )
         except ValueError:
             return False
-    found = _ENTRY.fullmatch(entry)
+    found = re.fullmatch(_ENTRY, entry)
     name, port = (found[1] or found[3] or "", found[2] or found[4]) if found else (entry, None)
     if port and port.lstrip("0") != str(address.port):
         return False

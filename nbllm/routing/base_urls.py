@@ -14,23 +14,19 @@ _QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 _BLANKS = " \t\r\n\u00a0\u200b\u2060\ufeff"
 
 # A host without a scheme: it has a dot, a port, or an IPv6 address's brackets. Ends of names that are near.
-_BARE = re.compile(r"(localhost|[\w-]+(?:\.[\w-]+)+|\[[0-9a-fA-F:.]+\]|[\w.-]+(?=:\d))(?::\d+)?(?=[/?]|$)")
+_BARE = r"(localhost|[\w-]+(?:\.[\w-]+)+|\[[0-9a-fA-F:.]+\]|[\w.-]+(?=:\d))(?::\d+)?(?=[/?]|$)"
 _NEAR = (".local", ".internal", ".lan", ".localhost")
 
 # By dialect, what of a path is an endpoint's and not the base's; what the dialect adds itself.
-_GEMINI = re.compile(r"/(?:models|tunedModels)(?:/[^/]*)?$")
-_OPENAI = re.compile(
-    r"/(?:(?:chat/)?completions|embeddings|responses)$|(?<=.)/models$"
-)  # Azure's base is /models
-_ENDPOINTS: dict[str, re.Pattern[str]] = {
+_GEMINI = r"/(?:models|tunedModels)(?:/[^/]*)?$"
+_OPENAI = r"/(?:(?:chat/)?completions|embeddings|responses)$|(?<=.)/models$"  # Azure's base is /models
+_ENDPOINTS = {
     "openai_chat": _OPENAI,
     "openai_responses": _OPENAI,
-    "anthropic": re.compile(r"(?:/v1)?/(?:messages(?:/count_tokens)?|models|complete)$"),
+    "anthropic": r"(?:/v1)?/(?:messages(?:/count_tokens)?|models|complete)$",
     "gemini": _GEMINI,
-    "ollama": re.compile(
-        r"(?:/api(?:/(?:chat|generate|tags|embed|embeddings))?|/v1(?:/chat/completions|/models)?)$"
-    ),
-    "cohere": re.compile(r"(?:/v[12])?/(?:chat|embed|models)$|/v[12]$"),
+    "ollama": r"(?:/api(?:/(?:chat|generate|tags|embed|embeddings))?|/v1(?:/chat/completions|/models)?)$",
+    "cohere": r"(?:/v[12])?/(?:chat|embed|models)$|/v[12]$",
 }
 
 
@@ -66,7 +62,7 @@ def _place(url: str, dialect: str) -> Place:
     path = re.sub(r"/{2,}", "/", path).rstrip("/")
     path = re.sub(r"(/v\d+\w*)\1$", r"\1", path)
     if (endpoint := _ENDPOINTS.get(dialect)) is not None:
-        path = endpoint.sub("", path)
+        path = re.sub(endpoint, "", path)
     asked = {k: v for k, v in parse_qsl(query, keep_blank_values=True) if (k, v) != ("alt", "sse")}
     return Place(head + path, asked)
 
@@ -76,7 +72,7 @@ def _schemed(url: str) -> str:
     goes to no other host unencrypted."""
     url = re.sub(r"^<(.*)>$", r"\1", url)
     url = re.sub(r"(?i)^(https?:)/?(?=[^/])", r"\1//", url)
-    if (found := _BARE.match(url)) is None:
+    if (found := re.match(_BARE, url)) is None:
         return url
     host, number = found[1].lower(), ip(found[1].strip("[]"))
     near = not is_public(number) if number is not None else "." not in host or host.endswith(_NEAR)

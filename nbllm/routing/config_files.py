@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,9 @@ class Places:
 
 def user_file() -> Path:
     """The person's own file, at the platform's own place: ~/.config/nbllm/providers.toml on Linux."""
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    if sys.platform == "linux" and os.path.isabs(base):
+        return Path(base, "nbllm", "providers.toml")  # as platformdirs says, which takes 4 ms to load
     import platformdirs
 
     return platformdirs.user_config_path("nbllm", appauthor=False) / "providers.toml"

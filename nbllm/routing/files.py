@@ -8,7 +8,6 @@ import hashlib
 import os
 import stat
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +43,8 @@ def write_whole(path: Path, text: str) -> None:
     """Writes the whole file or nothing, so that a crash leaves the old one. A new file is the user's alone;
     an old one keeps its permissions. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    import tempfile
+
     fd, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(fd, "w", encoding="utf-8") as file:
@@ -91,6 +92,8 @@ if sys.platform == "win32":
 
     @contextlib.contextmanager
     def _held(path: Path) -> Iterator[None]:
+        import tempfile
+
         name = hashlib.sha256(str(path).lower().encode()).hexdigest()[:16]
         with open(Path(tempfile.gettempdir(), f"nbllm-{name}.lock"), "a+b") as file:
             file.seek(0)

@@ -7,7 +7,6 @@ row's patterns know, a provider's name alone (its default model), an alias, `sim
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import warnings
@@ -22,7 +21,7 @@ import msgspec
 from ..agents.model_files import newest, path_of
 from ..core.addresses import holds_more, ip
 from ..core.calls import Hidden, ProviderSpec, Quirks, Secret, shown
-from ..core.errors import AuthenticationError, ConfigError, names_secret
+from ..core.errors import AuthenticationError, ConfigError, names_secret, similar
 from ..dialects._limits import seconds
 from . import config, keys
 from .base_urls import bare, place
@@ -467,10 +466,10 @@ class Registry(config.Settings):
         if "/" not in name and (family := self._family(name)):
             return [family]
         known = [n for n in self.names() if name.startswith(SIMULATOR) or not n.startswith(f"{SIMULATOR}/")]
-        near = difflib.get_close_matches(name, known, 3, 0.6)
+        near = similar(name, known, 3)
         within = [n for n in known if name.lower() in n][:2]
         models = {n.rpartition("/")[2]: n for n in known}
-        within = within or [models[m] for m in difflib.get_close_matches(name.lower(), models, 1, 0.75)]
+        within = within or [models[m] for m in similar(name.lower(), models, least=0.75)]
         return near or ([] if "/" in name else within or [f"ollama/{name}"])
 
     def _family(self, name: str) -> str:
@@ -480,7 +479,7 @@ class Registry(config.Settings):
         heads = {p.partition("-")[0]: r.name for r in self.rows.values() for p in r.bare if p.endswith("-*")}
         if (row := self.rows.get(heads.get(name.lower().replace("-", ""), ""))) is not None:
             return f"{row.name}/{row.default_model}"
-        near = difflib.get_close_matches(head, heads, 1, 0.66)
+        near = similar(head, heads, least=0.66)
         return f"{heads[near[0]]}/{near[0]}-{rest}" if dash and near else ""
 
     def explicit_names(self) -> Iterable[str]:
@@ -497,7 +496,7 @@ class Registry(config.Settings):
     def unknown_provider(self, word: str) -> ConfigError:
         """The error for a word that should be a provider's name and is none."""
         known = [*self.rows, *(p for r in self.rows.values() for p in r.prefixes)]
-        near = difflib.get_close_matches(word, known, 1)
+        near = similar(word, known)
         return ConfigError(
             f"No provider is called {word!r}.",
             hint=f"Did you mean {near[0]}?" if near else f"There are {', '.join(self.rows)}.",

@@ -3,7 +3,6 @@ expected."""
 
 from __future__ import annotations
 
-import difflib
 import functools
 import ipaddress
 import os
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ..core.calls import AGENT, SECRET_HEADERS, ModelFacts, OAuth, ProviderSpec, Quirks, origin, same_host
-from ..core.errors import ConfigError, did_you_mean
+from ..core.errors import ConfigError, did_you_mean, similar
 from ..dialects._limits import WINDOWS
 from ..dialects.batches import FORMATS
 from .base_urls import without
@@ -257,7 +256,7 @@ def provider_row(
 def _read(name: str, entry: str, value: Any) -> Any:
     reader = _READERS.get(entry)
     if reader is None:
-        near = difflib.get_close_matches(entry, _READERS, 1)
+        near = similar(entry, _READERS)
         raise EntryError(
             entry,
             f"Provider {name!r} has an unknown entry {entry!r}.",

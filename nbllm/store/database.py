@@ -14,7 +14,6 @@ import os
 import re
 import stat
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +64,8 @@ def home() -> Path:
     path = user_state_path("nbllm", appauthor=False)
     if not on_network(path):
         return path
+    import tempfile
+
     return own_folder(Path(tempfile.gettempdir()) / f"nbllm-{os.getuid() if hasattr(os, 'getuid') else 'me'}")
 
 

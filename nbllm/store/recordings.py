@@ -33,7 +33,7 @@ SUFFIX = ".llm.jsonl"
 _LONGEST = 64 * 2**20  # bytes of a line
 _HEAD = b'{"nbllm"'
 _LATEST = 86_400.0  # seconds at which an event may have come
-_PRIVATE = re.compile(r"(?i)key|token$|secret|passw|authorization|credential|cookie")
+_PRIVATE = r"(?i)key|token$|secret|passw|authorization|credential|cookie"
 _OURS = (StepEnded, ToolStarted, ToolEnded)  # of the loop over tools, never of an answer
 # What is written of an error: never what a provider sent as it is, nor where the request went.
 _OF_ERROR: dict[str, type | tuple[type, ...]] = {
@@ -86,7 +86,7 @@ def _unnamed(value: Any, name: str = "") -> Any:
         return {k: _unnamed(v, k) for k, v in value.items()}
     if isinstance(value, list):
         return [_unnamed(v, name) for v in value]
-    return MASK if isinstance(value, str) and _PRIVATE.search(name) else value
+    return MASK if isinstance(value, str) and re.search(_PRIVATE, name) else value
 
 
 def _hashed(data: Any) -> str:
