@@ -216,7 +216,7 @@ BUDGETS = {
     # + 2: a summary that fails is told
     # + 8: what a read brings is published at once
     # + 10: a stopped call cancels the coroutine of a function or of a question
-    ("core", "dialects", "http", "agents", "routing", "client", "store"): 17_333,
+    ("core", "dialects", "http", "agents", "routing", "client", "store"): 17_335,
     ("rows",): 1_132,
     # + 10: the prompts of a benchmark's cell are filled; + 3: what a sentence tells is done before it
     # + 2: products keep their stars in a terminal too

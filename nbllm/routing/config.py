@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import functools
 import hashlib
 import json
 import os
@@ -119,16 +120,16 @@ class Config(Settings):
     chosen: str = ""
 
 
+@functools.cache
+def _own() -> Layer:
+    """nbllm's own rows: to read them is most of what a client costs that is made."""
+    return Layer(BUILT_IN, tomllib.loads(Path(__file__).with_name("providers.toml").read_text("utf-8")))
+
+
 def load(places: Places) -> Config:
     """The configuration in force. Never raises for what a person or a package wrote: see Config.problems."""
     config = Config()
-    _apply(
-        config,
-        Layer(
-            BUILT_IN,
-            tomllib.loads(Path(__file__).with_name("providers.toml").read_text("utf-8")),
-        ),
-    )
+    _apply(config, _own())
     brought, layers = list(_plugins(config, places)), list(_files(config, places))
     for layer in brought:
         _bring(config, layer)
