@@ -64,6 +64,7 @@ _SUMMARY = 2_000  # tokens of a summary at most
 _WORTH = 3_000  # tokens of a conversation from which what the model reads is looked up
 _LONG = 20_000  # tokens of a conversation that is worth a word
 _ROOM, _ROOM_SHARE = 16_000, 0.6  # tokens that a summary is made of: this share of what the model reads
+_NOT_SUMMARISED = "Earlier turns were not summarised:"
 _SAME = 3  # the call of this number that is equal to others is not run; the next one ends the loop
 _MALFORMED = {
     "MALFORMED_FUNCTION_CALL",
@@ -355,8 +356,11 @@ class Agent:
                 return True
         parts = cut(self.messages)
         summary = await self._summary(stream, request, parts.old) if parts.old else ""
-        if summary:
-            self.messages = summarised(parts, summary)
+        shorter = summarised(parts, summary)
+        if summary and size_of(shorter) >= size_of(self.messages):
+            stream.publish(Notice("warning", f"{_NOT_SUMMARISED} the summary was no shorter."))
+        elif summary:
+            self.messages = shorter
             about = {"summary": summary, "from": self._said - len(parts.kept)}
             self._tell(
                 stream, f"{counted(sum(map(begins, parts.old)), 'earlier turn')} summarised", before, about
@@ -383,7 +387,7 @@ class Agent:
             if turn.error is None and said.text.strip() and not said.tool_calls:
                 return said.text
         why = turn.error.message.rstrip(".") if turn.error else "the model wrote none"
-        stream.publish(Notice("warning", f"Earlier turns were not summarised: {why}."))
+        stream.publish(Notice("warning", f"{_NOT_SUMMARISED} {why}."))
         return ""
 
     # --- a turn's calls ---
