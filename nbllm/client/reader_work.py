@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -50,9 +50,9 @@ class Errand(msgspec.Struct, eq=False):
         try:
             value = self.work()
             if inspect.isawaitable(value):
-                task = asyncio.ensure_future(value)
+                task = asyncio.ensure_future(_caught(value))
                 self._stops(asyncio.get_running_loop(), task)
-                value = await task
+                value, error = await task
         except BaseException as exc:
             if is_cancelled():
                 raise
@@ -69,6 +69,17 @@ class Errand(msgspec.Struct, eq=False):
 
         with contextlib.suppress(RuntimeError):  # the engine has ended
             self.loop.call_soon_threadsafe(self.done.add_done_callback, over)
+
+
+async def _caught(work: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    """(what it gave, None) or (None, what it raised): a SystemExit would end the loop of the task that it
+    leaves."""
+    try:
+        return await work, None
+    except asyncio.CancelledError:
+        raise
+    except BaseException as exc:  # noqa: BLE001 - whatever a function of the user's raises
+        return None, exc
 
 
 def as_exception(error: BaseException) -> Exception:
