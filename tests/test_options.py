@@ -3,7 +3,10 @@
 import inspect
 import typing
 from dataclasses import fields
+from decimal import Decimal
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import nbllm
@@ -41,7 +44,10 @@ def test_a_call_refuses_other_names(owner, name, wrong, hint):
     assert "very-secret" not in str(caught.value)
 
 
-ODD = (5, -1, 10**400, float("nan"), "x", "\ud800", b"x", (), [None], {1: 2}, object(), len, 1j)
+ODD = (
+    *(5, -1, 10**400, float("nan"), "x", "\ud800", b"x", (), [None], {1: 2}, object(), len, 1j),
+    *(np.array([1, 2]), pd.Series([1]), pd.NA, Decimal("0.1"), nbllm.Text("x"), nbllm.Message("user", "x")),
+)
 
 
 @pytest.mark.parametrize("name", [*CALL, "model", "prompt"])

@@ -97,7 +97,11 @@ class Retries:
 
     @classmethod
     def of(cls, given: Retries | int | None) -> Retries | None:
-        """From how often, where that is all that is said."""
+        """From how often, where that is all that is said. Raises ConfigError for what is no number."""
+        if not isinstance(given, Retries | Real | None):
+            raise errors.ConfigError(
+                f"retries= takes a number, and no {type(given).__name__}.", hint="For example retries=2."
+            )
         return given if isinstance(given, Retries | None) else cls(attempts=given)
 
 

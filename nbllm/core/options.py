@@ -7,13 +7,13 @@ taken by a benchmark is derived from them."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any, Self
 
 from .errors import ConfigError, did_you_mean
-from .messages import Effort
+from .messages import Effort, Text
 
 # What people's fingers write instead, and what they mean: first what is meant, then the words of other tools.
 MEANT = {
@@ -228,7 +228,8 @@ class CallSpec:
             )
         for name, (kinds, words) in _TAKES.items():
             value = given.get(name)
-            if not (value is None or isinstance(value, kinds) or hasattr(value, "__dataclass_fields__")):
+            own = name in _OWN and hasattr(value, "__dataclass_fields__")
+            if not (value is None or isinstance(value, kinds) or own):
                 raise ConfigError(
                     f"{name}= takes {words}, and no {type(value).__name__}.", hint="Check the call."
                 )
@@ -239,10 +240,9 @@ class CallSpec:
         return {n: v for n in keywords(*(parts or _PARTS)) if (v := getattr(self, n)) is not None}
 
 
-# What an option takes in Python, where nothing else looks at it: types, and how they are called. A value of
-# this package's own, such as Timeouts, is a dataclass, and is looked at where it is used.
+# What an option takes in Python, where nothing else looks at it: types, and how they are called.
 _TAKES: dict[str, tuple[tuple[type, ...], str]] = {
-    "system": ((Iterable,), "a text"),
+    "system": ((str, Sequence, Text), "a text"),
     "stop": ((Iterable,), "a text, or a list of texts"),
     "extra": ((Mapping,), "a dictionary"),
     "reasoning": ((str, Real), "a word, or a number of tokens"),
@@ -252,7 +252,18 @@ _TAKES: dict[str, tuple[tuple[type, ...], str]] = {
     "compact": ((str, Real), "a word, a share, or a number of tokens"),
     "base_url": ((str,), "an address"),
     "dialect": ((str,), "a word"),
+    "mode": ((str,), "a word"),
+    "failover": ((str,), "a word"),
+    "cache": ((str, bool), "a word"),
+    "tool_choice": ((str, Mapping), "a word, or the name of a tool"),
+    "approve": ((str, bool, Callable), "a word, or a function"),  # type: ignore[dict-item]
+    "keep": ((bool, int), "True or False"),
+    "strict": ((bool, int), "True or False"),
+    "sample": ((Real,), "a number"),
+    "hedge": ((Real, str), "seconds"),
 }
+# Those for which a part above has a class of its own, Timeouts and Retries, which look at what they get.
+_OWN = ("timeout", "retries")
 
 
 @functools.cache

@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from weakref import WeakSet
@@ -152,7 +153,8 @@ class Ledger:
             with self._lock:
                 begun = [e for n, e in self._pending.items() if n > self._begun and self._kept != "memory"]
             for _, call, about, own in begun:
-                own.add([self._record(started(call, about))])
+                with suppress(Exception):  # a call that cannot be written down was made all the same
+                    own.add([self._record(started(call, about))])
                 self._begun = about["seq"]
 
     def _measured(self, stream: Recorded, call: Call, about: Row) -> list[Row]:
