@@ -118,6 +118,21 @@ def test_the_nearest_pyproject_is_sought_up_to_the_repository_s_root(tmp_path, m
     assert own == config.nearest_pyproject(inner)
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[project]\ndependencies = ['nbllm']\nnot toml", False),
+        ("[tool.black]\nnot toml", False),
+        ("[tool.nbllm]\nnot toml", True),
+        ("[tool]\nnbllm.use = {}\nnot toml", True),
+    ],
+)
+def test_a_project_s_file_that_is_nobody_s_business_is_not_read(tmp_path, text, told):
+    """What is wrong in it is told by those whom it concerns."""
+    write(tmp_path / "pyproject.toml", text)
+    assert told == bool(config.load(Places(start=tmp_path)).problems)
+
+
 def test_variables_in_values_are_filled_in_when_the_row_is_used(load):
     """${NAME} and ${NAME:-other}, in addresses, headers and queries; one that is not set matters only
     then."""

@@ -211,13 +211,13 @@ BUDGETS = {
     # + 9: what keys are in shows none, made by msgspec as the rest
     # + 9: agents of the command line are tools
     # + 1: an answer of gemini's long-lived mode that broke off is an error
-    # + 38: dialects and the ways to agents load with the first call that takes them, a tenth of the time a
+    # + 41: dialects and the ways to agents load with the first call that takes them, a tenth of the time a
     # process takes to its first delta
     # + 2: a summary that fails is told
     # + 8: what a read brings is published at once
     # + 10: a stopped call cancels the coroutine of a function or of a question
     # + 9: a summary that is no shorter is not sent; SystemExit of a coroutine is a failed call
-    ("core", "dialects", "http", "agents", "routing", "client", "store"): 17_350,
+    ("core", "dialects", "http", "agents", "routing", "client", "store"): 17_353,
     ("rows",): 1_132,
     # + 10: the prompts of a benchmark's cell are filled; + 3: what a sentence tells is done before it
     # + 2: products keep their stars in a terminal too

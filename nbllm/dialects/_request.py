@@ -247,6 +247,11 @@ def bearer(key: Secret | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
 
 
+def google_key(key: Secret | None) -> dict[str, str]:
+    """The header that carries a key to Google."""
+    return {"x-goog-api-key": key.reveal()} if key is not None else {}
+
+
 def post(
     provider: Endpoint,
     url: str,

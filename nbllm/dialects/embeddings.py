@@ -29,8 +29,7 @@ from ._decoder import BaseDecoder
 from ._errors import http_error
 from ._json import count, obj
 from ._openai import post as openai_post
-from ._request import bearer, post, under, without_none
-from .gemini import google_key
+from ._request import bearer, google_key, post, under, without_none
 
 if TYPE_CHECKING:
     import numpy as np

@@ -46,6 +46,7 @@ from ._request import (
     dumps,
     fragment,
     function,
+    google_key,
     misplaced,
     post,
     system_text,
@@ -94,11 +95,6 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
 
 
 # --- request ------------------------------------------------------------------------------------------------
-
-
-def google_key(key: Secret | None) -> dict[str, str]:
-    """The header that carries a key."""
-    return {"x-goog-api-key": key.reveal()} if key is not None else {}
 
 
 def _url(model: str, base: str) -> str:

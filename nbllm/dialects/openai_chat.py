@@ -71,7 +71,7 @@ from ._request import (
 from ._toolcalls import Calls, google
 
 # Models whose templates, on any server, refuse ids of calls that have not nine letters and digits.
-_NINE = "(?i)[sx]tral"
+_NINE = ("stral", "xtral")
 
 # --- request ------------------------------------------------------------------------------------------------
 
@@ -86,6 +86,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
     "extra_content" Google's signatures on calls.
     """
     able(request, provider)
+    family = "mistral" if provider.name == "mistral" else request.model.lower()
     quirks, form, word = provider.quirks, schema_format(request), effort(request.reasoning)
     switch = (
         {"type": "disabled" if word == "none" else "enabled"} if word and quirks.thinking_switch else None
@@ -98,7 +99,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
             request,
             quirks,
             signed=_takes_signatures(request, provider),
-            exactly=9 if provider.name == "mistral" or re.search(_NINE, request.model) else 0,
+            exactly=9 if any(name in family for name in _NINE) else 0,
         ),
         "stream": True,
         "stream_options": {"include_usage": True} if quirks.stream_usage else None,

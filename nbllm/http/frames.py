@@ -31,9 +31,7 @@ _TAIL_KEPT = 64 * 2**10
 # again
 _DRAIN = 0.5
 _BOM = b"\xef\xbb\xbf"
-_ODD_FIELD = re.compile(
-    rb"(?:\A|(?<=[\r\n]))(?!(?:data|event|id|retry):)([A-Za-z][\w-]{0,30}):[ \t]{0,8}(?=(\S))"
-)
+_ODD_FIELD = rb"(?:\A|(?<=[\r\n]))(?!(?:data|event|id|retry):)([A-Za-z][\w-]{0,30}):[ \t]{0,8}(?=(\S))"
 _WORDS_OF_ERRORS = re.compile(rb"(?i)err|exception|fail|fault|abort")
 _SSE_FIELD = re.compile(rb"(?m)^(?:data|event|id|retry)?:")
 _FIELDS = ("data:", "event:", "id:", "retry:")
@@ -194,7 +192,7 @@ class _Events:
         import httpx
         from httpx_sse import EventSource
 
-        content = _ODD_FIELD.sub(_as_event, "\n\n".join((*map(_mended, blocks), "")).encode())
+        content = re.sub(_ODD_FIELD, _as_event, "\n\n".join((*map(_mended, blocks), "")).encode())
         self._tail += content
         if len(self._tail) > _TAIL_KEPT:
             self._tail = self._tail[-_TAIL_KEPT:].partition(b"\n")[2]
@@ -278,7 +276,7 @@ def _bare_words(tail: bytes) -> str:
     of other names alone are none, nor is one that was cut in its name."""
     lines = _below_fields(tail).decode("utf-8", "replace").split("\n")
     words = [line for line in lines if not any(field.startswith(line) for field in _FIELDS)]
-    return "" if all(_ODD_FIELD.match(line.encode()) for line in words) else "\n".join(words).strip()
+    return "" if all(re.match(_ODD_FIELD, line.encode()) for line in words) else "\n".join(words).strip()
 
 
 def _below_fields(tail: bytes) -> bytes:

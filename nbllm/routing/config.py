@@ -50,7 +50,7 @@ import msgspec
 from ..core.calls import ProviderSpec, origin, same_host
 from ..core.errors import ConfigError
 from ..core.options import LEDGERS, OPTIONS
-from .config_files import Places, nearest_pyproject, user_file
+from .config_files import Places, may_say, nearest_pyproject, user_file
 from .dialects import Dialects
 from .files import read_small
 from .spec import BUILT_IN, is_loopback, provider_row, spent
@@ -161,12 +161,13 @@ def _files(config: Config, places: Places) -> Iterator[Layer]:
             continue
         try:
             text = read_small(path)
+            if path == project and not may_say(text):
+                continue
             if any(line.count(".") > _DOTS for line in _STRING.sub("", text).split("\n")):
                 raise OSError("a name has too many parts")
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            if path != project or "nbllm" in text:
-                config.problems.append(Problem(str(path), *at_line(error, text)))
+            config.problems.append(Problem(str(path), *at_line(error, text)))
             continue
         except (
             OSError,

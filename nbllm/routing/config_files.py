@@ -7,17 +7,15 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from .files import read_small
 
-# where a pyproject.toml may have a table for nbllm, and not only its name
 _TOOL = re.compile(r"""tool["']?\s*\.\s*["']?nbllm|(?:^|[{,])\s*["']?nbllm["']?\s*[.=]""", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(NamedTuple):
     """Where configuration is looked for, None for nowhere. start: the folder from which a pyproject.toml is
     sought upward."""
 
@@ -61,6 +59,11 @@ def nearest_pyproject(start: Path) -> Path | None:
     return None
 
 
+def may_say(text: str) -> bool:
+    """Whether a pyproject.toml may hold a table for nbllm, and not only its name."""
+    return _TOOL.search(text) is not None
+
+
 def configured(places: Places) -> bool:
     """Whether a file of the user's or of the project may say something; of one that cannot be read, it
     may."""
@@ -68,6 +71,6 @@ def configured(places: Places) -> bool:
         return True
     project = nearest_pyproject(places.start) if places.start else None
     try:
-        return project is not None and _TOOL.search(read_small(project)) is not None
+        return project is not None and may_say(read_small(project))
     except (OSError, ValueError):
         return True
