@@ -139,6 +139,27 @@ def test_resume(client, monkeypatch):
         nbllm.resume(history, MODEL)
 
 
+def test_an_answer_that_was_stopped_is_there_at_once(client):
+    """Who looks right behind the Stop sees its turn, and takes that one back."""
+
+    def stops(a: int = 1) -> int:
+        """Stops."""
+        raise KeyboardInterrupt
+
+    for _ in range(20):
+        chat = nbllm.Chat("sim/openai/m@ttft=0,gap=0,tools=1", client=client, tools=[stops], approve="auto")
+        with pytest.raises(KeyboardInterrupt):
+            chat("Wait.")
+        assert 1 == len(chat.turns)
+        assert ["stopped"] == [e.outcome for s in chat.turns[0].response.steps for e in s.results]
+        assert "Wait." == chat.undo().asked[0].text
+    chat = nbllm.Chat("sim/openai/m@ttft=0,gap=0.01,tokens=3000", client=client)
+    stream = chat.stream("Hi")
+    next(iter(stream.text_stream))
+    stream.cancel()
+    assert 1 == len(chat.turns)
+
+
 # --- conversations that grow too long ---
 
 

@@ -16,6 +16,8 @@ from .api import default_client
 from .client import CallOptions, Client, sealed
 from .stream import Stream
 
+_ENDS = 1.0  # seconds that an answer may take to end once it was read, or stopped
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
@@ -68,7 +70,7 @@ class Chat:
         """Asks, and returns the answer at once, as a Stream that grows; it belongs to the conversation when
         it has ended. Raises ConfigError while another one is on its way."""
         if self._open is not None:
-            self._open[1].wait_end(1.0)  # one that was stopped ends a moment later
+            self._open[1].wait_end(_ENDS)
         if self._settle():
             raise ConfigError(
                 "The last answer is still on its way.", hint="Read it to its end, or cancel() it."
@@ -82,7 +84,10 @@ class Chat:
         return stream
 
     def _settle(self) -> bool:
-        """Takes over an answer that has ended; whether one is still on its way."""
+        """Takes over an answer that has ended; whether one is still on its way. One that was stopped ends a
+        moment later."""
+        if self._open is not None and self._open[1].cancelling:
+            self._open[1].wait_end(_ENDS)
         if self._open is not None and self._open[1].done:
             (asked, stream), self._open = self._open, None
             response = stream.partial()

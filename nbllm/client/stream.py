@@ -55,6 +55,7 @@ class Stream:
         self.turns: list[Stream] = []  # of an answer that used tools: a call for each of the model's turns
         self.beside: list[Stream] = []  # calls that were made for it and are no turn of it: summaries
         self.ended_at: float | None = None
+        self.cancelling = False  # it was told to end
         self.at_end: Callable[[Stream], None] | None = None  # called once, on the engine's thread
         self.remark: Callable[[dict[str, Any]], None] | None = None  # adds to its row in the ledger
         self._error: errors.NbllmError | None = None
@@ -378,6 +379,7 @@ class Stream:
         """Stops the call and closes its connection; what came stays. Does nothing once it has ended. Any
         thread."""
         if not self.done and self._engine is not None and os.getpid() == self._pid:
+            self.cancelling = True
             with contextlib.suppress(RuntimeError):  # the engine has ended, and the call with it
                 self._engine.loop.call_soon_threadsafe(self._cancel)
 
