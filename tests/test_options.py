@@ -12,6 +12,7 @@ import pytest
 import nbllm
 from nbllm.bench import run
 from nbllm.client.client import CallOptions
+from nbllm.core.errors import ConfigError
 from nbllm.core.messages import Request
 from nbllm.core.options import ADDRESS, CALL, OPTIONS, REQUEST, SENDING, CallSpec, keywords
 from nbllm.notebook import session, settings
@@ -59,6 +60,22 @@ def test_an_option_of_any_type_is_taken_or_refused_in_our_words(name):
             nbllm.complete(given.pop("prompt"), given.pop("model"), **given)
         except nbllm.NbllmError as error:
             assert "inside" not in str(error)  # noqa: PT017 - any may be raised, or none
+
+
+@pytest.mark.parametrize("given", [None, 5, b"x", ["openai"]], ids=repr)
+@pytest.mark.parametrize("call", ["models", "health", "estimate_tokens", "resource"])
+def test_what_takes_text_says_so(call, given):
+    """Of the functions that take a name or a text alone."""
+    with pytest.raises(ConfigError, match="takes text, and no"):
+        getattr(nbllm, call)(given)
+
+
+@pytest.mark.parametrize("part", [nbllm.Image, nbllm.Document])
+def test_the_name_of_a_file_is_no_picture(part):
+    """A mistake that is easily made: it is told where it is made, and not where it is sent."""
+    with pytest.raises(TypeError, match=r"data takes bytes, and no str: Path\(...\).read_bytes"):
+        part("photo.png")
+    assert b"x" == part(bytearray(b"x")).data
 
 
 @pytest.mark.parametrize(("parts", "names"), [((), ["api_key", "seed"]), (("parameter",), ["seed"])])

@@ -5,6 +5,8 @@ import base64
 import json
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pydantic
 import pytest
 
@@ -201,6 +203,13 @@ REFUSED = [
     {"role": "assistant", "content": None, "tool_calls": [{"function": {}}]},
     {"role": "tool", "content": "42"},
     {"role": "narrator", "content": "x"},
+    {"role": ["user"], "content": "x"},
+    {"role": {}, "content": "x"},
+    {"role": "user", "content": pd.NA},
+    {"role": "user", "content": np.array([1, 2])},
+    {"role": "user", "content": 0},
+    {"role": "user", "content": "x", "name": pd.NA},
+    {"role": "user", "content": "x", "name": np.array([1, 2])},
     {"content": "x"},
     ("user", "x"),
     7,

@@ -41,6 +41,12 @@ def default_client() -> Client:
         return _client
 
 
+def _text(name: str, given: Any) -> str:
+    if not isinstance(given, str):
+        raise ConfigError(f"{name}= takes text, and no {type(given).__name__}.", hint="Check the call.")
+    return given
+
+
 def stream(prompt: Prompt, model: str = "auto", **options: Unpack[CallOptions]) -> Stream:
     """Asks a model and returns its reply at once, as a Stream that grows. Options as in Client.stream."""
     options = sealed(options)
@@ -92,7 +98,7 @@ def resource(address: str, budget: int = BUDGET) -> list[Text | Image | Document
     prompt: text of at most `budget` tokens, pictures, PDFs. Raises ConfigError for what is not there, not
     allowed or nothing that models read, and the error that kept the server from reading it."""
     client = default_client()
-    return client.run(client.mcp.resource(address, budget))
+    return client.run(client.mcp.resource(_text("address", address), budget))
 
 
 def server_prompt(name: str, **arguments: str) -> list[Message]:
@@ -129,7 +135,7 @@ def models(prefix: str = "", *, fresh: bool = False) -> pd.DataFrame:
     from .catalog import ModelInfo, list_models
 
     frame = pd.DataFrame(
-        [asdict(m) for m in list_models(default_client(), prefix, fresh=fresh)],
+        [asdict(m) for m in list_models(default_client(), _text("prefix", prefix), fresh=fresh)],
         columns=list(ModelInfo.__slots__),
     )
     return frame.astype({"context": "Int64", "input_price": "Float64", "output_price": "Float64"})
@@ -140,7 +146,7 @@ def health(name: str) -> Health:
     unknown name."""
     from .catalog import health as ask
 
-    return ask(default_client(), name)
+    return ask(default_client(), _text("name", name))
 
 
 def estimate_tokens(text: str, model: str = "auto") -> TokenEstimate:
@@ -149,7 +155,7 @@ def estimate_tokens(text: str, model: str = "auto") -> TokenEstimate:
     ConfigError for an unknown model."""
     from .tokens import estimate_tokens as count
 
-    return count(default_client(), text, model)
+    return count(default_client(), _text("text", text), model)
 
 
 def unload(model: str | None = None) -> list[str]:

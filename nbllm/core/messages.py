@@ -12,7 +12,11 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 
 def _unpack(part: Image | Document) -> None:
-    """Takes the bytes out of a data: URL, which not every provider reads as an address."""
+    """Takes the bytes out of a data: URL, which not every provider reads as an address. Raises TypeError for
+    data that is none: the name of a file, say."""
+    if not isinstance(part.data, bytes | bytearray | None):
+        kind = type(part.data).__name__
+        raise TypeError(f"data takes bytes, and no {kind}: Path(...).read_bytes() for a file, or url=.")
     head, comma, text = (part.url or "").partition(",")
     if (
         comma

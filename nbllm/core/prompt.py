@@ -70,7 +70,8 @@ def _turn(given: Any) -> Message:
         return given
     if (
         isinstance(given, Mapping)
-        and (role := _ROLES.get(given.get("role", ""), given.get("role"))) in _KNOWN
+        and isinstance(told := given.get("role"), str)
+        and (role := _ROLES.get(told, told)) in _KNOWN
     ):
         return Message(cast("Role", role), tuple(_said({**given, "role": role})))
     roles = ", ".join(get_args(Role))
@@ -84,7 +85,7 @@ def _said(given: Mapping[str, Any]) -> Iterator[Part]:
     """The parts of a message as OpenAI writes it: content, and the calls of tools or the result of one."""
     role = given["role"]
     known = {"role", "content", "annotations", *_FIELDS.get(role, ())}
-    odd = next((k for k, v in given.items() if v and k not in known), None)
+    odd = next((k for k, v in given.items() if k not in known and not _is_empty(v)), None)
     if odd is not None:
         raise ConfigError(
             f"A message of the {role} has no {odd!r} here.", hint="Leave it out, or put it into the content."
@@ -141,8 +142,13 @@ def _call(given: Any) -> ToolCall:
     return ToolCall(str(given["id"]), str(function["name"]), parse_arguments(raw), raw)
 
 
+def _is_empty(given: Any) -> bool:
+    """Of plain values only: tables and arrays have no truth of their own."""
+    return given is None or (isinstance(given, str | bool | int | Sequence | Mapping) and not given)
+
+
 def _parts(content: Any) -> Iterator[Part]:
-    if content is None or content == "":
+    if content is None or (isinstance(content, str) and not content):
         return
     if isinstance(content, (str, Mapping, *_PARTS)) or not isinstance(content, Iterable):
         content = [content]
