@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from ..agents.process import ProcessTransport
 from ..core.calls import ProcessCall, origin
+from ..core.collector import uncollected
 from ..core.errors import ConfigError, ConnectFailed, NbllmError, ProtocolError, Timeout, scrub
 from ..core.messages import Message
 from ..http.pool import certificates
@@ -32,7 +33,7 @@ from .mcp_http import LARGEST, lenient
 from .mcp_login import Login, check_place
 from .mcp_mend import MOST, line, mend
 from .mcp_offers import Prompt, Resource, prompt_messages, resource_parts
-from .mcp_stdio import Incoming, Outgoing, uncollected, whole
+from .mcp_stdio import Incoming, Outgoing, whole
 
 T = TypeVar("T")
 _PAGES = 20

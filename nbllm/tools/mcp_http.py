@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from .mcp_stdio import LARGE, parsed, uncollected
+from ..core.collector import uncollected
+from .mcp_stdio import LARGE, parsed
 
 LARGEST = 2**24  # bytes of a message: a screenshot in base64 has a megabyte and more
 _TOO_LONG = f"A message is larger than the limit of {LARGEST >> 20} MiB."

@@ -8,14 +8,14 @@ the command's life is its owner's. There are no tasks: whoever reads, reads from
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from ..agents.process import Command
+from ..core.collector import uncollected
 from ..core.errors import NbllmError, ProtocolError
 from ..core.events import too_deep
 from ..dialects._json import load_json
@@ -27,25 +27,6 @@ _DECODE = msgspec.json.Decoder().decode
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
 _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
-_FROZEN = 1_000  # objects: some hundred of its own are frozen from the start of Python 3.12
-
-
-@contextmanager
-def uncollected(*, kept: bool = False) -> Iterator[None]:
-    """Makes many objects at once, without the garbage collector: it would look through all objects of the
-    process, while no thread runs, for rings that a message or a module does not leave. kept: they stay, and
-    are taken for old ones, so that it does not look for them soon after either."""
-    if not gc.isenabled() or (kept and gc.get_freeze_count() > _FROZEN):  # somebody has plans of their own
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        if kept:
-            gc.freeze()
-            gc.unfreeze()
-        gc.enable()
 
 
 class _Stream:
