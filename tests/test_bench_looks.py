@@ -96,11 +96,9 @@ def test_text_has_a_contrast_of_four_and_a_half(theme):
     assert 3 <= contrast(line, page)
 
 
-@pytest.mark.parametrize("theme", figures.THEMES)
-@pytest.mark.parametrize("kind", plots.KINDS)
-def test_every_word_of_a_figure_reads_on_its_page(theme, kind):
-    """The page is part of the picture: it reads the same wherever it is shown; a word in a cell of a map on
-    the cell."""
+@pytest.fixture(scope="module")
+def seven():
+    """(requests of seven models, the chunks of their answers)"""
     df = frame(*(rows(n, fail=0.2, n=12, cost_usd=1e-4 * (i + 1)) for i, n in enumerate(TWELVE[:7])))
     told = {"kind": "content", "n_tokens": 1, "chars": 4, "certified": True, "ns_lo": 0, "ns_hi": 9}
     chunks = pd.DataFrame(
@@ -110,6 +108,15 @@ def test_every_word_of_a_figure_reads_on_its_page(theme, kind):
             for i in range(5)
         ]
     )
+    return df, chunks
+
+
+@pytest.mark.parametrize("theme", figures.THEMES)
+@pytest.mark.parametrize("kind", plots.KINDS)
+def test_every_word_of_a_figure_reads_on_its_page(theme, kind, seven):
+    """The page is part of the picture: it reads the same wherever it is shown; a word in a cell of a map on
+    the cell."""
+    df, chunks = seven
     figure = nbllm.bench.plot(df, kind, theme=theme, chunks=chunks)
     page = figures.THEMES[theme].page
     words = [t for t in figure.findobj(Text) if t.get_text().strip() and t.get_visible()]

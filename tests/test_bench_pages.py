@@ -411,15 +411,23 @@ def some(names, n=4):
     return [names[i : i + n] for i in range(0, len(names), n)]
 
 
-@pytest.mark.parametrize("kind", ["overview", "distribution", "percentiles", "drift", "load", "coldstart"])
-@pytest.mark.filterwarnings("ignore:Glyph")
-def test_names_are_drawn_as_they_are(kind):
-    """No name is a formula, and none fails the figure."""
-    for names in some(NAMES):
-        df = frame(
+@pytest.fixture(scope="module")
+def named():
+    """Frames of all the names."""
+    return [
+        frame(
             *(rows(name, n=8) for name in names),
             *(rows("b$" + name, n=8, start="cold_conn", concurrency=4, fail=0.3) for name in names[:1]),
         )
+        for names in some(NAMES)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["overview", "distribution", "percentiles", "drift", "load", "coldstart"])
+@pytest.mark.filterwarnings("ignore:Glyph")
+def test_names_are_drawn_as_they_are(kind, named):
+    """No name is a formula, and none fails the figure."""
+    for df in named:
         figure = nbllm.bench.plot(df, kind)
         assert picture(figure).height > 100
         texts = [t.get_text() for t in figure.findobj(Text) if t.get_parse_math() or t.get_usetex()]

@@ -236,16 +236,29 @@ SPOKEN = {
 }
 
 
-def varied(value):
-    """`value` with each of its parts replaced by what it should not be, or left out."""
-    yield from WRONG
+def varied(value, *at):
+    """(what is wrong and where, `value` with one of its parts replaced by what it should not be, or left
+    out), for each part."""
+    yield from (((*at, i), wrong) for i, wrong in enumerate(WRONG))
     if isinstance(value, dict):
         for key in value:
-            yield {k: v for k, v in value.items() if k != key}
-            yield from ({**value, key: other} for other in varied(value[key]))
+            yield (*at, key, "gone"), {k: v for k, v in value.items() if k != key}
+            yield from ((place, {**value, key: other}) for place, other in varied(value[key], *at, key))
     elif isinstance(value, list):
         for i, item in enumerate(value):
-            yield from ([*value[:i], other, *value[i + 1 :]] for other in varied(item))
+            for place, other in varied(item, *at, f"[{i}]"):
+                yield place, [*value[:i], other, *value[i + 1 :]]
+
+
+KINDS = ("type", "subtype", "method", "sessionUpdate", "status", "role")
+
+
+def kinds(value):
+    """The words by which lines are told apart."""
+    if isinstance(value, dict):
+        own = {(k, v) for k, v in value.items() if k in KINDS and isinstance(v, str)}
+        return own.union(*map(kinds, value.values()))
+    return set().union(*map(kinds, value)) if isinstance(value, list) else set()
 
 
 def shape(value):
@@ -255,10 +268,7 @@ def shape(value):
             sorted(
                 (
                     k,
-                    shape(v)
-                    if not isinstance(v, str)
-                    or k not in ("type", "subtype", "method", "sessionUpdate", "status", "role")
-                    else v,
+                    shape(v) if not isinstance(v, str) or k not in KINDS else v,
                 )
                 for k, v in value.items()
             )
@@ -323,10 +333,15 @@ def answered(talk, text):
 
 
 def mutations(lines):
+    """(a line, the line with something wrong): the same at the same place of two lines of one kind once."""
+    seen = set()
     for text in lines:
         value = json.loads(text)
-        for other in varied(value):
-            yield text, json.dumps(other)
+        kind = frozenset(kinds(value))
+        for place, other in varied(value):
+            if (kind, place) not in seen:
+                seen.add((kind, place))
+                yield text, json.dumps(other)
         for cut in range(0, len(text), 7):
             yield text, text[:cut]
 
@@ -344,7 +359,7 @@ def test_whole_runs_of_wrong_types_too(cli):
     """Many lines wrong at once, in every state of a decoder."""
     row, dice = ROWS[f"cli/{cli}"], random.Random(10)
     lines = OWN[cli] + distinct(recordings(cli))
-    every = {text: [json.dumps(v) for v in varied(json.loads(text))] for text in lines}
+    every = {text: [json.dumps(v) for _, v in varied(json.loads(text))] for text in lines}
     for _ in range(60):
         run = [
             dice.choice(every[text]) if dice.random() < 0.3 else text for text in dice.choices(lines, k=12)

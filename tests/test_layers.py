@@ -262,6 +262,7 @@ def importing(found: Iterable[ast.AST]) -> list[ast.stmt]:
     return [n for n in found if isinstance(n, ast.Import | ast.ImportFrom)]
 
 
+@cache
 def late(path: Path) -> list[ast.stmt]:
     """The imports inside functions."""
     functions = [n for n in nodes(path) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
