@@ -1,32 +1,40 @@
-"""What an agent loop costs beside the requests it makes.
+"""What an agent loop costs beside the requests it makes, and how soon Stop ends it.
 
-    python benchmarks/tools.py [LOOPS]
+    python benchmarks/tools.py [LOOPS | stops]
 
 Loops of two and of nine steps (the model calls a function of this process, and answers at last) beside
 conversations of as many plain requests with the same messages and as many chunks, in turn, against a
 simulator in a process of its own; CPU of this process, the least of five rounds. A step is what the seven
 steps between cost; what an answer with tools costs once (the function's schema, the set-up) is told too.
 Then eight calls of an MCP tool that takes a second each, which one answer asks for together: seconds for the
-whole answer.
+whole answer. Last, in a kernel, the time from Stop to the end of the cell, by what was under way: the median
+and the longest of ten.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import nbllm
 from nbllm import simulator
 from nbllm.tools.mcp_entry import Source, entry_of
+from tests.kernels import Kernel
 
 ROUNDS = 5
+STOPS = 10
 SERVER = '''
 import time
 from mcp.server.mcpserver import MCPServer
@@ -104,5 +112,126 @@ def eight() -> None:
     print(f"{calls} MCP calls of 1 s in one answer: {took:.2f} s")
 
 
+HANGS = """
+import pathlib, sys, time
+if sys.argv[2:]:
+    pathlib.Path(sys.argv[1]).write_text("begun")
+    time.sleep(3600)
+from mcp.server.mcpserver import MCPServer
+server = MCPServer("slow")
+@server.tool()
+def wait() -> str:
+    pathlib.Path(sys.argv[1]).write_text("begun")
+    time.sleep(3600)
+server.run("stdio")
+"""
+# What a cell can call: each says when it has begun.
+DEFINE = """
+import asyncio, pathlib, sys, time
+begun = pathlib.Path({mark!r})
+def blocking() -> str:
+    begun.write_text("begun")
+    time.sleep(3600)
+async def sleeping() -> str:
+    begun.write_text("begun")
+    await asyncio.sleep(3600)
+async def deaf() -> str:
+    begun.write_text("begun")
+    time.sleep(3600)
+async def stubborn() -> str:
+    begun.write_text("begun")
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+web = nbllm.tools.HttpTool("web", {url!r}, private=True)
+%llm mcp add slow -- {python} {server} {mark}
+%llm mcp add mute -- {python} {server} {mark} mute
+command = [sys.executable, {server!r}, {mark!r}, "mute"]
+nbllm.register_provider("cli/hangs", command=command, label="Hangs")
+"""
+CALLED = {
+    "a function": "blocking",
+    "a coroutine": "sleeping",
+    "a coroutine that blocks": "deaf",
+    "a coroutine that does not end": "stubborn",
+    "a command-line agent": "cli/hangs",
+    "a call of an MCP server": "mcp/slow",
+    "a request of an HTTP tool": "web",
+}
+
+
+def stopped(kernel: Kernel, mark: Path, line: str, wait: Callable[[str], object]) -> str:
+    """Stops a cell, so often, each time once `wait` returns, and tells how long it takes."""
+    times = []
+    for _ in range(STOPS + 1):
+        mark.unlink(missing_ok=True)
+        message = kernel.start(f"%%llm {line}\nGo.")
+        wait(message)
+        began = time.perf_counter()
+        kernel.interrupt()
+        ran = kernel.collect(message)
+        times.append(1e3 * (time.perf_counter() - began))
+        assert ran.error is not None, ran.text
+        assert ran.error["ename"] == "Stopped", ran.error
+    own = times[1:]  # the first one loads things
+    return f"{statistics.median(own):.0f} ms, longest {max(own):.0f} ms"
+
+
+def stops() -> None:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        mark, script = Path(folder, "begun"), Path(folder, "server.py")
+        script.write_text(HANGS, "utf-8")
+
+        class Hanging(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                mark.write_text("begun", "utf-8")
+                threading.Event().wait()
+
+            def log_message(self, *_args: Any) -> None:
+                pass
+
+        web = ThreadingHTTPServer(("127.0.0.1", 0), Hanging)
+        web.daemon_threads = True
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        kernel = stack.enter_context(Kernel(XDG_CONFIG_HOME=folder, NBLLM_HOME=folder))
+        url = f"http://127.0.0.1:{web.server_port}/"
+        ran = kernel.run(DEFINE.format(mark=str(mark), url=url, python=sys.executable, server=str(script)))
+        assert ran.ok, ran.error
+
+        def begun(_message: str) -> None:
+            until = time.monotonic() + 60
+            while not mark.exists():
+                assert time.monotonic() < until
+                time.sleep(0.01)
+
+        def waits(message: str) -> None:
+            kernel.collect(message, until=lambda m: m["msg_type"] == "display_data")
+            time.sleep(0.3)
+
+        def shown(message: str) -> None:
+            count = iter(range(5))
+            kernel.collect(
+                message, until=lambda m: m["msg_type"] == "update_display_data" and not next(count, 0)
+            )
+
+        def told(stage: str, line: str, wait: Callable[[str], object]) -> None:
+            print(f"Stop in {stage}: {stopped(kernel, mark, line, wait)}", flush=True)
+
+        model = "sim/openai/m@ttft=0,gap=0"
+        told("a silence before the answer", "sim/openai/m@headers=3600", waits)
+        told("a silence after the headers", "sim/openai/m@ttft=3600", waits)
+        told("the model's answer", "sim/openai/m@ttft=0,gap=0.02,tokens=100000", shown)
+        told("the start of an MCP server", f"{model} tools=mcp/mute", waits)
+        for stage, tool in CALLED.items():
+            told(stage, f"{model},tools=1 tools={tool} approve=auto", begun)
+        told(
+            "a question", f"{model},tools=1 tools=blocking", lambda _: kernel.client.get_stdin_msg(timeout=60)
+        )
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if sys.argv[1:] else 50)
+    if sys.argv[1:2] != ["stops"]:
+        main(int(sys.argv[1]) if sys.argv[1:] else 50)
+    stops()
