@@ -1,6 +1,9 @@
 """The loop over tools: functions that a model calls, in every format, against the simulator."""
 
 import asyncio
+import pickle
+import subprocess
+import sys
 import threading
 import tomllib
 from typing import Literal
@@ -346,6 +349,79 @@ def test_a_conversation_is_taken_up_with_its_open_calls(client, prices):
     assert [("C-4", "EUR")] == prices.calls
     assert "stop" == r.finish_reason
     assert r.messages[0] == Message("tool", ToolResult("2", "4.5", name="price"))
+
+
+CRASHES = """
+import os, pathlib, pickle, sys
+import nbllm
+from nbllm.core.events import StepEnded, ToolStarted
+from nbllm.simulator import script
+
+def price(article: str) -> float:
+    if article == "B-3":
+        os._exit(9)
+    return 4.5
+
+calls = [[{"name": "price", "arguments": {"article": a}}] for a in ("A-17", "B-3")]
+model = "sim/claude/m@ttft=0,gap=0," + script([{"text": "Let me see.", "calls": c} for c in calls])
+stream = nbllm.stream("What do they cost?", model, tools=[price], approve="auto")
+for event in stream:
+    if isinstance(event, ToolStarted | StepEnded):
+        pathlib.Path(sys.argv[1]).write_bytes(pickle.dumps(stream.partial().conversation))
+"""
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_what_came_before_a_call_is_read_before_it_runs(client, asynchronous):
+    """Who prints the words sees them before the question is asked, and before the function runs."""
+    seen = []
+
+    def look(a: int = 1) -> int:
+        """Looks."""
+        seen.append("runs")
+        return a
+
+    def asked(question):
+        seen.append("asked")
+        return True
+
+    steps = script([{"text": "Let me see.", "calls": [{"name": "look"}] * 2}, {"text": "Seen."}])
+    stream = client.stream("x", f"{model()},{steps}", tools=[look], approve=asked)
+
+    def note(event):
+        if isinstance(event, TextDelta):
+            seen.append(event.text)
+        elif isinstance(event, ToolStarted | ToolEnded):
+            seen.append(type(event).__name__)
+
+    async def read():
+        async for event in stream:
+            note(event)
+
+    if asynchronous:
+        asyncio.run(read())
+    else:
+        for event in stream:
+            note(event)
+    call = ["ToolStarted", "runs", "ToolEnded"]
+    at = seen.index("asked")
+    assert "Let me see." == "".join(seen[:at])
+    assert ["asked", "asked", *call, *call] == seen[at : at + 8]
+    assert "Seen." == "".join(seen[at + 8 :])
+
+
+def test_a_loop_goes_on_in_another_process(client, prices, tmp_path):
+    """From what was kept as it went: the process died in the middle of a call, which is run again, as it has
+    no result."""
+    kept = tmp_path / "conversation"
+    died = subprocess.run([sys.executable, "-c", CRASHES, str(kept)], check=False, timeout=120)
+    assert 9 == died.returncode
+    conversation = pickle.loads(kept.read_bytes())
+    assert ["user", "assistant", "tool", "assistant"] == [m.role for m in conversation]
+    steps = script([{"text": ""}, {"text": ""}, {"text": "They cost {results}."}])
+    r = client.complete(conversation, f"{model('claude')},{steps}", tools=[prices.price], approve="auto")
+    assert [("B-3", "EUR")] == prices.calls
+    assert "They cost 4.5, 4.5." == r.text
 
 
 def test_sets_are_opened_first(client, prices):

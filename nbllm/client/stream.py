@@ -180,16 +180,16 @@ class Stream:
 
     def wait(self, seen: int | None = 0, timeout: float | None = None, *, errands: bool = True) -> bool:
         """Waits until the log is longer than `seen` (None: only for the end) or the reply has ended, and runs
-        errands meanwhile; False where `timeout` seconds ran out first. errands=False leaves them, and returns
-        when one comes."""
+        errands meanwhile, each when what came before it was seen; False where `timeout` seconds ran out
+        first. errands=False leaves them, and returns when one comes."""
         least, until = (
             _ALL if seen is not None else _ERRANDS,
             None if timeout is None else time.monotonic() + timeout,
         )
         while self._waited(least, lambda: self._news(seen) or self._errands, until):
-            if not (errands and self._errands):
+            if self._news(seen) or not errands:
                 return True
-            self.run_errands()
+            self._run_errand()
         return False
 
     def wait_end(self, timeout: float, *, errands: bool = False) -> bool:
@@ -238,12 +238,18 @@ class Stream:
     def run_errands(self) -> None:
         """Does what the call asks of its reader, on this thread. Raises KeyboardInterrupt where the user
         breaks it off, which stops the call."""
-        while (errand := self._errand()) is not None:
-            try:
+        while self._run_errand():
+            pass
+
+    def _run_errand(self) -> bool:
+        errand = self._errand()
+        try:
+            if errand is not None:
                 errand.do()
-            except KeyboardInterrupt:
-                self.cancel()
-                raise
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+        return errand is not None
 
     def _errand(self) -> Errand | None:
         with self._lock:
@@ -297,16 +303,17 @@ class Stream:
         beat = _HEARTBEAT if "ipykernel" in sys.modules else None
         try:
             while True:
-                while (errand := self._errand()) is not None:
-                    await errand.do_async()
                 future: asyncio.Future[None] = loop.create_future()
                 with self._lock:
                     if self._news(seen):
                         return
                     self._check_process()
-                    if self._errands:
-                        continue
-                    self._waiters.append((least, future))
+                    errand = self._errand()
+                    if errand is None:
+                        self._waiters.append((least, future))
+                if errand is not None:
+                    await errand.do_async()
+                    continue
                 if beat is None:
                     await future
                 while not future.done():
