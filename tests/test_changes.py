@@ -86,14 +86,25 @@ def test_one_answer_after_another_and_one_change_alone(client, undo, tmp_path):
             undo(number)
 
 
-def test_what_somebody_else_changed_stays(client, undo, tmp_path):
-    """It is refused; what was taken back before that is named."""
-    written(client, tmp_path, ("a", "1"), ("b", "1"))
-    (tmp_path / "a").write_text("mine")
-    with pytest.raises(ConfigError, match=r"a is not as the tool left it.*Taken back before that: b\."):
+@pytest.mark.parametrize(
+    ("mine", "words"),
+    [
+        ("a", r"a is not as the tool left it, and stays.*Taken back: c, c, b\."),
+        ("c", r"c is not as the tool left it, and stays.*Taken back: b, a\."),
+        ("abc", r"c, b, a are not as the tool left them, and stay as they are now\.\n"),
+    ],
+)
+def test_what_somebody_else_changed_stays(client, undo, tmp_path, mine, words):
+    """It is named, with all that was taken back beside it, whatever the order."""
+    written(client, tmp_path, ("a", "1"), ("b", "1"), ("c", "1"), ("c", "2"))
+    for name in mine:
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(ConfigError, match=words) as caught:
         undo()
-    assert "mine" == (tmp_path / "a").read_text()
-    assert not (tmp_path / "b").exists()
+    assert ("abc" == mine) == ("Taken back" not in caught.value.message)
+    for name in "abc":
+        place = tmp_path / name
+        assert (place.read_text() == "mine") if name in mine else not place.exists()
 
 
 def test_the_question_has_the_difference(client, undo, tmp_path):

@@ -83,8 +83,9 @@ class Journal:
 
     async def undo(self, number: int | None = None) -> list[str]:
         """Takes back all that the last answer changed, its last change first, or the change of that number,
-        from 1; gives what that was. Awaited on the engine's loop. Raises ConfigError for what is not as the
-        tool left it; what was taken back before that stays so."""
+        from 1; gives what that was. Awaited on the engine's loop. What is not as the tool left it stays, and
+        so does what was changed before it in the same place; raises ConfigError that names it, and what was
+        taken back beside it."""
         if not self.made or not 1 <= (1 if number is None else number) <= len(self.made):
             raise ConfigError(
                 "There is no such change to take back.", hint="`%llm undo list` has those that tools made."
@@ -92,21 +93,27 @@ class Journal:
         last = self.made[-1].answer
         chosen = [self.made[number - 1]] if number else [m for m in self.made if m.answer == last]
         done: list[str] = []
+        stayed: list[str] = []
         for one in reversed(chosen):
-            await self._take_back(one, done)
-        return done
-
-    async def _take_back(self, one: Made, done: list[str]) -> None:
-        change = one.change
-        if not await settled(change.holds(one.result)):
-            before = f" Taken back before that: {', '.join(done)}." if done else ""
+            if await settled(one.change.holds(one.result)):
+                await settled(one.change.undo(one.result))
+                self.made.remove(one)
+                done.append(one.change.what)
+            else:
+                stayed.append(one.change.what)
+        if stayed:
+            names = ", ".join(dict.fromkeys(stayed))
+            now = (
+                "is not as the tool left it, and stays as it is now"
+                if names == stayed[0]
+                else "are not as the tool left them, and stay as they are now"
+            )
+            beside = f" Taken back: {', '.join(done)}." if done else ""
             raise ConfigError(
-                f"{change.what} is not as the tool left it, and stays as it is now.{before}",
+                f"{names} {now}.{beside}",
                 hint="`%llm undo list` shows what it was: take it back by hand, or %llm undo N for another.",
             )
-        await settled(change.undo(one.result))
-        self.made.remove(one)
-        done.append(change.what)
+        return done
 
 
 async def settled(value: Any) -> Any:
