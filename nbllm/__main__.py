@@ -25,7 +25,7 @@ from .client.api import default_client
 from .core.errors import ConfigError, NbllmError
 from .core.options import CALL
 from .notebook.syntax.options import OPTIONS, SHORT
-from .notebook.syntax.parser import Line, parse
+from .notebook.syntax.parser import CellLine, parse
 from .notebook.view.hidden import plain
 from .notebook.view.static import footer
 
@@ -85,7 +85,7 @@ def answered(stream: Any) -> int:
     return 0
 
 
-def options(words: list[str]) -> tuple[Line, list[str]]:
+def options(words: list[str]) -> tuple[CellLine, list[str]]:
     """(the options that come first, the question's words). Raises ConfigError as a cell's line does."""
     read = []
     while words and words[0] != "--":
@@ -138,7 +138,7 @@ def _quoted(value: str, name: str = "") -> str:
     return value if value[:1] in ("{", "[") or literal else '"' + value.replace('"', '""') + '"'
 
 
-def chosen(line: Line) -> dict[str, Any]:
+def chosen(line: CellLine) -> dict[str, Any]:
     """The keyword arguments of the call. Raises ConfigError for an option of a cell."""
     own = next((n for n in line.options if OPTIONS[n].keyword not in CALL), None)
     if own is not None or line.out:

@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 from nbllm.bench.plan import Budget
-from nbllm.bench.recorder import Finished, Pressure, Recorder
+from nbllm.bench.recorder import MeasuredRequest, Pressure, Recorder
 from nbllm.bench.store import Store
 
 MANY = 200
@@ -27,10 +27,10 @@ def test_what_waits_together_is_recorded_together(tmp_path):
 
     async def work():
         recorder = Recorder(store, Budget(), said)
-        recorder.add(Finished({}, 0, "s0", rows=(row(0),)))
+        recorder.add(MeasuredRequest({}, 0, "s0", rows=(row(0),)))
         await asyncio.to_thread(begun.wait, 30)
         for number in range(1, MANY):
-            recorder.add(Finished({}, 0, f"s{number}", rows=(row(number),)))
+            recorder.add(MeasuredRequest({}, 0, f"s{number}", rows=(row(number),)))
         free.set()
         await recorder.drained()
         assert [row(n) for n in range(MANY)] == recorder.recent[0] == store.rows()
@@ -52,10 +52,10 @@ def test_what_cannot_be_measured_takes_nothing_else_along(tmp_path):
 
     async def work():
         recorder = Recorder(store, Budget(), lambda rows: None)
-        recorder.add(Finished({}, 0, "bad", rows=({**row(0), "text": object()},)))
+        recorder.add(MeasuredRequest({}, 0, "bad", rows=({**row(0), "text": object()},)))
         await recorder.drained()
         failure = recorder.failure
-        recorder.add(Finished({}, 0, "good", rows=(row(1),)))
+        recorder.add(MeasuredRequest({}, 0, "good", rows=(row(1),)))
         await recorder.drained()
         recorder.close()
         return failure
@@ -71,7 +71,7 @@ def test_what_no_json_writer_of_ours_takes_is_kept(tmp_path):
 
     async def work():
         recorder = Recorder(store, Budget(), lambda rows: None)
-        recorder.add(Finished({}, 0, "s0", rows=(odd,)))
+        recorder.add(MeasuredRequest({}, 0, "s0", rows=(odd,)))
         await recorder.drained()
         recorder.close()
         return recorder.failure

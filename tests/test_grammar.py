@@ -162,7 +162,6 @@ def test_what_a_line_means(line, models, options, extra, out):
         ("budget=usd:-1", 1, "is above 0"),
         ("budget=eur:1", 1, "usd and tokens"),
         ("budget=5", 1, "is at least 20"),
-        ("approve=perhaps", 1, "ask, auto, never"),
         ("show_reasoning=perhaps", 1, "true or false"),
         ("x.a=1 x.a=2", 7, "twice"),
         ("x.a=1 x.a.b=2", 7, "no object"),

@@ -78,7 +78,6 @@ LATE_PACKAGES = HEAVY | {
 LATE_PARTS = {
     ("__init__", "*"),
     ("bench/cold_start", "*"),  # a rung measures what its own imports take
-    ("bench/driver", "bench.plan"),
     ("bench/plots", "bench.runner"),
     ("bench/plots", "bench.token_times"),
     ("bench/runner", "bench.token_times"),

@@ -35,7 +35,7 @@ def client():
 def rows_of(client, sim, stream, dialect="openai_chat"):
     """A row for each attempt of a stream that has ended."""
     row = client.resolve("m", sim.base_url(dialect), dialect).provider
-    return measure.rows(stream, measure.Call(stream.partial().request, row, "m"))
+    return measure.rows(stream, measure.CallContext(stream.partial().request, row, "m"))
 
 
 def measured(client, sim, options, dialect="openai_chat", prompt="Why is the sky blue?", **call):
@@ -196,7 +196,7 @@ def test_a_tokenizer_counts_chunks_too(client, sim):
         retries=0,
     )
     stream.wait_end(30)
-    call = measure.Call(
+    call = measure.CallContext(
         stream.partial().request,
         client.resolve("m", sim.base_url("openai_chat")).provider,
         "m",
@@ -334,7 +334,7 @@ def test_a_time_limit_of_a_retried_attempt_is_censored_too(client, sim):
     assert stream.wait_end(30)
     stream.traces[0].error = Timeout("No connection.", which="connect", seconds=2.0)
     provider = client.resolve("m", sim.base_url("openai_chat")).provider
-    first, last = measure.rows(stream, measure.Call(stream.partial().request, provider, "m"))
+    first, last = measure.rows(stream, measure.CallContext(stream.partial().request, provider, "m"))
     assert ("timeout_connect", "Timeout", True) == (first["status"], first["error_type"], first["censored"])
     assert ("ok", False, None) == (last["status"], last["censored"], last.get("censor_ms"))
 

@@ -10,7 +10,7 @@ import pytest
 import trustme
 
 from nbllm import Client
-from nbllm.bench.driver import Load
+from nbllm.bench.driver import LoadGenerator
 from nbllm.bench.run_spec import Contestant
 from nbllm.client import catalog, tokens
 from nbllm.core import errors
@@ -249,7 +249,7 @@ def test_no_list_takes_a_key_elsewhere(client, here, elsewhere, path, dialect):
 def touched(client, model):
     route = client.resolve(model)
     client.run(
-        Load(None, client, None, 0.0, set())._touch(
+        LoadGenerator(None, client, None, 0.0, set())._touch(
             Contestant("a", route, key=client.registry.key_for(route, None)), 5.0
         )
     )

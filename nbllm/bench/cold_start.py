@@ -149,7 +149,7 @@ def _child() -> None:
         stream.wait_end(_PATIENCE)
         rows = measure.rows(
             stream,
-            measure.Call(request, arm.route.provider, arm.route.asked, arm.route.simulated, epoch),
+            measure.CallContext(request, arm.route.provider, arm.route.asked, arm.route.simulated, epoch),
             extra,
         )
         chunks = list(

@@ -28,8 +28,8 @@ from ..store import measure
 from . import cold_start as cold
 from . import prompts
 from .early_stop import Stopper
-from .plan import Slot, Turn, stable
-from .recorder import Finished, GcPauses, Pressure, Recorder
+from .plan import LoadShape, Slot, Turn, stable
+from .recorder import GcPauses, MeasuredRequest, Pressure, Recorder
 from .run_spec import Contestant, Job
 
 _STAGGER = 5e-3  # seconds between the starts of a closed loop's users, so that they do not march in step
@@ -66,7 +66,7 @@ class _Ask:
 
 
 @dataclass(slots=True)
-class Load:
+class LoadGenerator:
     """A job at work. `stop` ends it after what is in flight has been cancelled."""
 
     job: Job
@@ -233,14 +233,14 @@ class Load:
                 arm.route.asked,
                 {"ns_call": at, "ns_sched": at, **extra},
             )
-            self.recorder.add(Finished(extra, turn.index, ask.slot.id, rows=(row,)))
+            self.recorder.add(MeasuredRequest(extra, turn.index, ask.slot.id, rows=(row,)))
             return None
 
     async def _sent(self, turn: Turn, ask: _Ask, due: float | None, extra: dict[str, Any]) -> Stream | None:
         arm = self.job.arms[turn.arm]
         if turn.start_kind == "cold_process":
             rows, chunks = await cold.process(arm, ask.messages, ask.prompt.options, self.epoch, extra)
-            self.recorder.add(Finished(extra, turn.index, ask.ends, rows=rows, chunks=chunks))
+            self.recorder.add(MeasuredRequest(extra, turn.index, ask.ends, rows=rows, chunks=chunks))
             return None
         if turn.start_kind == "cold_model":
             await unload(self.client, arm.route, arm.limits.connect)
@@ -264,10 +264,12 @@ class Load:
         # put together by the recorder's thread, where something was sent: it takes a while
         request = stream.attempts[-1].request if stream.attempts else stream.partial().request
         assert request is not None
-        call = measure.Call(request, arm.route.provider, arm.route.asked, arm.route.simulated, self.epoch)
+        call = measure.CallContext(
+            request, arm.route.provider, arm.route.asked, arm.route.simulated, self.epoch
+        )
         failed = stream.error is not None
         self.recorder.add(
-            Finished(
+            MeasuredRequest(
                 extra, turn.index, ask.slot.id if failed else ask.ends, stream, call, counter=arm.counter
             )
         )
@@ -397,8 +399,6 @@ class Load:
 
 
 def _as_warm_up(turn: Turn, slots: list[Slot]) -> Turn:
-    from .plan import Load as Shape
-
     return replace(
         turn,
         index=-1,
@@ -406,7 +406,7 @@ def _as_warm_up(turn: Turn, slots: list[Slot]) -> Turn:
         block=-1,
         idle_s=0.0,
         slots=tuple(slots),
-        load=turn.load if turn.load.kind == "closed" else Shape("closed", concurrency=1),
+        load=turn.load if turn.load.kind == "closed" else LoadShape("closed", concurrency=1),
     )
 
 

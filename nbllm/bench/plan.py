@@ -38,7 +38,7 @@ class Slot(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadShape:
     """How a turn's requests are started. kind: closed (`concurrency` at a time), constant, poisson, ramp
     (`rate` to `to_rate` a second), replay (`times`). per_turn: requests in a turn. steady: whether the turn
     is as long as its load wants, so that ramp and drain do not count; else as long as the user said. aligned:
@@ -61,7 +61,7 @@ class Load:
         rate: Any = None,
         arrivals: Any = None,
         per_turn: int | None = None,
-    ) -> tuple[Load, ...]:
+    ) -> tuple[LoadShape, ...]:
         """The levels of load that `bench.run` was asked for, one after another. Raises ConfigError for what
         contradicts itself."""
         if per_turn is not None and (type(per_turn) is not int or per_turn < 1):
@@ -131,10 +131,10 @@ def _rate(rate: Any) -> float:
     return float(rate)
 
 
-def _open(rate: Any, how: Any, per_turn: int | None) -> Load:
+def _open(rate: Any, how: Any, per_turn: int | None) -> LoadShape:
     if how is not None and not isinstance(how, str):
         times = arrivals.replay(how)
-        return Load(
+        return LoadShape(
             "replay",
             times=times,
             per_turn=len(times),
@@ -144,13 +144,13 @@ def _open(rate: Any, how: Any, per_turn: int | None) -> Load:
     if how == "ramp":
         if not isinstance(rate, Sequence) or len(rate) != 2:
             raise ConfigError("A ramp needs two rates.", hint='rate=(1, 10), arrivals="ramp"')
-        return Load("ramp", rate=_rate(rate[0]), to_rate=_rate(rate[1]), per_turn=n)
+        return LoadShape("ramp", rate=_rate(rate[0]), to_rate=_rate(rate[1]), per_turn=n)
     if how not in (None, "poisson", "constant"):
         raise ConfigError(
             f"No arrivals are called {how!r}.", hint='"poisson", "constant", "ramp", or recorded times.'
         )
     n = per_turn or max(OPEN_TURN, math.ceil(_rate(rate) * OPEN_SECONDS))
-    return Load(how or "poisson", rate=_rate(rate), per_turn=n, steady=not per_turn)
+    return LoadShape(how or "poisson", rate=_rate(rate), per_turn=n, steady=not per_turn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ class Turn:
     arm: int
     phase: str
     start_kind: str
-    load: Load
+    load: LoadShape
     idle_s: float
     slots: tuple[Slot, ...]
 
@@ -175,7 +175,7 @@ def plan(
     prompts: int,
     *,
     blocks: int,
-    loads: Sequence[Load],
+    loads: Sequence[LoadShape],
     start_kinds: Sequence[str] = ("warm",),
     idle: Sequence[float] = (0.0,),
     seed: int,
@@ -200,7 +200,7 @@ def plan(
             cells = [(arm, kind, pause) for arm in range(arms) for kind in start_kinds for pause in idle]
             random.Random(f"order {seed} {level} {b}").shuffle(cells)
             for order, (arm, kind, pause) in enumerate(cells):
-                shape = load if kind == "warm" else Load("closed")
+                shape = load if kind == "warm" else LoadShape("closed")
                 more = cooldown if kind == "warm" else 0
                 rng = random.Random(f"arrivals {seed} {level} {b} {arm} {kind} {pause}")
                 offsets = shape.offsets(rng, more)
@@ -220,14 +220,14 @@ def plan(
     return tuple(turns)
 
 
-def _phase(load: Load, place: int, n: int, cooldown: int) -> str | None:
+def _phase(load: LoadShape, place: int, n: int, cooldown: int) -> str | None:
     edge = load.concurrency if load.steady and load.kind == "closed" else 0
     if place >= n - cooldown:
         return "cooldown"
     return "ramp" if place < edge else "drain" if place >= n - cooldown - edge else None
 
 
-def unsteady(loads: Sequence[Load]) -> str:
+def unsteady(loads: Sequence[LoadShape]) -> str:
     """Which loads their turns are too short to reach, in words; "" where there is none."""
     short = [x for x in loads if x.kind == "closed" and x.concurrency > 1 and x.per_turn < 4 * x.concurrency]
     return "".join(

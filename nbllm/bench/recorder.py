@@ -33,7 +33,7 @@ _TOGETHER = 64  # requests that are written down in one transaction, at most
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class MeasuredRequest:
     """A request that has ended: the stream, or rows that another process measured. `slot`: what is finished
     with it."""
 
@@ -41,7 +41,7 @@ class Finished:
     turn: int
     slot: str | None
     stream: streams.Stream | None = None
-    call: measure.Call | None = None
+    call: measure.CallContext | None = None
     rows: tuple[Row, ...] = ()
     chunks: tuple[Row, ...] = ()
     counter: Counter | None = None
@@ -56,7 +56,7 @@ class Recorder:
     ) -> None:
         self._store, self._budget, self._said = store, budget, said
         self._answers = answers
-        self._queue: queue.SimpleQueue[Finished | asyncio.Event | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[MeasuredRequest | asyncio.Event | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._began = time.monotonic() - store.get("seconds", 0.0)
         self.sums = {"usd": 0.0, "tokens": 0.0, "requests": 0.0}
@@ -70,7 +70,7 @@ class Recorder:
         self._thread = threading.Thread(target=self._work, name="nbllm-recorder", daemon=True)
         self._thread.start()
 
-    def add(self, finished: Finished) -> None:
+    def add(self, finished: MeasuredRequest) -> None:
         """Takes a request that has ended."""
         self._added += 1
         self._queue.put(finished)
@@ -116,7 +116,7 @@ class Recorder:
         going_on = True
         while going_on:
             items = self._waiting()
-            finished = [item for item in items if isinstance(item, Finished)]
+            finished = [item for item in items if isinstance(item, MeasuredRequest)]
             try:
                 if finished:
                     self._record(finished)
@@ -128,14 +128,14 @@ class Recorder:
                     self._loop.call_soon_threadsafe(event.set)
             going_on = None not in items
 
-    def _waiting(self) -> list[Finished | asyncio.Event | None]:
+    def _waiting(self) -> list[MeasuredRequest | asyncio.Event | None]:
         items = [self._queue.get()]
         with contextlib.suppress(queue.Empty):
             while len(items) < _TOGETHER:
                 items.append(self._queue.get_nowait())
         return items
 
-    def _record(self, items: list[Finished]) -> None:
+    def _record(self, items: list[MeasuredRequest]) -> None:
         measured = [(item, *_measured(item)) for item in items]
         kept = [Kept(rows, chunks, item.slot, self._text(item)) for item, rows, chunks in measured]
         try:
@@ -150,7 +150,7 @@ class Recorder:
             self.recent.setdefault(item.turn, []).append(rows[-1])
         self._said([rows[-1] for _, rows, _ in measured])
 
-    def _text(self, item: Finished) -> str | None:
+    def _text(self, item: MeasuredRequest) -> str | None:
         vectors = item.call is not None and item.call.provider.dialect in EMBEDDERS  # they are no text
         return None if vectors or not self._answers or not item.stream else item.stream.partial().message.text
 
@@ -159,7 +159,7 @@ class Recorder:
         self.refused[name] = 0 if row.get("ok") else self.refused.get(name, 0) + 1
 
 
-def _measured(item: Finished) -> tuple[list[Row], list[Row]]:
+def _measured(item: MeasuredRequest) -> tuple[list[Row], list[Row]]:
     """The rows and chunks of a request; where an answer cannot be measured, a row that says so: it is one of
     many."""
     if item.stream is None or item.call is None:
@@ -174,7 +174,9 @@ def _measured(item: Finished) -> tuple[list[Row], list[Row]]:
         return [measure.failed(exc, item.call.provider, item.call.model, item.extra)], []
 
 
-def _counted(stream: streams.Stream, call: measure.Call, counter: Counter | None) -> measure.Call:
+def _counted(
+    stream: streams.Stream, call: measure.CallContext, counter: Counter | None
+) -> measure.CallContext:
     """The call with a tokenizer that knows the texts of its answer: they are counted all at once."""
     if counter is None:
         return call

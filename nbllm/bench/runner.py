@@ -145,7 +145,7 @@ def run(
         if len(arms) < 2:
             raise errors.ConfigError("A judge compares answers of two models.", hint="Name another model.")
     seed = secrets.randbelow(2**31) if seed is None else seed
-    loads = plan.Load.of(concurrency=concurrency, rate=rate, arrivals=arrivals, per_turn=per_turn)
+    loads = plan.LoadShape.of(concurrency=concurrency, rate=rate, arrivals=arrivals, per_turn=per_turn)
     loads = tuple(replace(load, aligned=recorded) for load in loads)
     kinds = (columns.START_KINDS if cold else ("warm",)) if isinstance(cold, bool) else _kinds(cold)
     turns = plan.plan(

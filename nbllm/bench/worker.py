@@ -24,7 +24,7 @@ from ..client.client import Client
 from ..client.engine import engine
 from ..core.errors import ConfigError, scrub
 from . import children
-from .driver import Load
+from .driver import LoadGenerator
 from .plan import Budget
 from .recorder import Recorder
 from .run_spec import Job, to_arm
@@ -91,7 +91,7 @@ async def _run(store: Store, job: Job, client: Client, asked: Notebook) -> tuple
     epoch = store.get("epoch")
     if epoch is None:
         store.put(epoch=(epoch := time.perf_counter()))
-    load = Load(job, client, recorder, epoch, store.finished())
+    load = LoadGenerator(job, client, recorder, epoch, store.finished())
     loop = asyncio.get_running_loop()
     threading.Thread(target=_listen, args=(loop, load.stop, asked), name="nbllm-stop", daemon=True).start()
     try:

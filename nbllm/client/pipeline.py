@@ -41,7 +41,7 @@ from ..core import errors
 from ..core.events import Notice, is_token
 from ..store.budgets import Budget
 from ..store.ledger import Ledger
-from ..store.measure import Call
+from ..store.measure import CallContext
 from .attempt import Attempt, Handler, Sink
 from .gate import Gates, gated
 from .policy import Retries, may_have_acted, wait_before_retry
@@ -102,7 +102,9 @@ def recorded(handler: Handler, ledger: Ledger, epoch: float) -> Handler:
 
     async def record(attempt: Attempt, sink: Any) -> None:  # the stream itself: it is measured at its end
         route = attempt.route
-        call = Call(attempt.request, route.provider, route.asked, route.simulated, epoch, label=attempt.label)
+        call = CallContext(
+            attempt.request, route.provider, route.asked, route.simulated, epoch, label=attempt.label
+        )
         if told := ledger.note(sink, call):
             sink.publish(Notice("warning", told))
         await handler(attempt, sink)

@@ -234,6 +234,8 @@ def _checker(schema: Mapping[str, Any], kind: Any = None) -> Any:
 
 def provider_schema(given: Any) -> dict[str, Any] | None:
     """The JSON schema to send for what a user may pass as one. Raises ConfigError as Shape.of does."""
+    if hasattr(given, "model_json_schema") and not hasattr(given, "__pydantic_validator__"):
+        given = given.model_json_schema()  # a class that is not pydantic's, and does as its models do
     return None if given is None else Shape.of(given).provider_schema
 
 

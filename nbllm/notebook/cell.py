@@ -29,7 +29,7 @@ from .question import Question, checked, value_budget
 from .run import Guarded, Run, follow, keep_turn, settle, stoppable, turn
 from .session import Session, Stopped
 from .syntax.lexer import fail
-from .syntax.parser import Line
+from .syntax.parser import CellLine
 from .syntax.places import refuse_places
 from .view.outcome import Outcome, Painter
 
@@ -52,7 +52,7 @@ def _strict(route: Route, options: Mapping[str, Any]) -> None:
 _CHECKS = {"mode": _mode, "strict": _strict}
 
 
-def _able(session: Session, line: Line, options: Mapping[str, Any]) -> None:
+def _able(session: Session, line: CellLine, options: Mapping[str, Any]) -> None:
     """Raises ConfigError, with the column, where mode= or strict= is no word for a model that is asked."""
     for name in _CHECKS.keys() & line.options.keys():
         for model in models_of(line.models, options):
@@ -63,7 +63,7 @@ def _able(session: Session, line: Line, options: Mapping[str, Any]) -> None:
                 raise fail(line.spans[name][0], error.message.rstrip("."), error.hint) from None
 
 
-def run_cell(session: Session, line: Line, body: str) -> Any:
+def run_cell(session: Session, line: CellLine, body: str) -> Any:
     """Asks what the cell asks and gives the response (with each=, the first rows); shows it while it comes.
 
     Raises ConfigError before anything is sent for what is wrong in the cell; the call's error after the
@@ -73,7 +73,7 @@ def run_cell(session: Session, line: Line, body: str) -> Any:
         return _run_cell(session, line, body)
 
 
-def _run_cell(session: Session, line: Line, body: str) -> Any:
+def _run_cell(session: Session, line: CellLine, body: str) -> Any:
     refuse_places(line, session.namespace)
     line = replace(line, models=session.models(line.models))
     used = prompt_files.named(session, str(line.options.get("use", "")))
@@ -201,7 +201,7 @@ def question(
     return Question(parts, models_of(models, options), rest, extra, filled.told, told, left=filled.left)
 
 
-def _asker(session: Session, line: Line, options: Mapping[str, Any]) -> Callable[[FilledPrompt], Any]:
+def _asker(session: Session, line: CellLine, options: Mapping[str, Any]) -> Callable[[FilledPrompt], Any]:
     """What a function made by def= does with a filled prompt: asks without a screen, and returns or raises
     what came."""
 

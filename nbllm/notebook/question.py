@@ -15,7 +15,7 @@ from ..core.values import BUDGET
 from ..store.budgets import Budget
 from .syntax.lexer import fail
 from .syntax.options import OPTIONS
-from .syntax.parser import Line
+from .syntax.parser import CellLine
 
 _MOST = 24  # columns; more are a benchmark
 
@@ -203,7 +203,7 @@ _EXCLUDES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
 )
 
 
-def checked(line: Line, options: Mapping[str, Any]) -> dict[str, Any]:
+def checked(line: CellLine, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a cell over the notebook's defaults, without those defaults that the cell's own words
     rule out.
 
@@ -277,7 +277,7 @@ def _given(name: str, options: Mapping[str, Any]) -> bool:
     return found is not None and (found is not False or name == "wait")  # wait=false is what it is for
 
 
-def _several_word(line: Line) -> str:
+def _several_word(line: CellLine) -> str:
     return (
         "several models"
         if len(line.models) > 1

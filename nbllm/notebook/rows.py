@@ -19,7 +19,7 @@ from .buttons import approve
 from .question import Question
 from .session import Session, Stopped, current_session
 from .syntax.lexer import fail
-from .syntax.parser import Line
+from .syntax.parser import CellLine
 from .view.progress import Display, bar
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ class Panel(Display, FrontEnd):
         self.publish(html, "\n".join(filter(None, (line, foot))), last=ended is not None)
 
 
-def run(session: Session, line: Line, question: Question, template: str) -> pd.DataFrame | BatchJob | None:
+def run(
+    session: Session, line: CellLine, question: Question, template: str
+) -> pd.DataFrame | BatchJob | None:
     """Asks the question of every row; gives the first rows, None under quiet; a BatchJob with wait=false,
     which is in the variable of out= and in _llm, while the frame stays as it is. Raises ConfigError before
     anything is sent for what is wrong in the cell, and the reason where the run ended early: the frame is in
@@ -91,7 +93,7 @@ def _sent(session: Session, question: Question) -> Mapping[str, Any]:
     return {**spec.chosen(), **own, "model": contestants[0].model, "schema": question.shape}
 
 
-def _executor(session: Session, line: Line, name: str | None) -> Any:
+def _executor(session: Session, line: CellLine, name: str | None) -> Any:
     """What the variable of executor= holds; None without one. Raises ConfigError, with the column."""
     if name is not None and name not in session.namespace:
         hint = "executor= names a concurrent.futures.Executor, or a client of dask."

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .chats import Chats, Place, Shelf
     from .comparison import Comparison
     from .question import Contestant, Question
-    from .syntax.parser import Line
+    from .syntax.parser import CellLine
     from .view.outcome import Outcome
 
 _STATE = "_nbllm_session"
@@ -143,7 +143,7 @@ class Session:
 
     # --- asking ---
 
-    def parse(self, line: str) -> Line:
+    def parse(self, line: str) -> CellLine:
         """Reads the line of a cell or of a command, with the dialects that there are. Raises ConfigError."""
         from .syntax.parser import parse
 

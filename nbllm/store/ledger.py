@@ -24,7 +24,7 @@ from ..core.options import LEDGERS
 from ..dialects.embeddings import EMBEDDERS
 from .chunks import Recorded, Row
 from .history import Book, Key, Record, book, read
-from .measure import Call, failed, rows, started
+from .measure import CallContext, failed, rows, started
 
 _LONGEST = 200  # characters of a name that a provider sends; on disk it is cut
 _DAY = 86_400.0  # seconds
@@ -44,7 +44,7 @@ class Ledger:
         self.notebook: str | None = None  # whose calls these are
         self._numbers = itertools.count(1)
         self._number = next(book().ledgers)
-        self._pending: dict[int, tuple[Recorded, Call, Row, Book]] = {}  # by their numbers
+        self._pending: dict[int, tuple[Recorded, CallContext, Row, Book]] = {}  # by their numbers
         self._rows: deque[Row] = deque(maxlen=most)
         self._begun = 0  # the last call whose beginning was looked at
         self._recent: tuple[float, dict[Key, Row]] = (0.0, {})  # when it was read, and what
@@ -68,7 +68,7 @@ class Ledger:
             )
         self._kept = kept
 
-    def note(self, stream: Recorded, call: Call) -> str:
+    def note(self, stream: Recorded, call: CallContext) -> str:
         """Remembers a call that has just been made. Gives what its user should be told, once: that earlier
         calls could not be put on disk."""
         number, own = next(self._numbers), book()
@@ -157,7 +157,7 @@ class Ledger:
                     own.add([self._record(started(call, about))])
                 self._begun = about["seq"]
 
-    def _measured(self, stream: Recorded, call: Call, about: Row) -> list[Row]:
+    def _measured(self, stream: Recorded, call: CallContext, about: Row) -> list[Row]:
         try:
             made = rows(stream, call, about)
         except Exception as error:  # noqa: BLE001 - a call that cannot be measured was made all the same

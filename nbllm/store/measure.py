@@ -82,7 +82,7 @@ _STATUS: tuple[tuple[type[errors.NbllmError], str], ...] = (
 )
 
 
-class Call(msgspec.Struct, frozen=True):
+class CallContext(msgspec.Struct, frozen=True):
     """What a row needs to know and a stream does not: the request, the provider's row, the model as asked
     for, whether the simulator answered, the epoch of its `ns_*` columns (perf_counter seconds), a
     tokenizer."""
@@ -98,7 +98,7 @@ class Call(msgspec.Struct, frozen=True):
 
 def rows(
     stream: Recorded,
-    call: Call,
+    call: CallContext,
     extra: Mapping[str, Any] | None = None,
     found: list[Chunk] | None = None,
 ) -> list[Row]:
@@ -117,7 +117,7 @@ def failed(error: BaseException, provider: ProviderSpec, model: str, extra: Mapp
     return {**_asked(provider, model), **_failure(errors.as_ours(error), None), "quality": "bounded", **extra}
 
 
-def started(call: Call, extra: Mapping[str, Any]) -> Row:
+def started(call: CallContext, extra: Mapping[str, Any]) -> Row:
     """The row of a call that is on its way: what is left of it where its kernel is killed."""
     about = {"request_model": call.request.model, "params": params(call.request), "label": call.label}
     ended = {"simulated": call.simulated, "ok": False, "status": INTERRUPTED}
@@ -132,7 +132,7 @@ def _asked(provider: ProviderSpec, model: str) -> Row:
 # --- rows ---
 
 
-def _attempt(stream: Recorded, call: Call, found: list[Chunk], i: int) -> Row:
+def _attempt(stream: Recorded, call: CallContext, found: list[Chunk], i: int) -> Row:
     trace = stream.traces[i] if stream.traces else Trace()
     if i < len(stream.attempts):  # which may have asked another model than the one before
         asked = stream.attempts[i]
@@ -218,7 +218,7 @@ def _lags(trace: Trace) -> Row:
     }
 
 
-def _answer(stream: Recorded, call: Call, found: list[Chunk], disturbed: bool) -> Row:
+def _answer(stream: Recorded, call: CallContext, found: list[Chunk], disturbed: bool) -> Row:
     response = stream.partial()
     bearing = [c for c in found if c.bears]
     written = [] if call.provider.dialect in EMBEDDERS else bearing  # vectors are no tokens
@@ -257,7 +257,7 @@ def _answer(stream: Recorded, call: Call, found: list[Chunk], disturbed: bool) -
     return row
 
 
-def _prices(response: Response, call: Call) -> Row:
+def _prices(response: Response, call: CallContext) -> Row:
     """The prices behind a cost, in US dollars for a million tokens, and whose word they are."""
     model = response.model or call.request.model
     known = prices.facts(model, call.provider)

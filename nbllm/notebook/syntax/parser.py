@@ -44,7 +44,7 @@ _SPACE = re.compile(r"\s*")
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class CellLine:
     """A line as read. `extra` goes to the provider as it is (x.name=value).
 
     `spans`: where each option stood, (first column, column after it) from 0; the last one of an option given
@@ -58,7 +58,7 @@ class Line:
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
-def parse(line: str, dialects: Iterable[str] = ()) -> Line:
+def parse(line: str, dialects: Iterable[str] = ()) -> CellLine:
     """Reads a line; dialects: as `read` takes them. Raises ConfigError, one line with the column and the
     nearest name, for what is not in the grammar."""
     reader = _Reader(line, dialects)
@@ -68,7 +68,7 @@ def parse(line: str, dialects: Iterable[str] = ()) -> Line:
     return reader.line_read()
 
 
-def ask(line: str, dialects: Iterable[str] = ()) -> tuple[Line, str]:
+def ask(line: str, dialects: Iterable[str] = ()) -> tuple[CellLine, str]:
     """(options, prompt) of `%llm ask`: options come first, the prompt is all from the first word that is
     none."""
     reader = _Reader(line, dialects)
@@ -109,10 +109,10 @@ class _Reader:
         self.extra: dict[str, Any] = {}
         self.spans: dict[str, tuple[int, int]] = {}
 
-    def line_read(self) -> Line:
+    def line_read(self) -> CellLine:
         """What was read."""
         models = tuple(self.options.pop("model", ()))
-        return Line(models, self.options, self.extra, self.options.pop("out", None), self.spans)
+        return CellLine(models, self.options, self.extra, self.options.pop("out", None), self.spans)
 
     def more(self) -> bool:
         """Goes to the next word; whether there is one."""

@@ -9,10 +9,10 @@ from typing import Any
 from ...core.template import first_place
 from .lexer import fail
 from .options import WHOLE, instead
-from .parser import Line
+from .parser import CellLine
 
 
-def refuse_places(line: Line, names: Container[str]) -> None:
+def refuse_places(line: CellLine, names: Container[str]) -> None:
     """Raises ConfigError, with the column, for a value that is `{name}` or `$name`, or holds what a prompt
     would have filled: it would be sent as it is. What goes to a provider as it is may hold a template of its
     own, in double braces."""
@@ -26,7 +26,7 @@ def refuse_places(line: Line, names: Container[str]) -> None:
             )
 
 
-def _texts(line: Line) -> Iterator[tuple[str, str]]:
+def _texts(line: CellLine) -> Iterator[tuple[str, str]]:
     for option, value in [("model", line.models), *line.options.items()]:
         for text in value if isinstance(value, list | tuple) else [value]:
             if isinstance(text, str):
