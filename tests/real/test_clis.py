@@ -17,6 +17,7 @@ import pytest
 from nbllm import Client, Message, simulator
 from nbllm.core import errors
 from nbllm.routing.registry import load
+from nbllm.simulator import script
 
 from ..processes import LONG, comes_to
 from .conftest import REAL, free_port, need, serving
@@ -122,6 +123,30 @@ def test_it_answers_through_the_real_command(ask, sim, cli):
     assert (answer.timing.ttft is None) == (cli in ("codex", "opencode")), (
         "they give whole messages: no time to a first token is claimed"
     )
+
+
+@pytest.mark.parametrize("cli", EVERY)
+def test_a_model_asks_it(cli, client, sim, monkeypatch):
+    """As a tool, with the key that is found for it; what it answers is the result."""
+    need(BIN / cli, f"the CLI {cli}")
+    for variable in client.registry.row(f"cli/{cli}").key_env[:1]:
+        monkeypatch.setenv(variable, CANARY)
+    name = f"cli/{cli}/{MODELS[cli]}"
+    (told,) = client.described(name)
+    calls = [{"name": told.name, "arguments": {"message": "Why is the sky blue?"}}]
+    answer = client.complete(
+        "Ask it.",
+        f"m@{script([{'calls': calls}])}",
+        base_url=sim.base_url("openai_chat"),
+        dialect="openai_chat",
+        api_key="k",
+        tools=name,
+        approve="auto",
+    )
+    (ended,) = [e for step in answer.steps for e in step.results]
+    assert "ran" == ended.outcome, ended.result.content
+    assert "colours" in str(ended.result.content)
+    assert CANARY not in str(answer)
 
 
 @pytest.mark.parametrize("cli", ["claude", "gemini", "copilot"])
