@@ -2,6 +2,7 @@
 outside things live, size."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -490,6 +491,17 @@ def test_a_wing_keeps_to_its_budget(wings):
     """When it is spent, something must go."""
     spent = sum(statements(p) for p in FILES if floor_of(name_of(p)) in wings)
     assert spent <= BUDGETS[wings]
+
+
+def test_the_map_of_the_house_is_right():
+    """CONTRIBUTING.md has every folder, from the top down as imports point, and names no file in vain."""
+    told = (ROOT.parent / "CONTRIBUTING.md").read_text("utf-8")
+    folders = {p.parent.relative_to(ROOT).as_posix() for p in FILES} - {"."}
+    assert set() == {f for f in folders if f" {f.rpartition('/')[2]}/ " not in told}
+    placed = [told.index(f"\n {floor}/ ") for floor in reversed(FLOORS) if floor]
+    assert sorted(placed) == placed
+    named = {w for w in re.findall(r"`([\w./-]+\.(?:py|toml|md))`", told) if "/" in w}
+    assert set() == {n for n in named if not any((at / n).exists() for at in (ROOT, ROOT.parent))}
 
 
 def test_import_nbllm_is_light():
