@@ -88,7 +88,7 @@ def main(rounds: int, modes: list[str]) -> None:
 
 def bridge(mode: str) -> None:
     """The process of a server behind an address: each message goes to one over pipes, and its answer back."""
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen([sys.executable, str(BAD), mode], **pipes) as command:
 
         class Handler(BaseHTTPRequestHandler):

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from nbllm.core.events import ToolStarted
 from nbllm.notebook.tool_names import named
 from nbllm.routing import registry
 from nbllm.simulator import script
+from nbllm.store.budgets import Budget
 
 from .processes import alive, comes_to, gone
 
@@ -92,3 +94,24 @@ def test_stop_ends_the_command(client):
     assert stream.wait_end(60)
     assert "cancelled" == stream.partial().finish_reason
     assert gone("nbllm-hangs-as-a-tool")
+
+
+@pytest.mark.parametrize("most", [5_000, 20])
+def test_what_an_agent_takes_counts_in_the_budget(client, most):
+    """Of the answer that has it asked: where nothing is left, the next turn is the last one."""
+    said = Path(__file__).parent / "data" / "cli-transcripts" / "claude-latest-bare.jsonl"
+    code = f"import sys; sys.stdin.read(); print(open({str(said)!r}).read())"
+    client.registry.register("cli/claude", {"command": [sys.executable, "-c", code]})
+
+    def tokens(response):
+        return response.usage.input_tokens + response.usage.output_tokens
+
+    own = tokens(client.complete("x", "cli/claude"))
+    budget = Budget(tokens=most)
+    answer = client.complete("x", asking("cli__claude"), tools="cli/claude", approve="auto", budget=budget)
+    (ended,) = results(answer)
+    assert "ran" == ended.outcome, ended.result.content
+    assert "Hello from" in ended.result.content
+    assert own > 0
+    assert tokens(answer) + own == budget.state().spent.tokens
+    assert answer.text

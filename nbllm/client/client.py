@@ -267,17 +267,19 @@ class Client:
         def window() -> int | None:
             return None if route is None else prices.facts(route.model, route.provider).context
 
-        return ToolUse.of(spec, lambda: self.http, self._named_tool, window)
+        return ToolUse.of(spec, lambda: self.http, lambda name: self._named_tool(name, spec.budget), window)
 
-    def _named_tool(self, name: str) -> Given:
+    def _named_tool(self, name: str, budget: Budget | None) -> Given:
         """What a name in tools= means: mcp/NAME an MCP server, http/NAME an endpoint of the configuration,
-        remote/NAME an agent, cli/NAME one on this machine. Raises ConfigError."""
+        remote/NAME an agent, cli/NAME one on this machine; what agents take counts in `budget`. Raises
+        ConfigError."""
         if name.startswith("remote/"):
-            return self.remote(name)
+            return self.remote(name, budget)
         if name.startswith("cli/"):
             from .remote_tool import command_tool
 
-            return command_tool(self.registry.resolve(name), name, lambda message: self.stream(message, name))
+            route = self.registry.resolve(name)
+            return command_tool(route, name, lambda message: self.stream(message, name, budget=budget))
         own = name.removeprefix("http/")
         if own == name:
             return self.mcp.toolset(name)
@@ -290,9 +292,9 @@ class Client:
 
         return from_table(own, known[own], self.registry.env).usable(lambda: self.http)
 
-    def remote(self, name: str) -> RemoteTool:
-        """The agent on another machine that is called so, as a tool. Raises ConfigError where it cannot be
-        asked."""
+    def remote(self, name: str, budget: Budget | None = None) -> RemoteTool:
+        """The agent on another machine that is called so, as a tool; what it takes counts in `budget`. Raises
+        ConfigError where it cannot be asked."""
         from .remote_tool import RemoteTool
 
         route = self.registry.resolve(name)
@@ -303,7 +305,7 @@ class Client:
         async def said() -> str:
             return await self.pool.ways.remote.said(call)
 
-        return RemoteTool(route, lambda message: self.stream(message, name), said, consent)
+        return RemoteTool(route, lambda message: self.stream(message, name, budget=budget), said, consent)
 
     def request(
         self,
