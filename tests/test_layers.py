@@ -234,7 +234,8 @@ BUDGETS = {
     # + 1: tool_choice= on the line of a cell; an odd value is told in a line
     # - 10: the collector's way is the core's
     # + 2: undo takes back what can be
-    ("tools",): 2_310,
+    # + 7: descriptions of servers are masked
+    ("tools",): 2_317,
     # + 14: a benchmark measures an answer once, writes it with msgspec, asks for pressure once a turn;
     # + 5: a closed loop's requests go out one after another, and the collector seldom looks
     # + 14: a benchmark measures an answer once, writes it with msgspec, asks for pressure once a turn

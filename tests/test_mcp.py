@@ -366,6 +366,17 @@ def test_what_a_server_sees_of_the_environment(servers, monkeypatch):
     }
 
 
+def test_what_a_server_tells_of_its_tools_holds_no_secret(servers):
+    """Neither for the user nor for a model; its consent is bound to the same words."""
+    known = servers(bad("telling", env={"MY_TOKEN": CANARY}))
+    [tool], notes = used(known)
+    assert "With •••." == tool.tool.description
+    assert CANARY not in json.dumps([tool.tool.parameters, notes])
+    server = engine().run(known.server("bad"))
+    [described] = engine().run(server.described())
+    assert CANARY not in str(described)
+
+
 def test_words_of_a_command_stand_as_they_are(servers, tmp_path):
     """What was shown is what runs: no place of ours is filled in them."""
     known = servers(bad("ok", str(tmp_path / "{tmp}")))

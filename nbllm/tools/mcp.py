@@ -31,7 +31,7 @@ from .mcp_entry import Entry
 from .mcp_errors import ToolFailed, is_gone, leaf, words
 from .mcp_http import LARGEST, lenient
 from .mcp_login import Login, check_place
-from .mcp_mend import MOST, line, mend
+from .mcp_mend import MOST, line, mask, mend
 from .mcp_offers import Prompt, Resource, prompt_messages, resource_parts
 from .mcp_stdio import Incoming, Outgoing, whole
 
@@ -243,6 +243,7 @@ class Connection:
     def _mend(self, result: Any) -> None:
         if isinstance(result, dict):
             self.notes += mend(result)
+            mask(result, self._masked)
 
     def _masked(self, text: str) -> str:
         return scrub(text, (*self.entry.secrets, *(self._login.secrets if self._login else ())))

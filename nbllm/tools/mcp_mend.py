@@ -59,6 +59,18 @@ def _shorten(parts: list[Any]) -> None:
                 left = max(0, left - len(held["text"]))
 
 
+_ASKED_BY = frozenset({"name", "uri", "uriTemplate"})
+
+
+def mask(result: dict[str, Any], masked: Callable[[str], str]) -> None:
+    """Masks secrets in what a server's lists say, but for the names and addresses that things are asked for
+    by."""
+    for field in _LISTS.keys() & result.keys():
+        for item in result[field] if isinstance(result[field], list) else ():
+            said = {k: v for k, v in item.items() if k not in _ASKED_BY}
+            item.update(json.loads(masked(json.dumps(said))))
+
+
 def _mend_list(result: dict[str, Any], field: str) -> list[str]:
     noun, key, mended = _LISTS[field]
     known, notes = dict[str, dict[str, Any]](), list[str]()
