@@ -2,6 +2,7 @@
 
 import inspect
 import typing
+from contextlib import closing
 from dataclasses import fields
 from decimal import Decimal
 
@@ -68,6 +69,17 @@ def test_what_takes_text_says_so(call, given):
     """Of the functions that take a name or a text alone."""
     with pytest.raises(ConfigError, match="takes text, and no"):
         getattr(nbllm, call)(given)
+
+
+@pytest.mark.parametrize("given", ["openai/mini", 5, {"model": "m"}], ids=repr)
+def test_a_client_is_made_of_no_model(given):
+    """A mistake that is easily made, told where it is made; limits of time are taken as in a call."""
+    with pytest.raises(ConfigError, match="takes a registry, and no"):
+        nbllm.Client(given)
+    with pytest.raises(ConfigError, match="Not a time limit"):
+        nbllm.Client(timeouts="soon")
+    with closing(nbllm.Client(timeouts=5)) as client:
+        assert 5 == client.timeouts.total
 
 
 @pytest.mark.parametrize("part", [nbllm.Image, nbllm.Document])

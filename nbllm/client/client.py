@@ -107,15 +107,20 @@ class Client:
         self,
         registry: Registry | None = None,
         *,
-        timeouts: Timeouts | None = None,
+        timeouts: Timeouts | Mapping[str, float | None] | float | None = None,
         retries: Retries | int | None = None,
         ledger: Ledger | Literal["new"] | None = "new",
         wrap: Sequence[Wrapper] = (),
         paced: bool = True,
     ) -> None:
+        if not isinstance(registry, Registry | None):
+            raise errors.ConfigError(
+                f"A client takes a registry, and no {type(registry).__name__}.",
+                hint="A model is named in the call: Client().complete(prompt, model=...).",
+            )
         self.registry = registry or load()
         self.ledger = Ledger(self.registry.ledger) if ledger == "new" else ledger
-        self.timeouts, self.retries = timeouts or Timeouts(), Retries.of(retries) or Retries()
+        self.timeouts, self.retries = Timeouts.of(timeouts), Retries.of(retries) or Retries()
         self.wrap, self.paced = tuple(wrap), paced
         self.budget: Budget | None = None  # of all its calls
         self.sender: Handler | None = None  # sends in place of its own connections
