@@ -445,7 +445,7 @@ def test_a_plot_for_those_who_set_their_text_in_tex():
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_a_report_stands_whatever_its_models_are_called(tmp_path):
     """It is written, has every name as text, and no markup but its own."""
-    for names in [[EVIL], *some(NAMES, 6)]:
+    for names in some([EVIL, *NAMES], 6):
         told = dict(zip(("ended", "system", "python", "nbllm", "seed", "cpus"), names * 6, strict=False))
         df = frame(
             *(rows(name, n=8, error_msg=name, prompt_id=name, model=name) for name in names),

@@ -9,7 +9,6 @@ from collections import Counter
 
 import pandas as pd
 import pytest
-from distributed import Client, LocalCluster
 
 import nbllm
 from nbllm import simulator
@@ -30,6 +29,8 @@ def server():
 @pytest.fixture(scope="module")
 def cluster(server, tmp_path_factory):
     """The key is in the workers' environment alone."""
+    from distributed import Client, LocalCluster
+
     env = {"OPENAI_API_KEY": CANARY, "NBLLM_HOME": str(tmp_path_factory.mktemp("worker"))}
     env["OPENAI_BASE_URL"] = server.base_url("openai_chat")
     options = {"processes": True, "dashboard_address": ":0", "silence_logs": logging.CRITICAL}
@@ -78,6 +79,8 @@ def test_a_killed_worker_loses_nothing(server, cluster, tmp_path, monkeypatch):
 def test_a_cluster_without_workers_is_refused(tmp_path, monkeypatch):
     """Its rows would wait for ever, as after Stop, which ends the workers that a notebook has started; one
     that makes workers when there is work is none."""
+    from distributed import Client, LocalCluster
+
     monkeypatch.setenv("NBLLM_HOME", str(tmp_path))
     options = {"n_workers": 0, "processes": False, "dashboard_address": ":0"}
     with LocalCluster(**options, silence_logs=logging.CRITICAL) as cluster, Client(cluster) as client:

@@ -1,6 +1,7 @@
 """What is missing is said with what installs it, before anything is sent."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,13 @@ def test_a_missing_package_is_named_with_its_extra():
     assert "'nbllm[bench]'" in caught.value.hint
 
 
+@cache
+def imports(name):
+    """The import statements of a module of bench."""
+    nodes = ast.walk(ast.parse((BENCH / f"{name}.py").read_text("utf-8")))
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def heavy(module):
     """The packages of the extra that a module of bench imports, itself or by another one of bench."""
     found, seen, todo = set(), set(), [module]
@@ -28,10 +36,10 @@ def heavy(module):
         if name in seen or not (BENCH / f"{name}.py").exists():
             continue
         seen.add(name)
-        for node in ast.walk(ast.parse((BENCH / f"{name}.py").read_text("utf-8"))):
+        for node in imports(name):
             if isinstance(node, ast.ImportFrom) and node.level == 1:
                 todo += [node.module] if node.module else [a.name for a in node.names]
-            elif isinstance(node, ast.ImportFrom | ast.Import):
+            else:
                 names = (
                     [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
                 )
