@@ -222,7 +222,8 @@ BUDGETS = {
     # + 16, of which 10 were the tools': a client loads without the collector, 3 ms sooner
     # + 6: readers see what came before the work that they do
     # + 1: what an agent takes counts in the budget of who asks it
-    ("core", "dialects", "http", "agents", "routing", "client", "store"): 17_394,
+    # + 6: a piece of an answer is measured by fewer calls
+    ("core", "dialects", "http", "agents", "routing", "client", "store"): 17_400,
     ("rows",): 1_132,
     # + 10: the prompts of a benchmark's cell are filled; + 3: what a sentence tells is done before it
     # + 2: products keep their stars in a terminal too

@@ -68,7 +68,8 @@ DISTURBED = (
 )
 
 
-_BEARING = ("content", "reasoning", "tool")  # kinds that hold tokens
+_new = tuple.__new__  # what Chunk(...) does by way of a Python function; an answer may have a million
+BEARING = ("content", "reasoning", "tool")  # kinds that hold tokens
 
 
 class Chunk(NamedTuple):
@@ -92,7 +93,7 @@ class Chunk(NamedTuple):
     @property
     def bears(self) -> bool:
         """Whether it holds tokens."""
-        return self.kind in _BEARING
+        return self.kind in BEARING
 
 
 def of(stream: Recorded, tokenizer: Tokenizer | None = None) -> list[Chunk]:
@@ -101,24 +102,42 @@ def of(stream: Recorded, tokenizer: Tokenizer | None = None) -> list[Chunk]:
     reads = list(trace.reads)
     unknown = Read(trace.marks.get("end", 0.0), 0.0, 0.0, 0)
     out: list[Chunk] = []
-    place = first_event(stream)
-    came = (item for _, item in stream.log.items(place))
+    place = before = first_event(stream)
+    came = [item for _, item in stream.log.items(place)]
     for number, together in groupby(list(trace.arrivals), attrgetter("read")):
         read = reads[number] if 0 <= number < len(reads) else unknown
-        busy, arrivals = _late(read, trace), list(together)
+        late, arrivals = _late(read, trace), list(together)
+        at, user, stamp, last = read.at, read.user, read.stamp, len(arrivals) - 1
         for in_read, (upto, _, size) in enumerate(arrivals):
-            items = list(islice(came, upto - place))
+            items = came[place - before : upto - before]
             place = upto
-            kind, text, counted = _held(items)
-            if Restarted in map(type, items):
-                out = [c._replace(kind="other", counted=None) for c in out]
-            ends = read.clean and in_read == len(arrivals) - 1
-            exact = read.stamp == "kernel" and (read.segments == 1 or ends)
-            lo = read.at if exact else read.lo
+            if len(items) == 1 and type(items[0]) is str:  # nearly always
+                text, counted = items[0], None
+                kind = "content" if text else "role"
+            else:
+                kind, text, counted = _held(items)
+                if Restarted in map(type, items):
+                    out = [c._replace(kind="other", counted=None) for c in out]
+            exact = stamp == "kernel" and (read.segments == 1 or (read.clean and in_read == last))
+            lo, busy = (at, False) if exact else (read.lo, late)
             tokens = tokenizer(text) if tokenizer and text else None
-            pieces = text if kind in _BEARING else ""
-            told = read.stamp, busy and not exact, counted, tokens, pieces
-            out.append(Chunk(kind, read.at, lo, read.user, len(text), size, number, in_read, exact, *told))
+            pieces = text if kind in BEARING else ""
+            told = (
+                at,
+                lo,
+                user,
+                len(text),
+                size,
+                number,
+                in_read,
+                exact,
+                stamp,
+                busy,
+                counted,
+                tokens,
+                pieces,
+            )
+            out.append(_new(Chunk, (kind, *told)))
     if out and out[-1].kind == "ping" and "done" in trace.marks:
         out[-1] = out[-1]._replace(kind="done")
     return _counted(out)
@@ -131,8 +150,6 @@ def first_event(stream: Recorded) -> int:
 
 def _held(items: list[Item]) -> tuple[str, str, int | None]:
     """The kind of what came together, its text, and the tokens that it counts."""
-    if len(items) == 1 and isinstance(items[0], str):  # nearly always
-        return kind_of(items[0]) or "", items[0], None
     kind = next(filter(None, map(kind_of, sorted(items, key=is_token, reverse=True))), "ping")
     counted = [e.usage.output_tokens for e in items if isinstance(e, UsageReport)]
     return kind, "".join(map(_text, items)), counted[-1] if counted else None
@@ -181,7 +198,7 @@ def _text(item: Item) -> str:
 def _counted(found: list[Chunk]) -> list[Chunk]:
     """The chunks with the tokens that a provider counts as it streams: where each one that bears tokens has a
     total."""
-    bearing = [c for c in found if c.bears]
+    bearing = [c for c in found if c.kind in BEARING]
     totals = [c.counted for c in bearing]
     known = [t for t in totals if t is not None]
     if (

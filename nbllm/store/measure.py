@@ -24,7 +24,7 @@ from ..core.options import keywords
 from ..dialects.embeddings import EMBEDDERS
 from ..routing import prices
 from . import chunks as pieces
-from .chunks import DISTURBED, Chunk, Recorded, Row, Tokenizer, ns, stalled
+from .chunks import BEARING, DISTURBED, Chunk, Recorded, Row, Tokenizer, ns, stalled
 from .history import INTERRUPTED
 from .timeline import Moments, moments, streamed
 
@@ -220,7 +220,7 @@ def _lags(trace: Trace) -> Row:
 
 def _answer(stream: Recorded, call: CallContext, found: list[Chunk], disturbed: bool) -> Row:
     response = stream.partial()
-    bearing = [c for c in found if c.bears]
+    bearing = [c for c in found if c.kind in BEARING]
     written = [] if call.provider.dialect in EMBEDDERS else bearing  # vectors are no tokens
     row: Row = {
         "response_model": response.model,

@@ -27,7 +27,11 @@ def moments(stream: Recorded) -> Moments | None:
     visible: float | None = None
     upto = trace.arrivals[-1].upto if trace.arrivals else None
     for at, event in stream.log.items(first_event(stream), upto):
-        if isinstance(event, Restarted):
+        if type(event) is str and event:  # nearly always
+            if visible is None:
+                first, visible = at if first is None else first, at
+            last = at
+        elif isinstance(event, Restarted):
             first, last, visible, thought = None, None, None, False
         elif (isinstance(event, str) and event) or is_token(event):
             first, last = at if first is None else first, at
