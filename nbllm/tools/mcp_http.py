@@ -37,7 +37,10 @@ def lenient(response: Any, mend: Callable[[Any], None]) -> None:
                 if len(text) > LARGEST:
                     raise (httpx2.SSEError if events else httpx2.StreamError)(_TOO_LONG)
                 read = _in_events if events else _whole
-                yield await asyncio.to_thread(read, text, mend) if len(text) > LARGE else read(text, mend)
+                made = await asyncio.to_thread(read, text, mend) if len(text) > LARGE else read(text, mend)
+                for at in range(0, len(made), LARGE):
+                    yield made[at : at + LARGE]
+                    await asyncio.sleep(0)  # whoever reads it does so piece by piece, between others
 
         async def aclose(self) -> None:
             await given.aclose()
