@@ -6,9 +6,10 @@ import subprocess
 import sys
 import threading
 import tomllib
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import AfterValidator
 
 from nbllm.client.client import Client
 from nbllm.core.errors import ConfigError
@@ -507,6 +508,37 @@ def test_a_secret_of_the_environment_reaches_no_model(tmp_path, name):
     assert ["ran", "ran", "failed", "ran", "ran", "ran", "failed", "ran"] == outcomes(stream.response())
     assert [secret for secret in SECRETS.values() if secret in told] == []
     assert [word for word in PLAIN.values() if word not in told] == []
+    client.close()
+
+
+def test_a_check_and_a_question_that_fail_tell_no_secret():
+    """A validator's own words are told to the model, those of approve= to the user."""
+    env = {"OPENAI_API_KEY": SECRETS["OPENAI_API_KEY"]}
+
+    def checked(value):
+        raise ValueError(f"not like {env['OPENAI_API_KEY']}")
+
+    def picky(a: Annotated[int, AfterValidator(checked)] = 1) -> int:
+        """Picky."""
+        return a
+
+    def easy(a: int = 1) -> int:
+        """Easy."""
+        return a
+
+    def fails(question):
+        raise ValueError(env["OPENAI_API_KEY"])
+
+    client = Client(registry.load(env))
+    steps = script(
+        [{"calls": [{"name": n, "arguments": {"a": 1}} for n in ("picky", "easy")]}, {"text": "ok"}]
+    )
+    stream = client.stream("x", f"{model()},{steps}", tools=[picky, easy], approve=fails)
+    found = stream.response()
+    assert ["invalid", "refused"] == outcomes(found)
+    assert "•••" in found.steps[0].results[0].result.content
+    assert any("asking failed (•••)" in n.text for n in found.notices)
+    assert env["OPENAI_API_KEY"] not in f"{found} {stream.log}"
     client.close()
 
 

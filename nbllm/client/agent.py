@@ -400,7 +400,7 @@ class Agent:
             await self._ask_all(stream, planned)
             for p in planned:
                 if p.ended is not None:
-                    stream.publish(p.ended)
+                    self._publish(stream, p, p.ended)
             await self._run_all(stream, [p for p in planned if p.ended is None])
         except BaseException:
             for p in planned:
@@ -436,7 +436,8 @@ class Agent:
         question = Question(call, p.tool, number, of, change)
         answer, error = await stream.by_reader(lambda: asker(question), asks=True)
         if error is not None:
-            stream.publish(Notice("tools", f"{p.call.name} was not run: asking failed ({error})."))
+            why = self._masked(str(error))
+            stream.publish(Notice("tools", f"{p.call.name} was not run: asking failed ({why})."))
             return "not run: the user could not be asked"
         if answer is None:
             return self._nobody(stream, p, "nobody could answer")
@@ -521,12 +522,17 @@ class Agent:
         await self._end(stream, p, ended, change)
 
     async def _end(self, stream: Stream, p: _Planned, ended: ToolEnded, change: Change | None) -> None:
-        """Tells what a call that ran came to, without secrets: code reads the environment, files hold
-        keys."""
         await self._note(ended, change)
-        self._mask = self._mask or scrubber(self.secrets())
-        p.ended = replace(ended, result=_masked(ended.result, self._mask))
+        self._publish(stream, p, ended)
+
+    def _publish(self, stream: Stream, p: _Planned, ended: ToolEnded) -> None:
+        """Tells what a call came to, without secrets: code reads the environment, files hold keys."""
+        p.ended = replace(ended, result=_masked(ended.result, self._masked))
         stream.publish(p.ended)
+
+    def _masked(self, text: str) -> str:
+        self._mask = self._mask or scrubber(self.secrets())
+        return self._mask(text)
 
     # --- what tools change ---
 

@@ -44,7 +44,8 @@ def load_ipython_extension(shell: Any) -> None:
         if where(shell) == "live":
             session.comm = warm_up()
             listen(session.hear)
-            shell.display_pub.register_hook(session.see)
+            with suppress(AttributeError):  # another kernel's than ipykernel's
+                shell.display_pub.register_hook(session.see)
             with suppress(Exception):  # a kernel without such a loop: the first cell loads it
                 shell.kernel.io_loop.call_later(_IDLE, _prepare)
     for name in NAMES:
