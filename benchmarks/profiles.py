@@ -7,7 +7,8 @@
 cProfile over all threads, by each thread's own processor time, so that nobody's waiting counts; what is
 written in C counts for the function that calls it. Calls are dearer under it than they are: shares of a table
 may be compared with each other, microseconds not with those of other benchmarks. Every load begins after a
-few calls that warm it up. Of `bench.run` the worker is profiled: its loop and its recorder.
+few calls that warm it up. Of `bench.run` the worker is profiled: its loop and its recorder. Python 3.11: from
+3.12 on, one thread of a process can be profiled so.
 """
 
 from __future__ import annotations
@@ -136,6 +137,8 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="the folder of an older tree")
     parser.add_argument("--loads", default=",".join(map(str, range(len(LOADS)))), help="their numbers")
     given = parser.parse_args()
+    if sys.version_info >= (3, 12):
+        sys.exit("This needs Python 3.11: from 3.12 on, cProfile sees one thread of a process.")
     sys.path.insert(0, str(ROOT))  # not in a child, which has the tree that it profiles
     from benchmarks.client import Server
 
