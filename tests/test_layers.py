@@ -230,7 +230,8 @@ BUDGETS = {
     # + 2: products keep their stars in a terminal too
     # + 20: approve= takes a function by its name
     # + 26: what a tool shows stays beside the answer
-    ("notebook",): 6_007,
+    # + 4: a name in tools= or approve= that leads nowhere is refused with its column
+    ("notebook",): 6_012,
     # + 26: large messages of MCP servers are read beside the loop, and the SDK loads without the collector
     # + 40: messages of MCP servers over HTTP are read as those over pipes
     # + 1: tool_choice= on the line of a cell; an odd value is told in a line

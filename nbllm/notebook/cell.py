@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -53,14 +53,26 @@ _CHECKS = {"mode": _mode, "strict": _strict}
 
 
 def _able(session: Session, line: CellLine, options: Mapping[str, Any]) -> None:
-    """Raises ConfigError, with the column, where mode= or strict= is no word for a model that is asked."""
+    """Raises ConfigError, with the column, where mode= or strict= is no word for a model that is asked, and
+    where tools= or approve= names what is not there."""
     for name in _CHECKS.keys() & line.options.keys():
         for model in models_of(line.models, options):
             route = session.client.resolve(model, options.get("base_url"), options.get("dialect"))
-            try:
+            with _at(line, name):
                 _CHECKS[name](route, line.options)
-            except ConfigError as error:
-                raise fail(line.spans[name][0], error.message.rstrip("."), error.hint) from None
+    for name in ("tools", "approve"):
+        if name in line.options:
+            with _at(line, name):
+                session.usable({name: options[name]})
+
+
+@contextmanager
+def _at(line: CellLine, option: str) -> Iterator[None]:
+    """Says where an option stands that cannot be honoured."""
+    try:
+        yield
+    except ConfigError as error:
+        raise fail(line.spans[option][0], error.message.rstrip("."), error.hint) from None
 
 
 def run_cell(session: Session, line: CellLine, body: str) -> Any:

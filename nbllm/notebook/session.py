@@ -169,7 +169,7 @@ class Session:
             "schema": question.shape if _has_schemas(route) else None,
             "timeout": self._timeouts(options),
             "api_key": self._key(options),
-            **self._tools(options),
+            **self.usable(options),
             "budget": question.budget or spendable(options),
         }
         return route, CallSpec(**found)
@@ -184,8 +184,8 @@ class Session:
             parts = (*parts, Text(("\n\n" if parts else "") + question.shape.instructions()))
         return [*question.history, Message("user", parts)]
 
-    def _tools(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """What the names in tools= and approve= mean."""
+    def usable(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What the names in tools= and approve= mean. Raises ConfigError for one that means nothing."""
         if options.keys().isdisjoint(("tools", "approve")):
             return {}
         from .tool_names import approver, check, named
