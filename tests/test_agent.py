@@ -471,16 +471,19 @@ SECRETS = {
     "DB_PASSWORD": "canary-of-a-database",
     "SOME_TOKEN": "tok/canary+4711==",
 }
+# A password within an address, as it stands there and as a program reads it.
+WITHIN = {"DATABASE_URL": "postgresql://ada:canary%2Fof-an-address@db.example/orders"}
 PLAIN = {"GEMINI_API_KEY": "dummy", "SSH_KEY": "/usr", "GIT_AUTHOR_NAME": "Ada Lovelace", "MONKEY": "tree"}
+PLAIN |= {"DEV_URL": "postgres://postgres:postgres@localhost/orders"}
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_secret_of_the_environment_reaches_no_model(tmp_path, name):
     """Whatever a tool gives or raises, and wherever it runs; words and paths stay, as they are nobody's
     secret."""
-    env = {**SECRETS, **PLAIN}
+    env = {**SECRETS, **WITHIN, **PLAIN}
     (tmp_path / "notes.txt").write_text(f"the key is {SECRETS['OPENAI_API_KEY']}", "utf-8")
-    said = " ".join(env.values())
+    said = " ".join((*env.values(), "canary/of-an-address"))
 
     def text() -> str:
         """Text."""
@@ -506,7 +509,7 @@ def test_a_secret_of_the_environment_reaches_no_model(tmp_path, name):
     stream = client.stream("x", f"{model(name)},{steps}", tools=[*tools, files(tmp_path)], approve="auto")
     told = f"{stream.response()} {stream.log} {[t.attempts[0].request for t in stream.turns]}"
     assert ["ran", "ran", "failed", "ran", "ran", "ran", "failed", "ran"] == outcomes(stream.response())
-    assert [secret for secret in SECRETS.values() if secret in told] == []
+    assert [secret for secret in (*SECRETS.values(), "of-an-address") if secret in told] == []
     assert [word for word in PLAIN.values() if word not in told] == []
     client.close()
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
@@ -358,9 +358,13 @@ class Registry(config.Settings):
     @property
     def secrets(self) -> Hidden:
         """What the environment holds that is nobody's business: keys of providers, and variables that are
-        called as secrets are. Short values, which may be words ("dummy"), and paths to secrets are none."""
+        called as secrets are, and passwords within addresses. Short values, which may be words ("dummy"), and
+        paths to secrets are none."""
         keys = {name for row in self.rows.values() for name in row.key_env}
         found = {v for n, v in self.env.items() if n in keys or names_secret(n)}
+        for value in self.env.values():
+            for _, password in re.findall(r"://([^/?#\s:@]*):(?!\1@)([^/?#\s@]+)@", value):
+                found |= {password, unquote(password)}  # one that is the user's name too is a word
         return Hidden(
             sorted(v for v in found if len(v) >= _SHORTEST and not os.path.exists(os.path.expanduser(v)))
         )
