@@ -254,7 +254,7 @@ _TAKES: dict[str, tuple[tuple[type, ...], str]] = {
     "dialect": ((str,), "a word"),
     "mode": ((str,), "a word"),
     "failover": ((str,), "a word"),
-    "cache": ((str, bool), "a word"),
+    "cache": ((str, bool), "auto, off or 1h, true or refresh"),
     "tool_choice": ((str, Mapping), "a word, or the name of a tool"),
     "approve": ((str, bool, Callable), "a word, or a function"),  # type: ignore[dict-item]
     "keep": ((bool, int), "True or False"),
