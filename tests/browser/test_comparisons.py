@@ -124,7 +124,7 @@ def test_as_a_page_and_on_paper(browser, saved, tmp_path, style):
     page.emulate_media(media="print")
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SHOTS / f"comparison-page-{style.replace(' ', '-')}.png", full_page=True)
-    page.pdf(path=SHOTS / f"comparison-{style.replace(' ', '-')}.pdf", format="PreparedRequest")
+    page.pdf(path=SHOTS / f"comparison-{style.replace(' ', '-')}.pdf", format="Letter")
     if style == "as it is":
         assert RIGHT == page.evaluate(PLACES, ".nbllm")
     page.close()
