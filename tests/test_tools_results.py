@@ -182,9 +182,16 @@ class Broken:
         raise RuntimeError(name)
 
 
-DEEP: list = []
-for _ in range(5_000):
-    DEEP = [DEEP]
+class Endless:
+    def __repr__(self):
+        return repr(self)
+
+
+class Noted:
+    def __repr__(self):
+        error = RuntimeError("no words")
+        error.add_note("when serializing dict item 'a'")  # as json does from Python 3.14 on
+        raise error
 
 
 @pytest.mark.parametrize(
@@ -195,7 +202,8 @@ for _ in range(5_000):
         ({"a": [Mute()]}, "RuntimeError: no words"),
         (pd.DataFrame({"a": [Mute()]}), "RuntimeError: no words"),
         (Broken(), "RuntimeError: "),
-        (DEEP, "RecursionError: "),
+        (Endless(), "RecursionError: "),
+        (Noted(), "RuntimeError: no words"),
         (10**5_000, "ValueError: "),
     ],
     ids=lambda value: type(value).__name__,
@@ -203,6 +211,14 @@ for _ in range(5_000):
 def test_what_cannot_be_shown_was_done_all_the_same(value, why):
     """A model that were told of a failure would do it again."""
     assert content(value).startswith(f"done, but what it returned cannot be shown: {why}")
+
+
+def test_what_is_nested_too_deep_costs_no_call():
+    """How deep that is depends on the Python."""
+    value: list = []
+    for _ in range(5_000):
+        value = [value]
+    assert content(value, budget=50).startswith(("[[[", "done, but what it returned cannot be shown: Recurs"))
 
 
 def test_an_iterator_that_fails_is_a_failure():

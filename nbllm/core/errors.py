@@ -328,7 +328,9 @@ def after_answer(response: Response, doing: str) -> Iterator[None]:
 
 def in_a_line(error: BaseException, longest: int = 300) -> str:
     """An exception of somebody else's in one line: its type and its words."""
-    return " ".join(traceback.format_exception_only(type(error), error)[-1].split())[:longest]
+    told = traceback.TracebackException(type(error), error, None)
+    told.__notes__ = None  # they would stand last, where the exception's own words are looked for
+    return " ".join([*told.format_exception_only()][-1].split())[:longest]
 
 
 def as_ours(error: BaseException) -> NbllmError:
