@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -219,6 +219,20 @@ def begun(names: Iterable[str], url: str, home: str) -> list[Worker]:
     return out
 
 
+@contextlib.contextmanager
+def at_work(names: list[str]) -> Iterator[tuple[Server, list[Worker]]]:
+    """The server, and the clients that there are, each in its process; the calls are not the user's."""
+    with tempfile.TemporaryDirectory() as home:
+        server = Server()
+        workers = begun(names, server.url, home)
+        try:
+            yield server, workers
+        finally:
+            for worker in workers:
+                worker.close()
+            server.close()
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -228,19 +242,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     rows = [r for r in ROWS if r.name in given.rows.split(",")]
-    server, home = Server(), tempfile.TemporaryDirectory()  # the calls are not the user's
-    workers = begun(given.only.split(","), server.url, home.name)
-    try:
+    with at_work(given.only.split(",")) as (server, workers):
         found: dict[Any, Any] = {"server": []}
         with contextlib.suppress(KeyboardInterrupt):  # what was measured is shown
             measured(workers, rows, given.rounds, server, found)
         print(table(workers, rows, found))
         print(*remarks(found), sep="\n")
-    finally:
-        for worker in workers:
-            worker.close()
-        server.close()
-        home.cleanup()
 
 
 if __name__ == "__main__":

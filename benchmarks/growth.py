@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.client import CLIENTS, Server, Worker, begun
+from benchmarks.client import CLIENTS, Server, Worker, at_work
 
 ROUNDS, LONG = 3, 4.0  # seconds after which a point is not measured again
 COLOURS = {"nbllm": "#2f81f7", "httpx": "#e8833a", "openai": "#c65fd4", "bare": "#3fa34d"}
@@ -171,18 +170,11 @@ def main() -> None:
     parser.add_argument("--panels", default=",".join(PANELS), help="panels: " + ", ".join(PANELS))
     given = parser.parse_args()
     panels = given.panels.split(",")
-    server, home = Server(), tempfile.TemporaryDirectory()
-    workers = begun(given.only.split(","), server.url, home.name)
-    try:
+    with at_work(given.only.split(",")) as (server, workers):
         found = measured(panels, workers, server)
         names = [w.name for w in workers]
         print(table(panels, names, found))
         drawn(given.path, panels, names, found)
-    finally:
-        for worker in workers:
-            worker.close()
-        server.close()
-        home.cleanup()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from ..client.pace import Pace
+from ..client.pace import FrontEnd, Pace
 
 
 class Progress(Protocol):
@@ -25,24 +25,15 @@ class Progress(Protocol):
         """The run is over; reason is "" where it was complete. kept: the rows of its frame."""
 
 
-class FrontEnd:
-    """What a front end shows a run with: its subclass is asked first, once it has been imported."""
-
-    @classmethod
-    def here(cls) -> Any:
-        """A Progress for this process; None where it has none."""
-        return None
+class RunFrontEnd(FrontEnd):
+    """The parent of what a front end shows a run with."""
 
 
 def chosen(given: Progress | bool | None) -> Progress:
     """The display for a run: what was given, none for False, else the first that fits."""
     if given is False:
         return Silent()
-    return (
-        next(filter(None, (kind.here() for kind in FrontEnd.__subclasses__())), None) or Bar()
-        if given is None or given is True
-        else given
-    )
+    return RunFrontEnd.chosen() or Bar() if given is None or given is True else given
 
 
 class RunTotals(Pace):

@@ -1,8 +1,9 @@
-"""How fast something goes on that has a total, and seconds as a clock shows them."""
+"""How fast something goes on that has a total, who shows it, and seconds as a clock shows them."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 
 class Pace:
@@ -31,6 +32,21 @@ class Pace:
     def left(self) -> float | None:
         """Seconds to go at this rate."""
         return (self.total - self.done) / self.rate if self.rate else None
+
+
+class FrontEnd:
+    """What a front end shows runs of one kind with: a class of that kind is its parent, and is asked for it
+    once it has been imported."""
+
+    @classmethod
+    def here(cls) -> Any:
+        """A display for this process; None where it has none."""
+        return None
+
+    @classmethod
+    def chosen(cls) -> Any:
+        """The first display that fits, None where none does."""
+        return next(filter(None, (kind.here() for kind in cls.__subclasses__())), None)
 
 
 def clock(seconds: float) -> str:

@@ -39,7 +39,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import difflib
 import keyword
 import re
 import reprlib
@@ -51,7 +50,7 @@ from typing import Any
 from unicodedata import category, name, normalize
 
 from . import code_spans as verbatim
-from .errors import ConfigError
+from .errors import ConfigError, similar
 from .values import BUDGET, draws, form_of, text_of, tokens_in
 
 # What may be a name in any script; whether it is one, Python says (\w lacks the marks that Indic vowels are).
@@ -438,7 +437,7 @@ def _advice(left: str, namespace: Mapping[str, Any]) -> str:
 def _nearest(word: str, namespace: Mapping[str, Any]) -> str:
     """The name that somebody may have meant, "" where none is near."""
     names = {n.casefold(): n for n in namespace if not n.startswith("_")}
-    near = difflib.get_close_matches(word.casefold(), names, 1, 0.6 if len(word) > 3 else 0.75)
+    near = similar(word.casefold(), names, least=0.6 if len(word) > 3 else 0.75)
     return names[near[0]] if near else ""
 
 

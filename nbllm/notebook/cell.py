@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,6 @@ from .prompt.attachments import attached, part_of, told
 from .question import Question, checked, value_budget
 from .run import Guarded, Run, follow, keep_turn, settle, stoppable, turn
 from .session import Session, Stopped
-from .syntax.lexer import fail
 from .syntax.parser import CellLine
 from .syntax.places import refuse_places
 from .view.outcome import Outcome, Painter
@@ -58,21 +57,12 @@ def _able(session: Session, line: CellLine, options: Mapping[str, Any]) -> None:
     for name in _CHECKS.keys() & line.options.keys():
         for model in models_of(line.models, options):
             route = session.client.resolve(model, options.get("base_url"), options.get("dialect"))
-            with _at(line, name):
+            with line.at(name):
                 _CHECKS[name](route, line.options)
     for name in ("tools", "approve"):
         if name in line.options:
-            with _at(line, name):
+            with line.at(name):
                 session.usable({name: options[name]})
-
-
-@contextmanager
-def _at(line: CellLine, option: str) -> Iterator[None]:
-    """Says where an option stands that cannot be honoured."""
-    try:
-        yield
-    except ConfigError as error:
-        raise fail(line.spans[option][0], error.message.rstrip("."), error.hint) from None
 
 
 def run_cell(session: Session, line: CellLine, body: str) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..bench.naming import short_names
 from ..bench.pages import dollars
-from ..bench.progress import FrontEnd, RunTotals, ending
+from ..bench.progress import RunFrontEnd, RunTotals, ending
 from ..client.pace import clock
 from ..core.values import counted
 from .view.frontend import KernelPort
@@ -27,7 +27,7 @@ _MARK = "position:absolute;top:15%;width:2px;height:70%;background:currentColor;
 _MEDIAN = "position:absolute;top:0;width:3px;height:100%;background:var(--jp-brand-color1,#3a82d6)"
 
 
-class Dashboard(Display, FrontEnd):
+class Dashboard(Display, RunFrontEnd):
     """Shows a run in a kernel's front end; see bench.progress.Progress.
 
     brief: the last frame leaves the table to whoever shows one with more in it.

@@ -14,7 +14,7 @@ from .. import rows
 from ..core.errors import ConfigError, NbllmError
 from ..rows import BatchJob
 from ..rows.executors import Unfit
-from ..rows.progress import FrontEnd, Totals
+from ..rows.progress import TableFrontEnd, Totals
 from .buttons import approve
 from .question import Question
 from .session import Session, Stopped, current_session
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _SHOWN = 5  # rows of the table that the cell shows
 
 
-class Panel(Display, FrontEnd):
+class Panel(Display, TableFrontEnd):
     """Shows a run in a kernel's front end; see rows.progress.Progress."""
 
     def ask(self, question: str) -> bool | None:
@@ -58,10 +58,8 @@ def run(
     its variable then, too."""
     options = question.options
     name = str(options["each"])
-    try:
+    with line.at("each"):
         df = _table(session, name)
-    except ConfigError as error:
-        raise fail(line.spans["each"][0], error.message.rstrip("."), error.hint) from None
     target, sent = line.out or name, _sent(session, question)
     executor = _executor(session, line, options.get("executor"))
     try:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from functools import reduce
 from typing import Any
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, similar
 from ..tools.builtin import files, python
 from ..tools.sources import NAMED
 from .syntax.options import OPTIONS
@@ -80,7 +79,7 @@ def _looked_up(
     if root not in namespace:
         known = {n.rpartition("/")[2]: n for n in others()}
         known |= {n: n for n, v in namespace.items() if callable(v)}
-        near = difflib.get_close_matches(name, known, 1)
+        near = similar(name, known)
         raise ConfigError(
             f"No {what} is called {name!r}" + (f": did you mean {known[near[0]]}?" if near else "."),
             hint=hint,

@@ -7,9 +7,9 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-from ..client.pace import Pace, clock
+from ..client.pace import FrontEnd, Pace, clock
 from ..core.values import counted
 from .estimate import Estimate
 
@@ -96,18 +96,13 @@ class Line:
             sys.stderr.write(f"{totals.ending(ended)}\n")
 
 
-class FrontEnd:
-    """What a front end shows a run with: its subclass is asked first, once it has been imported."""
-
-    @classmethod
-    def here(cls) -> Any:
-        """A Progress for this process; None where it has none."""
-        return None
+class TableFrontEnd(FrontEnd):
+    """The parent of what a front end shows a run with."""
 
 
 def chosen() -> Progress:
     """The display for a run: the first that fits."""
-    return next(filter(None, (kind.here() for kind in FrontEnd.__subclasses__())), None) or Line()
+    return TableFrontEnd.chosen() or Line()
 
 
 def question(estimate: Estimate, budget: str) -> str:

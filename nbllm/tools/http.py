@@ -10,7 +10,6 @@ to its own origin.
 from __future__ import annotations
 
 import asyncio
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,7 @@ from urllib.parse import quote, urljoin
 
 from ..core import addresses
 from ..core.calls import Guard, Hidden, HttpCall, Secret, Trace, origin, same_host
-from ..core.errors import ConfigError, NbllmError, Timeout, scrub
+from ..core.errors import ConfigError, NbllmError, Timeout, scrub, similar
 from ..core.messages import Tool
 from ..core.schema import checked_schema, schema_problems
 from ..core.values import BUDGET
@@ -297,7 +296,7 @@ def from_table(name: str, table: Mapping[str, Any], env: Mapping[str, str]) -> H
 def _check_entries(name: str, table: Mapping[str, Any]) -> None:
     for entry in table:
         if entry not in _KINDS:
-            near = difflib.get_close_matches(entry, _KINDS, 1)
+            near = similar(entry, _KINDS)
             raise ConfigError(
                 f"The tool {name!r} has an unknown entry {entry!r}.",
                 hint=f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(_KINDS)}.",

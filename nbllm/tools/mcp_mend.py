@@ -4,7 +4,6 @@ and a user read of a tool, without characters that hide. Pure."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from unicodedata import category
 
+from ..core.errors import similar
 from ..core.schema import within
 from ..core.values import counted, cut
 
@@ -212,7 +212,7 @@ def line(text: str, limit: int = LONGEST) -> str:
 
 def nearest(words: str, known: Iterable[str], otherwise: str) -> str:
     """The hint for a name that a server does not have: the nearest that it has."""
-    near = difflib.get_close_matches(words, [line(n, 100) for n in known], 3)
+    near = similar(words, [line(n, 100) for n in known], 3)
     return f"Did you mean {', '.join(near)}?" if near else otherwise
 
 

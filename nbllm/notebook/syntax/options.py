@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import keyword
 import re
@@ -12,7 +11,7 @@ from typing import Any
 from unicodedata import normalize
 
 from ...core import options
-from ...core.errors import looks_like_key
+from ...core.errors import looks_like_key, similar
 from ...core.options import Option
 
 OPTIONS: dict[str, Option] = {o.name: o for o in options.OPTIONS if o.kind and o.scope != "bench"}
@@ -207,7 +206,7 @@ def _bool(_option: Option, text: str) -> bool:
 
 def _choice(option: Option, text: str) -> str:
     if text not in option.values:
-        near = difflib.get_close_matches(text.lower(), option.values, 1)
+        near = similar(text.lower(), option.values)
         raise Unreadable(
             f"needs one of {', '.join(option.values)}, not {_shown(text)}"
             + (f": did you mean {near[0]}?" if near else "")

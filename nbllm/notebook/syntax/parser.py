@@ -13,14 +13,14 @@ that names a column, counted from 1.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...core.errors import ConfigError, looks_like_key
+from ...core.errors import ConfigError, looks_like_key, similar
 from ...core.options import MEANT, Option
 from .lexer import end, fail, value
 from .options import (
@@ -56,6 +56,14 @@ class CellLine:
     extra: Mapping[str, Any] = field(default_factory=dict)
     out: str | None = None
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    @contextmanager
+    def at(self, option: str) -> Iterator[None]:
+        """Says where an option stands that cannot be honoured."""
+        try:
+            yield
+        except ConfigError as error:
+            raise fail(self.spans[option][0], error.message.rstrip("."), error.hint) from None
 
 
 def parse(line: str, dialects: Iterable[str] = ()) -> CellLine:
@@ -280,7 +288,7 @@ def _find(dash: str, name: str, start: int) -> Option:
 def _near(name: str) -> str:
     if name in SHORT and name not in MEANT:
         return SHORT[name].name
-    near = difflib.get_close_matches(name.lower().removeprefix("no_"), [*OPTIONS, *MEANT, *BENCH], 1)
+    near = similar(name.lower().removeprefix("no_"), [*OPTIONS, *MEANT, *BENCH])
     return MEANT.get(near[0], near[0] + "= of %llm bench" * (near[0] in BENCH)) if near else ""
 
 
@@ -296,7 +304,7 @@ def subcommand(line: str) -> tuple[str, str]:
     near = (
         []
         if re.search(r"^-|[=/]", word)
-        else difflib.get_close_matches(word.lower(), [*SUBCOMMANDS, *LINES], 1, 0.8 if spoken else 0.6)
+        else similar(word.lower(), [*SUBCOMMANDS, *LINES], least=0.8 if spoken else 0.6)
     )
     raise ConfigError(
         f"No subcommand {_brief(word)}"
