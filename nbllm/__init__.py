@@ -127,9 +127,9 @@ def __getattr__(name: str) -> Any:
         if name in _SHOWN_BY and "ipykernel" in sys.modules:
             import_module(_SHOWN_BY[name], __name__)
         return module
-    from .core.collector import uncollected
+    from .core.collector import gc_paused
 
-    with uncollected(kept=True):  # what loads, stays
+    with gc_paused(kept=True):  # what loads, stays
         value = getattr(__getattr__(home) if home == "rows" else import_module(f".{home}", __name__), name)
     globals()[name] = value
     return value

@@ -14,7 +14,7 @@ from pydantic import AfterValidator
 from nbllm.client.client import Client
 from nbllm.core.errors import ConfigError
 from nbllm.core.events import StepEnded, TextDelta, ToolEnded, ToolStarted
-from nbllm.core.history import closed
+from nbllm.core.history import complete_tool_results
 from nbllm.core.messages import Image, Message, Tool, ToolCall, ToolResult
 from nbllm.routing import config, registry
 from nbllm.simulator import script, serve
@@ -83,7 +83,7 @@ def test_a_function_runs_and_the_model_is_told(client, prices, name, many):
     first, last = (t.partial() for t in stream.turns)
     assert first.usage.input_tokens + last.usage.input_tokens == r.usage.input_tokens
     assert (2, 1) == (len(client.ledger.rows()) - before, r.timing.attempts)
-    assert r.messages == closed(r.messages)
+    assert r.messages == complete_tool_results(r.messages)
     assert ["assistant", "tool", "assistant"] == [m.role for m in r.messages]
 
 
@@ -236,7 +236,7 @@ def test_stopped_in_the_middle_of_a_function(client):
     first, second = (e.result.content for e in r.steps[0].results)
     assert "while it ran" in first
     assert "not run" in second
-    assert r.messages == closed(r.messages)
+    assert r.messages == complete_tool_results(r.messages)
     after = client.complete([Message("user", "Wait."), *r.messages, Message("user", "Go on.")], model())
     assert "stop" == after.finish_reason
 

@@ -18,7 +18,7 @@ from nbllm.core.compaction import (
     without_results,
 )
 from nbllm.core.events import Notice, Response
-from nbllm.core.history import closed
+from nbllm.core.history import complete_tool_results
 from nbllm.core.messages import Message, Request, Text, ToolCall, ToolResult
 
 from .decoding import from_json
@@ -60,10 +60,10 @@ def test_a_cut_loses_nothing_and_falls_between_turns(history, keep):
     assert parts.pinned == pinned_turns(before)
     assert sorted(map(to_json, (*parts.old, *parts.pinned))) == sorted(map(to_json, before))
     assert not any(m.pinned for m in parts.old)
-    assert parts.pinned == closed(parts.pinned)
+    assert parts.pinned == complete_tool_results(parts.pinned)
     assert not before or (begins(parts.kept[0]) and keep == sum(map(begins, parts.kept)))
-    assert parts.kept == closed(parts.kept)
-    assert parts.old == closed(parts.old)
+    assert parts.kept == complete_tool_results(parts.kept)
+    assert parts.old == complete_tool_results(parts.old)
 
 
 @given(histories)
@@ -71,7 +71,7 @@ def test_results_are_left_out_from_the_oldest(history):
     """Calls keep their results, the last three steps whole; doing it twice changes nothing; it pays or is not
     done."""
     made = without_results(history)
-    assert made == closed(made)
+    assert made == complete_tool_results(made)
     assert made == without_results(made)
     assert made == tuple(history) or size_of(made) <= 0.9 * size_of(history)
     results = [m for m in history if m.role == "tool"]

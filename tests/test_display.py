@@ -26,7 +26,7 @@ from nbllm.core.events import (  # fmt: skip
     UsageReport,
 )
 from nbllm.core.messages import Reasoning, Request, Text, ToolCall
-from nbllm.core.values import counted
+from nbllm.core.values import plural
 from nbllm.notebook.comparison import Outcome
 from nbllm.notebook.question import Question
 from nbllm.notebook.run import Run, follow
@@ -578,7 +578,7 @@ def test_a_terminal_gets_the_text_as_it_comes():
 )
 def test_a_count_and_its_noun(value, noun, about, text):
     """One form for all of them."""
-    assert text == counted(value, noun, about=about)
+    assert text == plural(value, noun, about=about)
 
 
 def test_one_token_is_no_plural():

@@ -8,16 +8,16 @@ import pytest
 
 import nbllm
 from nbllm.core.errors import ConfigError
-from nbllm.core.extras import needs
+from nbllm.core.extras import require_packages
 
 BENCH = Path(nbllm.bench.__file__).parent
 
 
 def test_a_missing_package_is_named_with_its_extra():
     """And one that is there is no reason to stop."""
-    needs("This", "bench", "scipy")
+    require_packages("This", "bench", "scipy")
     with pytest.raises(ConfigError, match="This needs nbllm_has_no_such and neither_this") as caught:
-        needs("This", "bench", "scipy", "nbllm_has_no_such", "neither_this")
+        require_packages("This", "bench", "scipy", "nbllm_has_no_such", "neither_this")
     assert "'nbllm[bench]'" in caught.value.hint
 
 

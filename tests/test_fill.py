@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nbllm.core.errors import ConfigError
 from nbllm.core.template import fill
-from nbllm.core.values import text_of, tokens_in
+from nbllm.core.values import format_value, token_estimate
 
 from .growth import limit
 
@@ -720,7 +720,7 @@ def test_data_frames_become_a_schema_and_a_sample():
     """A model reads shape, types and the first rows."""
     import pandas as pd
 
-    text = text_of(pd.DataFrame({"a": range(30), "b|c": ["x\ny"] * 29 + [None]}))
+    text = format_value(pd.DataFrame({"a": range(30), "b|c": ["x\ny"] * 29 + [None]}))
     assert "30 rows and 2 columns." in text
     assert "| a | int64 | 0 | 0 to 29, mean 14.5 |" in text
     assert "| 1 | 1 distinct, most often x y (29) |" in text
@@ -767,7 +767,7 @@ def test_tables_and_arrays(make, words):
     import numpy as np
     import pandas as pd
 
-    text = text_of(make(pd, np))
+    text = format_value(make(pd, np))
     assert [] == [w for w in words if w not in text]
     assert len(text) < 4_500
     assert text == fill("{value}", {"value": make(pd, np)}, str).text
@@ -780,8 +780,8 @@ def test_a_table_fits_its_budget_and_says_what_it_leaves_out(budget):
     import pandas as pd
 
     df = pd.DataFrame({f"column {i}": [f"{i} some words {n}" for n in range(2_000)] for i in range(30)})
-    text = text_of(df, budget=budget)
-    assert tokens_in(text) <= budget + 15
+    text = format_value(df, budget=budget)
+    assert token_estimate(text) <= budget + 15
     assert "2,000 rows and 30 columns" in text
     assert "more columns" in text or "of 2,000 rows:" in text or "characters)" in text
 
@@ -790,7 +790,7 @@ def test_dates_booleans_and_cells_that_cannot_be_sorted():
     """Ranges of dates, commonest values, of lists too."""
     import pandas as pd
 
-    text = text_of(
+    text = format_value(
         pd.DataFrame(
             {
                 "day": pd.to_datetime(["2026-01-02", "2026-03-04"]),
@@ -808,10 +808,10 @@ def test_dates_booleans_and_cells_that_cannot_be_sorted():
 
 def test_long_lists_and_mappings_are_cut_and_text_never():
     """What a person wrote as text is theirs."""
-    assert "characters)" in text_of(list(range(5_000)))
-    assert "characters)" in text_of({i: i for i in range(5_000)})
-    assert "[1, 2]" == text_of([1, 2])
-    assert 50_000 == len(text_of("x" * 50_000))
+    assert "characters)" in format_value(list(range(5_000)))
+    assert "characters)" in format_value({i: i for i in range(5_000)})
+    assert "[1, 2]" == format_value([1, 2])
+    assert 50_000 == len(format_value("x" * 50_000))
 
 
 def test_the_footer_says_what_took_much():

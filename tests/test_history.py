@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbllm.core.history import closed
+from nbllm.core.history import complete_tool_results
 from nbllm.core.messages import Message, Text, ToolCall, ToolResult
 
 ids = st.sampled_from(["a", "b", "c", "d"])
@@ -24,7 +24,7 @@ def parts(messages, kind):
 
 @given(histories)
 def test_every_call_has_its_result_right_behind_it(history):
-    sent = closed(history)
+    sent = complete_tool_results(history)
     for i, message in enumerate(sent):
         asked = [p.id for p in message.parts if isinstance(p, ToolCall)]
         if asked:
@@ -35,15 +35,15 @@ def test_every_call_has_its_result_right_behind_it(history):
 
 @given(histories)
 def test_nothing_else_is_lost(history):
-    sent = closed(history)
+    sent = complete_tool_results(history)
     assert parts(history, Text) == parts(sent, Text)
     assert parts(history, ToolCall) == parts(sent, ToolCall)
 
 
 @given(histories)
 def test_what_keeps_the_rule_stays_as_it_is(history):
-    once = closed(history)
-    assert once == closed(once)
+    once = complete_tool_results(history)
+    assert once == complete_tool_results(once)
 
 
 def test_each_kind_of_wrong():
@@ -58,8 +58,8 @@ def test_each_kind_of_wrong():
         [Message("tool", [ToolResult("z", "?"), one])],
         [Message("user", [one])],
     ):
-        assert (asked, Message("tool", [one, missing])) == closed([asked, *found])
-    late = closed([asked, Message("user", "go on"), Message("tool", [one])])
+        assert (asked, Message("tool", [one, missing])) == complete_tool_results([asked, *found])
+    late = complete_tool_results([asked, Message("user", "go on"), Message("tool", [one])])
     assert (asked, Message("tool", [one, missing]), Message("user", "go on")) == late
     twice = [Message("assistant", [a, a]), Message("tool", [one, ToolResult("a", "2")])]
-    assert tuple(twice) == closed(twice)
+    assert tuple(twice) == complete_tool_results(twice)

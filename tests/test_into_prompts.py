@@ -12,7 +12,7 @@ import pytest
 from nbllm.core.errors import ConfigError
 from nbllm.core.messages import Document, Image, Text
 from nbllm.core.template import RowTemplate, fill, parameters_in
-from nbllm.core.values import draws, text_of, tokens_in
+from nbllm.core.values import format_value, is_drawable, token_estimate
 from nbllm.notebook.magics import questions
 from nbllm.notebook.prompt.attachments import attached, from_bytes, part_of
 from nbllm.notebook.syntax.lexer import value
@@ -276,7 +276,7 @@ def test_what_shows_as_a_picture_is_one(make):
 def test_what_is_no_picture_is_text(make):
     """Probed as IPython probes: real methods, whose errors are nobody's."""
     value = make()
-    assert not draws(value)
+    assert not is_drawable(value)
     assert part_of("v", value) is None
 
 
@@ -416,7 +416,7 @@ def table(make):
 )
 def test_tables_of_any_columns(make, words):
     """Are described as they are."""
-    text = text_of(make())
+    text = format_value(make())
     assert [] == [w for w in words if w not in text], text
 
 
@@ -435,7 +435,7 @@ def test_tables_of_any_columns(make, words):
 @pytest.mark.parametrize("budget", [40, 300, 1_000])
 def test_whatever_its_size_a_value_keeps_to_its_budget(make, budget):
     """And a line about what was cut."""
-    assert tokens_in(text_of(make(), budget=budget)) <= budget + 20
+    assert token_estimate(format_value(make(), budget=budget)) <= budget + 20
 
 
 class DataFrame:
@@ -457,11 +457,11 @@ class LazyFrame:
 
 def test_tables_of_polars():
     """Described as all others; one that is not computed is not computed."""
-    assert "| id | uint8[pyarrow] | 0 | 1 to 2, mean 1.5 |" in text_of(DataFrame())
-    assert "not computed yet, with the columns {'id': 'Int64'}" in text_of(LazyFrame())
+    assert "| id | uint8[pyarrow] | 0 | 1 to 2, mean 1.5 |" in format_value(DataFrame())
+    assert "not computed yet, with the columns {'id': 'Int64'}" in format_value(LazyFrame())
     broken = DataFrame()
     broken.to_arrow = lambda: 1 / 0
-    assert text_of(broken).startswith("A table of shape (2, 1):\n<polars.")
+    assert format_value(broken).startswith("A table of shape (2, 1):\n<polars.")
 
 
 # --- lines that end in a question mark ---

@@ -8,7 +8,7 @@ import pytest
 
 from nbllm.client.client import Client
 from nbllm.core.errors import ConfigError
-from nbllm.core.history import closed
+from nbllm.core.history import complete_tool_results
 from nbllm.core.messages import Document, Image, Message, Text, Tool, ToolCall, ToolResult
 from nbllm.simulator import script
 from nbllm.tools.usable import Usable
@@ -47,7 +47,7 @@ def f(a: int = 1) -> int:
 
 def goes_on(client, name, response, tools=()):
     """The answer keeps the rule, and a question behind it is taken by the strict server."""
-    assert response.messages == closed(response.messages)
+    assert response.messages == complete_tool_results(response.messages)
     history = [Message("user", "x"), *response.messages, Message("user", "Go on.")]
     assert client.complete(history, model(name), tools=list(tools), approve="never" if tools else None).text
     return response
@@ -379,7 +379,7 @@ def test_a_window_that_is_full_amid_parallel_calls(client, name):
         "x", model(name, steps, window=12_000), tools=[long], approve="auto", compact="auto"
     )
     assert "end" == found.text
-    assert found.messages == closed(found.messages)
+    assert found.messages == complete_tool_results(found.messages)
 
 
 @pytest.mark.parametrize("given", [(), (0,), (1,), (0, 1)])

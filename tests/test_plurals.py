@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import nbllm
-from nbllm.core.values import counted
+from nbllm.core.values import plural
 
 NOUNS = """rows|turns|tokens|requests|calls|files|models|tools|lines|characters|bytes|blocks|items|values
     |columns|events|answers|chunks|runs|attempts|times|keys|messages|kernels|records|cells|prompts|pairs|texts|entries
@@ -19,7 +19,7 @@ OTHERWISE = """
     len(meant); LEAST; least; len(asked); 2 * asked; len(df); len(names); number
     prompt.size; tokens; size; cost; limit; before; made.size; budget
     len(data); len(source); len(text); len(text) - 2 * half; len(value); len(name); len(given[key])
-    self._size; len(data or b''); f' of {self.budget:,}' if form_of(piece.value) else ''
+    self._size; len(data or b''); f' of {self.budget:,}' if find_formatter(piece.value) else ''
 """
 FILES = list(Path(nbllm.__file__).parent.rglob("*.py"))
 
@@ -34,12 +34,12 @@ def told_in(tree):
 
 
 def test_no_plural_stands_behind_a_count_that_may_be_one():
-    """`counted` says it."""
+    """`plural` says it."""
     found = {value for path in FILES for value in told_in(ast.parse(path.read_text()))}
     assert set() == {v for v in found if not v.isupper()} - set(re.split(r"\s*[;\n]\s*", OTHERWISE))
 
 
 @pytest.mark.parametrize(("number", "words"), [(0, "0 rows"), (1, "1 row"), (None, "? rows")])
-def test_counted(number, words):
+def test_plural(number, words):
     """One is one."""
-    assert words == counted(number, "row")
+    assert words == plural(number, "row")

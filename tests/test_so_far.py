@@ -2,7 +2,7 @@
 
 import pytest
 
-from nbllm.core.values import text_of
+from nbllm.core.values import format_value
 from nbllm.notebook.transcript import NotebookSoFar
 
 from .kernels import Kernel
@@ -15,7 +15,7 @@ def cells(*sources, **values):
 
 
 def test_cells_stand_in_order_with_what_they_gave():
-    assert text_of(cells("a = 1", "a + 1", "b", _2=2)) == (
+    assert format_value(cells("a = 1", "a + 1", "b", _2=2)) == (
         "In [1]:\na = 1\n\nIn [2]:\na + 1\nOut[2]:\n2\n\nIn [3]:\nb"
     )
 
@@ -23,7 +23,7 @@ def test_cells_stand_in_order_with_what_they_gave():
 @pytest.mark.parametrize("budget", [20, 100, 1000, 5000])
 def test_the_last_cells_are_kept_within_the_budget(budget):
     """And how many are left out is said; the last one is there whatever it takes."""
-    told = text_of(cells(*(f"step_{i} = {'x' * 300}" for i in range(1000))), budget=budget)
+    told = format_value(cells(*(f"step_{i} = {'x' * 300}" for i in range(1000))), budget=budget)
     assert "step_999" in told
     assert "earlier cells)" in told.split("\n")[0]
     assert len(told) <= max(3 * budget, 400) + 60
@@ -33,12 +33,12 @@ def test_the_last_cells_are_kept_within_the_budget(budget):
 
 def test_a_cell_and_a_value_take_no_more_than_their_share():
     """Whatever their size, and a value is not made text whole where its form is known."""
-    told = text_of(cells("x" * 10**6, "y", _2=list(range(10**6))), budget=100_000)
+    told = format_value(cells("x" * 10**6, "y", _2=list(range(10**6))), budget=100_000)
     assert len(told) < 10_000
 
 
 def test_keys_are_masked():
-    told = text_of(cells(f"key = '{KEY}'", "key", _2=KEY))
+    told = format_value(cells(f"key = '{KEY}'", "key", _2=KEY))
     assert KEY not in told
     assert "key = '•••'" in told
 

@@ -8,7 +8,7 @@ import pytest
 
 from nbllm import Client, simulator
 from nbllm.core.events import ReasoningDelta, StepEnded, TextDelta, ToolCallDelta
-from nbllm.core.history import closed
+from nbllm.core.history import complete_tool_results
 from nbllm.core.messages import Message, Tool, ToolCall
 from nbllm.routing import registry
 from nbllm.simulator import script
@@ -53,7 +53,7 @@ def ends_well(client, name, stream):
     assert stream.wait_end(30)
     response = stream.partial()
     assert "cancelled" == response.finish_reason
-    assert response.messages == closed(response.messages)
+    assert response.messages == complete_tool_results(response.messages)
     history = [Message("user", "x"), *response.messages, Message("user", "Go on.")]
     for tools in ({"tools": [look], "approve": "auto"}, {}):
         assert client.complete(history, f"{name}/m", **tools).text

@@ -8,7 +8,7 @@ import nbllm
 from nbllm.client.client import Client
 from nbllm.client.policy import Retries
 from nbllm.core.errors import BadRequest, ContextLengthExceeded, NbllmError
-from nbllm.core.history import closed
+from nbllm.core.history import complete_tool_results
 from nbllm.core.messages import Message, Request, Tool, ToolCall, ToolResult
 from nbllm.simulator import script, strict
 from nbllm.simulator.normalized_request import Entry
@@ -58,7 +58,7 @@ def test_a_broken_history_is_refused(client, name, history):
         return
     with pytest.raises(BadRequest):
         client.complete(history, model(name), tools=[PRICE], tool_choice="none", retries=0)
-    mended = closed(history)
+    mended = complete_tool_results(history)
     assert (
         "stop" == client.complete(list(mended), model(name), tools=[PRICE], tool_choice="none").finish_reason
     )
@@ -221,7 +221,7 @@ def test_several_steps_with_words_and_calls_beside_each_other(client, name):
     assert [["ran"], ["ran", "ran"], []] == outcomes(r)
     assert "First the price." == r.steps[0].text.strip()
     assert (2, True) == (r.text.count("4.5"), "7" in r.text)
-    assert r.messages == closed(r.messages)
+    assert r.messages == complete_tool_results(r.messages)
     assert r.usage.input_tokens > r.turn_usage.input_tokens
 
 

@@ -19,7 +19,7 @@ import msgspec
 
 from ..core import errors
 from ..core.calls import HttpCall, LocalCall, ProcessCall, Trace, Transport
-from ..core.extras import needs
+from ..core.extras import require_packages
 from ..http.transport import HttpTransport, Reply
 from .model_files import check
 from .process import Command, ProcessTransport
@@ -36,7 +36,7 @@ _SAID = 400  # characters of what it wrote, in a message
 def local_call(path: Path, call: Any) -> LocalCall:
     """The call for the model in a file. Raises ConfigError where the file is none, or the package is
     missing."""
-    needs("A model in a file", "local", "xllamacpp")
+    require_packages("A model in a file", "local", "xllamacpp")
     check(path)
     body = dict(call.body)
     context = body.pop("n_ctx", CONTEXT)

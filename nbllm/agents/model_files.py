@@ -97,7 +97,7 @@ def find(row: ProviderSpec, name: str) -> Path:
         )
     near = [full for full in models if asked in full.lower()][:_SHOWN]
     short = {file.names[0].lower(): full for full, file in models.items()}
-    near = near or [short[n] for n in errors.similar(asked.rpartition("/")[2], short, _SHOWN)]
+    near = near or [short[n] for n in errors.similar_names(asked.rpartition("/")[2], short, _SHOWN)]
     raise errors.ConfigError(
         f"No model file is called {name!r}.",
         hint=f"Did you mean {' or '.join(near)}?"

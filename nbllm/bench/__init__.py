@@ -13,7 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..core.extras import needs
+from ..core.extras import require_packages
 
 if TYPE_CHECKING:
     from ..store.columns import schema as schema
@@ -106,7 +106,7 @@ def __getattr__(name: str) -> Any:
                 if name[0] != "_"
             )
         )
-    needs(f"bench.{name}", "bench", *_NEEDS.get(name, ()))
+    require_packages(f"bench.{name}", "bench", *_NEEDS.get(name, ()))
     value = globals()[name] = getattr(import_module(f".{home}", __name__), name)
     return value
 

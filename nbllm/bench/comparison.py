@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.errors import ConfigError
-from ..core.values import counted
+from ..core.values import plural
 from . import statistics as st
 from .correlation import plausible
 from .frames import SCORE, grouped, last_attempts, measured, ordered, requests, retried, several, share
@@ -216,10 +216,10 @@ def _corrected(rows: list[dict[str, Any]], margin: float, level: float) -> None:
     """Enters p_holm, verdict and what else is to be noted into the rows of a family."""
     metrics = {row["metric"] for row in rows}
     twice = [row for row in rows if _RECIPROCAL.get(row["metric"]) in metrics]
-    counted = [row for row in rows if not any(row is other for other in twice)]
-    for row, p in zip(counted, st.holm([row["p"] for row in counted]), strict=True):
+    distinct = [row for row in rows if not any(row is other for other in twice)]
+    for row, p in zip(distinct, st.holm([row["p"] for row in distinct]), strict=True):
         row["p_holm"] = p
-    size = sum(not math.isnan(row["p"]) for row in counted)
+    size = sum(not math.isnan(row["p"]) for row in distinct)
     for row in twice:  # its p is that of the metric that it is the reciprocal of
         row["p_holm"] = min([1.0, row["p"] * size])
     for row in rows:
@@ -271,4 +271,4 @@ def _too_few(row: dict[str, Any], size: int, level: float) -> str:
         if n < st.LEAST and not row["failed_a"] and not row["failed_b"]
         else st.least_blocks(size, level)
     )
-    return f"at least {least} blocks are needed to decide among {counted(size, 'comparison')}"
+    return f"at least {least} blocks are needed to decide among {plural(size, 'comparison')}"

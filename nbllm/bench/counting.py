@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigError
-from ..core.extras import needs
+from ..core.extras import require_packages
 
 # The number of tokens of each text; None where nobody could count.
 Counter = Callable[[Sequence[str]], Sequence[int] | None]
@@ -46,11 +46,11 @@ def _named(name: str | os.PathLike[str]) -> Any:
     place = Path(name)
     place = place / "tokenizer.json" if place.is_dir() else place
     if place.suffix == ".json":
-        needs("A tokenizer's file", "tokens", "tokenizers")
+        require_packages("A tokenizer's file", "tokens", "tokenizers")
         from tokenizers import Tokenizer
 
         return Tokenizer.from_file(str(place))
-    needs(f"tokenizer={os.fspath(name)!r}", "tokens", "tiktoken")
+    require_packages(f"tokenizer={os.fspath(name)!r}", "tokens", "tiktoken")
     import tiktoken
 
     known = os.fspath(name) in tiktoken.list_encoding_names()

@@ -228,7 +228,7 @@ class LoadGenerator:
         except Exception as exc:  # noqa: BLE001
             at = round((began - self.epoch) * 1e9)
             row = measure.failed(
-                errors.as_ours(exc).scrubbed(arm.secrets),
+                errors.as_nbllm_error(exc).scrubbed(arm.secrets),
                 arm.route.provider,
                 arm.route.asked,
                 {"ns_call": at, "ns_sched": at, **extra},

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ..core.errors import ConfigError, did_you_mean
-from ..core.values import counted
+from ..core.values import plural
 from ..store import columns
 from ..store.measure import derive
 from . import evals
@@ -51,7 +51,7 @@ def _framed(rows: Iterator[Row], place: Path) -> pd.DataFrame:
     every = list(rows)
     found = [row for row in every if row.get("ns_call") is not None or not row["ok"]]
     if lost := len(every) - len(found):
-        warnings.warn(f"{counted(lost, 'answer')} of {place} left out: no start is told.", stacklevel=5)
+        warnings.warn(f"{plural(lost, 'answer')} of {place} left out: no start is told.", stacklevel=5)
     first = min((row["ns_call"] for row in found if row.get("ns_call") is not None), default=0)
     for number, row in enumerate(found):
         if row.get("ns_call") is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
-from ..core.extras import needs
+from ..core.extras import require_packages
 from ..store import columns
 from .exchange import foreign, writing
 from .frames import requests
@@ -130,7 +130,7 @@ def _checked(df: pd.DataFrame, about: dict[str, Any], place: Path) -> pd.DataFra
 
 
 def _write_parquet(df: pd.DataFrame, path: Path) -> None:
-    needs("A Parquet file", "bench", "pyarrow")
+    require_packages("A Parquet file", "bench", "pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -149,7 +149,7 @@ def _write_parquet(df: pd.DataFrame, path: Path) -> None:
 
 
 def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    needs("A Parquet file", "bench", "pyarrow")
+    require_packages("A Parquet file", "bench", "pyarrow")
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
-from ..core.values import counted
+from ..core.values import plural
 from ..store import columns
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def requests(df: pd.DataFrame) -> pd.DataFrame:
         raise ConfigError("The frame says of no request whose it is and what became of it.", hint=_OURS)
     if unnamed := int(df["name"].isna().sum()):
         raise ConfigError(
-            f"{counted(unnamed, 'row')} of the frame name no model.", hint='df.dropna(subset="name")'
+            f"{plural(unnamed, 'row')} of the frame name no model.", hint='df.dropna(subset="name")'
         )
     if not lost:
         return df

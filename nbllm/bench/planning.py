@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from ..core.errors import ConfigError
-from ..core.extras import needs
-from ..core.values import counted
+from ..core.extras import require_packages
+from ..core.values import plural
 from .statistics import LEAST
 
 _NOISE = 0.2  # from block to block; providers on the open network vary by 10 to 40 %
@@ -23,7 +23,7 @@ def power(
 
     It is that of the paired t test on the logarithms, corrected for all pairs of models; neighbours that
     resemble each other make it smaller. Raises ConfigError for what cannot be."""
-    needs("detect=", "bench", "scipy")
+    require_packages("detect=", "bench", "scipy")
     from scipy.stats import nct, t
 
     checked(detect, "detect")
@@ -57,7 +57,7 @@ def blocks_for(models: int, detect: float, *, noise: float = _NOISE) -> int:
 def foretold(models: int, blocks: int, detect: float | None) -> str:
     """What is to be said before a run, "" where nothing is."""
     pairs = models * (models - 1) // 2
-    among = counted(pairs, "comparison")
+    among = plural(pairs, "comparison")
     if detect is None:
         few = blocks < LEAST and pairs > 0
         return f"At least {LEAST} blocks are needed to decide among {among}, not {blocks}." if few else ""
@@ -66,7 +66,7 @@ def foretold(models: int, blocks: int, detect: float | None) -> str:
     if chance >= _ENOUGH:
         return ""
     return (
-        f"With {counted(blocks, 'block')}, a difference of {detect:.0%} among "
+        f"With {plural(blocks, 'block')}, a difference of {detect:.0%} among "
         f"{among} is found with a chance of {chance:.0%}, "
         f"where times vary by {_NOISE:.0%} from block to block; "
         f"blocks={blocks_for(models, detect)} with one of {_ENOUGH:.0%}."

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..core import codec
 from ..core.errors import ConfigError
-from ..core.extras import needs
+from ..core.extras import require_packages
 from ..core.messages import Image, Message, Text, Tool
 from ..core.options import REQUEST
 from ..core.prompt import messages as read_messages
@@ -158,7 +158,7 @@ def _missing(value: Any) -> bool:
 
 
 def _read_parquet(path: Path) -> list[Any]:
-    needs("A Parquet file", "bench", "pyarrow")
+    require_packages("A Parquet file", "bench", "pyarrow")
     import pandas as pd
 
     return _entries(pd.read_parquet(path))

@@ -122,7 +122,7 @@ class Recorder:
                     self._record(finished)
                 self._counted += len(finished)
             except Exception as exc:  # noqa: BLE001 - this thread must go on answering
-                self.failure = self.failure or errors.as_ours(exc).message
+                self.failure = self.failure or errors.as_nbllm_error(exc).message
             for event in items:
                 if isinstance(event, asyncio.Event):
                     self._loop.call_soon_threadsafe(event.set)

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.values import counted
+from ..core.values import plural
 from ..store import columns
 from .comparison import BAD, GOOD, compare
 from .decisions import FIGURES, board, cost
@@ -274,12 +274,12 @@ def _opening(df: pd.DataFrame, heading: str) -> str:
     used = measured(df)
     when = df["t_wall"].dropna()
     facts = [
-        counted(len(used), "measured request")
+        plural(len(used), "measured request")
         + (f" and {len(df) - len(used):,} to warm up" if len(df) > len(used) else ""),
-        f"{counted(used['block'].nunique(), 'block')}, in random order from seed {about['seed']}"
+        f"{plural(used['block'].nunique(), 'block')}, in random order from seed {about['seed']}"
         if about.get("seed") is not None
         else "",
-        counted(used["prompt_id"].nunique(), "prompt") if used["prompt_id"].notna().any() else "",
+        plural(used["prompt_id"].nunique(), "prompt") if used["prompt_id"].notna().any() else "",
         f"{when.min():%Y-%m-%d %H:%M} to {when.max():%H:%M} UTC" if len(when) else "",
         f"{dollars(spent)} in all" if not math.isnan(spent := cost(df)["total_usd"]) else "",
         "ended early: " + str(about["ended"]) if about.get("ended") not in (None, "complete") else "",
@@ -407,7 +407,7 @@ def _caveats(df: pd.DataFrame, selftest: pd.DataFrame | None) -> str:
         "Arrivals were stamped by this process, not by the operating system: times include its own delays."
         if (used["stamp"].astype("string") == "recv").any()
         else "",
-        f"The smallest group has {counted(int(per_name.min()), 'request')}: percentiles above the "
+        f"The smallest group has {plural(int(per_name.min()), 'request')}: percentiles above the "
         f"median say little."
         if len(per_name) and per_name.min() < 59
         else "",

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..core.errors import ConfigError
 from ..core.messages import Message
-from ..core.values import counted
+from ..core.values import plural
 from .arrivals import replay
 from .prompts import Prompt, values
 from .words import COMMON
@@ -76,7 +76,7 @@ def trace(
         )
     if lost := [(n, r) for n, (r, used) in enumerate(records, 1) if used is None and not _other(r)]:
         warnings.warn(
-            f"{counted(len(lost), 'record')} of {place} left out: no time or no lengths that can be used. "
+            f"{plural(len(lost), 'record')} of {place} left out: no time or no lengths that can be used. "
             f"The first is number {lost[0][0]}: {json.dumps(lost[0][1])[:120]}",
             stacklevel=2,
         )

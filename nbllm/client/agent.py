@@ -41,10 +41,10 @@ from ..core.events import (
     Usage,
     total,
 )
-from ..core.history import answered, closed
+from ..core.history import complete_tool_results, match_results
 from ..core.messages import Message, Request, Text, Tool, ToolCall, ToolResult
 from ..core.options import CallSpec
-from ..core.values import counted
+from ..core.values import plural
 from ..store.budgets import Turns
 from ..tools.changes import Change, Journal, Made, settled
 from ..tools.mcp_mend import clean
@@ -210,7 +210,7 @@ class Agent:
 
     async def run(self, stream: Stream, request: Request) -> None:
         """Answers `request` into `stream`."""
-        self.messages = closed(request.messages)
+        self.messages = complete_tool_results(request.messages)
         self._said = sum(m.role != "system" for m in request.messages)
         if calls := _open(self.messages, request.messages):  # a conversation is taken up again
             self._take_up(stream, await self._run_calls(stream, calls, cut=False))
@@ -363,7 +363,7 @@ class Agent:
             self.messages = shorter
             about = {"summary": summary, "from": self._said - len(parts.kept)}
             self._tell(
-                stream, f"{counted(sum(map(begins, parts.old)), 'earlier turn')} summarised", before, about
+                stream, f"{plural(sum(map(begins, parts.old)), 'earlier turn')} summarised", before, about
             )
         return self.size < before
 
@@ -570,7 +570,7 @@ class Agent:
         """Gives the last turn's open calls what they came to."""
         turn, told = self.messages[-2:]
         calls = [p for p in turn.parts if isinstance(p, ToolCall)]
-        results = answered(calls, [*(e.result for e in done), *told.parts])
+        results = match_results(calls, [*(e.result for e in done), *told.parts])
         self.messages = (*self.messages[:-1], Message("tool", results))
         stream.publish(StepEnded(0))
 

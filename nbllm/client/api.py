@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ..core.errors import ConfigError
-from ..core.values import BUDGET
+from ..core.values import DEFAULT_BUDGET
 from .client import CallOptions, Client, sealed
 from .tracing import tracing
 
@@ -93,7 +93,7 @@ def trace(
     default_client().tracing = tracing(**given) if on else None
 
 
-def resource(address: str, budget: int = BUDGET) -> list[Text | Image | Document]:
+def resource(address: str, budget: int = DEFAULT_BUDGET) -> list[Text | Image | Document]:
     """What an MCP server has at mcp://SERVER/RESOURCE (a resource's name or its own address), as parts of a
     prompt: text of at most `budget` tokens, pictures, PDFs. Raises ConfigError for what is not there, not
     allowed or nothing that models read, and the error that kept the server from reading it."""

@@ -16,7 +16,7 @@ from ..core import errors
 from ..core import prompt as prompts
 from ..core.calls import NO_CALL, AnyCall, Guard, Secret
 from ..core.events import Fold, Notice, Response, Timing, Usage, total
-from ..core.history import in_words
+from ..core.history import describe_files
 from ..core.messages import Effort, Message, Request, Tool
 from ..core.options import CallSpec
 from ..core.schema import provider_schema
@@ -591,7 +591,7 @@ class Client:
         try:
             return request, self.encode(request, route, key, **how)
         except errors.ConfigError:
-            if (worded := in_words(request.messages)) == request.messages:
+            if (worded := describe_files(request.messages)) == request.messages:
                 raise
             request = replace(request, messages=worded)
             return request, self.encode(request, route, key, **how)

@@ -94,7 +94,7 @@ class Stream:
             await work
         except BaseException as exc:
             cancelled = isinstance(exc, asyncio.CancelledError)
-            self._finish(None if cancelled else errors.as_ours(exc), cancelled=cancelled)
+            self._finish(None if cancelled else errors.as_nbllm_error(exc), cancelled=cancelled)
             if not isinstance(exc, Exception):
                 raise
         else:

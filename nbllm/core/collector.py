@@ -10,7 +10,7 @@ _FROZEN = 1_000  # objects: some hundred of its own are frozen from the start of
 
 
 @contextmanager
-def uncollected(*, kept: bool = False) -> Iterator[None]:
+def gc_paused(*, kept: bool = False) -> Iterator[None]:
     """Makes many objects at once, without the garbage collector: it would look through all objects of the
     process, while no thread runs, for rings that a message or a module does not leave. kept: they stay, and
     are taken for old ones, so that it does not look for them soon after either."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .errors import in_a_line
+from .errors import error_line
 from .strict import mapping, resolve
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def frame_of(value: Any, schema: Mapping[str, Any]) -> pd.DataFrame:
         try:
             made[name] = kind(values, _meant(fields.get(name, {}), schema))
         except Exception as exc:  # noqa: BLE001 - pandas raises many kinds; no value may be lost by it
-            made[name], kept[str(name)] = values, in_a_line(exc, 120)
+            made[name], kept[str(name)] = values, error_line(exc, 120)
     frame = pd.DataFrame(made, columns=names, index=pd.RangeIndex(len(rows)))
     if kept:
         frame.attrs["kept_as_text"] = kept

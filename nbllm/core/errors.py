@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 MASK = "•••"
 
 
-def similar(name: str, known: Iterable[str], most: int = 1, least: float = 0.6) -> list[str]:
+def similar_names(name: str, known: Iterable[str], most: int = 1, least: float = 0.6) -> list[str]:
     """The names that are most like `name`, at most so many; least: of how much must be alike."""
     import difflib  # late, as a name that nobody knows is rare
 
@@ -48,7 +48,7 @@ def similar(name: str, known: Iterable[str], most: int = 1, least: float = 0.6) 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The hint for a name that is not among those that are known: the nearest, or all of them."""
     known = list(known)
-    near = similar(str(name)[:200], known)
+    near = similar_names(str(name)[:200], known)
     return f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
 
 
@@ -127,7 +127,7 @@ _SECRET_NAME = re.compile(
 )
 
 
-def names_secret(name: str) -> bool:
+def is_secret_name(name: str) -> bool:
     """Whether a variable of the environment is called as those are that hold a secret."""
     return bool(_SECRET_NAME.search(name))
 
@@ -309,7 +309,7 @@ class AnswerProcessingError(NbllmError):
 
 
 @contextmanager
-def after_answer(response: Response, doing: str) -> Iterator[None]:
+def processing_answer(response: Response, doing: str) -> Iterator[None]:
     """Within, an answer is checked, converted or shown: whatever is raised there leaves as one of our errors,
     with the answer as its `.partial`. The one place where that is done."""
     try:
@@ -320,20 +320,20 @@ def after_answer(response: Response, doing: str) -> Iterator[None]:
     # a paid answer is not lost by a validator, a DataFrame or a drawing
     except Exception as error:  # noqa: BLE001
         raise AnswerProcessingError(
-            f"The answer came, but {doing} failed: {in_a_line(error)}",
+            f"The answer came, but {doing} failed: {error_line(error)}",
             hint="The answer is kept, in _llm and in the error's .partial.",
             partial=response,
         ) from None
 
 
-def in_a_line(error: BaseException, longest: int = 300) -> str:
+def error_line(error: BaseException, longest: int = 300) -> str:
     """An exception of somebody else's in one line: its type and its words."""
     told = traceback.TracebackException(type(error), error, None)
     told.__notes__ = None  # they would stand last, where the exception's own words are looked for
     return " ".join([*told.format_exception_only()][-1].split())[:longest]
 
 
-def as_ours(error: BaseException) -> NbllmError:
+def as_nbllm_error(error: BaseException) -> NbllmError:
     """An exception as one of our errors. Of one that we did not foresee the place is told only: its words may
     hold a key."""
     if isinstance(error, NbllmError):

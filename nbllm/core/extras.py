@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from .errors import ConfigError
 
 
-def needs(what: str, extra: str, *packages: str) -> None:
+def require_packages(what: str, extra: str, *packages: str) -> None:
     """Raises ConfigError, saying what to install, where a package that `what` needs is not there."""
     missing = [p for p in packages if find_spec(p) is None]
     if missing:

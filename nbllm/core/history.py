@@ -12,7 +12,7 @@ from .messages import Message, Part, Text, ToolCall, ToolResult, caption
 NOT_RUN = "not run"
 
 
-def closed(messages: Sequence[Message]) -> tuple[Message, ...]:
+def complete_tool_results(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The conversation with exactly one result for every call, all of a turn together right behind it, in the
     order of its calls. A call without a result gets one that says it was not run; a second result of a call,
     and one without a call, is left out. Everything else stays, in its order. A conversation that keeps the
@@ -25,11 +25,11 @@ def closed(messages: Sequence[Message]) -> tuple[Message, ...]:
         calls = [p for p in message.parts if isinstance(p, ToolCall)] if message.role == "assistant" else []
         if calls:
             told = takewhile(lambda m: m.role != "assistant", messages[i + 1 :])
-            out.append(Message("tool", answered(calls, (p for m in told for p in m.parts))))
+            out.append(Message("tool", match_results(calls, (p for m in told for p in m.parts))))
     return tuple(out)
 
 
-def in_words(messages: Sequence[Message]) -> tuple[Message, ...]:
+def describe_files(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The conversation with the files in results of tools told in words."""
 
     def worded(part: Part) -> Part:
@@ -41,7 +41,7 @@ def in_words(messages: Sequence[Message]) -> tuple[Message, ...]:
     return tuple(replace(m, parts=tuple(map(worded, m.parts))) if m.role == "tool" else m for m in messages)
 
 
-def answered(calls: Iterable[ToolCall], found: Iterable[Part]) -> list[ToolResult]:
+def match_results(calls: Iterable[ToolCall], found: Iterable[Part]) -> list[ToolResult]:
     """One result for each of the calls: the next of `found` that has its id, or one that says that it was not
     run. Some servers give one id to several calls."""
     waiting: dict[str, list[ToolResult]] = {}

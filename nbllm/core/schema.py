@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 from . import schema_shorthand
 from .columns import frame_of
-from .errors import ConfigError, Mismatch, Truncated, after_answer, in_a_line
+from .errors import ConfigError, Mismatch, Truncated, error_line, processing_answer
 from .events import Response
 from .strict import resolve, without_nulls
 
@@ -87,7 +87,7 @@ class Shape:
             made = adapter.json_schema()
         except Exception as exc:  # noqa: BLE001 - pydantic's own, and whatever a type's own hooks raise
             raise ConfigError(
-                f"No schema can be made of {getattr(given, '__name__', given)!r}: {in_a_line(exc)}.",
+                f"No schema can be made of {getattr(given, '__name__', given)!r}: {error_line(exc)}.",
                 hint="Annotate its fields with types that have a JSON form.",
             ) from None
         return cls(_rooted(made), adapter)
@@ -220,7 +220,7 @@ def _told(exc: Any) -> str:
         return f"the reference {exc.ref!r} leads nowhere (they stay within the schema)"
     if getattr(exc, "json_path", "").endswith(".type"):
         return f"{exc.instance!r} is no type: object, array, string, number, integer, boolean or null"
-    return str(getattr(exc, "message", None) or in_a_line(exc))[:300].rstrip(".")
+    return str(getattr(exc, "message", None) or error_line(exc))[:300].rstrip(".")
 
 
 def _checker(schema: Mapping[str, Any], kind: Any = None) -> Any:
@@ -332,11 +332,11 @@ def place(path: Any, what: str = "the answer") -> str:
 def value_of(response: Response, shape: Shape, wanted: str | None = "object") -> Any:
     """The checked value in an answer: as it is, or as a DataFrame where `wanted` is "df". Raises Truncated,
     Mismatch, or AnswerProcessingError for what a validator raises, each with the answer as `.partial`."""
-    with after_answer(response, "checking it against the schema"):
+    with processing_answer(response, "checking it against the schema"):
         if response.finish_reason == "length":
             raise Truncated
         value = shape.check(response.text)
-    with after_answer(response, "making a DataFrame of it"):
+    with processing_answer(response, "making a DataFrame of it"):
         return _framed(value, shape) if wanted == "df" else value
 
 

@@ -50,8 +50,8 @@ from typing import Any
 from unicodedata import category, name, normalize
 
 from . import code_spans as verbatim
-from .errors import ConfigError, similar
-from .values import BUDGET, draws, form_of, text_of, tokens_in
+from .errors import ConfigError, similar_names
+from .values import DEFAULT_BUDGET, find_formatter, format_value, is_drawable, token_estimate
 
 # What may be a name in any script; whether it is one, Python says (\w lacks the marks that Indic vowels are).
 _NAME = r"[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*"
@@ -132,7 +132,7 @@ class FilledPrompt:
     pieces: tuple[str | Substitution, ...]
     names: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
-    budget: int = BUDGET
+    budget: int = DEFAULT_BUDGET
     advice: tuple[str, ...] = ()  # the skipped, each with what to write
 
     @property
@@ -148,12 +148,15 @@ class FilledPrompt:
         return tuple(dict.fromkeys(self._told(p) for p in self.pieces if isinstance(p, Substitution)))
 
     def _told(self, piece: Substitution) -> str:
-        if piece.plain and draws(piece.value):
+        if piece.plain and is_drawable(piece.value):
             return f"{piece.source} (image)"
-        size = tokens_in(piece.text)
+        size = token_estimate(piece.text)
         if size <= _LARGE or not piece.plain:
             return piece.source
-        return f"{piece.source} (≈ {size:,}{f' of {self.budget:,}' if form_of(piece.value) else ''} tokens)"
+        return (
+            f"{piece.source} (≈ {size:,}"
+            f"{f' of {self.budget:,}' if find_formatter(piece.value) else ''} tokens)"
+        )
 
     @property
     def text(self) -> str:
@@ -166,7 +169,7 @@ def fill(
     namespace: Mapping[str, Any],
     evaluate: Callable[[str], Any],
     mode: str = "on",
-    budget: int = BUDGET,
+    budget: int = DEFAULT_BUDGET,
 ) -> FilledPrompt:
     """Fills `text`. mode: on, double (only {{ }}), off. `evaluate` runs an expression in the notebook; a
     value takes at most `budget` tokens.
@@ -247,8 +250,8 @@ class RowTemplate:
     def _value(self, place: _Place, row: Mapping[str, Any]) -> str:
         if place.match and place.match[0] == f"{{{place.source}}}" and type(row.get(place.source)) is str:
             return str(row[place.source])  # by far the commonest
-        value = _inserted(self.text, place, row, lambda _: None, BUDGET)
-        if value is None or (value.plain and (draws(value.value) or callable(value.value))):
+        value = _inserted(self.text, place, row, lambda _: None, DEFAULT_BUDGET)
+        if value is None or (value.plain and (is_drawable(value.value) or callable(value.value))):
             braces, given = (
                 self.text[place.start : place.end],
                 row[place.match["root"] if place.match else ""],
@@ -437,7 +440,7 @@ def _advice(left: str, namespace: Mapping[str, Any]) -> str:
 def _nearest(word: str, namespace: Mapping[str, Any]) -> str:
     """The name that somebody may have meant, "" where none is near."""
     names = {n.casefold(): n for n in namespace if not n.startswith("_")}
-    near = similar(word.casefold(), names, least=0.6 if len(word) > 3 else 0.75)
+    near = similar_names(word.casefold(), names, least=0.6 if len(word) > 3 else 0.75)
     return names[near[0]] if near else ""
 
 
@@ -485,7 +488,10 @@ def _inserted(
         else _tried(text, place, "", lambda: evaluate(place.source))
     )
     shown = _tried(
-        text, place, " to become text", lambda: text_of(value, conv, budget) if conv or not fmt else value
+        text,
+        place,
+        " to become text",
+        lambda: format_value(value, conv, budget) if conv or not fmt else value,
     )
     if fmt:
         try:

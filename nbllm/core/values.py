@@ -16,10 +16,10 @@ from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
-from .errors import ConfigError, in_a_line
+from .errors import ConfigError, error_line
 from .messages import Image, picture_type
 
-BUDGET = 1_000  # tokens that a value may take, where the cell does not say (budget=)
+DEFAULT_BUDGET = 1_000  # tokens that a value may take, where the cell does not say (budget=)
 SIZE_LIMIT = 20 * 2**20  # bytes; providers refuse larger requests
 CHARACTERS = 3  # of a token, about
 # How much of a table is shown, from much to little: rows, columns, characters of a cell. The first that fits
@@ -40,22 +40,24 @@ _COUNTED = 100_000  # values of a column that are counted
 _CONVERSIONS: dict[str, Callable[[Any], str]] = {"r": repr, "s": str, "a": ascii}
 
 
-def text_of(value: Any, conv: str | None = None, budget: int = BUDGET) -> str:
+def format_value(value: Any, conv: str | None = None, budget: int = DEFAULT_BUDGET) -> str:
     """`value` as text: converted (!r, !s, !a) where that is asked for, else in the form of its type, of which
     at most `budget` tokens. Text of the user's own is never cut."""
     if conv:
         return _CONVERSIONS[conv](value)
-    form = form_of(value)
+    form = find_formatter(value)
     return form(value, budget * CHARACTERS) if form else str(value)
 
 
-def form_of(value: Any) -> Callable[[Any, int], str] | None:
+def find_formatter(value: Any) -> Callable[[Any, int], str] | None:
     """What makes text of a value of this type, None where str() does."""
-    forms = (FORMS.get((kind.__module__.partition(".")[0], kind.__name__)) for kind in type(value).__mro__)
+    forms = (
+        FORMATTERS.get((kind.__module__.partition(".")[0], kind.__name__)) for kind in type(value).__mro__
+    )
     return next((form for form in forms if form), None)
 
 
-def tokens_in(text: str) -> int:
+def token_estimate(text: str) -> int:
     """About how many tokens a text is: by its bytes, as a character of Chinese is nearly one."""
     size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
     return -(-size // CHARACTERS)
@@ -64,7 +66,7 @@ def tokens_in(text: str) -> int:
 # --- tables -------------------------------------------------------------------------------------------------
 
 
-def table_form(df: Any, limit: int, what: str = "A table") -> str:
+def format_table(df: Any, limit: int, what: str = "A table") -> str:
     """A DataFrame: its size, a line for each column, first rows, and what was left out."""
     text = ""
     with warnings.catch_warnings(action="ignore"):  # a mean of infinities is none
@@ -73,19 +75,19 @@ def table_form(df: Any, limit: int, what: str = "A table") -> str:
         text = _view(df, what, lines[:columns], rows, width)
         if len(text) <= limit:
             return text
-    return cut(text, limit)
+    return truncate(text, limit)
 
 
 def _view(df: Any, what: str, lines: list[tuple[Any, ...]], rows: int, width: int) -> str:
     hidden = list(map(str, df.columns[len(lines) :]))
     about = [
-        f"{what} of {counted(len(df), 'row')} and {counted(df.shape[1], 'column')}.",
+        f"{what} of {plural(len(df), 'row')} and {plural(df.shape[1], 'column')}.",
         "",
         *_lines(["column", "type", "missing", "values"], lines, width),
     ]
     if hidden:
         about.append(
-            f"(and {counted(len(hidden), 'more column')}: "
+            f"(and {plural(len(hidden), 'more column')}: "
             f"{', '.join(hidden[:20])}{', ...' if len(hidden) > 20 else ''})"
         )
     head = df.iloc[:rows, : len(lines)]
@@ -164,7 +166,7 @@ def _cell(value: Any, width: int) -> str:
 
 def _series(series: Any, limit: int) -> str:
     name = "" if series.name is None else f" {series.name!r}"
-    return table_form(
+    return format_table(
         series.to_frame("values" if series.name is None else series.name),
         limit,
         f"A series{name} ({series.dtype}), as a table",
@@ -175,14 +177,14 @@ def _series(series: Any, limit: int) -> str:
 
 
 def _array(array: Any, limit: int) -> str:
-    return cut(f"An array of shape {tuple(array.shape)} and type {array.dtype}:\n{array}", limit) + "\n"
+    return truncate(f"An array of shape {tuple(array.shape)} and type {array.dtype}:\n{array}", limit) + "\n"
 
 
 def _arrow(table: Any, limit: int, what: str = "A table") -> str:
     """A table in Arrow's format, which pandas reads as it lies there."""
     import pandas as pd
 
-    return table_form(table.to_pandas(types_mapper=pd.ArrowDtype), limit, what)
+    return format_table(table.to_pandas(types_mapper=pd.ArrowDtype), limit, what)
 
 
 def _polars(df: Any, limit: int) -> str:
@@ -190,26 +192,26 @@ def _polars(df: Any, limit: int) -> str:
     try:
         return _arrow((df.to_frame() if df.ndim == 1 else df).to_arrow(), limit)
     except Exception:  # noqa: BLE001 - without pyarrow, and for polars' own objects
-        return cut(f"A table of shape {df.shape}:\n{df}", limit) + "\n"
+        return truncate(f"A table of shape {df.shape}:\n{df}", limit) + "\n"
 
 
 def _source(shown: Any, limit: int) -> str:
     """What IPython shows as SVG, Markdown, HTML or LaTeX: its text."""
-    return cut(str(shown.data), limit)
+    return truncate(str(shown.data), limit)
 
 
 def _long(value: Any, limit: int) -> str:
     """A collection; one of a class of its own that writes itself is left alone."""
     writes_itself = any("__str__" in vars(kind) for kind in type(value).__mro__ if kind is not object)
-    return str(value) if writes_itself else cut(str(value), limit)
+    return str(value) if writes_itself else truncate(str(value), limit)
 
 
-def counted(value: int | None, noun: str, *, about: bool = False) -> str:
+def plural(value: int | None, noun: str, *, about: bool = False) -> str:
     """1 turn, 2 turns, ≈ 1,000 turns, ? turns: every count that is told with its noun."""
     return f"{'≈ ' * about}{'?' if value is None else f'{value:,}'} {noun}{'s' * (value != 1)}"
 
 
-def cut(text: str, limit: int) -> str:
+def truncate(text: str, limit: int) -> str:
     """At most `limit` characters of a text, and then how much was left out; of one that was cut before, of
     how much in all."""
     if len(text) <= limit:
@@ -224,14 +226,15 @@ _CUT = re.compile(r"\.\.\.\n\(the first [\d,]+ of ([\d,]+) characters\)\Z")
 
 # (package, class): its form. Named, not imported, so that nothing heavy is loaded for a prompt; subclasses
 # follow.
-FORMS: dict[tuple[str, str], Callable[[Any, int], str]] = {
-    ("pandas", "DataFrame"): table_form,
+FORMATTERS: dict[tuple[str, str], Callable[[Any, int], str]] = {
+    ("pandas", "DataFrame"): format_table,
     ("pandas", "Series"): _series,
     ("polars", "DataFrame"): _polars,
     ("polars", "Series"): _polars,
     # not computed, and not for this
     ("polars", "LazyFrame"): lambda df, limit: (
-        cut(f"A table that is not computed yet, with the columns {dict(df.collect_schema())}", limit) + "\n"
+        truncate(f"A table that is not computed yet, with the columns {dict(df.collect_schema())}", limit)
+        + "\n"
     ),
     ("pyarrow", "Table"): _arrow,
     ("pyarrow", "RecordBatch"): _arrow,
@@ -245,8 +248,8 @@ FORMS: dict[tuple[str, str], Callable[[Any, int], str]] = {
     ("builtins", "tuple"): _long,
     ("builtins", "set"): _long,
     ("builtins", "frozenset"): _long,
-    ("builtins", "bytes"): lambda value, limit: cut(str(value), limit),
-    ("builtins", "bytearray"): lambda value, limit: cut(str(value), limit),
+    ("builtins", "bytes"): lambda value, limit: truncate(str(value), limit),
+    ("builtins", "bytearray"): lambda value, limit: truncate(str(value), limit),
     ("collections", "deque"): _long,
     ("nbllm", "NotebookSoFar"): lambda cells, limit: str(cells.text(limit)),
 }
@@ -255,14 +258,14 @@ FORMS: dict[tuple[str, str], Callable[[Any, int], str]] = {
 # --- pictures -----------------------------------------------------------------------------------------------
 
 
-def picture(name: str, value: Any) -> Image:
+def render_image(name: str, value: Any) -> Image:
     """The picture that a value draws of itself. Raises ConfigError for one that cannot be drawn or is too
     large."""
     try:
         found = _picture(value)
     except Exception as error:  # noqa: BLE001 - a figure's own text may be no formula
         raise ConfigError(
-            f"The picture {name} cannot be drawn: {in_a_line(error)}.",
+            f"The picture {name} cannot be drawn: {error_line(error)}.",
             hint="Show it in a cell of its own first.",
         ) from None
     if found is None:
@@ -278,7 +281,7 @@ def picture(name: str, value: Any) -> Image:
     return found
 
 
-def draws(value: Any) -> bool:
+def is_drawable(value: Any) -> bool:
     """Whether a value is a picture: one of ours or of IPython, a figure, axes, bytes of a picture, or what
     shows as one in a cell."""
     return _figure(value) is not None or _picture(value) is not None
@@ -292,11 +295,11 @@ def _picture(value: Any) -> Image | None:
         buffer = BytesIO()
         figure.savefig(buffer, format="png", dpi=min(150.0, figure.dpi), bbox_inches="tight")
         return Image(buffer.getvalue())
-    found = bytes_of(value)
+    found = to_bytes(value)
     if found is None and ("IPython", "Image") in _kinds(value):
         if value.data is None and value.url:
             return Image(url=value.url)
-        found = bytes_of(value.data)
+        found = to_bytes(value.data)
     found = next(filter(None, map(_real, [found, *_drawn(value)])), None)
     return Image(found) if found else None
 
@@ -335,11 +338,11 @@ def _real(found: Any) -> bytes | None:
     if isinstance(found, str):  # IPython's own pictures give text
         with suppress(ValueError):
             found = b64decode(found)
-    data = bytes_of(found)
+    data = to_bytes(found)
     return data if data and picture_type(data) else None
 
 
-def bytes_of(value: Any) -> bytes | None:
+def to_bytes(value: Any) -> bytes | None:
     """The bytes that a value holds, None for what is no bytes."""
     if isinstance(value, BytesIO):
         return value.getvalue()

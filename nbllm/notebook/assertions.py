@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..core.assertions import checks, named
-from ..core.errors import ConfigError, in_a_line
+from ..core.errors import ConfigError, error_line
 from ..core.events import Notice, Response
 
 
@@ -51,5 +51,5 @@ def asserted(response: Response, wanted: Mapping[str, Any], asked: str) -> Respo
             found[name] = check(response.text, {}, about)
         except Exception as error:  # noqa: BLE001 - a user's function
             found[name] = None
-            notices.append(Notice("asserts", f"{name} could not be checked: {in_a_line(error)}"))
+            notices.append(Notice("asserts", f"{name} could not be checked: {error_line(error)}"))
     return replace(response, checks=found, notices=tuple(notices))

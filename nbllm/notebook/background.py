@@ -9,7 +9,7 @@ cell whatever runs meanwhile.
 from __future__ import annotations
 
 from ..core.errors import ConfigError
-from ..core.values import counted
+from ..core.values import plural
 from .painters import painter, render_mode
 from .run import Guarded, Keeper, Run, aside, carry, keep_turn, settle
 from .session import Session
@@ -57,4 +57,4 @@ def stop(session: Session, _rest: str) -> str:
         )
     for run in running:
         run.cancel()
-    return f"Stopped {counted(sum(len(run.streams) for run in running), 'answer')}."
+    return f"Stopped {plural(sum(len(run.streams) for run in running), 'answer')}."

@@ -11,8 +11,8 @@ from datetime import time as clock
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
-from ..core.extras import needs
-from ..core.values import cut
+from ..core.extras import require_packages
+from ..core.values import truncate
 from ..store.columns import COLUMNS, TEXTS, frame
 from ..store.search import search
 from .overview import calls
@@ -76,8 +76,8 @@ def _found(session: Session, period: Period, words: list[str], most: int) -> pd.
         {
             "when": row["t_wall"],
             "model": row.get("model") or row.get("name"),
-            "found": cut(found, _LONGEST),
-            **{name: cut(str(row.get(name) or ""), _LONGEST) for name in ("prompt", "answer")},
+            "found": truncate(found, _LONGEST),
+            **{name: truncate(str(row.get(name) or ""), _LONGEST) for name in ("prompt", "answer")},
             **{name: row.get(name) for name in ("run_id", "request_id")},
         }
         for row, found in search(rows, words, most)
@@ -133,7 +133,7 @@ def _plot(df: pd.DataFrame, by: str) -> Any:
     """US dollars as bars, one for each day (or model, provider ...), of the models on top of each other."""
     from ..bench.figures import sheet
 
-    needs("The plot of costs", "bench", "matplotlib")
+    require_packages("The plot of costs", "bench", "matplotlib")
     df["name"] = df["model"]
     priced = df[df["cost_usd"].notna()]
     page = sheet(priced, "cost_usd", None, None, [])
@@ -152,7 +152,9 @@ def _plot(df: pd.DataFrame, by: str) -> Any:
         bars = [float(sums.get(place, 0.0)) for place in places]
         axes.bar(range(len(places)), bars, bottom=list(heights.values()), width=0.7, color=look.colour)
         heights = {place: heights[place] + bar for place, bar in zip(places, bars, strict=True)}
-    axes.set_xticks(range(len(places)), [cut(str(place), 30) for place in places], rotation=30, ha="right")
+    axes.set_xticks(
+        range(len(places)), [truncate(str(place), 30) for place in places], rotation=30, ha="right"
+    )
     page.legend(axes, list(page.looks.values()), linestyle="none")
     return page.figure
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..core import schema_shorthand
-from ..core.errors import ConfigError, NbllmError, after_answer, in_a_line
+from ..core.errors import ConfigError, NbllmError, error_line, processing_answer
 from ..core.events import Response
 from ..core.messages import Part, Text
 from ..core.schema import Shape
@@ -177,7 +177,7 @@ def ask(
     if (failed := run.error or problem) is not None:
         raise failed
     if asked.format == "code" and isinstance(result, Response):
-        with after_answer(result, "offering it as a cell"):
+        with processing_answer(result, "offering it as a cell"):
             fix.offer(session, result)
     return result
 
@@ -275,7 +275,7 @@ def with_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]:
             found = session.evaluate(text) if _WRITTEN.fullmatch(text) else found
     except Exception as error:  # noqa: BLE001 - what is no type takes no brackets; types may raise anything
         raise ConfigError(
-            f"schema= names no type: {in_a_line(error)}.",
+            f"schema= names no type: {error_line(error)}.",
             hint=f'Run the cell that defines it; a field of that name is schema="{text} str".',
         ) from None
     return {**options, "schema": Shape.of(schema_shorthand.schema(text) if isinstance(found, str) else found)}

@@ -22,10 +22,10 @@ from uuid import uuid4
 from ..client import agent
 from ..client.client import CallOptions
 from ..client.stream import Stream
-from ..core.errors import AnswerProcessingError, ConfigError, NbllmError, in_a_line
+from ..core.errors import AnswerProcessingError, ConfigError, NbllmError, error_line
 from ..core.events import Response
 from ..core.messages import Message, Part, Text
-from ..core.values import counted
+from ..core.values import plural
 from ..routing.registry import DEFAULT_MODEL
 from . import tool_use
 from .chats import Chat, Place, Turn, markdown, words
@@ -101,7 +101,7 @@ class ChatWidget:
             self._options["approve"] = self._ask
 
     def __repr__(self) -> str:
-        turns = counted(len(self._chat.turns), "turn")
+        turns = plural(len(self._chat.turns), "turn")
         return f"ChatWidget(chat={self._chat.name!r}, model={self._model!r}, {turns})"
 
     # --- from code ---
@@ -208,7 +208,7 @@ class ChatWidget:
         # nobody else would tell, and the panel would be busy for ever
         except BaseException as error:  # noqa: BLE001
             self._error = AnswerProcessingError(
-                f"The panel could not keep the answer: {in_a_line(error)}",
+                f"The panel could not keep the answer: {error_line(error)}",
                 partial=found.response,
                 hint="Ask again.",
             )
@@ -337,8 +337,8 @@ class ChatWidget:
             filter(
                 None,
                 (
-                    counted(len(self._chat.turns), "turn"),
-                    f"{counted(tokens, 'token')} of context" if tokens is not None else "",
+                    plural(len(self._chat.turns), "turn"),
+                    f"{plural(tokens, 'token')} of context" if tokens is not None else "",
                     money(cost) if cost is not None else "",
                 ),
             )

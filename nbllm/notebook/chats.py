@@ -14,7 +14,7 @@ from ..core.compaction import going_on, sent, with_pin
 from ..core.errors import ConfigError, NbllmError, scrub
 from ..core.events import Response, cost_of
 from ..core.messages import Document, Image, Message, Part, caption
-from ..core.values import counted
+from ..core.values import plural
 from ..store.chats import KeptChats
 
 
@@ -132,7 +132,7 @@ class Shelf:
             except (NbllmError, ValueError, TypeError, KeyError, RecursionError):
                 broken += 1
         if broken:
-            self.tell(f"{broken} of the {counted(len(found), 'turn')} of {name} cannot be read: left out.")
+            self.tell(f"{broken} of the {plural(len(found), 'turn')} of {name} cannot be read: left out.")
         return turns
 
     def save(self, chat: Chat, kept: dict[str, Turn]) -> None:

@@ -16,10 +16,10 @@ from ..client.catalog import list_models, ping
 from ..client.unloading import unloaded
 from ..core.calls import ProviderSpec
 from ..core.codec import to_json
-from ..core.errors import ConfigError, after_answer
+from ..core.errors import ConfigError, processing_answer
 from ..core.events import Response
 from ..core.options import Option
-from ..core.values import counted
+from ..core.values import plural
 from ..routing import keys
 from ..routing.config import plain
 from ..routing.config_files import user_file
@@ -359,7 +359,7 @@ def _fix(session: Session, rest: str) -> Any:
     session.needs_a_model(models)
     answer = ask(session, Question((text,), models, options, line.extra), line.out)
     if isinstance(answer, Response):
-        with after_answer(answer, "proposing it as a cell"):
+        with processing_answer(answer, "proposing it as a cell"):
             propose(session, code, answer.text)
     return answer
 
@@ -382,7 +382,7 @@ def _show(session: Session, name: str, _rest: str) -> None:
 
 def _undo(session: Session, name: str, _rest: str) -> str:
     undone = session.chats.undo(name).asked.text[:60]
-    return f"Undone: {undone!r}. {name} has {counted(len(session.chats.get(name).turns), 'turn')}."
+    return f"Undone: {undone!r}. {name} has {plural(len(session.chats.get(name).turns), 'turn')}."
 
 
 def _pin(session: Session, name: str, number: str, *, pinned: bool = True) -> str:
@@ -392,7 +392,7 @@ def _pin(session: Session, name: str, number: str, *, pinned: bool = True) -> st
 
 def _fork(session: Session, name: str, other: str) -> str:
     made = session.chats.fork(name, other.partition(" ")[0])
-    return f"{made.name} goes on from {name} with {counted(len(made.turns), 'turn')}."
+    return f"{made.name} goes on from {name} with {plural(len(made.turns), 'turn')}."
 
 
 def _export(session: Session, name: str, file: str) -> Any:
@@ -431,12 +431,10 @@ def _forget(session: Session, name: str, _rest: str) -> str:
     from ..store.chats import KeptChats
 
     if name != "--all":
-        return f"Conversation {name} was deleted ({counted(session.chats.clear(name), 'turn')})."
+        return f"Conversation {name} was deleted ({plural(session.chats.clear(name), 'turn')})."
     for chat in list(session.chats):
         session.chats.clear(chat.name)
-    return (
-        f"All conversations were deleted (also {counted(KeptChats().forget(), 'turn')} of other notebooks)."
-    )
+    return f"All conversations were deleted (also {plural(KeptChats().forget(), 'turn')} of other notebooks)."
 
 
 def _open(session: Session, name: str, rest: str) -> Any:
@@ -473,12 +471,12 @@ def _cache(session: Session, rest: str) -> str:
     """What is kept of answers; clear forgets them all."""
     answers = session.client.answers
     if rest == "clear":
-        return f"Deleted: {counted(answers.clear(), 'answer')}."
+        return f"Deleted: {plural(answers.clear(), 'answer')}."
     if rest:
         raise ConfigError(f"%llm cache has no {rest[:40]!r}.", hint="%llm cache, or %llm cache clear.")
     told = answers.figures()
     return (
-        f"{counted(told['answers'], 'answer')} of {told['bytes'] / 1e6:,.1f} MB "
+        f"{plural(told['answers'], 'answer')} of {told['bytes'] / 1e6:,.1f} MB "
         f"(at most {told['limit'] / 1e6:,.0f} MB) in {told['path']}; "
         f"in this session {told['hits']} found, {told['misses']} not. cache=true uses them."
     )
@@ -510,7 +508,7 @@ def _replay(session: Session, rest: str) -> str:
     path = _recording(session, name, there=True)
     tapes.source = Tape(path, pace.strip() or "now")
     return (
-        f"Calls are answered from {path} ({counted(tapes.source.calls, 'call')}): no key is needed, nothing "
+        f"Calls are answered from {path} ({plural(tapes.source.calls, 'call')}): no key is needed, nothing "
         "is sent. %llm replay off ends it."
     )
 

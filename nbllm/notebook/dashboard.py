@@ -14,7 +14,7 @@ from ..bench.naming import short_names
 from ..bench.pages import dollars
 from ..bench.progress import RunFrontEnd, RunTotals, ending
 from ..client.pace import clock
-from ..core.values import counted
+from ..core.values import plural
 from .view.frontend import KernelPort
 from .view.progress import Display, bar
 from .view.static import note_line
@@ -68,7 +68,7 @@ def headline(sums: RunTotals, ended: str | None) -> str:
     """The run in one line."""
     left = clock(sums.elapsed) if ended is not None else sums.left and f"{clock(sums.left)} left"
     parts = (
-        f"{sums.done:,} of {counted(sums.total, 'request')}",
+        f"{sums.done:,} of {plural(sums.total, 'request')}",
         sums.extra and f"{sums.extra} to warm up",
         sums.rate and f"{sums.rate:.3g} a second",
         "" if sums.usd is None else f"${sums.usd:.4f}",
@@ -96,7 +96,7 @@ def text(sums: RunTotals, run_id: str, ended: str | None, brief: bool = False) -
         )
         failed = f", {sums.failures[name]} failed" if sums.failures.get(name) else ""
         cost = f", {dollars(sums.costs[name])}" if name in sums.costs else ""
-        lines.append(f"  {name}: {counted(len(values), 'answer')}, {median}{failed}{cost}")
+        lines.append(f"  {name}: {plural(len(values), 'answer')}, {median}{failed}{cost}")
     return "\n".join(
         filter(
             None,

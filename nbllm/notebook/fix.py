@@ -6,7 +6,7 @@ from __future__ import annotations
 from ..core.errors import ConfigError
 from ..core.events import Response
 from ..core.messages import Text
-from ..core.values import counted
+from ..core.values import plural
 from ..tools.changes import lines
 from .session import Session
 from .view.frontend import where
@@ -61,7 +61,7 @@ def below(session: Session, code: str) -> str:
     shown, hidden = cleaned(code.replace("\r\n", "\n").replace("\r", "\n"))
     session.shell.set_next_input(shown, replace=False)
     return (
-        f"⚠ {counted(hidden, 'hidden character')} in this cell: shown as ⟨U+...⟩, and to be "
+        f"⚠ {plural(hidden, 'hidden character')} in this cell: shown as ⟨U+...⟩, and to be "
         f"removed before it is run."
         if hidden
         else ""

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from ..client.remote_tool import RemoteTool
 from ..core.errors import ConfigError, looks_like_key
-from ..core.values import counted
+from ..core.values import plural
 from ..routing.config_files import user_file
 from ..routing.oauth import Listener, shown
 from ..tools.consent import Change
@@ -166,10 +166,10 @@ def _allow(session: Session, rest: str) -> str:
     if not changes:
         names = ", ".join(line(t.name, 60) for t in tools[:_SHOWN])
         more = f" and {len(tools) - _SHOWN} more" if len(tools) > _SHOWN else ""
-        return f"mcp/{entry.name} is allowed. Its {counted(len(tools), 'tool')}: {names}{more}."
+        return f"mcp/{entry.name} is allowed. Its {plural(len(tools), 'tool')}: {names}{more}."
     session.say("\n".join(map(_difference, changes)))
     what = "change" if others and any(changed for _, changed in others.values()) else "tool"
-    question = f"Allow {counted(len(changes), what)} of mcp/{entry.name} as now?"
+    question = f"Allow {plural(len(changes), what)} of mcp/{entry.name} as now?"
     if not approve(question, yes="Allow", no="No"):
         return f"mcp/{entry.name}: what has changed stays left out."
     servers.consent.pin(entry, tools)

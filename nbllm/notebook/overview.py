@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..client.catalog import ModelInfo, ProviderState, list_models, states
 from ..client.client import Client
 from ..core.errors import NbllmError
-from ..core.values import counted
+from ..core.values import plural
 from ..routing.config import head
 from ..routing.prices import facts
 from .view.markdown import to_html
@@ -217,7 +217,7 @@ def calls(frame: pd.DataFrame) -> pd.DataFrame:
     return overview(
         frame,
         table(heads, rows, figures=heads[2:7]),
-        f"{_last(len(frame))}The value has {counted(len(frame.columns), 'column')}: log = %llm log. "
+        f"{_last(len(frame))}The value has {plural(len(frame.columns), 'column')}: log = %llm log. "
         "%llm log all shows them.",
     )
 

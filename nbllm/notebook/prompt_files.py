@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ConfigError, similar
+from ..core.errors import ConfigError, similar_names
 from ..core.template import expressions, parameters_in
 from ..routing.config_files import nearest_pyproject
 from ..routing.files import read_small, write_whole
@@ -70,7 +70,7 @@ class Prompt:
             if name == "description":
                 continue
             if name not in _SAYS:
-                near = similar(name, _SAYS)
+                near = similar_names(name, _SAYS)
                 raise ConfigError(
                     f"{FOLDER}/{self.name}.md cannot say {name!r}" + (f": {near[0]}?" if near else "."),
                     hint=f"A prompt's file says description, {', '.join(sorted(_SAYS))}; the cell says the "
@@ -171,7 +171,7 @@ def _one(session: Session, name: str) -> Prompt:
     if (found := read(name)) is not None:
         return found
     there = [p.name for p in known(session)[0]]
-    near = similar(name, there)
+    near = similar_names(name, there)
     raise ConfigError(
         f"No prompt is called {name!r}" + (f": did you mean {near[0]}?" if near else "."),
         hint=f"There are: {', '.join(there) or 'none yet'}. A cell with save=NAME keeps one, "

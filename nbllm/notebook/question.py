@@ -11,7 +11,7 @@ from typing import Any
 from ..core.errors import ConfigError
 from ..core.messages import Message, Part, Text
 from ..core.schema import Shape
-from ..core.values import BUDGET
+from ..core.values import DEFAULT_BUDGET
 from ..store.budgets import Budget
 from .syntax.lexer import fail
 from .syntax.options import OPTIONS
@@ -120,7 +120,7 @@ def value_budget(options: Mapping[str, Any]) -> int:
     """Tokens that a value in the prompt may take: budget=, where that says tokens and not what may be
     spent."""
     found = options.get("budget")
-    return int(found) if isinstance(found, (int, float)) else BUDGET
+    return int(found) if isinstance(found, (int, float)) else DEFAULT_BUDGET
 
 
 def spendable(options: Mapping[str, Any]) -> Mapping[str, float] | None:

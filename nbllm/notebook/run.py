@@ -25,7 +25,7 @@ from types import FrameType
 from typing import Any
 
 from ..client.stream import Stream
-from ..core.errors import AnswerProcessingError, Mismatch, NbllmError, after_answer, in_a_line
+from ..core.errors import AnswerProcessingError, Mismatch, NbllmError, error_line, processing_answer
 from ..core.events import Event, Response
 from ..core.messages import Text
 from ..core.schema import Shape, repair, value_of
@@ -80,7 +80,7 @@ class Guarded(Watcher):
     def finish(self, outcomes: Sequence[Outcome]) -> NbllmError | None:
         """As Painter.finish; gives what went wrong."""
         try:
-            with after_answer(outcomes[-1].response, "showing it"):
+            with processing_answer(outcomes[-1].response, "showing it"):
                 self._painter.finish(outcomes)
         except NbllmError as problem:
             self._works = True
@@ -210,7 +210,7 @@ class Run:
             if found is None:
                 raw = _raw(self.contestants[i].label, self.streams[i])
                 problem = AnswerProcessingError(
-                    f"The answer could not be finished: {in_a_line(cause)}",
+                    f"The answer could not be finished: {error_line(cause)}",
                     partial=raw.response,
                     hint="What came is in _llm and in the error's .partial.",
                 )
@@ -372,7 +372,7 @@ def outcome(question: Question, label: str, stream: Stream | NbllmError) -> Outc
     if question.options.get("as") == "df" and value is not None:
         with (
             suppress(NbllmError),
-            after_answer(response, "showing it as a table"),
+            processing_answer(response, "showing it as a table"),
         ):  # the text is shown instead
             table = data_table(value)
     figures, notes = (
@@ -445,7 +445,7 @@ def keep_turn(run: Run, keep: Keeper | None) -> NbllmError | None:
     if found is None or keep is None:
         return None
     try:
-        with after_answer(found.response, "keeping it in the conversation"):
+        with processing_answer(found.response, "keeping it in the conversation"):
             keep(found)
     except NbllmError as problem:
         return problem

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from functools import reduce
 from typing import Any
 
-from ..core.errors import ConfigError, similar
+from ..core.errors import ConfigError, similar_names
 from ..tools.builtin import files, python
 from ..tools.sources import NAMED
 from .syntax.options import OPTIONS
@@ -79,7 +79,7 @@ def _looked_up(
     if root not in namespace:
         known = {n.rpartition("/")[2]: n for n in others()}
         known |= {n: n for n, v in namespace.items() if callable(v)}
-        near = similar(name, known)
+        near = similar_names(name, known)
         raise ConfigError(
             f"No {what} is called {name!r}" + (f": did you mean {known[near[0]]}?" if near else "."),
             hint=hint,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..core.errors import MASK, looks_like_key
-from ..core.values import counted, cut, text_of
+from ..core.values import format_value, plural, truncate
 
 _CELL, _VALUE = 4_000, 200  # characters of a cell, and tokens of a value
 _WORD = re.compile(r"[\w\-.]{16,}")
@@ -40,15 +40,15 @@ class NotebookSoFar:
                 break
             taken.append(told)
         left = len(every) - len(taken)
-        first = [f"(left out: {counted(left, 'earlier cell')})"] if left else []
+        first = [f"(left out: {plural(left, 'earlier cell')})"] if left else []
         return "\n\n".join([*first, *reversed(taken)])
 
     def _cell(self, number: int) -> Iterator[str]:
         yield f"In [{number}]:"
-        yield _masked(cut(self.cells[number].strip(), _CELL))
+        yield _masked(truncate(self.cells[number].strip(), _CELL))
         if (value := self.values.get(number)) is not None:
             yield f"Out[{number}]:"
-            yield _masked(cut(text_of(value, budget=_VALUE), _CELL))
+            yield _masked(truncate(format_value(value, budget=_VALUE), _CELL))
 
     def __str__(self) -> str:
         return self.text(_CELL)

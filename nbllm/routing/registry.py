@@ -21,7 +21,7 @@ import msgspec
 from ..agents.model_files import newest, path_of
 from ..core.addresses import holds_more, ip
 from ..core.calls import Hidden, ProviderSpec, Quirks, Secret, shown
-from ..core.errors import AuthenticationError, ConfigError, names_secret, similar
+from ..core.errors import AuthenticationError, ConfigError, is_secret_name, similar_names
 from ..dialects._limits import seconds
 from . import config, keys
 from .base_urls import bare, place
@@ -361,7 +361,7 @@ class Registry(config.Settings):
         called as secrets are, and passwords within addresses. Short values, which may be words ("dummy"), and
         paths to secrets are none."""
         keys = {name for row in self.rows.values() for name in row.key_env}
-        found = {v for n, v in self.env.items() if n in keys or names_secret(n)}
+        found = {v for n, v in self.env.items() if n in keys or is_secret_name(n)}
         for value in self.env.values():
             for _, password in re.findall(r"://([^/?#\s:@]*):(?!\1@)([^/?#\s@]+)@", value):
                 found |= {password, unquote(password)}  # one that is the user's name too is a word
@@ -470,10 +470,10 @@ class Registry(config.Settings):
         if "/" not in name and (family := self._family(name)):
             return [family]
         known = [n for n in self.names() if name.startswith(SIMULATOR) or not n.startswith(f"{SIMULATOR}/")]
-        near = similar(name, known, 3)
+        near = similar_names(name, known, 3)
         within = [n for n in known if name.lower() in n][:2]
         models = {n.rpartition("/")[2]: n for n in known}
-        within = within or [models[m] for m in similar(name.lower(), models, least=0.75)]
+        within = within or [models[m] for m in similar_names(name.lower(), models, least=0.75)]
         return near or ([] if "/" in name else within or [f"ollama/{name}"])
 
     def _family(self, name: str) -> str:
@@ -483,7 +483,7 @@ class Registry(config.Settings):
         heads = {p.partition("-")[0]: r.name for r in self.rows.values() for p in r.bare if p.endswith("-*")}
         if (row := self.rows.get(heads.get(name.lower().replace("-", ""), ""))) is not None:
             return f"{row.name}/{row.default_model}"
-        near = similar(head, heads, least=0.66)
+        near = similar_names(head, heads, least=0.66)
         return f"{heads[near[0]]}/{near[0]}-{rest}" if dash and near else ""
 
     def explicit_names(self) -> Iterable[str]:
@@ -500,7 +500,7 @@ class Registry(config.Settings):
     def unknown_provider(self, word: str) -> ConfigError:
         """The error for a word that should be a provider's name and is none."""
         known = [*self.rows, *(p for r in self.rows.values() for p in r.prefixes)]
-        near = similar(word, known)
+        near = similar_names(word, known)
         return ConfigError(
             f"No provider is called {word!r}.",
             hint=f"Did you mean {near[0]}?" if near else f"There are {', '.join(self.rows)}.",

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from ..core.calls import AGENT, SECRET_HEADERS, ModelFacts, OAuth, ProviderSpec, Quirks, origin, same_host
-from ..core.errors import ConfigError, did_you_mean, similar
+from ..core.errors import ConfigError, did_you_mean, similar_names
 from ..dialects._limits import WINDOWS
 from ..dialects.batches import FORMATS
 from .base_urls import without
@@ -256,7 +256,7 @@ def provider_row(
 def _read(name: str, entry: str, value: Any) -> Any:
     reader = _READERS.get(entry)
     if reader is None:
-        near = similar(entry, _READERS)
+        near = similar_names(entry, _READERS)
         raise EntryError(
             entry,
             f"Provider {name!r} has an unknown entry {entry!r}.",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..core.calls import ModelFacts
 from ..core.events import Usage
-from ..core.values import counted, tokens_in
+from ..core.values import plural, token_estimate
 from ..routing import prices
 from ..store.budgets import Amount
 
@@ -42,7 +42,7 @@ class Estimate:
         width: int,
     ) -> Estimate:
         """From some of the prompts."""
-        sizes = [tokens_in(prompt) for prompt in sample]
+        sizes = [token_estimate(prompt) for prompt in sample]
         read = sum(sizes) / len(sizes) if sizes else 0.0
         made = min(max_tokens or _USUAL_OUTPUT, _USUAL_OUTPUT)
         seconds = questions * (_START + made / _SPEED) / max(1, min(width, questions))
@@ -67,5 +67,5 @@ class Estimate:
         asked = "" if self.questions == self.rows else f" ({self.questions:,} to ask)"
         money = "price not known" if self.usd is None else f"about ${self.usd:,.2g}"
         time = "less than a minute" if self.minutes < 1 else f"about {self.minutes:,.0f} min"
-        tokens = counted(round(self.tokens), "token")
-        return f"{counted(self.rows, 'row')}{asked}, about {tokens}, {money}, {time}"
+        tokens = plural(round(self.tokens), "token")
+        return f"{plural(self.rows, 'row')}{asked}, about {tokens}, {money}, {time}"

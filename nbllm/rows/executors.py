@@ -160,7 +160,7 @@ def _packed(attempt: Attempt, base_url: str | None) -> bytes:
         raise
     except Exception as exc:  # noqa: BLE001 - whatever an object does when it is pickled
         raise Unfit(
-            f"What would be sent to a worker cannot be pickled: {errors.in_a_line(exc)}",
+            f"What would be sent to a worker cannot be pickled: {errors.error_line(exc)}",
             hint="Give plain values, or leave executor= out.",
         ) from None
 
@@ -213,7 +213,7 @@ def _lost(exc: Exception) -> WorkerLost:
     killed = type(exc).__name__ == "KilledWorker"  # several workers died of it
     gone = isinstance(exc, (BrokenExecutor, RuntimeError)) and not killed
     lost = WorkerLost(
-        f"A worker was lost: {errors.in_a_line(exc)}",
+        f"A worker was lost: {errors.error_line(exc)}",
         hint=hint or ("Make a new executor; what was answered is kept." if gone else ""),
     )
     lost.lasting, lost.again = gone or missing, not killed

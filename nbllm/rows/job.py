@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.calls import Secret
-from ..core.errors import ConfigError, did_you_mean, similar
+from ..core.errors import ConfigError, did_you_mean, similar_names
 from ..core.options import CALL
 from ..core.schema import Shape
 from ..core.template import RowTemplate
@@ -181,7 +181,7 @@ def _refuse(name: str, names: list[str], template: RowTemplate) -> None:
         raise ConfigError(
             f"{where}: the table has several columns called {name}.", hint="Rename all but one."
         )
-    near = similar(name, names, least=0.5)
+    near = similar_names(name, names, least=0.5)
     hint = f"Did you mean {{{near[0]}}}? " if near else ""
     shown = ", ".join(names[:12]) or "none"
     raise ConfigError(f"{where}: the table has no column {name!r}.", hint=f"{hint}Columns: {shown}.")

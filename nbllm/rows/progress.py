@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..client.pace import FrontEnd, Pace, clock
-from ..core.values import counted
+from ..core.values import plural
 from .estimate import Estimate
 
 
@@ -34,7 +34,7 @@ class Totals(Pace):
 
     def line(self, ended: str | None = None) -> str:
         """All of it in one line. ended: None while it runs, why it ended early, "" where it is complete."""
-        parts = [f"{self.done:,} of {counted(self.total, 'row')}"]
+        parts = [f"{self.done:,} of {plural(self.total, 'row')}"]
         if self.kept:
             parts.append(f"{self.kept:,} answered before")
         if self.rate:

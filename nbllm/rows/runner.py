@@ -26,7 +26,7 @@ from ..core.messages import Message, Request
 from ..core.options import CallSpec
 from ..core.schema import plain, repair, value_of
 from ..core.strict import no_strict
-from ..core.values import tokens_in
+from ..core.values import token_estimate
 from ..store.budgets import Amount, Budget
 from ..store.runs import Row, RunFile
 from . import executors
@@ -63,7 +63,7 @@ def answer_of(job: Job, response: Response) -> str:
     if response.refusal and not response.text:
         raise errors.ContentFiltered(f"The model refused: {response.refusal[:500]}")
     value = response.text if job.shape is None else value_of(response, job.shape)
-    with errors.after_answer(response, "keeping it"):  # it may be nested deeper than can be written
+    with errors.processing_answer(response, "keeping it"):  # it may be nested deeper than can be written
         return json.dumps(value if job.shape is None else plain(value), default=str)
 
 
@@ -120,7 +120,7 @@ class Recorder:
         try:
             self._file.record(ended, [i for i in items if isinstance(i, str)])
         except Exception as exc:  # noqa: BLE001 - the answers stay in memory, and the run ends
-            self.failure = self.failure or errors.as_ours(exc).message
+            self.failure = self.failure or errors.as_nbllm_error(exc).message
             self.unsaved.update((row.id, row) for row in ended)
 
 
@@ -225,7 +225,7 @@ class Runner:
     def _need(self, prompt: str) -> Amount:
         """What a prompt and its answer may take."""
         made = self.job.options.get("max_tokens") or self.longest * 1.2 or ANSWER  # where none has ended yet
-        return taken(tokens_in(prompt), made, self.facts)
+        return taken(token_estimate(prompt), made, self.facts)
 
     async def _reserved(self, need: Amount) -> int | None:
         """The number of a reservation, once there is room for it; None where the run ends before."""

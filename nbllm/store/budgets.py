@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..core.errors import BudgetExceeded, ConfigError
-from ..core.values import counted
+from ..core.values import plural
 from .database import home, own_folder, refused, shared, take
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class State(msgspec.Struct, frozen=True):
         if self.tokens is not None:
             left = max(0, self.tokens - self.spent.tokens - self.held.tokens)
             lines.append(
-                f"{counted(self.tokens, 'token')}: {self.spent.tokens:,} spent, "
+                f"{plural(self.tokens, 'token')}: {self.spent.tokens:,} spent, "
                 f"{self.held.tokens:,} reserved, {left:,} left"
             )
         return "; ".join(lines)
@@ -127,7 +127,7 @@ class Budget:
 
     def __str__(self) -> str:
         usd = [] if self.usd is None else [f"${self.usd:g}"]
-        return " and ".join([*usd, *([] if self.tokens is None else [counted(self.tokens, "token")])])
+        return " and ".join([*usd, *([] if self.tokens is None else [plural(self.tokens, "token")])])
 
     def reserve(self, want: Amount, *, sure: bool = False) -> int:
         """Sets aside what a call may take; gives the reservation's number. sure: it is sent in any case.

@@ -114,7 +114,12 @@ def rows(
 
 def failed(error: BaseException, provider: ProviderSpec, model: str, extra: Mapping[str, Any]) -> Row:
     """The row of a request that came to nothing before it was sent, or whose answer could not be measured."""
-    return {**_asked(provider, model), **_failure(errors.as_ours(error), None), "quality": "bounded", **extra}
+    return {
+        **_asked(provider, model),
+        **_failure(errors.as_nbllm_error(error), None),
+        "quality": "bounded",
+        **extra,
+    }
 
 
 def started(call: CallContext, extra: Mapping[str, Any]) -> Row:

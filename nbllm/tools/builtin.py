@@ -17,7 +17,7 @@ from typing import Any
 
 from ..core.errors import ConfigError, NbllmError
 from ..core.messages import Text, ToolResult
-from ..core.values import CHARACTERS, counted, cut
+from ..core.values import CHARACTERS, plural, truncate
 from . import functions
 from .changes import Change
 from .results import failed
@@ -107,7 +107,7 @@ class Folder:
             before = os.fstat(file.fileno()).st_size
             file.truncate(0)
             file.write(data)
-        return f"written: {counted(len(data), 'byte')} to {path}" + (
+        return f"written: {plural(len(data), 'byte')} to {path}" + (
             f" (it held {before:,})" if before else ""
         )
 
@@ -172,7 +172,7 @@ class Folder:
             about = real.stat()
         except (NbllmError, OSError):
             return ""
-        return f"{name}/" if stat.S_ISDIR(about.st_mode) else f"{name} ({counted(about.st_size, 'byte')})"
+        return f"{name}/" if stat.S_ISDIR(about.st_mode) else f"{name} ({plural(about.st_size, 'byte')})"
 
 
 @contextlib.contextmanager
@@ -242,7 +242,7 @@ def _run(code: str, namespace: MutableMapping[str, Any], limit: int) -> Any:
 
 def _failed(printed: str, reason: str, limit: int) -> ToolResult:
     before = printed if not printed or printed.endswith("\n") else f"{printed}\n"
-    return ToolResult("", before + cut(reason, limit), is_error=True)
+    return ToolResult("", before + truncate(reason, limit), is_error=True)
 
 
 def _executed(code: str, namespace: MutableMapping[str, Any]) -> Any:

@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from inspect import Parameter
 from typing import Any, NamedTuple, Optional
 
-from ..core.errors import ConfigError, in_a_line
+from ..core.errors import ConfigError, error_line
 from ..core.messages import Tool
 from ..core.schema import place, within
-from ..core.values import BUDGET
+from ..core.values import DEFAULT_BUDGET
 from .names import fit
 from .usable import Arguments, ToolArgumentsError, Usable
 
@@ -53,7 +53,7 @@ def of(
     *,
     reads: bool | None = None,
     timeout: float | None = None,
-    budget: int = BUDGET,
+    budget: int = DEFAULT_BUDGET,
     strict: bool | None = None,
 ) -> Usable:
     """A function, method, partial or callable object as a tool. reads: it changes nothing. timeout: seconds
@@ -147,7 +147,7 @@ def _hints(inner: Any, signature: inspect.Signature, name: str) -> Mapping[str, 
             )
         except Exception as exc:  # noqa: BLE001 - an annotation is an expression, which may raise anything
             raise ConfigError(
-                f"The parameter {p.name!r} of {name} has a type that cannot be found: {in_a_line(exc)}.",
+                f"The parameter {p.name!r} of {name} has a type that cannot be found: {error_line(exc)}.",
                 hint=f"{_HINT}Import or define it before the function is used.",
             ) from None
     return hints
@@ -244,7 +244,7 @@ def _checked(model: Any, arguments: Mapping[str, Any]) -> Arguments:
         found = exc.errors(include_url=False, include_context=False, include_input=False)
         raise ToolArgumentsError([f"{place(e['loc'], 'they')}: {e['msg']}" for e in found]) from None
     except Exception as exc:  # noqa: BLE001 - a type's own validator may raise anything
-        raise ToolArgumentsError([in_a_line(exc)]) from None
+        raise ToolArgumentsError([error_line(exc)]) from None
     fields = type(made).model_fields
     return {fields[n].alias: getattr(made, n) for n in sorted(made.model_fields_set, key=list(fields).index)}
 

@@ -20,10 +20,10 @@ from urllib.parse import quote, urljoin
 
 from ..core import addresses
 from ..core.calls import Guard, Hidden, HttpCall, Secret, Trace, origin, same_host
-from ..core.errors import ConfigError, NbllmError, Timeout, scrub, similar
+from ..core.errors import ConfigError, NbllmError, Timeout, scrub, similar_names
 from ..core.messages import Tool
 from ..core.schema import checked_schema, schema_problems
-from ..core.values import BUDGET
+from ..core.values import DEFAULT_BUDGET
 from ..http.prepared_request import PreparedRequest
 from ..http.transport import HttpTransport, Reply
 from ..routing.spec import filled, variables
@@ -70,7 +70,7 @@ class HttpTool:
     private: bool = False
     reads: bool | None = None
     timeout: float = _SECONDS
-    budget: int = BUDGET
+    budget: int = DEFAULT_BUDGET
     secrets: Hidden = field(default_factory=Hidden)
 
     def __post_init__(self) -> None:
@@ -296,7 +296,7 @@ def from_table(name: str, table: Mapping[str, Any], env: Mapping[str, str]) -> H
 def _check_entries(name: str, table: Mapping[str, Any]) -> None:
     for entry in table:
         if entry not in _KINDS:
-            near = similar(entry, _KINDS)
+            near = similar_names(entry, _KINDS)
             raise ConfigError(
                 f"The tool {name!r} has an unknown entry {entry!r}.",
                 hint=f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(_KINDS)}.",

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from ..agents.process import ProcessTransport
 from ..core.calls import ProcessCall, origin
-from ..core.collector import uncollected
+from ..core.collector import gc_paused
 from ..core.errors import ConfigError, ConnectFailed, NbllmError, ProtocolError, Timeout, scrub
 from ..core.messages import Message
 from ..http.pool import certificates
@@ -56,7 +56,7 @@ class Limits:
 def _sdk() -> Any:
     """The SDK, loaded, with what it loads at its first use. Raises ConfigError where it is not installed."""
     try:
-        with uncollected(kept="mcp" not in sys.modules):
+        with gc_paused(kept="mcp" not in sys.modules):
             import anyio
             import mcp
 

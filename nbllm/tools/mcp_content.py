@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..core.messages import Document, Image, Text, audio_type, picture_type, unbase64
-from ..core.values import cut
+from ..core.values import truncate
 from .mcp_mend import TEXT_LIMIT, clean, line
 from .results import NOTHING
 
@@ -17,7 +17,7 @@ Part = Text | Image | Document
 def parts_of(result: Any, masked: Callable[[str], str]) -> str | list[Part]:
     """A result's parts: its texts, pictures, resources and links. `masked` takes secrets out of a text."""
     found = list(_merged(_parts(result.content)))
-    parts = [Text(masked(cut(p.text, TEXT_LIMIT))) if isinstance(p, Text) else p for p in found]
+    parts = [Text(masked(truncate(p.text, TEXT_LIMIT))) if isinstance(p, Text) else p for p in found]
     if not parts:
         return NOTHING
     return parts[0].text if len(parts) == 1 and isinstance(parts[0], Text) else parts
@@ -31,7 +31,7 @@ def words_of(result: Any) -> str:
 
 def message_parts(content: Any) -> list[Part]:
     """The parts of a prompt's message, whose content is one block."""
-    return [Text(cut(p.text, TEXT_LIMIT)) if isinstance(p, Text) else p for p in _parts([content])]
+    return [Text(truncate(p.text, TEXT_LIMIT)) if isinstance(p, Text) else p for p in _parts([content])]
 
 
 def _merged(parts: Iterable[Part]) -> Iterator[Part]:

@@ -3,7 +3,7 @@ pydantic's."""
 
 from __future__ import annotations
 
-from ..core.errors import NbllmError, in_a_line
+from ..core.errors import NbllmError, error_line
 
 # What the SDK says of a connection that is gone for good, and not of a call.
 _GONE = (
@@ -39,4 +39,4 @@ def words(error: Exception) -> str:
         return "what it answered does not fit the protocol"
     if type(error).__name__ == "MCPError":
         return str(error)
-    return in_a_line(error).removeprefix("RuntimeError: ")
+    return error_line(error).removeprefix("RuntimeError: ")

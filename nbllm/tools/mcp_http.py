@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.collector import uncollected
+from ..core.collector import gc_paused
 from .mcp_stdio import LARGE, parsed
 
 LARGEST = 2**24  # bytes of a message: a screenshot in base64 has a megabyte and more
@@ -71,7 +71,7 @@ def _in_events(event: bytes, mend: Callable[[Any], None]) -> bytes:
     return b"\n".join([*others, *([b"data: " + made] if made else []), b"", b""])
 
 
-@uncollected()
+@gc_paused()
 def _whole(text: bytes, mend: Callable[[Any], None]) -> bytes:
     """A message mended, nothing of a notification; what is no message as it came."""
     value = parsed(text)

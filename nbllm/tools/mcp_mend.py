@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from unicodedata import category
 
-from ..core.errors import similar
+from ..core.errors import similar_names
 from ..core.schema import within
-from ..core.values import counted, cut
+from ..core.values import plural, truncate
 
 LONGEST = 2_000  # characters of a description that a model reads
 TEXT_LIMIT = 400_000  # characters of a text: far over any budget, and looked through in no time
@@ -55,7 +55,7 @@ def _shorten(parts: list[Any]) -> None:
     for part in parts:
         for held in (part, part.get("content"), part.get("resource")) if isinstance(part, dict) else ():
             if isinstance(held, dict) and isinstance(held.get("text"), str):
-                held["text"] = cut(held["text"], left)
+                held["text"] = truncate(held["text"], left)
                 left = max(0, left - len(held["text"]))
 
 
@@ -75,7 +75,7 @@ def _mend_list(result: dict[str, Any], field: str) -> list[str]:
     noun, key, mended = _LISTS[field]
     known, notes = dict[str, dict[str, Any]](), list[str]()
     if (there := len(result[field])) > MOST:
-        notes.append(f"It tells of {counted(there, noun)}, of which the first {MOST:,} are read.")
+        notes.append(f"It tells of {plural(there, noun)}, of which the first {MOST:,} are read.")
     for given in result[field][:MOST]:
         item, problem = mended(given)
         if not problem and item[key] in known:
@@ -212,7 +212,7 @@ def line(text: str, limit: int = LONGEST) -> str:
 
 def nearest(words: str, known: Iterable[str], otherwise: str) -> str:
     """The hint for a name that a server does not have: the nearest that it has."""
-    near = similar(words, [line(n, 100) for n in known], 3)
+    near = similar_names(words, [line(n, 100) for n in known], 3)
     return f"Did you mean {', '.join(near)}?" if near else otherwise
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.errors import ConfigError
 from ..core.messages import Document, Image, Message, Text, caption
-from ..core.values import CHARACTERS, SIZE_LIMIT, cut
+from ..core.values import CHARACTERS, SIZE_LIMIT, truncate
 from .consent import Described, described
 from .mcp_content import Part, binary, message_parts
 from .mcp_mend import TEXT_LIMIT, line, nearest
@@ -138,7 +138,10 @@ def resource_parts(result: Any, name: str, masked: Callable[[str], str], budget:
         text = getattr(item, "text", None)
         if isinstance(text, str):
             parts.append(
-                Text(f"\n\n{line(name, 300)}:\n```\n{cut(masked(cut(text, TEXT_LIMIT)), share)}\n```\n")
+                Text(
+                    f"\n\n{line(name, 300)}:\n```\n"
+                    f"{truncate(masked(truncate(text, TEXT_LIMIT)), share)}\n```\n"
+                )
             )
         elif isinstance(part := binary(item.blob, item.mime_type or "", name), Text):
             others.append(part.text)

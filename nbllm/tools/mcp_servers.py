@@ -14,7 +14,7 @@ from ..agents.process import ProcessTransport
 from ..core.addresses import parse
 from ..core.errors import ConfigError, TransportError
 from ..core.messages import Message
-from ..core.values import BUDGET
+from ..core.values import DEFAULT_BUDGET
 from ..routing.config_files import user_file
 from ..routing.key_stores import KeyStores
 from ..routing.registry import Registry
@@ -153,7 +153,7 @@ class Servers:
             raise ConfigError(f"mcp/{entry.name} asked for no login.", hint="It can be used as it is.")
         return login.kept
 
-    async def resource(self, address: str, budget: int = BUDGET) -> list[Part]:
+    async def resource(self, address: str, budget: int = DEFAULT_BUDGET) -> list[Part]:
         """What mcp://SERVER/RESOURCE is, as parts of a prompt of at most `budget` tokens of text. RESOURCE:
         its name or its own address. Raises ConfigError for what is not there or not allowed, and what else
         keeps it from being read."""

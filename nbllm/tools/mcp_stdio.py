@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from ..agents.process import Command
-from ..core.collector import uncollected
+from ..core.collector import gc_paused
 from ..core.errors import NbllmError, ProtocolError
 from ..core.events import too_deep
 from ..dialects._json import load_json
@@ -62,7 +62,7 @@ class Incoming(_Stream):
         return await anext(self._messages)
 
     async def _read(self) -> AsyncGenerator[Any, None]:
-        babble, large = 0, uncollected()(self._message)
+        babble, large = 0, gc_paused()(self._message)
         try:
             async for lines, _at, _size in self._command.lines():
                 for text in lines:

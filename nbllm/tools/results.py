@@ -13,9 +13,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import NbllmError, in_a_line
+from ..core.errors import NbllmError, error_line
 from ..core.messages import Document, Image, Text, ToolCall, ToolResult, picture_type
-from ..core.values import BUDGET, CHARACTERS, bytes_of, counted, cut, draws, form_of, picture, text_of
+from ..core.values import (
+    CHARACTERS,
+    DEFAULT_BUDGET,
+    find_formatter,
+    format_value,
+    is_drawable,
+    plural,
+    render_image,
+    to_bytes,
+    truncate,
+)
 from .usable import ToolArgumentsError
 
 Content = str | tuple[Text | Image | Document, ...]
@@ -30,7 +40,7 @@ _OTHERS = tuple({*(sysconfig.get_path(p) for p in ("stdlib", "purelib", "platlib
 def failure(call: ToolCall, reason: str | BaseException) -> ToolResult:
     """The result of a call that came to nothing: `reason` in words, or what the code raised."""
     text = reason if isinstance(reason, str) else failed(reason)
-    return ToolResult(call.id, cut(_writable(text), _LINE), is_error=True, name=call.name)
+    return ToolResult(call.id, truncate(_writable(text), _LINE), is_error=True, name=call.name)
 
 
 def failed(error: BaseException) -> str:
@@ -40,7 +50,7 @@ def failed(error: BaseException) -> str:
     if isinstance(error, NbllmError):
         return error.message if isinstance(error, ToolArgumentsError) else f"failed: {error.message}"
     place = _place(error)
-    return f"failed: {in_a_line(error)}{f' ({place})' if place else ''}"
+    return f"failed: {error_line(error)}{f' ({place})' if place else ''}"
 
 
 def _place(error: BaseException) -> str:
@@ -55,7 +65,7 @@ def _place(error: BaseException) -> str:
     return f"line {line - max(code.co_firstlineno, 1) + 1}{name}"
 
 
-def content(value: Any, budget: int = BUDGET) -> Content:
+def content(value: Any, budget: int = DEFAULT_BUDGET) -> Content:
     """A value as a model reads it: text as it is, numbers, lists, mappings, dataclasses and pydantic's models
     as JSON, tables and arrays as prompts show them, pictures for what draws itself. A list that holds
     pictures becomes one part for each of its items. What does not fit the budget is cut, and that is said.
@@ -65,8 +75,8 @@ def content(value: Any, budget: int = BUDGET) -> Content:
     try:
         return _shown(value, budget)
     except Exception as exc:  # noqa: BLE001 - the value's own methods may raise anything
-        why = exc.message.removesuffix(".") if isinstance(exc, NbllmError) else in_a_line(exc)
-        return _writable(cut(f"done, but what it returned cannot be shown: {why}", _LINE))
+        why = exc.message.removesuffix(".") if isinstance(exc, NbllmError) else error_line(exc)
+        return _writable(truncate(f"done, but what it returned cannot be shown: {why}", _LINE))
 
 
 def _shown(value: Any, budget: int) -> Content:
@@ -79,23 +89,23 @@ def _shown(value: Any, budget: int) -> Content:
 
 def _collected(value: Any) -> Any:
     """What an iterator gives (rows of a cursor, a generator's values), the first of it, as a list."""
-    if not isinstance(value, Iterator) or bytes_of(value) is not None:
+    if not isinstance(value, Iterator) or to_bytes(value) is not None:
         return value
     found = list(islice(value, _ITEMS + 1))
     return found if len(found) <= _ITEMS else [*found[:_ITEMS], f"(more than {_ITEMS:,} items)"]
 
 
 def _is_part(value: Any) -> bool:
-    return isinstance(value, (Text, Image, Document)) or draws(value)
+    return isinstance(value, (Text, Image, Document)) or is_drawable(value)
 
 
 def _parts(value: Any, budget: int) -> Iterator[Text | Image | Document]:
     if isinstance(value, (Image, Document)):
         yield value
-    elif (data := bytes_of(value)) is not None:
+    elif (data := to_bytes(value)) is not None:
         yield _binary(data, budget)
-    elif form_of(value) is None and draws(value):
-        yield picture("that was returned", value)
+    elif find_formatter(value) is None and is_drawable(value):
+        yield render_image("that was returned", value)
     else:
         yield Text(_writable(_text(value, budget)))
 
@@ -106,9 +116,9 @@ def _binary(data: bytes, budget: int) -> Text | Image | Document:
     if data.startswith(b"%PDF"):
         return Document(data)
     try:
-        return Text(cut(data.decode(), budget * CHARACTERS))
+        return Text(truncate(data.decode(), budget * CHARACTERS))
     except UnicodeDecodeError:
-        return Text(f"({counted(len(data), 'byte')}, no text)")
+        return Text(f"({plural(len(data), 'byte')}, no text)")
 
 
 def _text(value: Any, budget: int) -> str:
@@ -116,14 +126,14 @@ def _text(value: Any, budget: int) -> str:
     if value is None:
         return NOTHING
     if isinstance(value, BaseException):
-        return cut(in_a_line(value), limit)
+        return truncate(error_line(value), limit)
     value = _bare(value)
     if not _is_json(value):
-        return text_of(value, budget=budget) if form_of(value) else cut(str(value), limit)
+        return format_value(value, budget=budget) if find_formatter(value) else truncate(str(value), limit)
     try:
-        return cut(json.dumps(value, ensure_ascii=False, default=_plain), limit)
+        return truncate(json.dumps(value, ensure_ascii=False, default=_plain), limit)
     except (TypeError, ValueError, RecursionError):  # keys that JSON has not, a value that holds itself
-        return cut(repr(value), limit)
+        return truncate(repr(value), limit)
 
 
 def _bare(value: Any) -> Any:
@@ -157,7 +167,7 @@ def _plain(value: Any) -> Any:
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return dict(value)
-    return sorted(value, key=repr) if isinstance(value, Set) else text_of(value)
+    return sorted(value, key=repr) if isinstance(value, Set) else format_value(value)
 
 
 def _writable(text: str) -> str:

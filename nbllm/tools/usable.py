@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ..core.errors import NbllmError
 from ..core.messages import Tool
 from ..core.strict import without_nulls
-from ..core.values import BUDGET
+from ..core.values import DEFAULT_BUDGET
 from .changes import Change
 
 Arguments = dict[str, Any]
@@ -46,7 +46,7 @@ class Usable:
     reads: bool | None = None
     check: Callable[[Mapping[str, Any]], Arguments] | None = field(default=None, repr=False)
     timeout: float | None = None
-    budget: int = BUDGET
+    budget: int = DEFAULT_BUDGET
     change: Callable[[Arguments], Change | Awaitable[Change | None] | None] | None = field(
         default=None, repr=False
     )

@@ -7,7 +7,7 @@ import pytest
 
 import nbllm
 from nbllm import Image, Reasoning
-from nbllm.core.history import closed
+from nbllm.core.history import complete_tool_results
 
 from .conftest import KEY
 from .test_aimock import FORMATS
@@ -72,7 +72,7 @@ def chat(request, aimock, aimock_open):
 
 def goes_on(chat):
     """It keeps the rule of calls and results, and the next question is answered."""
-    assert chat.messages == closed(chat.messages)
+    assert chat.messages == complete_tool_results(chat.messages)
     assert "Hello from aimock, nice to meet you." == chat("hello").text
 
 
@@ -182,7 +182,7 @@ def test_a_model_calls_and_is_told(talk, tool, approve, outcome, told):
     answer = chat("what time is it", tool_choice="required")
     assert outcome == outcomes(answer)[0]
     assert told in answer.steps[0].results[0].result.content
-    assert chat.messages == closed(chat.messages)
+    assert chat.messages == complete_tool_results(chat.messages)
     assert chat("hello", tool_choice="none").text
 
 

@@ -8,9 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import ConfigError
-from ...core.extras import needs
+from ...core.extras import require_packages
 from ...core.messages import Document, Image, Part, Text, picture_type
-from ...core.values import BUDGET, SIZE_LIMIT, bytes_of, counted, draws, form_of, picture, text_of, tokens_in
+from ...core.values import (
+    DEFAULT_BUDGET,
+    SIZE_LIMIT,
+    find_formatter,
+    format_value,
+    is_drawable,
+    plural,
+    render_image,
+    to_bytes,
+    token_estimate,
+)
 
 _PDF = b"%PDF"
 _WHOLE = 4_000  # bytes of a table's file that goes along as it is; of a larger one a sample does
@@ -46,13 +56,13 @@ _TEXT_SUFFIXES = {
 def told(name: str, part: Part, budget: int) -> str:
     """What the line of figures says of a part: a picture, or about how many tokens."""
     if isinstance(part, Text):
-        size = tokens_in(part.text)
-        share = f"≈ {size:,} of {budget:,} tokens" if size > 50 else counted(size, "token", about=True)
+        size = token_estimate(part.text)
+        share = f"≈ {size:,} of {budget:,} tokens" if size > 50 else plural(size, "token", about=True)
         return f"{name} ({share})"
     return f"{name} ({'image' if isinstance(part, Image) else 'document'})"
 
 
-def attached(what: str, namespace: Mapping[str, Any], budget: int = BUDGET) -> Part:
+def attached(what: str, namespace: Mapping[str, Any], budget: int = DEFAULT_BUDGET) -> Part:
     """The part that `what` means: a file's path, an http(s) address of a picture or document, or a variable's
     name. Raises ConfigError for what is not there, too large, or of a type that no model reads."""
     if what.startswith(("http://", "https://")):
@@ -123,16 +133,16 @@ def part_of(name: str, value: Any) -> Part | None:
         return value
     if isinstance(value, Path):
         return _file(value) if value.is_file() else None
-    data = bytes_of(value)
+    data = to_bytes(value)
     if data is not None and data.startswith(_PDF):
         return from_bytes(data, "", name)
-    return picture(name, value) if draws(value) else None
+    return render_image(name, value) if is_drawable(value) else None
 
 
 def _table(path: Path) -> Text:
     """A file of a table as its columns and first rows."""
     if path.suffix == ".parquet":
-        needs("A Parquet file", "bench", "pyarrow")
+        require_packages("A Parquet file", "bench", "pyarrow")
     import pandas as pd
 
     read = (
@@ -145,22 +155,22 @@ def _table(path: Path) -> Text:
             f"{path.name} cannot be read as a table ({type(error).__name__}).",
             hint="Read it with pandas, and put the DataFrame into the prompt.",
         ) from None
-    return Text(f"\n\n{path.name}:\n{text_of(frame)}")
+    return Text(f"\n\n{path.name}:\n{format_value(frame)}")
 
 
 # How a variable becomes a part, by what it can do; the first that fits.
 _FORMS: tuple[tuple[Callable[[Any], bool], Callable[[str, Any], Part]], ...] = (
     (lambda v: isinstance(v, (Text, Image, Document)), lambda _n, v: v),
     (lambda v: isinstance(v, Path), lambda _n, v: _file(v)),
-    (draws, picture),
-    (lambda v: bytes_of(v) is not None, lambda n, v: from_bytes(bytes_of(v) or b"", "", n)),
+    (is_drawable, render_image),
+    (lambda v: to_bytes(v) is not None, lambda n, v: from_bytes(to_bytes(v) or b"", "", n)),
     (lambda v: isinstance(v, str), lambda n, v: Text(f"\n\n{n}:\n```\n{v}\n```\n")),
 )
 
 
 def _variable(name: str, value: Any, budget: int) -> Part:
-    if form_of(value) is not None and bytes_of(value) is None:
-        return Text(f"\n\n{name}: {text_of(value, budget=budget)}")
+    if find_formatter(value) is not None and to_bytes(value) is None:
+        return Text(f"\n\n{name}: {format_value(value, budget=budget)}")
     for fits, make in _FORMS:
         if fits(value):
             return make(name, value)

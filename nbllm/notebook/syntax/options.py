@@ -11,7 +11,7 @@ from typing import Any
 from unicodedata import normalize
 
 from ...core import options
-from ...core.errors import looks_like_key, similar
+from ...core.errors import looks_like_key, similar_names
 from ...core.options import Option
 
 OPTIONS: dict[str, Option] = {o.name: o for o in options.OPTIONS if o.kind and o.scope != "bench"}
@@ -206,7 +206,7 @@ def _bool(_option: Option, text: str) -> bool:
 
 def _choice(option: Option, text: str) -> str:
     if text not in option.values:
-        near = similar(text.lower(), option.values)
+        near = similar_names(text.lower(), option.values)
         raise Unreadable(
             f"needs one of {', '.join(option.values)}, not {_shown(text)}"
             + (f": did you mean {near[0]}?" if near else "")

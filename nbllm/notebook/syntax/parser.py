@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...core.errors import ConfigError, looks_like_key, similar
+from ...core.errors import ConfigError, looks_like_key, similar_names
 from ...core.options import MEANT, Option
 from .lexer import end, fail, value
 from .options import (
@@ -288,7 +288,7 @@ def _find(dash: str, name: str, start: int) -> Option:
 def _near(name: str) -> str:
     if name in SHORT and name not in MEANT:
         return SHORT[name].name
-    near = similar(name.lower().removeprefix("no_"), [*OPTIONS, *MEANT, *BENCH])
+    near = similar_names(name.lower().removeprefix("no_"), [*OPTIONS, *MEANT, *BENCH])
     return MEANT.get(near[0], near[0] + "= of %llm bench" * (near[0] in BENCH)) if near else ""
 
 
@@ -304,7 +304,7 @@ def subcommand(line: str) -> tuple[str, str]:
     near = (
         []
         if re.search(r"^-|[=/]", word)
-        else similar(word.lower(), [*SUBCOMMANDS, *LINES], least=0.8 if spoken else 0.6)
+        else similar_names(word.lower(), [*SUBCOMMANDS, *LINES], least=0.8 if spoken else 0.6)
     )
     raise ConfigError(
         f"No subcommand {_brief(word)}"

@@ -19,10 +19,10 @@ from html import escape
 from typing import Any, ParamSpec, TypeVar
 
 from ...core.compaction import COMPACTED
-from ...core.errors import NbllmError, ProviderError, in_a_line
+from ...core.errors import NbllmError, ProviderError, error_line
 from ...core.events import PASSES, FinishReason, Notice, Response, Step, ToolEnded, Usage, UsageReport
 from ...core.messages import Document, Image, Reasoning, Text, ToolCall, caption, picture_size, picture_type
-from ...core.values import counted
+from ...core.values import plural
 from .hidden import clean, plain
 from .markdown import code_html, fences, plain_html, reasoning_html, to_html
 from .styles import container
@@ -118,7 +118,7 @@ def made(report: UsageReport | None, characters: int) -> str:
     or what it counted so far."""
     so_far = (report.usage.output_tokens if report else None) or 0
     whole = report is not None and report.final and so_far > 0
-    return counted(so_far if whole else max(so_far, characters // 4, 1), "token", about=not whole)
+    return plural(so_far if whole else max(so_far, characters // 4, 1), "token", about=not whole)
 
 
 def tokens(usage: Usage | None, characters: int = 0) -> str:
@@ -141,7 +141,7 @@ def characters(response: Response) -> int:
 
 
 def _no_figures(error: Exception, response: Response, **_: Any) -> Rendered:
-    words = plain(f"{response.model or '?'} · its figures cannot be shown: {in_a_line(error)}")
+    words = plain(f"{response.model or '?'} · its figures cannot be shown: {error_line(error)}")
     return Rendered(escape(words, quote=False), words)
 
 
@@ -169,8 +169,8 @@ def footer(
         response.model or "?",
         *(measured if figures else ()),
         f"{money(response.saved_usd)} saved" if response.saved_usd else "",
-        counted(len(response.steps), "step") if response.before else "",
-        counted(t.attempts, "attempt") if t.attempts > 1 else "",
+        plural(len(response.steps), "step") if response.before else "",
+        plural(t.attempts, "attempt") if t.attempts > 1 else "",
         "filled " + ", ".join(filled) if filled else "",
         f"not filled: {left}" if left else "",
         "attached " + ", ".join(attached) if attached else "",
@@ -348,7 +348,7 @@ def foot_line(line: Rendered, *, simulated: bool = False) -> Rendered:
 def _source(error: Exception, format: str, text: str) -> Rendered:
     """An answer's text as it is, where its format cannot be drawn."""
     note = note_line(
-        f"This is the answer's source: drawing it as {format} failed ({in_a_line(error)}).", warns=True
+        f"This is the answer's source: drawing it as {format} failed ({error_line(error)}).", warns=True
     )
     return Rendered(plain_html(text) + note.html, f"{text}\n\n{note.text}")
 
