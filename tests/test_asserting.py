@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nbllm.core.errors import ConfigError
-from nbllm.core.events import Response, Timing, all_pass
+from nbllm.core.events import Response, Timing, all_checks_pass
 from nbllm.core.messages import Text
 from nbllm.notebook.assertions import asserted, with_asserts
 from nbllm.notebook.view.static import footer
@@ -40,7 +40,7 @@ def test_what_an_answer_must_be(given, found):
     options = with_asserts({"short": short, "broken": broken, "json": 5}, {"asserts": given, "seed": 1})
     response = asserted(PARIS, options["asserts"], "Capital?")
     assert found == response.checks
-    assert all_pass(found.values()) is response.passed
+    assert all_checks_pass(found.values()) is response.passed
     told = footer(response).text
     assert all(f"{'?' if v is None else '✓' if v else '✗'} {name}" in told for name, v in found.items())
     assert ("broken could not be checked: " in told) == ("broken" in found)

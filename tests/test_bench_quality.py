@@ -13,7 +13,7 @@ from nbllm.bench.prompts import prompt_set
 from nbllm.bench.quality import Quality
 from nbllm.client.client import Client
 from nbllm.core import errors
-from nbllm.core.assertions import checks, named, scorer
+from nbllm.core.assertions import as_check, build_checks, name_assertions
 from nbllm.simulator.scripts import script
 from nbllm.store import preferences as kept
 
@@ -68,21 +68,21 @@ ROW = {"e2e_ms": 150.0, "cost_usd": 0.002}
 )
 def test_what_an_answer_must_be(one, answer, good):
     """Each kind, its opposite, and columns in it."""
-    [check] = checks(named([one])).values()
+    [check] = build_checks(name_assertions([one])).values()
     assert float(good) == check(answer, {"city": "Rome", "odd": "a.b"}, ROW)
 
 
 def test_what_is_not_known_is_not_decided():
     """A cost without a price."""
-    [check] = checks(named("cost: 1")).values()
+    [check] = build_checks(name_assertions("cost: 1")).values()
     assert check("x", {}, {"cost_usd": None}) is None
     assert check("x", {}, {"cost_usd": float("nan")}) is None
 
 
 def test_names_tell_checks_apart():
     """By kind and number, or by the names that were given."""
-    assert ["contains", "contains#2", "json"] == list(named(["contains: a", "contains: b", "json"]))
-    assert ["short", "right"] == list(named({"short": "regex: ^.{1,9}$", "right": "contains: 4"}))
+    assert ["contains", "contains#2", "json"] == list(name_assertions(["contains: a", "contains: b", "json"]))
+    assert ["short", "right"] == list(name_assertions({"short": "regex: ^.{1,9}$", "right": "contains: 4"}))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ class Levenshtein:
 @pytest.mark.parametrize("given", [Levenshtein, Levenshtein()])
 def test_autoevals_scorers_are_given_what_they_expect(given):
     """A class or an object; what it cannot score is not known."""
-    check = scorer(given)
+    check = as_check(given)
     assert (1.0, 0.0, None) == tuple(
         check("x", m, {"asked": "Q"}) for m in ({"expected": "x"}, {"answer": "y"}, {})
     )
@@ -320,7 +320,7 @@ def test_what_a_file_cannot_hold_is_asked_for(wanted, given, words):
             Quality.resumed(public, **{**no, **given})
     else:
         found = Quality.resumed(public, **{**no, **given})
-        assert named(given.get("asserts", wanted["asserts"])) == found.asserts
+        assert name_assertions(given.get("asserts", wanted["asserts"])) == found.asserts
         assert "x" == found.score
 
 
@@ -439,7 +439,7 @@ def test_columns_with_odd_names_are_filled():
     assert ["1+1 7 {"] == list(made["prompt"])
     assert {"check": 1.0} == {
         n: f("It is 2.", {"the answer": "2"}, {})
-        for n, f in checks({"check": "contains: {the answer}"}, [{"the answer": "2"}]).items()
+        for n, f in build_checks({"check": "contains: {the answer}"}, [{"the answer": "2"}]).items()
     }
     for templates, given in (("{0}", table), ([5], table), (["{0}"], {"0": [7]})):
         with pytest.raises(errors.ConfigError):

@@ -6,16 +6,16 @@ from hypothesis import strategies as st
 from nbllm.core.codec import to_json
 from nbllm.core.compaction import (
     COMPACTED,
-    begins,
-    cut,
+    drop_old_results,
+    estimate_size,
+    messages_to_send,
     pinned_turns,
-    question,
-    sent,
-    size_of,
-    summarised,
-    told,
-    with_pin,
-    without_results,
+    set_pinned,
+    split_conversation,
+    starts_turn,
+    summary_message,
+    summary_request,
+    with_summary,
 )
 from nbllm.core.events import Notice, Response
 from nbllm.core.history import complete_tool_results
@@ -53,7 +53,7 @@ histories = st.builds(
 @given(histories, st.integers(1, 3))
 def test_a_cut_loses_nothing_and_falls_between_turns(history, keep):
     """System apart, old and kept are the conversation; the last turns are whole; order stays."""
-    parts = cut(history, keep)
+    parts = split_conversation(history, keep)
     said = [m for m in history if m.role != "system"]
     before = said[: len(said) - len(parts.kept)]
     assert parts.kept == tuple(said[len(before) :])
@@ -61,7 +61,7 @@ def test_a_cut_loses_nothing_and_falls_between_turns(history, keep):
     assert sorted(map(to_json, (*parts.old, *parts.pinned))) == sorted(map(to_json, before))
     assert not any(m.pinned for m in parts.old)
     assert parts.pinned == complete_tool_results(parts.pinned)
-    assert not before or (begins(parts.kept[0]) and keep == sum(map(begins, parts.kept)))
+    assert not before or (starts_turn(parts.kept[0]) and keep == sum(map(starts_turn, parts.kept)))
     assert parts.kept == complete_tool_results(parts.kept)
     assert parts.old == complete_tool_results(parts.old)
 
@@ -70,10 +70,10 @@ def test_a_cut_loses_nothing_and_falls_between_turns(history, keep):
 def test_results_are_left_out_from_the_oldest(history):
     """Calls keep their results, the last three steps whole; doing it twice changes nothing; it pays or is not
     done."""
-    made = without_results(history)
+    made = drop_old_results(history)
     assert made == complete_tool_results(made)
-    assert made == without_results(made)
-    assert made == tuple(history) or size_of(made) <= 0.9 * size_of(history)
+    assert made == drop_old_results(made)
+    assert made == tuple(history) or estimate_size(made) <= 0.9 * estimate_size(history)
     results = [m for m in history if m.role == "tool"]
     assert results[-3:] == [m for m in made if m.role == "tool"][-3:]
     assert pinned_turns(made) == pinned_turns(history)
@@ -82,8 +82,8 @@ def test_results_are_left_out_from_the_oldest(history):
 
 @given(histories, words)
 def test_a_summary_stands_first(history, summary):
-    parts = cut(history)
-    made = summarised(parts, summary)
+    parts = split_conversation(history)
+    made = with_summary(parts, summary)
     assert made[len(parts.system) + 1 :] == (*parts.pinned, *parts.kept)
     assert summary.strip() in made[len(parts.system)].text
     assert parts.system == made[: len(parts.system)]
@@ -94,22 +94,26 @@ def test_the_next_question_sends_the_turns_that_are_pinned_now(said):
     """Whatever was pinned when the summary was made; the last turns and their order stay."""
     before = [m for q, a, was, _ in said for m in (Message("user", q, was), Message("assistant", a))]
     now = [m for q, a, _, is_now in said for m in (Message("user", q, is_now), Message("assistant", a))]
-    kept = cut(before).kept
+    kept = split_conversation(before).kept
     notice = Notice(COMPACTED, "", {"summary": "Short.", "from": len(before) - len(kept)})
     last = Response(request=Request("m", tuple(before[:-1])), parts=before[-1].parts, notices=(notice,))
     turns = [(Response(), now[i : i + 2]) for i in range(0, len(now) - 2, 2)]
-    made = sent([*turns, (last, now[-2:])])
-    assert made == (told("Short."), *pinned_turns(now[: len(now) - len(kept)]), *now[len(now) - len(kept) :])
+    made = messages_to_send([*turns, (last, now[-2:])])
+    assert made == (
+        summary_message("Short."),
+        *pinned_turns(now[: len(now) - len(kept)]),
+        *now[len(now) - len(kept) :],
+    )
 
 
 def test_a_pin_is_written_and_read():
     """And one that is not there changes no text."""
     message = Message("user", "Hello")
     assert "pinned" not in to_json(message)
-    pinned = with_pin(message, True)
+    pinned = set_pinned(message, True)
     assert pinned != message
     assert from_json(to_json(pinned), Message) == pinned
-    assert with_pin(pinned, False) == message
+    assert set_pinned(pinned, False) == message
 
 
 def test_what_is_summarised_is_text_of_bounded_size():
@@ -119,10 +123,10 @@ def test_what_is_summarised_is_text_of_bounded_size():
         Message("assistant", [Text("I look."), ToolCall("1", "price", {}, '{"article": "A-17"}')]),
         Message("tool", ToolResult("1", "4.5")),
     ]
-    asked = question(old, 10_000)
+    asked = summary_request(old, 10_000)
     assert "USER: What does A-17 cost?" in asked.text
     assert '[called price({"article": "A-17"})]' in asked.text
     assert "[it gave: 4.5]" in asked.text
-    long = question([Message("user", "x" * 100_000)], 5_000)
+    long = summary_request([Message("user", "x" * 100_000)], 5_000)
     assert len(long.text) < 21_500
     assert "80,006 characters are left out" in long.text

@@ -13,16 +13,16 @@ from nbllm.core.events import (
     Fold,
     Notice,
     ReasoningDelta,
+    ReasoningText,
     Restarted,
     Started,
     StepEnded,
     TextDelta,
-    Thought,
     ToolCallDelta,
     Usage,
     UsageReport,
-    event_of,
-    item_of,
+    to_event,
+    to_item,
 )
 
 TEXTS = st.sampled_from(["", "a", " word", "\u00fc", "\u4e16\u754c", "\U0001f30d", "x" * 300])
@@ -50,7 +50,7 @@ def kept(stretches):
     """(a log, the same as a list)."""
     log, plain = EventLog(), []
     for at, events in stretches:
-        log.extend([item_of(e) for e in events], at)
+        log.extend([to_item(e) for e in events], at)
         plain += [(at, e) for e in events]
     return log, plain
 
@@ -71,7 +71,7 @@ def test_it_reads_as_a_list_does(stretches, data):
         assert plain[i] == log[i]
         assert type(plain[i][1]) is type(log[i][1])
     start = data.draw(st.integers(0, len(plain)))
-    assert plain[start:] == [(at, event_of(item)) for at, item in log.items(start)]
+    assert plain[start:] == [(at, to_event(item)) for at, item in log.items(start)]
     fold = Fold()
     for _, event in plain:
         fold.add(event)
@@ -83,10 +83,10 @@ def test_it_reads_as_a_list_does(stretches, data):
 @given(EVENTS)
 def test_the_short_form_of_an_event_stands_for_it(event):
     """And its texts are plain strings again."""
-    again = event_of(item_of(event))
+    again = to_event(to_item(event))
     assert event == again
     assert type(getattr(again, "text", "")) is str
-    assert isinstance(item_of(event), str) == (
+    assert isinstance(to_item(event), str) == (
         event in (TextDelta(getattr(event, "text", "")), ReasoningDelta(getattr(event, "text", "")))
     )
 
@@ -112,7 +112,7 @@ def test_it_may_be_read_while_it_grows():
         reader.start()
     for first in range(0, total, 7):
         places = range(first, min(first + 7, total))
-        log.extend([Thought(i) if i % 3 == 0 else str(i) for i in places], float(first // 7))
+        log.extend([ReasoningText(i) if i % 3 == 0 else str(i) for i in places], float(first // 7))
     over.set()
     for reader in readers:
         reader.join(30)

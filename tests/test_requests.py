@@ -17,7 +17,7 @@ from nbllm.core import errors
 from nbllm.core.calls import Endpoint, Secret
 from nbllm.core.events import fold
 from nbllm.core.messages import Document, Image, Message, Reasoning, Text, ToolCall, ToolResult
-from nbllm.core.prompt import messages
+from nbllm.core.prompt import parse_messages
 from nbllm.dialects._request import with_short_ids
 from nbllm.routing import registry
 from nbllm.routing.dialects import DIALECTS
@@ -146,7 +146,9 @@ TURNS = [
 def test_a_turn_of_another_client_is_carried_over_whole(given, expected):
     """Calls, results, thinking, pictures, in OpenAI's and Anthropic's words."""
     role, parts = expected
-    assert (Message("user", "x"), Message(role, parts)) == messages([{"role": "user", "content": "x"}, given])
+    assert (Message("user", "x"), Message(role, parts)) == parse_messages(
+        [{"role": "user", "content": "x"}, given]
+    )
 
 
 class Spoken(pydantic.BaseModel):
@@ -179,15 +181,15 @@ class Piece(pydantic.BaseModel):
 )
 def test_what_an_sdk_gave_is_carried_over(given, parts):
     """As the answers of other clients are put into a history, whole or in parts."""
-    assert (Message("user", "x"), Message("assistant", parts)) == messages(
+    assert (Message("user", "x"), Message("assistant", parts)) == parse_messages(
         [{"role": "user", "content": "x"}, given]
     )
 
 
 def test_a_message_may_stand_alone():
     """Its keys are no prompt."""
-    assert (Message("user", "hi"),) == messages({"role": "user", "content": "hi"})
-    assert (Message("assistant", "hi"),) == messages(Spoken(content="hi"))
+    assert (Message("user", "hi"),) == parse_messages({"role": "user", "content": "hi"})
+    assert (Message("assistant", "hi"),) == parse_messages(Spoken(content="hi"))
 
 
 REFUSED = [
@@ -222,7 +224,7 @@ REFUSED = [
 def test_what_cannot_be_carried_over_is_refused_by_name(given):
     """As a ConfigError; nothing is dropped in silence."""
     with pytest.raises(errors.ConfigError):
-        messages([{"role": "user", "content": "x"}, given])
+        parse_messages([{"role": "user", "content": "x"}, given])
 
 
 def history(id):

@@ -15,7 +15,7 @@ import pytest
 from nbllm import Response, Text
 from nbllm.core import schema_shorthand
 from nbllm.core.errors import Mismatch
-from nbllm.core.schema import Shape, value_of
+from nbllm.core.schema import Shape, parse_answer
 
 
 class Colour(enum.Enum):
@@ -81,7 +81,7 @@ def answer(value):
 
 
 def framed(given, value):
-    return value_of(answer(value), Shape.of(given), "df")
+    return parse_answer(answer(value), Shape.of(given), "df")
 
 
 @pytest.mark.parametrize("count", [0, 1, 1_000])

@@ -13,7 +13,7 @@ from nbllm.core.events import (
     Usage,
     UsageReport,
     fold,
-    total,
+    sum_usage,
 )
 from nbllm.core.messages import Message, Raw, Text, ToolCall, ToolResult
 
@@ -91,4 +91,4 @@ def test_blocks_that_go_back_as_they_came_keep_their_place():
 )
 def test_sums_of_counts(counts, sum):
     """What one turn does not say is not known of all."""
-    assert sum == total(counts)
+    assert sum == sum_usage(counts)

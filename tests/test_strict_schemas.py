@@ -19,7 +19,7 @@ from nbllm.core.calls import ProviderSpec
 from nbllm.core.errors import Mismatch
 from nbllm.core.messages import Message, Request, Tool
 from nbllm.core.schema import Shape
-from nbllm.core.strict import ANTHROPIC, OPENAI, answer, parameters, without_nulls
+from nbllm.core.strict import ANTHROPIC, OPENAI, drop_added_nulls, strict_answer_schema, strict_parameters
 from nbllm.dialects._openai import closed
 from nbllm.errors import ConfigError
 from nbllm.notebook.cell import _able
@@ -82,7 +82,7 @@ GOOD = (plain, rich, nothing)
 @pytest.mark.parametrize("function", GOOD, ids=lambda f: f.__name__)
 def test_openai_takes_only_closed_objects(function):
     """With every property required; what it has no word for is told."""
-    made = parameters(of(function, strict=True).tool, OPENAI)
+    made = strict_parameters(of(function, strict=True).tool, OPENAI)
     jsonschema.Draft202012Validator.check_schema(made)
     assert closed(made)
     assert '"default":' not in json.dumps(made)
@@ -90,7 +90,7 @@ def test_openai_takes_only_closed_objects(function):
 
 def test_what_is_rewritten():
     """An optional argument may be null; its default and what has no word stand in the description."""
-    made = parameters(of(rich, strict=True).tool, OPENAI)["properties"]
+    made = strict_parameters(of(rich, strict=True).tool, OPENAI)["properties"]
     size, name = made["size"], made["name"]
     assert {"type": "null"} == size["anyOf"][1]
     assert (1, 9) == (size["anyOf"][0]["minimum"], size["anyOf"][0]["maximum"])
@@ -103,19 +103,19 @@ def test_what_is_rewritten():
 def test_a_schema_stays_as_it_is_without_strict():
     """Also the same object."""
     tool = of(rich).tool
-    assert tool.parameters is parameters(tool, OPENAI) is parameters(tool, ANTHROPIC)
+    assert tool.parameters is strict_parameters(tool, OPENAI) is strict_parameters(tool, ANTHROPIC)
 
 
 def test_anthropic_keeps_what_is_optional():
     """Objects are closed, and bounds told in words."""
-    made = parameters(of(plain, strict=True).tool, ANTHROPIC)
+    made = strict_parameters(of(plain, strict=True).tool, ANTHROPIC)
     assert ["article"] == made["required"]
     assert made["additionalProperties"] is False
     assert "EUR" == made["properties"]["currency"]["default"]
     sized = Tool("f", "", {"properties": {"n": {"type": "integer", "minimum": 2}}}, strict=True)
-    assert {"type": "integer", "description": "(minimum: 2)"} == parameters(sized, ANTHROPIC)["properties"][
-        "n"
-    ]
+    assert {"type": "integer", "description": "(minimum: 2)"} == strict_parameters(sized, ANTHROPIC)[
+        "properties"
+    ]["n"]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_anthropic_keeps_what_is_optional():
 def test_what_cannot_be_strict_is_named(function, mode, words):
     """With its place."""
     with pytest.raises(ConfigError, match="strict mode cannot take") as caught:
-        parameters(of(function, strict=True).tool, mode)
+        strict_parameters(of(function, strict=True).tool, mode)
     assert words in caught.value.message
     assert "leave strict out" in caught.value.hint
 
@@ -156,7 +156,7 @@ ODD = [
 def test_odd_schemas_of_servers_are_refused_in_words(schema, mode):
     """Never a traceback."""
     with pytest.raises(ConfigError, match="strict mode cannot take"):
-        parameters(Tool("f", "", schema, strict=True), mode)
+        strict_parameters(Tool("f", "", schema, strict=True), mode)
 
 
 def test_a_schema_that_grows_without_end_is_refused():
@@ -174,12 +174,12 @@ def test_a_schema_that_grows_without_end_is_refused():
     }
     for mode in (OPENAI, ANTHROPIC):
         with pytest.raises(ConfigError, match="too large"):
-            parameters(Tool("f", "", schema, strict=True), mode)
+            strict_parameters(Tool("f", "", schema, strict=True), mode)
     deep: Any = {"type": "string"}
     for _ in range(500):
         deep = {"type": "array", "items": deep}
     with pytest.raises(ConfigError, match="too large"):
-        parameters(Tool("f", "", {"properties": {"a": deep}}, strict=True), OPENAI)
+        strict_parameters(Tool("f", "", {"properties": {"a": deep}}, strict=True), OPENAI)
 
 
 _leaf = st.sampled_from([{"type": "string"}, {"type": "integer"}, {"type": "boolean"}, {"enum": ["a", 1]}])
@@ -224,10 +224,10 @@ def test_what_is_left_out_comes_back_as_left_out(data):
     """Any schema of objects: the strict form takes null for it, and the tool sees nothing."""
     schema = data.draw(_objects(SCHEMAS))
     plain, strict = _value(data.draw, schema)
-    made = parameters(Tool("f", "", schema, strict=True), OPENAI)
+    made = strict_parameters(Tool("f", "", schema, strict=True), OPENAI)
     jsonschema.validate(strict, made)
     assert closed(made)
-    assert plain == without_nulls(strict, schema)
+    assert plain == drop_added_nulls(strict, schema)
 
 
 def test_nulls_that_mean_something_stay():
@@ -397,7 +397,7 @@ def test_what_a_strict_answer_leaves_out_fits(data):
     """Any schema of objects: the strict form takes null for it, and the answer is as without."""
     schema = data.draw(_objects(SCHEMAS))
     plain, strict = _value(data.draw, schema)
-    made = answer(schema, OPENAI)
+    made = strict_answer_schema(schema, OPENAI)
     jsonschema.validate(strict, made)
     assert plain == Shape.of(schema).check(json.dumps(strict))
 

@@ -12,7 +12,7 @@ import pytest
 from nbllm import Message, Response, Text
 from nbllm.core import errors
 from nbllm.core.errors import Mismatch, Truncated
-from nbllm.core.schema import Shape, checked_schema, value_of
+from nbllm.core.schema import Shape, checked_schema, parse_answer
 
 from .decoding import from_json
 from .kernels import Kernel
@@ -85,7 +85,7 @@ def test_a_mismatch_says_where(given, text, place):
 def test_a_truncated_answer_is_not_read():
     """Even where what came would parse."""
     with pytest.raises(Truncated) as caught:
-        value_of(Response((Text(GOOD),), "length"), Shape.of(SCHEMA))
+        parse_answer(Response((Text(GOOD),), "length"), Shape.of(SCHEMA))
     assert GOOD == caught.value.partial.text
 
 

@@ -40,7 +40,7 @@ def body(dialect, messages):
 )
 def test_tools_without_code(given):
     """In a list, or one alone."""
-    assert (Tool("f", "d", SCHEMA),) == prompt.tools([given]) == prompt.tools(given)
+    assert (Tool("f", "d", SCHEMA),) == prompt.parse_tools([given]) == prompt.parse_tools(given)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_tools_without_code(given):
 def test_what_is_no_tool(given):
     """Is an error that says what one is."""
     with pytest.raises(ConfigError) as caught:
-        prompt.tools(given)
+        prompt.parse_tools(given)
     assert caught.value.hint
 
 
@@ -110,7 +110,7 @@ CALLS = (ToolCall("c1", "f", {"a": 1}, '{"a": 1}'), ToolCall("c2", "f", None, '{
 )
 def test_messages_as_openai_writes_them(given, message):
     """Are read whole."""
-    assert (message,) == prompt.messages([given, Message("user", "x")])[:1]
+    assert (message,) == prompt.parse_messages([given, Message("user", "x")])[:1]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_messages_as_openai_writes_them(given, message):
 def test_what_cannot_be_read_is_an_error(given, words):
     """Nothing of a message is lost in silence."""
     with pytest.raises(ConfigError, match=words):
-        prompt.messages([given])
+        prompt.parse_messages([given])
 
 
 def history(content, *, is_error=False, raw='{"a": '):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nbllm.core.calls import Frame, ProviderSpec
 from nbllm.core.errors import NbllmError
-from nbllm.core.events import event_of
+from nbllm.core.events import to_event
 from nbllm.routing.dialects import DIALECTS
 
 from .test_bytes import BODIES
@@ -84,7 +84,7 @@ def told(dialect, batches, *, short):
             place = 0
             while place < len(batch) and not decoder.done:
                 found = usual(batch, place) if usual else []
-                events += map(event_of, found) if found else decoder.feed(batch[place])
+                events += map(to_event, found) if found else decoder.feed(batch[place])
                 place += len(found) or 1
                 went += len(found)
         events += decoder.close()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError, did_you_mean
-from ..core.events import PASSES
+from ..core.events import PASS_THRESHOLD
 from .frames import last_attempts, measured, once, ordered, requests, several
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ def grid(
     used = last_attempts(measured(requests(df)))
     places = {str(name): i for i, name in enumerate(ordered(used, "name"))}
     used = used.sort_values("name", key=lambda names: names.astype(str).map(places), kind="stable")
-    good = used["passed"] if "passed" in used else (used["score"] >= PASSES).where(used["score"].notna())
+    good = (
+        used["passed"] if "passed" in used else (used["score"] >= PASS_THRESHOLD).where(used["score"].notna())
+    )
     keys = [several(name, k) or [] for name, k in (("rows", rows), ("columns", columns))]
     if not (keys[0] and keys[1]) or len({*keys[0], *keys[1]}) < len(keys[0]) + len(keys[1]):
         raise ConfigError("A grid has rows by one thing and columns by another.", hint="bench.grid(df)")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..core.events import PASSES
+from ..core.events import PASS_THRESHOLD
 from .frames import SCORE, known, measured, ordered
 from .grades import PREFIX
 from .scoring import answers
@@ -197,10 +197,11 @@ def _metrics(results: list[Row]) -> Row:
 
 def _result(row: Row, test: int, place: int) -> Row:
     checks = _checks(row)
-    good = bool(row["ok"]) and all(value >= PASSES for value in checks.values())
+    good = bool(row["ok"]) and all(value >= PASS_THRESHOLD for value in checks.values())
     score = sum(checks.values()) / len(checks) if checks else float(good)
     parts = [
-        {"pass": v >= PASSES, "score": v, "reason": k, "assertion": {"type": k}} for k, v in checks.items()
+        {"pass": v >= PASS_THRESHOLD, "score": v, "reason": k, "assertion": {"type": k}}
+        for k, v in checks.items()
     ]
     tokens = {"prompt": row["in_tokens"] or 0, "completion": row["out_tokens"] or 0}
     found = {

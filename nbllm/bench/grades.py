@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..core.events import all_pass
+from ..core.events import all_checks_pass
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,5 +22,5 @@ def joined(df: pd.DataFrame, found: Mapping[str, Mapping[str, float | None]]) ->
     for name in names:
         df[f"{PREFIX}{name}"] = pd.Series([r.get(name) for r in rows], df.index, dtype="float64")
     if names:
-        passed = [all_pass(r.get(name) for name in names) for r in rows]
+        passed = [all_checks_pass(r.get(name) for name in names) for r in rows]
         df["passed"] = pd.Series(passed, df.index, dtype="boolean")

@@ -18,8 +18,8 @@ from ..core.errors import ConfigError
 from ..core.extras import require_packages
 from ..core.messages import Image, Message, Text, Tool
 from ..core.options import REQUEST
-from ..core.prompt import messages as read_messages
-from ..core.prompt import tools as read_tools
+from ..core.prompt import parse_messages as read_messages
+from ..core.prompt import parse_tools as read_tools
 from ..core.schema import provider_schema
 from .frames import once
 from .words import COMMON

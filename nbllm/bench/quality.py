@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..client.client import Client
-from ..core.assertions import Check, checks, named, scorer
+from ..core.assertions import Check, as_check, build_checks, name_assertions
 from ..core.errors import ConfigError, NbllmError
 from . import judging
 from .grades import joined
@@ -44,7 +44,7 @@ class Quality:
     @classmethod
     def of(cls, asserts: Any, score: Any, judge: str | None) -> Quality:
         """As `bench.run` is told."""
-        return cls(named(asserts), score, judge)
+        return cls(name_assertions(asserts), score, judge)
 
     def public(self) -> dict[str, Any]:
         """For the run's file: {"name": ...} in place of what none can hold."""
@@ -55,7 +55,7 @@ class Quality:
     def resumed(cls, public: Mapping[str, Any], asserts: Any, score: Any, judge: str | None) -> Quality:
         """From what `public` gave, and what was given again: that comes in place of the run's own. Raises
         ConfigError where a function is missing."""
-        every = {**public.get("asserts", {}), **named(asserts)}
+        every = {**public.get("asserts", {}), **name_assertions(asserts)}
         if lost := [name for name, one in every.items() if _lost(one)]:
             given = ", ".join(f"{name!r}: {every[name]['name']}" for name in lost)
             raise ConfigError(
@@ -86,7 +86,7 @@ class Quality:
         for what, given in (("Assertions need", self.asserts), ("score= needs", self.score)):
             if given and not kept:
                 raise ConfigError(f"{what} the answers.", hint="Leave keep_answers=False out.")
-        checks(self.asserts, [p.more for p in prompts])
+        build_checks(self.asserts, [p.more for p in prompts])
         if isinstance(self.score, str):
             expected = [str(p.more.get(self.score, "")).strip() for p in prompts]  # every answer holds ""
             if not judged and not all(expected):
@@ -97,7 +97,7 @@ class Quality:
         elif self.score is not None and not callable(self.score):
             raise ConfigError(f"Not a score: {self.score!r}.", hint="A column's name, or a function.")
         elif self.score is not None:
-            scorer(self.score)  # raises for what cannot be called
+            as_check(self.score)  # raises for what cannot be called
 
     def applied(self, place: Path, df: pd.DataFrame, client: Client) -> None:
         """Adds the columns to a run's frame, and keeps them. What cannot be checked is missing, and a warning
@@ -108,13 +108,13 @@ class Quality:
         with Store(place) as store:
             said = _said(store)
             if self.asserts:
-                found = _checked(said, df.to_dict("records"), checks(self.asserts), "checked")
+                found = _checked(said, df.to_dict("records"), build_checks(self.asserts), "checked")
                 store.check(found)
                 joined(df, found)
             if isinstance(self.score, str) and self.score.startswith(_JUDGE):
                 self._judged(store, said, df, good, client)
             elif self.score is not None:
-                check = _expected(self.score) if isinstance(self.score, str) else scorer(self.score)
+                check = _expected(self.score) if isinstance(self.score, str) else as_check(self.score)
                 kept = good[good["request_id"].isin(list(said.answers))].to_dict("records")
                 worth = _checked(said, kept, {"score": check}, "scored")
                 _scored(store, df, {i: v for i, told in worth.items() if (v := told["score"]) is not None})

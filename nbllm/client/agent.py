@@ -26,7 +26,16 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ..core.compaction import COMPACTED, Compact, begins, cut, question, size_of, summarised, without_results
+from ..core.compaction import (
+    COMPACTED,
+    Compact,
+    drop_old_results,
+    estimate_size,
+    split_conversation,
+    starts_turn,
+    summary_request,
+    with_summary,
+)
 from ..core.errors import ConfigError, ContextLengthExceeded, scrubber
 from ..core.events import (
     Finished,
@@ -39,7 +48,7 @@ from ..core.events import (
     ToolOutcome,
     ToolStarted,
     Usage,
-    total,
+    sum_usage,
 )
 from ..core.history import complete_tool_results, match_results
 from ..core.messages import Message, Request, Text, Tool, ToolCall, ToolResult
@@ -102,7 +111,7 @@ class Limits:
         """What is used up after these steps, in words; "" where nothing is."""
         if self.budget is None:
             return ""
-        most, used = self.budget.whole, total(s.usage for s in steps) or Usage()
+        most, used = self.budget.whole, sum_usage(s.usage for s in steps) or Usage()
         tokens = (used.input_tokens or 0) + (used.output_tokens or 0)
         own = (most.usd, sum(s.cost or 0.0 for s in steps)), (most.tokens, tokens)
         spent = self.budget.over or any(limit is not None and taken >= limit for limit, taken in own)
@@ -322,18 +331,18 @@ class Agent:
 
     def _weigh(self, response: Response) -> None:
         """Takes the provider's own count of what was sent as the measure."""
-        sent = size_of(self.messages)
+        sent = estimate_size(self.messages)
         if response.usage is not None and response.usage.input_tokens and sent:
             self.scale.factor = response.usage.input_tokens / sent
 
     @property
     def size(self) -> int:
         """About how many tokens are sent with the next turn."""
-        return int(size_of(self.messages) * self.scale.factor)
+        return int(estimate_size(self.messages) * self.scale.factor)
 
     def _warn_of_length(self, stream: Stream, request: Request) -> None:
         """Says, when a conversation grows long, that it is not shortened before it does not fit."""
-        if size_of(cut(self.messages, 1).old) <= _LONG < self.size:
+        if estimate_size(split_conversation(self.messages, 1).old) <= _LONG < self.size:
             words = f"How much {request.model} reads is not known: the conversation is shortened when it"
             stream.publish(Notice("warning", f"{words} does not fit (compact=N tokens does it before)."))
 
@@ -348,22 +357,25 @@ class Agent:
         limit, before = self.compact.limit, self.size
         if not must and (limit is None or before <= limit):
             return False
-        cleared = without_results(self.messages)
+        cleared = drop_old_results(self.messages)
         if cleared != self.messages:
             self.messages = cleared
             self._tell(stream, "Results of earlier tools are left out", before)
             if must or (limit is not None and self.size <= limit):
                 return True
-        parts = cut(self.messages)
+        parts = split_conversation(self.messages)
         summary = await self._summary(stream, request, parts.old) if parts.old else ""
-        shorter = summarised(parts, summary)
-        if summary and size_of(shorter) >= size_of(self.messages):
+        shorter = with_summary(parts, summary)
+        if summary and estimate_size(shorter) >= estimate_size(self.messages):
             stream.publish(Notice("warning", f"{_NOT_SUMMARISED} the summary was no shorter."))
         elif summary:
             self.messages = shorter
             about = {"summary": summary, "from": self._said - len(parts.kept)}
             self._tell(
-                stream, f"{plural(sum(map(begins, parts.old)), 'earlier turn')} summarised", before, about
+                stream,
+                f"{plural(sum(map(starts_turn, parts.old)), 'earlier turn')} summarised",
+                before,
+                about,
             )
         return self.size < before
 
@@ -374,7 +386,7 @@ class Agent:
     async def _summary(self, stream: Stream, request: Request, old: Sequence[Message]) -> str:
         """What the model makes of earlier turns; "" where it makes nothing, twice."""
         room = int((self.compact.window or self.compact.limit or _ROOM) * _ROOM_SHARE / self.scale.factor)
-        asked = Request(request.model, (question(old, room),), max_tokens=_SUMMARY)
+        asked = Request(request.model, (summary_request(old, room),), max_tokens=_SUMMARY)
         for _ in range(2):
             turn = self.send(asked)
             stream.beside.append(turn)

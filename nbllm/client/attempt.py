@@ -27,7 +27,7 @@ from ..core.calls import (
     Usual,
 )
 from ..core.eventlog import EventLog
-from ..core.events import Event, Item, Notice, Response, event_of, is_token, item_of
+from ..core.events import Event, Item, Notice, Response, is_token, to_event, to_item
 from ..core.messages import Request
 from ..dialects._json import load_json
 from ..http.stamps import stalls_since
@@ -134,7 +134,7 @@ class Passing:
     def extend(self, items: Sequence[Item], at: float) -> None:
         """As publish, of several."""
         for item in items:
-            self.publish(event_of(item), at)
+            self.publish(to_event(item), at)
 
     def partial(self) -> Response:
         """The sink's."""
@@ -308,7 +308,7 @@ class _Sending:
         decoder raises: its input is the server's, and what came before stays."""
         try:
             for event in decoder.close() if frame is None else decoder.feed(frame):
-                items.append(item_of(event))
+                items.append(to_item(event))
         except errors.NbllmError:
             raise
         except Exception as exc:  # noqa: BLE001 - what nobody thought of: a wrong type, a depth, a number

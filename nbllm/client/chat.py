@@ -8,9 +8,9 @@ from typing import Any, Unpack
 from uuid import uuid4
 
 from ..core import prompt as prompts
-from ..core.compaction import begins, sent, with_pin
+from ..core.compaction import messages_to_send, set_pinned, starts_turn
 from ..core.errors import ConfigError
-from ..core.events import Response, cost_of
+from ..core.events import Response, total_cost
 from ..core.messages import Message
 from .api import default_client
 from .client import CallOptions, Client, sealed
@@ -75,7 +75,7 @@ class Chat:
             raise ConfigError(
                 "The last answer is still on its way.", hint="Read it to its end, or cancel() it."
             )
-        asked = prompts.messages(prompt)
+        asked = prompts.parse_messages(prompt)
         merged: Any = {"model": self.model, **self._options, **sealed(options)}
         stream = self.client.turn(
             lambda: self.client.stream([*self._sent(), *asked], **merged), self._id, len(self._turns) + 1
@@ -108,12 +108,12 @@ class Chat:
 
     def _sent(self) -> tuple[Message, ...]:
         """`messages` as they are sent: with the last summary in place of what it stands for."""
-        return sent((t.response, t.messages) for t in self.turns)
+        return messages_to_send((t.response, t.messages) for t in self.turns)
 
     @property
     def cost(self) -> float | None:
         """US dollars of all answers that have a price; None where none has."""
-        return cost_of(t.response for t in self.turns)
+        return total_cost(t.response for t in self.turns)
 
     def undo(self) -> Exchange:
         """Takes the last question and its answer back. Raises ConfigError where there is none."""
@@ -138,7 +138,7 @@ class Chat:
                 f"The conversation has no turn {turn}.", hint=f"It has {len(self._turns)}, from 0 on."
             )
         old = self._turns[turn]
-        asked = tuple(with_pin(m, pinned) if begins(m) else m for m in old.asked)
+        asked = tuple(set_pinned(m, pinned) if starts_turn(m) else m for m in old.asked)
         self._turns[turn] = replace(old, asked=asked)
 
     def fork(self) -> Chat:

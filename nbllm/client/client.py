@@ -15,7 +15,7 @@ from msgspec import structs
 from ..core import errors
 from ..core import prompt as prompts
 from ..core.calls import NO_CALL, AnyCall, Guard, Secret
-from ..core.events import Fold, Notice, Response, Timing, Usage, total
+from ..core.events import Fold, Notice, Response, Timing, Usage, sum_usage
 from ..core.history import describe_files
 from ..core.messages import Effort, Message, Request, Tool
 from ..core.options import CallSpec
@@ -328,12 +328,12 @@ class Client:
         """The Request for `prompt`, with `model` as the provider's own name."""
         return Request(
             model=model,
-            messages=prompts.messages(prompt, system),
-            tools=prompts.tools(tools),
+            messages=prompts.parse_messages(prompt, system),
+            tools=prompts.parse_tools(tools),
             schema=schema if isinstance(schema, Mapping) else provider_schema(schema),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             extra=dict(extra or {}),
-            cache=prompts.cache(cache),
+            cache=prompts.parse_cache(cache),
             **options,
         )
 
@@ -700,7 +700,7 @@ def _summed(fold: Fold, stream: Stream, first: Attempt) -> Response:
     cost = _sum(r.cost for r in (*turns, *beside)) if turns else None
     saved = [r.saved_usd for r in turns if r.saved_usd is not None]
     told: dict[str, Any] = {
-        "usage": total([whole.usage, *(r.usage for r in beside)]),
+        "usage": sum_usage([whole.usage, *(r.usage for r in beside)]),
         "cached": bool(turns) and all(turn.cached for turn in turns),
         "saved_usd": sum(saved) if saved else None,
         "timing": Timing(attempts=0) if any(turn.cached for turn in turns) else whole.timing,

@@ -18,7 +18,7 @@ import msgspec
 
 from ..core import errors
 from ..core.calls import Trace
-from ..core.compaction import size_of
+from ..core.compaction import estimate_size
 from ..core.events import Event, Item, Notice, UsageReport, is_token
 from ..dialects._limits import Limit, limits
 from ..routing.spec import is_loopback
@@ -56,7 +56,7 @@ class Gate(msgspec.Struct):
         if not self.limiter.counts_tokens:
             return Need()
         usual = sorted(self.outputs)[int(0.95 * len(self.outputs))] if self.outputs else 0.0
-        return Need(size_of(attempt.request.messages), attempt.request.max_tokens or usual)
+        return Need(estimate_size(attempt.request.messages), attempt.request.max_tokens or usual)
 
     async def enter(self, turn: _Turn) -> Ticket:
         """Waits for its turn. Raises RateLimited where that is too long for one who waits."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from ..core.compaction import size_of
+from ..core.compaction import estimate_size
 from ..core.events import Finished, Usage, UsageReport, is_token
 from ..dialects.embeddings import EMBEDDERS
 from ..routing import prices
@@ -81,7 +81,7 @@ def _given_back(budgets: Sequence[Budget], done: asyncio.Future[list[int]]) -> N
 def _prompt(attempt: Attempt) -> int:
     """About how many tokens a request has."""
     request = attempt.request
-    return size_of(request.messages) + len(f"{request.tools or ''}{request.schema or ''}") // 4
+    return estimate_size(request.messages) + len(f"{request.tools or ''}{request.schema or ''}") // 4
 
 
 def _used(attempt: Attempt, sink: Sink, sent: int, place: int) -> Usage | None:
@@ -94,7 +94,7 @@ def _used(attempt: Attempt, sink: Sink, sent: int, place: int) -> Usage | None:
     answer = sink.partial()
     usage = answer.usage or Usage()
     read = _prompt(attempt) if usage.input_tokens is None else usage.input_tokens
-    words = size_of([answer.message]) if usage.output_tokens is None else usage.output_tokens
+    words = estimate_size([answer.message]) if usage.output_tokens is None else usage.output_tokens
     return replace(usage, input_tokens=read, output_tokens=words)
 
 

@@ -24,7 +24,18 @@ from typing import Any
 from ..core import errors
 from ..core.calls import Trace
 from ..core.eventlog import EventLog
-from ..core.events import Event, Finished, Fold, Item, Response, TextDelta, Thought, Timing, event_of, item_of
+from ..core.events import (
+    Event,
+    Finished,
+    Fold,
+    Item,
+    ReasoningText,
+    Response,
+    TextDelta,
+    Timing,
+    to_event,
+    to_item,
+)
 from ..store.timeline import timing
 from .engine import Engine, Waiter, wake
 from .reader_work import Errand
@@ -115,7 +126,7 @@ class Stream:
 
     def publish(self, event: Event, at: float | None = None) -> None:
         """Appends an event that came at `at` (perf_counter seconds; now, where None)."""
-        self.extend((item_of(event),), time.perf_counter() if at is None else at)
+        self.extend((to_item(event),), time.perf_counter() if at is None else at)
 
     def extend(self, items: Sequence[Item], at: float) -> None:
         """As publish, of several that came at one moment."""
@@ -262,7 +273,7 @@ class Stream:
             )
 
     def __iter__(self) -> Iterator[Event]:
-        return map(event_of, self.items())
+        return map(to_event, self.items())
 
     def items(self) -> Iterator[Item]:
         """As iterating gives them, in the short form."""
@@ -283,7 +294,7 @@ class Stream:
     async def __aiter__(self) -> AsyncIterator[Event]:
         async for entries in self.batches():
             for _, item in entries:
-                yield event_of(item)
+                yield to_event(item)
         self.check()
 
     async def batches(self) -> AsyncIterator[list[tuple[float, Item]]]:
@@ -426,5 +437,5 @@ class TextStream:
 def _said(item: Item) -> str:
     """The text of the visible answer in an item."""
     if isinstance(item, str):
-        return "" if isinstance(item, Thought) else item
+        return "" if isinstance(item, ReasoningText) else item
     return item.text if isinstance(item, TextDelta) else ""

@@ -52,7 +52,7 @@ class Address(NamedTuple):
     @property
     def here(self) -> bool:
         """Whether it is an address of this machine itself: loopback, or 0.0.0.0 as servers print it."""
-        number = ip(self.host)
+        number = parse_ip(self.host)
         if number is None:
             return self.host.rstrip(".").rpartition(".")[2] == "localhost"
         number = getattr(number, "ipv4_mapped", None) or number
@@ -60,7 +60,7 @@ class Address(NamedTuple):
 
 
 @functools.lru_cache(512)
-def ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def parse_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """The number that a host is, None for a name."""
     try:
         return ipaddress.ip_address(host)
@@ -81,9 +81,9 @@ def is_public(number: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     return number.is_global and not number.is_multicast and str(number) not in _CLOUD
 
 
-def all_public(found: Iterable[Any]) -> bool:
+def are_all_public(found: Iterable[Any]) -> bool:
     """Whether all addresses that getaddrinfo found for a name are of the internet."""
-    numbers = [ip(str(entry[4][0])) for entry in found]
+    numbers = [parse_ip(str(entry[4][0])) for entry in found]
     return all(number is not None and is_public(number) for number in numbers)
 
 
@@ -91,7 +91,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _CLOUD = ("168.63.129.16",)  # Azure's; those of others are link-local or private
 
 
-def holds_more(url: str) -> bool:
+def may_hold_secret(url: str) -> bool:
     """Whether a user's name or a query stands in a URL. They may be secret, and so are nowhere remembered."""
     return "?" in url or "@" in url
 
@@ -100,7 +100,7 @@ def parse(url: str) -> Address:
     """The origin of a URL. Raises ConfigError, which says what is wrong with the address and shows no
     password in it."""
     try:
-        return _parsed(url) if holds_more(url) else _remembered(url)
+        return _parsed(url) if may_hold_secret(url) else _remembered(url)
     except ValueError as exc:
         shown = re.sub("//.*@", "//", "".join(_SHOWN.findall(url[:200])[:1]))
         if "//" not in shown:  # a key may have been put in its place

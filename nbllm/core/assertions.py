@@ -24,7 +24,7 @@ _COLUMN = re.compile(r"\{([^{}\n]+)\}")  # a column's name may have blanks
 _TIMES = {"ms": 1.0, "s": 1e3, "m": 6e4, "": 1e3}
 
 
-def named(given: Any) -> dict[str, Any]:
+def name_assertions(given: Any) -> dict[str, Any]:
     """Assertions by name, out of one, a list, or a mapping of names: a list's are called by their kinds."""
     if isinstance(given, Mapping) and not set(given) <= set(_KINDS):
         return {str(name): one for name, one in given.items()}
@@ -37,7 +37,7 @@ def named(given: Any) -> dict[str, Any]:
     return found
 
 
-def checks(given: Mapping[str, Any], rows: Iterable[Mapping[str, Any]] = ()) -> dict[str, Check]:
+def build_checks(given: Mapping[str, Any], rows: Iterable[Mapping[str, Any]] = ()) -> dict[str, Check]:
     """What checks named assertions: "contains: Paris", "contains: {answer}" (a column of the prompts, of
     which `rows` are all), "regex: ...", "json", {"json": schema}, "latency: 2s", "cost: 0.01" (US dollars),
     each with "not " before it for its opposite; a function of an answer and of the prompt's other columns; a
@@ -55,7 +55,7 @@ def _name(one: Any) -> str:
 
 def _check(one: Any, rows: Sequence[Mapping[str, Any]]) -> Check:
     if callable(one):
-        return scorer(one)
+        return as_check(one)
     if isinstance(one, Mapping) and len(one) == 1:
         (kind, told), negative = next(iter(one.items())), False
     elif isinstance(one, str):
@@ -164,7 +164,7 @@ _KINDS: dict[str, Callable[[Any], _Test]] = {
 }
 
 
-def scorer(function: Any) -> Check:
+def as_check(function: Any) -> Check:
     """A function of (answer, the prompt's other columns), or a scorer of autoevals, which is given output,
     expected (the column expected, answer, target or reference) and input."""
     if isinstance(function, type):
@@ -179,16 +179,16 @@ def scorer(function: Any) -> Check:
             f"{function.__name__} is an async function: nobody awaits it here.", hint="Use a plain function."
         )
     if not hasattr(function, "eval_async"):
-        return lambda answer, more, _row: worth(function(answer, more))
+        return lambda answer, more, _row: parse_score(function(answer, more))
 
     def asked(answer: str, more: Mapping[str, Any], row: Mapping[str, Any]) -> float | None:
         expected = next((more[k] for k in ("expected", "answer", "target", "reference") if k in more), None)
-        return worth(function(output=answer, expected=expected, input=row.get("asked")))
+        return parse_score(function(output=answer, expected=expected, input=row.get("asked")))
 
     return asked
 
 
-def worth(found: Any) -> float | None:
+def parse_score(found: Any) -> float | None:
     """What a function says an answer is worth: a number, or something with a score. Raises ValueError for
     none."""
     found = found["score"] if isinstance(found, Mapping) else getattr(found, "score", found)

@@ -15,9 +15,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import msgspec
 
-from .addresses import holds_more, parse
+from .addresses import may_hold_secret, parse
 from .errors import MASK, ConfigError, NbllmError, ProviderError, scrub
-from .eventlog import Rows
+from .eventlog import ColumnStore
 from .events import Event, Item
 from .messages import Request
 
@@ -30,7 +30,7 @@ def origin(url: str) -> str:
     """Scheme, host (as IDNA 2008 writes it) and port of an address as one text, the port left out where it is
     the scheme's own."""
     try:
-        return str(parse(url)) if holds_more(url) else _origin(url)
+        return str(parse(url)) if may_hold_secret(url) else _origin(url)
     except ConfigError:  # an address that cannot be read, or still waits for a variable, is no other's
         return shown(re.match(r"(?:[^/?#]*//[^/?#]*)?", url)[0] or url)  # type: ignore[index]
 
@@ -143,8 +143,8 @@ class Trace(msgspec.Struct):
     resumed: bool | None = None
     bytes_in: int = 0
     bytes_out: int = 0
-    reads: Rows[Read] = msgspec.field(default_factory=lambda: Rows(Read, "dddIOIO"))
-    arrivals: Rows[Arrival] = msgspec.field(default_factory=lambda: Rows(Arrival, "IiI"))
+    reads: ColumnStore[Read] = msgspec.field(default_factory=lambda: ColumnStore(Read, "dddIOIO"))
+    arrivals: ColumnStore[Arrival] = msgspec.field(default_factory=lambda: ColumnStore(Arrival, "IiI"))
     stalls: tuple[tuple[float, float], ...] = ()
     whole: bool = False
     address: str = ""

@@ -68,7 +68,7 @@ class Spans:
         return index >= 0 and at < self.ends[index]
 
 
-NOTHING = Spans((), ())
+NO_SPANS = Spans((), ())
 
 
 def _spans(found: Iterator[Span]) -> Spans:
@@ -76,12 +76,12 @@ def _spans(found: Iterator[Span]) -> Spans:
     return Spans(tuple(s for s, _ in ordered), tuple(accumulate((e for _, e in ordered), max)))
 
 
-def literals(text: str) -> Spans:
+def find_literals(text: str) -> Spans:
     """Where string literals of other template languages stand."""
     return _spans(m.span() for m in _LITERAL.finditer(text))
 
 
-def code(text: str) -> Spans:
+def find_code(text: str) -> Spans:
     """Where fenced blocks, code spans and JSX stand."""
     return _spans(chain(_code(text) if "`" in text or "~~~" in text else (), _jsx(text)))
 
@@ -111,13 +111,13 @@ def _code(text: str) -> Iterator[Span]:
         if token.map is None or token.type not in ("fence", "inline"):
             continue
         first, last = starts[token.map[0]], starts[min(token.map[1], len(starts) - 1)]
-        yield from ticked(text, free, first)
-        yield from [(first, last)] if token.type == "fence" else ticked(text, first, last)
+        yield from find_backtick_spans(text, free, first)
+        yield from [(first, last)] if token.type == "fence" else find_backtick_spans(text, first, last)
         free = max(free, last)
-    yield from ticked(text, free, len(text))
+    yield from find_backtick_spans(text, free, len(text))
 
 
-def ticked(text: str, start: int, end: int) -> Iterator[Span]:
+def find_backtick_spans(text: str, start: int, end: int) -> Iterator[Span]:
     """The code spans between `start` and `end`, each with its backticks."""
     runs = [m.span() for m in _TICKS.finditer(text, start, end)]
     by_length: dict[int, list[int]] = {}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import error_line
-from .strict import mapping, resolve
+from .strict import resolve_ref, submapping
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _DEEPEST = 20  # references that are followed
 
 
-def frame_of(value: Any, schema: Mapping[str, Any]) -> pd.DataFrame:
+def to_dataframe(value: Any, schema: Mapping[str, Any]) -> pd.DataFrame:
     """`value`, as dicts, lists and scalars, by `schema`: a list of records, an object that holds one list of
     them, or one record."""
     import pandas as pd
@@ -50,7 +50,7 @@ def _rows(
     value: Any, meant: Mapping[str, Any], schema: Mapping[str, Any]
 ) -> tuple[list[Any], Mapping[str, Any]]:
     """(the rows, the schema of one)."""
-    fields = mapping(meant, "properties")
+    fields = submapping(meant, "properties")
     only = _meant(next(iter(fields.values())), schema) if len(fields) == 1 else {}
     if only.get("type") == "array":
         meant, value = only, value.get(next(iter(fields))) if isinstance(value, dict) else value
@@ -69,7 +69,7 @@ def _fields(record: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, 
     ways = [_meant(w, root) for w in record.get("anyOf") or record.get("oneOf") or [record]]
     if not all("properties" in way or way.get("type") == "object" for way in ways):
         return {"value": record}
-    fields = [mapping(way, "properties") for way in ways]
+    fields = [submapping(way, "properties") for way in ways]
     found = {name: [_meant(f[name], root) for f in fields if name in f] for each in fields for name in each}
     return {n: each[0] if each[1:] == each[:-1] else {"anyOf": each} for n, each in found.items()}
 
@@ -83,7 +83,7 @@ def _meant(given: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
         ways = [w for w in schema.get("anyOf") or schema.get("oneOf") or () if w != {"type": "null"}]
         parts: Any = schema.get("allOf") or []
         if "$ref" in schema:
-            schema = resolve(root, schema["$ref"])
+            schema = resolve_ref(root, schema["$ref"])
         elif len(ways) == 1 or (len(parts) == 1 and "type" not in schema):
             schema = (ways or parts)[0]
         else:

@@ -37,7 +37,7 @@ INSTRUCTION = (
 )
 
 
-def size_of(messages: Iterable[Message]) -> int:
+def estimate_size(messages: Iterable[Message]) -> int:
     """About how many tokens the messages are."""
     return sum(_size(p) for m in messages for p in m.parts) + 4 * sum(1 for _ in messages)
 
@@ -57,7 +57,7 @@ def _size(part: Part) -> int:
     return 0
 
 
-class Cut(msgspec.Struct, frozen=True):
+class SplitConversation(msgspec.Struct, frozen=True):
     """A conversation in four parts: system messages, turns to be summarised, pinned turns from among these,
     and the last turns, which stay."""
 
@@ -67,19 +67,19 @@ class Cut(msgspec.Struct, frozen=True):
     pinned: tuple[Message, ...] = ()
 
 
-def begins(message: Message) -> bool:
+def starts_turn(message: Message) -> bool:
     """Whether a turn begins here: a person said something."""
     return message.role == "user" and not any(isinstance(p, ToolResult) for p in message.parts)
 
 
-def cut(messages: Sequence[Message], keep: int = KEPT_TURNS) -> Cut:
+def split_conversation(messages: Sequence[Message], keep: int = KEPT_TURNS) -> SplitConversation:
     """Where the last `keep` turns begin. `old` is empty where there is nothing before them."""
     system = tuple(m for m in messages if m.role == "system")
     rest = tuple(m for m in messages if m.role != "system")
-    starts = [i for i, m in enumerate(rest) if begins(m)]
+    starts = [i for i, m in enumerate(rest) if starts_turn(m)]
     at = starts[-keep] if len(starts) > keep else 0
     old, pinned = _parted(rest[:at])
-    return Cut(system, old, rest[at:], pinned)
+    return SplitConversation(system, old, rest[at:], pinned)
 
 
 def _parted(messages: Sequence[Message]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
@@ -98,18 +98,18 @@ def _in_pinned(messages: Sequence[Message]) -> list[bool]:
     """Of each message, whether it belongs to a pinned turn."""
     out: list[bool] = []
     for message in messages:
-        out.append(message.pinned if begins(message) else bool(out) and out[-1])
+        out.append(message.pinned if starts_turn(message) else bool(out) and out[-1])
     return out
 
 
-def without_results(messages: Sequence[Message], keep: int = KEPT_STEPS) -> tuple[Message, ...]:
+def drop_old_results(messages: Sequence[Message], keep: int = KEPT_STEPS) -> tuple[Message, ...]:
     """The conversation with the results of tools left out, but those of the last `keep` steps and of pinned
     turns; the same where that frees too little."""
     steps = [i for i, m in enumerate(messages) if any(isinstance(p, ToolResult) for p in m.parts)]
     stay = _in_pinned(messages)
     old = {i for i in (steps[:-keep] if keep else steps) if not stay[i]}
     made = tuple(_cleared(m) if i in old else m for i, m in enumerate(messages))
-    return made if size_of(made) <= (1 - _LEAST_FREED) * size_of(messages) else tuple(messages)
+    return made if estimate_size(made) <= (1 - _LEAST_FREED) * estimate_size(messages) else tuple(messages)
 
 
 def _cleared(message: Message) -> Message:
@@ -121,7 +121,7 @@ def _left_out(result: ToolResult) -> ToolResult:
     return result if size <= _SMALL else replace(result, content=f"[left out: a result of {size:,} tokens]")
 
 
-def question(old: Sequence[Message], room: int) -> Message:
+def summary_request(old: Sequence[Message], room: int) -> Message:
     """What asks for a summary of turns, in at most `room` tokens: their words, and what tools did, as
     text."""
     text = "\n\n".join(f"{m.role.upper()}: {_words(m)}" for m in old)
@@ -151,17 +151,17 @@ def _word(part: Part) -> str:
     return ""
 
 
-def summarised(parts: Cut, summary: str) -> tuple[Message, ...]:
+def with_summary(parts: SplitConversation, summary: str) -> tuple[Message, ...]:
     """What is sent in place of the conversation."""
-    return (*parts.system, told(summary), *parts.pinned, *parts.kept)
+    return (*parts.system, summary_message(summary), *parts.pinned, *parts.kept)
 
 
-def told(summary: str) -> Message:
+def summary_message(summary: str) -> Message:
     """A summary as the message that stands first."""
     return Message("user", f"[A summary of the conversation so far]\n\n{summary.strip()}")
 
 
-def going_on(asked: Sequence[Message], response: Response) -> tuple[Message, tuple[Message, ...]] | None:
+def continuation(asked: Sequence[Message], response: Response) -> tuple[Message, tuple[Message, ...]] | None:
     """What the next question sends in place of what was `asked` and its answer, where the answer came with a
     summary of a part of both: (the summary, the last turns); None where it did not. Without system messages
     and pinned turns."""
@@ -170,10 +170,10 @@ def going_on(asked: Sequence[Message], response: Response) -> tuple[Message, tup
         return None
     summary, start = found[-1].data["summary"], found[-1].data["from"]
     whole = [*_spoken(asked), *response.messages]
-    return told(summary), tuple(whole[start:])
+    return summary_message(summary), tuple(whole[start:])
 
 
-def sent(turns: Iterable[tuple[Response, Sequence[Message]]]) -> tuple[Message, ...]:
+def messages_to_send(turns: Iterable[tuple[Response, Sequence[Message]]]) -> tuple[Message, ...]:
     """A conversation as the next question sends it: turns as (answer, all of its messages), with the last
     summary and the turns that are pinned now in place of what it stands for."""
     out: list[Message] = []
@@ -181,7 +181,7 @@ def sent(turns: Iterable[tuple[Response, Sequence[Message]]]) -> tuple[Message, 
     for response, messages in turns:
         said += _spoken(messages)
         asked = response.request.messages if response.request is not None else ()
-        short = going_on(asked, response)
+        short = continuation(asked, response)
         if short is None:
             out += messages
         else:
@@ -200,7 +200,7 @@ def _spoken(messages: Iterable[Message]) -> tuple[Message, ...]:
     return tuple(m for m in messages if m.role != "system")
 
 
-def with_pin(message: Message, pinned: bool) -> Message:
+def set_pinned(message: Message, pinned: bool) -> Message:
     """The message with its turn pinned, or not."""
     return Message(message.role, message.parts, pinned)
 

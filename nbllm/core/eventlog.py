@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, chain, starmap
 from typing import Any, Generic, TypeVar, overload
 
-from .events import Event, Fold, Item, Thought, event_of, item_of
+from .events import Event, Fold, Item, ReasoningText, to_event, to_item
 
 T = TypeVar("T")
 _BLOCK = 256  # events
@@ -38,7 +38,11 @@ class _Sealed:
         for i, end in enumerate(ends[part], part.start):
             kind = kinds[i] if kinds else 0
             out.append(
-                text[begin:end] if not kind else Thought(text[begin:end]) if kind == 1 else self._others[i]
+                text[begin:end]
+                if not kind
+                else ReasoningText(text[begin:end])
+                if kind == 1
+                else self._others[i]
             )
             begin = end
         return out
@@ -48,7 +52,7 @@ class _Sealed:
             into.add(item)
 
 
-_KINDS: dict[type, int] = {str: 0, Thought: 1}
+_KINDS: dict[type, int] = {str: 0, ReasoningText: 1}
 
 
 class _Block:
@@ -82,7 +86,7 @@ class EventLog(Sequence[tuple[float, Event]]):
 
     def append(self, at: float, event: Event) -> None:
         """Adds an event."""
-        self.extend((item_of(event),), at)
+        self.extend((to_item(event),), at)
 
     def extend(self, items: Sequence[Item], at: float) -> None:
         """Adds events that came at one moment."""
@@ -110,7 +114,7 @@ class EventLog(Sequence[tuple[float, Event]]):
         if isinstance(place, int):
             at = range(self._size)[place]
             times, items = self._blocks[at // _BLOCK].columns(at % _BLOCK, at % _BLOCK + 1)
-            return times[0], event_of(items[0])
+            return times[0], to_event(items[0])
         start, stop, step = place.indices(self._size)
         return list(self._made(start, stop)) if step == 1 else [self[i] for i in range(start, stop, step)]
 
@@ -119,7 +123,7 @@ class EventLog(Sequence[tuple[float, Event]]):
 
     def _made(self, start: int, stop: int) -> Iterator[tuple[float, Event]]:
         return chain.from_iterable(
-            zip(times, map(event_of, items), strict=True) for times, items in self._columns(start, stop)
+            zip(times, map(to_event, items), strict=True) for times, items in self._columns(start, stop)
         )
 
     def items(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[float, Item]]:
@@ -148,7 +152,7 @@ class EventLog(Sequence[tuple[float, Event]]):
         return fold
 
 
-class Rows(Sequence[T], Generic[T]):
+class ColumnStore(Sequence[T], Generic[T]):
     """Tuples of one kind, in columns. codes: what each column holds, as `array` names it; O for objects."""
 
     def __init__(self, make: Callable[..., T], codes: str) -> None:

@@ -195,7 +195,7 @@ Event = (
 )
 
 
-class Thought(str):
+class ReasoningText(str):
     """Short for a ReasoningDelta of this text alone."""
 
     __slots__ = ()
@@ -206,20 +206,20 @@ Item = (
 )  # an event, or the short form of the two that nearly all are: a TextDelta's text, a Thought
 
 
-def event_of(item: Item) -> Event:
+def to_event(item: Item) -> Event:
     """The event that an item stands for."""
     if not isinstance(item, str):
         return item
-    return ReasoningDelta(str(item)) if isinstance(item, Thought) else TextDelta(item)
+    return ReasoningDelta(str(item)) if isinstance(item, ReasoningText) else TextDelta(item)
 
 
-def item_of(event: Event) -> Item:
+def to_item(event: Event) -> Item:
     """The shortest form of an event."""
     match event:
         case TextDelta(text, None):
             return text
         case ReasoningDelta(text, None, None, None):
-            return Thought(text)
+            return ReasoningText(text)
     return event
 
 
@@ -307,7 +307,7 @@ class Step(_Turn):
         return _messages(self.parts, self.results)
 
 
-def total(usages: Iterable[Usage | None]) -> Usage | None:
+def sum_usage(usages: Iterable[Usage | None]) -> Usage | None:
     """The sum of several counts. What one of them does not say of input and output is not known of the sum; a
     detail counts where it was told. None for none."""
     known = list(usages)
@@ -328,13 +328,13 @@ def total(usages: Iterable[Usage | None]) -> Usage | None:
     )
 
 
-PASSES = 0.5  # what is asserted of an answer, and a score, is passed from here on
+PASS_THRESHOLD = 0.5  # what is asserted of an answer, and a score, is passed from here on
 
 
-def all_pass(values: Iterable[float | None]) -> bool | None:
+def all_checks_pass(values: Iterable[float | None]) -> bool | None:
     """Whether all checks of an answer are passed; None where one is not known and none has failed."""
     told = list(values)
-    if any(v is not None and v < PASSES for v in told):
+    if any(v is not None and v < PASS_THRESHOLD for v in told):
         return False
     return None if None in told else True
 
@@ -379,7 +379,7 @@ class Response(_Turn):
     def passed(self) -> bool | None:
         """Whether all that was asserted of it holds; None where one thing is not known, or nothing was
         asserted."""
-        return all_pass(self.checks.values()) if self.checks else None
+        return all_checks_pass(self.checks.values()) if self.checks else None
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -503,7 +503,7 @@ class _Call:
         self.signature: str | None = None
 
     def build(self, taken: Container[str | None]) -> ToolCall:
-        raw, id = "".join(self.arguments), self.id or unused(f"nbllm-{self.index}", taken)
+        raw, id = "".join(self.arguments), self.id or unique_id(f"nbllm-{self.index}", taken)
         return ToolCall(id, self.name, parse_arguments(raw), raw, self.signature, made_up=not self.id)
 
 
@@ -518,12 +518,12 @@ def parse_arguments(raw: str) -> dict[str, Any] | None:
             value = json.loads(value) if value.strip() else {}
         if value is None:
             return {}
-        return _encodable(value) if isinstance(value, dict) and not too_deep(value) else None
+        return _encodable(value) if isinstance(value, dict) and not is_too_deep(value) else None
     except (ValueError, RecursionError):
         return None
 
 
-def too_deep(value: Any) -> bool:
+def is_too_deep(value: Any) -> bool:
     """Whether a value has more than DEPTH_LIMIT levels; goes down level by level, not by recursion."""
     level = [value] if isinstance(value, (dict, list)) else []
     for _ in range(DEPTH_LIMIT):
@@ -603,7 +603,7 @@ class Fold:
     def usage(self) -> Usage | None:
         """The sum of what was counted in each turn."""
         last = [self._usage()] if self._blocks or self._report or not self.steps else []
-        return total([*(step.usage for step in self.steps), *last])
+        return sum_usage([*(step.usage for step in self.steps), *last])
 
     def _usage(self) -> Usage | None:
         """The provider's last report. Where the answer ended before its counts were final, what it made is
@@ -688,7 +688,7 @@ class Fold:
 
 _TAKEN: dict[type, Callable[[Fold, Any], Any]] = {
     str: Fold._text,
-    Thought: lambda fold, text: fold._text(str(text), Reasoning),
+    ReasoningText: lambda fold, text: fold._text(str(text), Reasoning),
     TextDelta: Fold._say,
     ReasoningDelta: Fold._reason,
     ToolCallDelta: Fold._tool,
@@ -704,13 +704,13 @@ _TAKEN: dict[type, Callable[[Fold, Any], Any]] = {
 }
 
 
-def cost_of(responses: Iterable[Response]) -> float | None:
+def total_cost(responses: Iterable[Response]) -> float | None:
     """US dollars of all answers that have a price; None where none has."""
     known = [r.cost for r in responses if r.cost is not None]
     return sum(known) if known else None
 
 
-def unused(id: str, taken: Container[str | None]) -> str:
+def unique_id(id: str, taken: Container[str | None]) -> str:
     """`id`, lengthened until none of `taken` is the same."""
     while id in taken:
         id += "-"

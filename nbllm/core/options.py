@@ -16,7 +16,7 @@ from .errors import ConfigError, did_you_mean
 from .messages import Effort, Text
 
 # What people's fingers write instead, and what they mean: first what is meant, then the words of other tools.
-MEANT = {
+ALIASES = {
     word: name
     for name, words in {
         "render=final": "stream",
@@ -224,7 +224,7 @@ class CallSpec:
                 f"A call has no option {odd!r}.",
                 hint="nbllm.stream(...) gives an answer as it comes."
                 if odd == "stream"
-                else did_you_mean(meant if (meant := MEANT.get(odd)) in CALL else odd, CALL),
+                else did_you_mean(meant if (meant := ALIASES.get(odd)) in CALL else odd, CALL),
             )
         for name, (kinds, words) in _TAKES.items():
             value = given.get(name)

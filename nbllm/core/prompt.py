@@ -31,7 +31,7 @@ Prompt = str | Message | Part | Mapping[str, Any] | Sequence["Message | Mapping[
 _PARTS = (Text, Image, Document, Reasoning, ToolCall, ToolResult, Raw)
 
 
-def messages(prompt: Prompt, system: str | None = None) -> tuple[Message, ...]:
+def parse_messages(prompt: Prompt, system: str | None = None) -> tuple[Message, ...]:
     """The conversation in `prompt`: a string or parts are one user turn; messages may be Message objects or
     {"role": ..., "content": ...} mappings. `system` goes in front. Raises ConfigError for anything else, or
     nothing."""
@@ -222,7 +222,7 @@ _PIECES: dict[str, Callable[[Mapping[str, Any]], Part | None]] = {
 }
 
 
-def tools(given: Tool | Mapping[str, Any] | Iterable[Tool | Mapping[str, Any]]) -> tuple[Tool, ...]:
+def parse_tools(given: Tool | Mapping[str, Any] | Iterable[Tool | Mapping[str, Any]]) -> tuple[Tool, ...]:
     """Tools from Tool objects or mappings, OpenAI's {"type": "function", "function": {...}} included; one may
     stand alone. Raises ConfigError for anything else."""
     if isinstance(given, (Tool, Mapping, str)) or not isinstance(given, Iterable):
@@ -246,7 +246,7 @@ def _tool(given: Any) -> Tool:
     return Tool(str(inner["name"]), str(inner.get("description") or ""), schema, inner.get("strict"))
 
 
-def cache(given: str | None) -> Cache | None:
+def parse_cache(given: str | None) -> Cache | None:
     """What a Request says of keeping the prompt: "off" is nothing. Raises ConfigError for no word of ours."""
     if given in (None, "off", "true", "refresh"):  # true, refresh: not the provider's to know
         return None

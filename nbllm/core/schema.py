@@ -19,10 +19,10 @@ from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from . import schema_shorthand
-from .columns import frame_of
+from .columns import to_dataframe
 from .errors import ConfigError, Mismatch, Truncated, error_line, processing_answer
 from .events import Response
-from .strict import resolve, without_nulls
+from .strict import drop_added_nulls, resolve_ref
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +103,7 @@ class Shape:
         try:
             return self._checked(value)
         except Mismatch:  # a strict mode writes null for what is left out
-            if (without := without_nulls(value, self.schema)) == value:
+            if (without := drop_added_nulls(value, self.schema)) == value:
                 raise
             return self._checked(without)
 
@@ -124,7 +124,7 @@ class Shape:
         except ValidationError as exc:
             raise Mismatch(
                 [
-                    f"{place(e['loc'])}: {e['msg']}"
+                    f"{format_path(e['loc'])}: {e['msg']}"
                     for e in exc.errors(include_url=False, include_context=False)[:_MOST]
                 ]
             ) from None
@@ -147,7 +147,7 @@ def schema_problems(schema: Mapping[str, Any], value: Any, what: str = "the answ
     `what` is its name in them."""
     try:
         found = itertools.islice(_checker(schema).iter_errors(value), _MOST)
-        return [f"{place(e.absolute_path, what)}: {e.message[:200]}" for e in found]
+        return [f"{format_path(e.absolute_path, what)}: {e.message[:200]}" for e in found]
     except BaseException as exc:
         if isinstance(exc, RecursionError) or type(exc).__name__ == "PanicException":  # a map in Rust met one
             return [f"{what} is nested too deeply"]
@@ -186,7 +186,7 @@ def _probing(schema: dict[str, Any]) -> tuple[Any, list[tuple[str, dict[str, Any
     from jsonschema.validators import extend
 
     kind, bare = type(_checker(schema)), json.loads(json.dumps(schema))
-    parts = list(within(bare))
+    parts = list(walk_schema(bare))
     for _, part in parts:
         part.pop("$schema", None)  # else that part is checked by another class
     seen, under_way = set[Any](), set[Any]()
@@ -239,25 +239,25 @@ def provider_schema(given: Any) -> dict[str, Any] | None:
     return None if given is None else Shape.of(given).provider_schema
 
 
-def within(schema: Any, place: str = "$") -> Iterator[tuple[str, dict[str, Any]]]:
+def walk_schema(schema: Any, place: str = "$") -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, schema) of a schema and of all that it holds."""
     if isinstance(schema, list):
         for i, part in enumerate(schema):
-            yield from within(part, f"{place}[{i}]")
+            yield from walk_schema(part, f"{place}[{i}]")
     if not isinstance(schema, dict):
         return
     yield place, schema
     for key, value in schema.items():
         if key in _NESTED:
-            yield from within(value, f"{place}.{key}")
+            yield from walk_schema(value, f"{place}.{key}")
         elif key in _NAMED and isinstance(value, dict):
             for name, part in value.items():
-                yield from within(part, f"{place}.{key}.{name}")
+                yield from walk_schema(part, f"{place}.{key}.{name}")
 
 
 def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
     """With an object at the root, as providers want it."""
-    while isinstance(found := resolve(schema, schema.get("$ref")), Mapping):  # of what holds itself
+    while isinstance(found := resolve_ref(schema, schema.get("$ref")), Mapping):  # of what holds itself
         schema = {**{k: v for k, v in schema.items() if k != "$ref"}, **found}
     if schema.get("type") == "object" or "properties" in schema:
         return schema
@@ -274,7 +274,7 @@ def _rooted(schema: dict[str, Any]) -> dict[str, Any]:
 
 def _needs_root(schema: Mapping[str, Any]) -> bool:
     """Whether a JSON schema is of no object, and can be put into one: its references lead to definitions."""
-    refs = [str(part.get("$ref", "#/$defs/")) for _, part in within(schema)]
+    refs = [str(part.get("$ref", "#/$defs/")) for _, part in walk_schema(schema)]
     other = schema.get("type") != "object" and {"type", "$ref", "enum", "anyOf", "oneOf"} & schema.keys()
     return bool(other) and all(r.startswith("#/$defs/") for r in refs)
 
@@ -324,12 +324,12 @@ def _decoded(text: str) -> Any:
     raise Mismatch(["the answer is no JSON value"])
 
 
-def place(path: Any, what: str = "the answer") -> str:
+def format_path(path: Any, what: str = "the answer") -> str:
     """A path into a value, as a[0].b; `what` for the value itself."""
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".") or what
 
 
-def value_of(response: Response, shape: Shape, wanted: str | None = "object") -> Any:
+def parse_answer(response: Response, shape: Shape, wanted: str | None = "object") -> Any:
     """The checked value in an answer: as it is, or as a DataFrame where `wanted` is "df". Raises Truncated,
     Mismatch, or AnswerProcessingError for what a validator raises, each with the answer as `.partial`."""
     with processing_answer(response, "checking it against the schema"):
@@ -343,7 +343,7 @@ def value_of(response: Response, shape: Shape, wanted: str | None = "object") ->
 def _framed(value: Any, shape: Shape) -> pd.DataFrame:
     if (dump := shape.adapter and shape.adapter.dump_python) is not None:  # without what a model computes
         value = _exact(*(dump(value, mode=m, by_alias=True, round_trip=True) for m in ("json", "python")))
-    return frame_of({"items": value} if shape.wrapped else value, shape.schema)
+    return to_dataframe({"items": value} if shape.wrapped else value, shape.schema)
 
 
 def _exact(flat: Any, rich: Any) -> Any:
@@ -357,7 +357,7 @@ def _exact(flat: Any, rich: Any) -> Any:
     return flat
 
 
-def repair(problems: list[str]) -> str:
+def repair_prompt(problems: list[str]) -> str:
     """What a model is told about an answer that does not fit."""
     return (
         "Your answer does not fit the schema:\n"
@@ -366,12 +366,12 @@ def repair(problems: list[str]) -> str:
     )
 
 
-def plain(value: Any) -> Any:
+def to_builtin(value: Any) -> Any:
     """A checked value as dicts, lists and scalars."""
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return plain(dataclasses.asdict(value))
+        return to_builtin(dataclasses.asdict(value))
     if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    return {k: plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+        return [to_builtin(v) for v in value]
+    return {k: to_builtin(v) for k, v in value.items()} if isinstance(value, Mapping) else value

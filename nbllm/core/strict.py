@@ -31,7 +31,7 @@ _NEVER = {"not", "if", "then", "else", "dependentRequired", "dependentSchemas", 
 _NEVER |= {"patternProperties", "propertyNames", "unevaluatedProperties", "prefixItems", "additionalItems"}
 
 
-class Mode(msgspec.Struct, frozen=True):
+class StrictMode(msgspec.Struct, frozen=True):
     """A provider's strict mode. kept: keywords that it takes beside those that all take. all_required: every
     argument must be given, null where it is optional. recursive: a schema may hold itself."""
 
@@ -42,22 +42,22 @@ class Mode(msgspec.Struct, frozen=True):
 
 
 _BOUNDS = {"multipleOf", "maximum", "minimum", "exclusiveMaximum", "exclusiveMinimum", "minItems", "maxItems"}
-OPENAI = Mode("OpenAI's", frozenset({"pattern", *_BOUNDS}), all_required=True, recursive=True)
-ANTHROPIC = Mode("Anthropic's", frozenset({"pattern", "default"}), all_required=False, recursive=False)
+OPENAI = StrictMode("OpenAI's", frozenset({"pattern", *_BOUNDS}), all_required=True, recursive=True)
+ANTHROPIC = StrictMode("Anthropic's", frozenset({"pattern", "default"}), all_required=False, recursive=False)
 
 
-def parameters(tool: Tool, mode: Mode) -> Schema:
+def strict_parameters(tool: Tool, mode: StrictMode) -> Schema:
     """The schema of a tool's arguments as it is sent: as it is, or, where the tool is strict, as the mode
     takes it. Raises ConfigError, naming the tool and the place, for what no strict mode takes."""
     return _Writer(tool.parameters, mode, "argument", tool.name).root() if tool.strict else tool.parameters
 
 
-def answer(schema: Schema, mode: Mode) -> Schema:
+def strict_answer_schema(schema: Schema, mode: StrictMode) -> Schema:
     """The schema of a strict answer as the mode takes it. Raises ConfigError as `parameters` does."""
     return _Writer(schema, mode, "field", "the answer").root()
 
 
-def no_strict(strict: bool | None, schema: Any, provider: Endpoint) -> None:
+def check_strict(strict: bool | None, schema: Any, provider: Endpoint) -> None:
     """Raises ConfigError where an answer is to be held to a schema that there is not, or that the provider is
     not sent."""
     if strict is not None and (schema is None or "schema" in provider.quirks.cannot):
@@ -70,7 +70,7 @@ def no_strict(strict: bool | None, schema: Any, provider: Endpoint) -> None:
 
 class _Writer(msgspec.Struct):
     schema: Schema
-    mode: Mode
+    mode: StrictMode
     kind: str  # what its places are called, and whose they are
     owner: str
     size: int = 0
@@ -84,7 +84,7 @@ class _Writer(msgspec.Struct):
             raise self.no("", "they are no plain object")
         made = self.write({"type": "object", "properties": {}, **schema}, "")
         for key in _DEFINITIONS if self.mode.recursive else ():  # the others stand where they are used
-            if definitions := mapping(schema, key):
+            if definitions := submapping(schema, key):
                 made[key] = {n: self._defined(f"#/{key}/{n}", d, n) for n, d in definitions.items()}
         return made
 
@@ -146,7 +146,7 @@ class _Writer(msgspec.Struct):
         return self._followed(schema, schema["$ref"], place) if "$ref" in schema else schema
 
     def _followed(self, schema: Schema, ref: Any, place: str) -> Schema:
-        found, here = resolve(self.schema, ref), ref in self.open
+        found, here = resolve_ref(self.schema, ref), ref in self.open
         if found is None:
             raise self.no(place, f"it refers to {str(ref)[:80]!r}, which is not there")
         named = ref.startswith(tuple(f"#/{key}/" for key in _DEFINITIONS)) and ref.count("/") == 2
@@ -171,7 +171,7 @@ class _Writer(msgspec.Struct):
             out["anyOf"] = [self.write(s, place) for s in one_of]
 
     def _object(self, schema: Schema, out: dict[str, Any], place: str) -> None:
-        properties, nested = mapping(schema, "properties"), bool(place)
+        properties, nested = submapping(schema, "properties"), bool(place)
         if schema.get("additionalProperties", nested and not properties) is not False:
             raise self.no(place, "it is an object of any keys")
         required = [n for n in _sequence(schema, "required") if n in properties]
@@ -183,7 +183,7 @@ class _Writer(msgspec.Struct):
         out.setdefault("type", "object")
 
 
-def mapping(schema: Schema, key: str) -> Schema:
+def submapping(schema: Schema, key: str) -> Schema:
     """What a schema says under a key of others by their names; none where it says something else."""
     found = schema.get(key)
     return found if isinstance(found, Mapping) else {}
@@ -201,7 +201,7 @@ def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"type": "null"}], **about}
 
 
-def resolve(root: Schema, ref: Any) -> Schema | None:
+def resolve_ref(root: Schema, ref: Any) -> Schema | None:
     """What a reference within a schema leads to."""
     if not isinstance(ref, str) or not ref.startswith("#"):
         return None
@@ -218,30 +218,30 @@ def _takes_null(schema: Any, root: Schema, depth: int = 0) -> bool:
     kinds = schema.get("type")
     if "null" in (kinds if isinstance(kinds, (list, tuple)) else [kinds]) or schema.get("nullable") is True:
         return True
-    if (found := resolve(root, schema.get("$ref"))) is not None:
+    if (found := resolve_ref(root, schema.get("$ref"))) is not None:
         return _takes_null(found, root, depth + 1)
     return any(_takes_null(s, root, depth + 1) for k in ("anyOf", "oneOf") for s in _sequence(schema, k))
 
 
-def without_nulls(value: Any, root: Schema, schema: Any = None, depth: int = 0) -> Any:
+def drop_added_nulls(value: Any, root: Schema, schema: Any = None, depth: int = 0) -> Any:
     """Arguments without the nulls that a strict mode writes for what was left out: those of optional
     arguments that take none. root: the schema of all arguments."""
     schema = root if schema is None else schema
     if depth > _DEEPEST or not isinstance(schema, Mapping):
         return value
-    if (found := resolve(root, schema.get("$ref"))) is not None:
-        return without_nulls(value, root, found, depth + 1)
+    if (found := resolve_ref(root, schema.get("$ref"))) is not None:
+        return drop_added_nulls(value, root, found, depth + 1)
     if isinstance(value, list):
-        return [without_nulls(v, root, schema.get("items", {}), depth + 1) for v in value]
+        return [drop_added_nulls(v, root, schema.get("items", {}), depth + 1) for v in value]
     if not isinstance(value, Mapping):
         return value
     for one in (s for k in ("allOf", "anyOf", "oneOf") for s in _sequence(schema, k)):
-        value = without_nulls(value, root, one, depth + 1)
-    known, required = mapping(schema, "properties"), _sequence(schema, "required")
+        value = drop_added_nulls(value, root, one, depth + 1)
+    known, required = submapping(schema, "properties"), _sequence(schema, "required")
     if not {*value} <= {*known}:  # of several kinds of object it is another one
         return value
     return {
-        n: without_nulls(v, root, known[n], depth + 1)
+        n: drop_added_nulls(v, root, known[n], depth + 1)
         for n, v in value.items()
         if v is not None or n in required or _takes_null(known[n], root)
     }

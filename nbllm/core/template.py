@@ -262,14 +262,14 @@ class RowTemplate:
         return value.text
 
 
-def expressions(text: str, namespace: Container[str] | None, mode: str = "on") -> list[tuple[int, int]]:
+def find_expressions(text: str, namespace: Container[str] | None, mode: str = "on") -> list[tuple[int, int]]:
     """Where the `{{expressions}}` stand that filling would run, as (start, end); without a namespace, those
     that some namespace would have run."""
     names = _AnyName() if namespace is None else namespace
     return [(place.start, place.end) for place in _Scan(text, names, mode).places() if place.match is None]
 
 
-def first_place(text: str, namespace: Container[str]) -> str:
+def first_placeholder(text: str, namespace: Container[str]) -> str:
     """The first place in `text` that is ours, "" where there is none."""
     return next((text[place.start : place.end] for place in _Scan(text, namespace, "on").places()), "")
 
@@ -301,13 +301,13 @@ class _Scan:
     mode: str
     telling: bool = False  # what looks like ours and stays
     skipped: list[str] = field(default_factory=list)
-    code: verbatim.Spans = verbatim.NOTHING
-    literals: verbatim.Spans = verbatim.NOTHING
+    code: verbatim.Spans = verbatim.NO_SPANS
+    literals: verbatim.Spans = verbatim.NO_SPANS
     form: re.Pattern[str] = _PLACE  # that comes first
 
     def __post_init__(self) -> None:
         if self.mode != "off" and "{" in self.text:
-            self.code, self.literals = verbatim.code(self.text), verbatim.literals(self.text)
+            self.code, self.literals = verbatim.find_code(self.text), verbatim.find_literals(self.text)
 
     def places(self) -> Iterator[_Place]:
         """The places that are ours, from left to right."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from ..core.errors import ProtocolError
-from ..core.events import DEPTH_LIMIT, too_deep
+from ..core.events import DEPTH_LIMIT, is_too_deep
 
 _DIGITS = 400  # of an integer; Python refuses to read 4,300
 
@@ -26,7 +26,7 @@ def load_json(text: str | bytes) -> Any:
         value = _decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         value = _loads(text)
-    if len(text) > 2 * DEPTH_LIMIT and too_deep(value):  # a level takes two characters at least
+    if len(text) > 2 * DEPTH_LIMIT and is_too_deep(value):  # a level takes two characters at least
         raise ProtocolError("The provider sent a value that is nested too deeply.", hint="Ask again.")
     return value
 

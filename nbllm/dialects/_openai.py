@@ -10,7 +10,7 @@ from ..core.calls import Endpoint, HttpCall, Secret
 from ..core.errors import ConfigError
 from ..core.events import FinishReason, Usage
 from ..core.messages import Document, Request
-from ..core.strict import OPENAI, answer
+from ..core.strict import OPENAI, strict_answer_schema
 from . import _request
 from ._json import count, obj
 from ._request import bearer
@@ -30,7 +30,11 @@ def schema_format(request: Request) -> dict[str, Any] | None:
         return None
     name = re.sub(r"\W", "_", str(schema.get("title") or "answer"), flags=re.A)[:64]
     strict = closed(schema) if request.strict is None else request.strict
-    return {"name": name, "schema": answer(schema, OPENAI) if request.strict else schema, "strict": strict}
+    return {
+        "name": name,
+        "schema": strict_answer_schema(schema, OPENAI) if request.strict else schema,
+        "strict": strict,
+    }
 
 
 def closed(schema: Any) -> bool:

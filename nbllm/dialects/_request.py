@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 from ..core.calls import Endpoint, HttpCall, Secret
 from ..core.errors import ConfigError, ProtocolError
-from ..core.events import unused
+from ..core.events import unique_id
 from ..core.messages import Document, Image, Message, Part, Raw, Request, Text, Tool, ToolCall, ToolResult
 from ._json import SurrogateJoiner
 
@@ -85,7 +85,7 @@ def with_unique_ids(messages: Sequence[Message], dialect: str = "") -> list[Mess
 
     def sent(call: ToolCall, place: str) -> str:
         if call.made_up or call.id not in free:
-            return unused(f"nbllm-{place}", taken)
+            return unique_id(f"nbllm-{place}", taken)
         free.remove(call.id)
         return call.id
 

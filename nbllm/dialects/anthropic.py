@@ -29,15 +29,15 @@ from ..core.events import (
     Notice,
     RawBlock,
     ReasoningDelta,
+    ReasoningText,
     Restarted,
-    Thought,
     ToolCallDelta,
     Usage,
     UsageReport,
     parse_arguments,
 )
 from ..core.messages import Document, Image, Part, Raw, Reasoning, Request, Text, ToolCall, ToolResult
-from ..core.strict import ANTHROPIC, answer, parameters
+from ..core.strict import ANTHROPIC, strict_answer_schema, strict_parameters
 from ._caching import with_breakpoints
 from ._decoder import BaseDecoder, citation, is_thought, thought_signature, thought_text
 from ._errors import http_error
@@ -103,7 +103,9 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         "system": system_text(request) or None,
         "messages": _messages(request),
         "stream": True,
-        "tools": [function(t, strict=t.strict, input_schema=parameters(t, ANTHROPIC)) for t in request.tools],
+        "tools": [
+            function(t, strict=t.strict, input_schema=strict_parameters(t, ANTHROPIC)) for t in request.tools
+        ],
         "tool_choice": _choice(request.tool_choice),
         "temperature": request.temperature,
         "top_p": request.top_p,
@@ -156,7 +158,10 @@ def _thinking(request: Request) -> tuple[dict[str, Any] | None, int, str | None]
 def _format(request: Request) -> dict[str, Any] | None:
     if (schema := request.schema) is None:
         return None
-    return {"type": "json_schema", "schema": answer(schema, ANTHROPIC) if request.strict else _closed(schema)}
+    return {
+        "type": "json_schema",
+        "schema": strict_answer_schema(schema, ANTHROPIC) if request.strict else _closed(schema),
+    }
 
 
 def _closed(schema: Any) -> Any:
@@ -331,7 +336,7 @@ def _usual(event: Any) -> Item | None:
         return None
     if delta.type == "text_delta":
         return delta.text or None
-    return Thought(delta.thinking) if delta.type and delta.thinking else None
+    return ReasoningText(delta.thinking) if delta.type and delta.thinking else None
 
 
 class MessageDecoder(BaseDecoder):

@@ -17,7 +17,7 @@ from ..core.events import (
     FinishReason,
     Item,
     Notice,
-    Thought,
+    ReasoningText,
     ToolCallDelta,
     Usage,
     UsageReport,
@@ -207,7 +207,7 @@ class LineDecoder(BaseDecoder):
         thought = message.thinking or message.reasoning_content or message.reasoning
         if not thought:
             return message.content or None
-        return None if message.content else Thought(thought)
+        return None if message.content else ReasoningText(thought)
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         self._known = self._known or not {"message", "response", "done", "done_reason"}.isdisjoint(value)

@@ -24,8 +24,8 @@ from ..core.events import (
     Item,
     Notice,
     ReasoningDelta,
+    ReasoningText,
     TextDelta,
-    Thought,
     ToolCallDelta,
     UsageReport,
     parse_arguments,
@@ -41,7 +41,7 @@ from ..core.messages import (
     ToolCall,
     ToolResult,
 )
-from ..core.strict import OPENAI, parameters
+from ..core.strict import OPENAI, strict_parameters
 from ._caching import openai_words
 from ._decoder import (
     BaseDecoder,
@@ -91,7 +91,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
     switch = (
         {"type": "disabled" if word == "none" else "enabled"} if word and quirks.thinking_switch else None
     )
-    tools = [function(t, parameters=parameters(t, OPENAI), strict=t.strict) for t in request.tools]
+    tools = [function(t, parameters=strict_parameters(t, OPENAI), strict=t.strict) for t in request.tools]
     limit = "max_completion_tokens" if _LATER.match(request.model) else "max_tokens"
     body = {
         "model": request.model,
@@ -261,7 +261,7 @@ def _usual(chunk: Any) -> Item | None:
     thought = delta.reasoning_content or delta.reasoning
     if not thought:
         return delta.content or None
-    return None if delta.content else Thought(thought)
+    return None if delta.content else ReasoningText(thought)
 
 
 class ChatDecoder(BaseDecoder):

@@ -40,7 +40,7 @@ from ..core.messages import (
     ToolCall,
     ToolResult,
 )
-from ..core.strict import OPENAI, parameters
+from ..core.strict import OPENAI, strict_parameters
 from ._caching import openai_words
 from ._decoder import BaseDecoder, citation, failure
 from ._errors import http_error
@@ -98,7 +98,7 @@ def _choice(choice: str | None) -> str | dict[str, Any] | None:
 
 def _tool(tool: Tool) -> dict[str, Any]:
     # `strict` has a default of true here, unlike in Chat Completions: a plain schema would be refused.
-    about = function(tool, parameters=parameters(tool, OPENAI), strict=bool(tool.strict))
+    about = function(tool, parameters=strict_parameters(tool, OPENAI), strict=bool(tool.strict))
     return {"type": "function", **about}
 
 

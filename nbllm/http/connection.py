@@ -20,7 +20,7 @@ import aiohappyeyeballs
 import httptools
 import msgspec
 
-from ..core.addresses import Address, all_public, ip
+from ..core.addresses import Address, are_all_public, parse_ip
 from ..core.calls import Read, Trace
 from ..core.errors import ConnectFailed
 from .faults import Broken, Unreadable
@@ -442,7 +442,7 @@ class Connection:
 def refuse_private(host: str, found: list[Any]) -> None:
     """Raises ConnectFailed where one of the addresses that a name leads to is not public: a name may be
     anybody's, and lead into this machine's own network."""
-    if not all_public(found):
+    if not are_all_public(found):
         raise ConnectFailed(
             f"{host} leads to an address that is not on the public internet.",
             hint="Where that is meant, say private=True.",
@@ -451,7 +451,7 @@ def refuse_private(host: str, found: list[Any]) -> None:
 
 def _literal(host: str, port: int) -> list[Any] | None:
     """The address of a host that is one already."""
-    address = ip(host)
+    address = parse_ip(host)
     if address is None or "%" in host:  # what names an interface is looked up
         return None
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from ..core.calls import Frame, Read, Trace
 from ..core.errors import ProtocolError, TransportError
-from ..core.eventlog import Rows
+from ..core.eventlog import ColumnStore
 from ..dialects._errors import page_text
 from .faults import Fault
 
@@ -49,7 +49,7 @@ class Frames:
     """A body that is cut into frames as it comes; its reads are kept in `log`. Raises ProtocolError for a
     page of HTML, for text that is neither SSE nor JSON, and for an event over EVENT_LIMIT."""
 
-    def __init__(self, log: Rows[Read] | None = None) -> None:
+    def __init__(self, log: ColumnStore[Read] | None = None) -> None:
         self.log = Trace().reads if log is None else log
         self.at = time.perf_counter()  # when the latest read came, or this began
         self.bytes = 0

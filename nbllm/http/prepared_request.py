@@ -50,7 +50,7 @@ class PreparedRequest:
             self._headers = {**_login_of(call), **self._headers}
         call.guard.check(str(self.address))
         try:
-            target = (_target if addresses.holds_more(call.url) else _known_target)(call.url)
+            target = (_target if addresses.may_hold_secret(call.url) else _known_target)(call.url)
             size = len(self._content) if self._content or call.method in _WITH_BODY else None
             self.wire = _head(f"{call.method} {target}", self.address, self._headers, size) + self._content
         except Unsendable as exc:

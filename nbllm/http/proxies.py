@@ -68,7 +68,7 @@ def proxy_for(address: Address) -> Proxy | None:
 
 def _own(host: str) -> bool:
     """Whether a host is this machine under another name or address: a socket can be bound to it."""
-    number = addresses.ip(host.partition("%")[0])
+    number = addresses.parse_ip(host.partition("%")[0])
     if number is None:
         name = socket.gethostname().lower()
         return host.rstrip(".") in (name, name.partition(".")[0])
@@ -108,7 +108,7 @@ def _direct(address: Address, exceptions: str) -> bool:
 
 
 def _names(entry: str, address: Address) -> bool:
-    number = addresses.ip(address.host)
+    number = addresses.parse_ip(address.host)
     if "/" in entry:
         try:
             return number is not None and number in ipaddress.ip_network(
@@ -120,8 +120,8 @@ def _names(entry: str, address: Address) -> bool:
     name, port = (found[1] or found[3] or "", found[2] or found[4]) if found else (entry, None)
     if port and port.lstrip("0") != str(address.port):
         return False
-    if addresses.ip(name) is not None or number is not None:
-        return name == "*" or addresses.ip(name) == number
+    if addresses.parse_ip(name) is not None or number is not None:
+        return name == "*" or addresses.parse_ip(name) == number
     name = name.lstrip("*").strip(".")
     host = address.host.rstrip(".")
     return not name or host == name or host.endswith(f".{name}")

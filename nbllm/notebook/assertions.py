@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..core.assertions import checks, named
+from ..core.assertions import build_checks, name_assertions
 from ..core.errors import ConfigError, error_line
 from ..core.events import Notice, Response
 
@@ -17,8 +17,8 @@ def with_asserts(namespace: Mapping[str, Any], options: Mapping[str, Any]) -> di
     anything is sent."""
     if "asserts" not in options:
         return dict(options)
-    found = named([assertion(text, namespace) for text in options["asserts"]])
-    checks(found)  # raises for what is wrong with one
+    found = name_assertions([assertion(text, namespace) for text in options["asserts"]])
+    build_checks(found)  # raises for what is wrong with one
     return {**options, "asserts": found}
 
 
@@ -46,7 +46,7 @@ def asserted(response: Response, wanted: Mapping[str, Any], asked: str) -> Respo
     }
     found: dict[str, float | None] = {}
     notices = list(response.notices)
-    for name, check in checks(wanted).items():
+    for name, check in build_checks(wanted).items():
         try:
             found[name] = check(response.text, {}, about)
         except Exception as error:  # noqa: BLE001 - a user's function

@@ -15,7 +15,7 @@ from ..core.errors import ConfigError, NbllmError, error_line, processing_answer
 from ..core.events import Response
 from ..core.messages import Part, Text
 from ..core.schema import Shape
-from ..core.strict import no_strict
+from ..core.strict import check_strict
 from ..core.template import FilledPrompt, fill
 from ..routing.registry import DEFAULT_MODEL, Route
 from . import background, dry_run, fix, prompt_files
@@ -45,7 +45,7 @@ def _mode(route: Route, options: Mapping[str, Any]) -> None:
 
 def _strict(route: Route, options: Mapping[str, Any]) -> None:
     for each in (route, *route.others) if "schema" in options else ():
-        no_strict(options["strict"], options["schema"], each.provider)
+        check_strict(options["strict"], options["schema"], each.provider)
 
 
 _CHECKS = {"mode": _mode, "strict": _strict}

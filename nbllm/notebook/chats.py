@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
 from ..core.codec import VERSION, check_version, from_plain, to_plain
-from ..core.compaction import going_on, sent, with_pin
+from ..core.compaction import continuation, messages_to_send, set_pinned
 from ..core.errors import ConfigError, NbllmError, scrub
-from ..core.events import Response, cost_of
+from ..core.events import Response, total_cost
 from ..core.messages import Document, Image, Message, Part, caption
 from ..core.values import plural
 from ..store.chats import KeptChats
@@ -58,7 +58,7 @@ class Chat:
 
     def until(self, end: int) -> tuple[Message, ...]:
         """The first `end` turns, as the next question sends them."""
-        return sent((turn.response, turn.messages) for turn in self.turns[:end])
+        return messages_to_send((turn.response, turn.messages) for turn in self.turns[:end])
 
     def append(self, turn: Turn) -> None:
         """Adds a turn, in the place of those that an earlier run of its cell left. An answer that says
@@ -105,7 +105,7 @@ class Chat:
     @property
     def cost(self) -> float | None:
         """US dollars of all turns that have a price; None where none has."""
-        return cost_of(t.response for t in self.turns)
+        return total_cost(t.response for t in self.turns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class Shelf:
 def _text(turn: Turn) -> str:
     """A turn for the file: without what was sent, which is the turns before it, unless it was shortened."""
     said, request = turn.response, turn.response.request
-    if request is not None and going_on(request.messages, said) is None:
+    if request is not None and continuation(request.messages, said) is None:
         said = replace(said, request=None)
     told = {"nbllm": VERSION, "cell": turn.place.cell, "execution": turn.place.execution}
     return json.dumps({**told, "asked": to_plain(turn.asked), "response": to_plain(replace(said, raw={}))})
@@ -228,7 +228,7 @@ class Chats:
                 f"The conversation {name!r} has no turn {number or 1!s}.",
                 hint=f"It has {len(turns)}, counted from 1: %llm chat pin {name} N.",
             )
-        turns[n - 1] = replace(turns[n - 1], asked=with_pin(turns[n - 1].asked, pinned))
+        turns[n - 1] = replace(turns[n - 1], asked=set_pinned(turns[n - 1].asked, pinned))
         self._changed(chat)
         return n
 

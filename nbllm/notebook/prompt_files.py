@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigError, similar_names
-from ..core.template import expressions, parameters_in
+from ..core.template import find_expressions, parameters_in
 from ..routing.config_files import nearest_pyproject
 from ..routing.files import read_small, write_whole
 from .session import Session
@@ -191,7 +191,7 @@ def joined(session: Session, prompts: Sequence[Prompt], body: str, mode: str, *,
             theirs.append((len(text), len(text) + len(prompt.text.strip()), prompt))
         text += prompt.text.strip() + "\n\n"
     text += body
-    for start, end in expressions(text, None if every else session.fillable, mode) if theirs else ():
+    for start, end in find_expressions(text, None if every else session.fillable, mode) if theirs else ():
         for first, last, prompt in theirs:
             if start < last and end > first:
                 raise ConfigError(

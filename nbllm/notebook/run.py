@@ -28,7 +28,7 @@ from ..client.stream import Stream
 from ..core.errors import AnswerProcessingError, Mismatch, NbllmError, error_line, processing_answer
 from ..core.events import Event, Response
 from ..core.messages import Text
-from ..core.schema import Shape, repair, value_of
+from ..core.schema import Shape, parse_answer, repair_prompt
 from ..store.budgets import Budget
 from .assertions import asserted
 from .chats import Turn
@@ -195,7 +195,9 @@ class Run:
         self.misfits[column] = found
         q = self.question
         again = replace(
-            q, parts=(Text(repair(misfit.problems)),), history=(*q.history, q.message, found.response.message)
+            q,
+            parts=(Text(repair_prompt(misfit.problems)),),
+            history=(*q.history, q.message, found.response.message),
         )
         try:
             self.streams[column] = self.send(again, self.contestants[column])
@@ -395,7 +397,7 @@ def _valued(question: Question, shape: Shape, response: Response) -> tuple[Any, 
     """(what as= makes of an answer, what is wrong with its shape)."""
     wanted = question.options.get("as")
     try:
-        value = value_of(response, shape, wanted)
+        value = parse_answer(response, shape, wanted)
     except NbllmError as problem:
         return None, problem
     return (None if wanted is None else value), None

@@ -8,7 +8,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
-from ..core.addresses import holds_more, ip, is_public
+from ..core.addresses import is_public, may_hold_secret, parse_ip
 
 _QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 _BLANKS = " \t\r\n\u00a0\u200b\u2060\ufeff"
@@ -47,7 +47,7 @@ def bare(text: str) -> str:
 
 def place(url: str, dialect: str) -> Place:
     """Where a dialect's requests go, for an address that may be that of a whole endpoint."""
-    return _place(url, dialect) if holds_more(url) else Place(_plain(url, dialect), {})
+    return _place(url, dialect) if may_hold_secret(url) else Place(_plain(url, dialect), {})
 
 
 @functools.lru_cache(256)
@@ -74,7 +74,7 @@ def _schemed(url: str) -> str:
     url = re.sub(r"(?i)^(https?:)/?(?=[^/])", r"\1//", url)
     if (found := re.match(_BARE, url)) is None:
         return url
-    host, number = found[1].lower(), ip(found[1].strip("[]"))
+    host, number = found[1].lower(), parse_ip(found[1].strip("[]"))
     near = not is_public(number) if number is not None else "." not in host or host.endswith(_NEAR)
     return f"{'http' if near else 'https'}://{url}"
 

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 import msgspec
 
 from ..agents.model_files import newest, path_of
-from ..core.addresses import holds_more, ip
+from ..core.addresses import may_hold_secret, parse_ip
 from ..core.calls import Hidden, ProviderSpec, Quirks, Secret, shown
 from ..core.errors import AuthenticationError, ConfigError, is_secret_name, similar_names
 from ..dialects._limits import seconds
@@ -127,7 +127,7 @@ class Routes(msgspec.Struct):
             or route.problem
             or env.whole
             or route.provider.folders
-            or holds_more(asked[1] or "")
+            or may_hold_secret(asked[1] or "")
         ):
             return
         if self.rows != registry.rows or self.aliases != registry.aliases or len(self.known) > _ROUTES:
@@ -568,7 +568,7 @@ def _as_url(address: str, row: ProviderSpec) -> str:
     scheme, _, rest = address.rpartition("://")
     host, _, path = rest.partition("/")
     default_port = row.base_url.rpartition(":")[2]
-    host = f"[{host}]" if ip(host) is not None and ":" in host else host  # ::1, as it is often written
+    host = f"[{host}]" if parse_ip(host) is not None and ":" in host else host  # ::1, as it is often written
     name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
     if not colon:
         name, port = host, "443" if scheme == "https" else "80" if scheme else default_port

@@ -20,7 +20,7 @@ from ..core import errors
 from ..core.calls import Guard
 from ..core.events import Fold
 from ..core.options import REQUEST
-from ..core.strict import no_strict
+from ..core.strict import check_strict
 from ..dialects import batches
 from ..dialects.batches import BatchState, Collector, Outcome
 from ..routing import prices
@@ -142,7 +142,7 @@ class Batches:
             refuse({}, cache="1h")
         key = self.client.registry.key_for(route, options.get("api_key"))
         self.server = BatchServer.of(self.client, route, key)
-        no_strict(options.get("strict"), self.job.shape, route.provider)
+        check_strict(options.get("strict"), self.job.shape, route.provider)
         self._request = {n: v for n, v in options.items() if n in (*REQUEST, "strict")}
         self.run = file.get("batch_run") or uuid4().hex[:8]
         file.put(batch_run=self.run)

@@ -24,8 +24,8 @@ from ..core.errors import Mismatch
 from ..core.events import Response
 from ..core.messages import Message, Request
 from ..core.options import CallSpec
-from ..core.schema import plain, repair, value_of
-from ..core.strict import no_strict
+from ..core.schema import parse_answer, repair_prompt, to_builtin
+from ..core.strict import check_strict
 from ..core.values import token_estimate
 from ..store.budgets import Amount, Budget
 from ..store.runs import Row, RunFile
@@ -62,9 +62,9 @@ def answer_of(job: Job, response: Response) -> str:
         raise errors.ContentFiltered("The provider's filter stopped the answer.")
     if response.refusal and not response.text:
         raise errors.ContentFiltered(f"The model refused: {response.refusal[:500]}")
-    value = response.text if job.shape is None else value_of(response, job.shape)
+    value = response.text if job.shape is None else parse_answer(response, job.shape)
     with errors.processing_answer(response, "keeping it"):  # it may be nested deeper than can be written
-        return json.dumps(value if job.shape is None else plain(value), default=str)
+        return json.dumps(value if job.shape is None else to_builtin(value), default=str)
 
 
 def _tokens(response: Response) -> int | None:
@@ -160,7 +160,7 @@ class Runner:
         shape, in_words = self.job.shape, "schema" in route.provider.quirks.cannot
         self._words = f"\n\n{shape.instructions()}" if shape is not None and in_words else ""
         schema = None if in_words or shape is None else shape.provider_schema
-        no_strict(spec.strict, shape, route.provider)
+        check_strict(spec.strict, shape, route.provider)
         self._options = {**self.client.parameters(spec), "schema": schema, "strict": spec.strict}
         for r in (route, *route.others):
             found = self._sending["key"] if r is route else self.client.registry.key_for(r, None)
@@ -268,7 +268,7 @@ class Runner:
             self._note(self._row(id, stream, first))
             return
         if not self.ended:
-            told = (*request.messages, first.message, Message("user", repair(misfit.problems)))
+            told = (*request.messages, first.message, Message("user", repair_prompt(misfit.problems)))
             with contextlib.suppress(errors.NbllmError):  # there may be no room for it
                 more = self._need(prompt + first.text)
                 number = self.budget.reserve(more)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core.strict import resolve
+from ..core.strict import resolve_ref
 
 _VALUES, _DEPTH = 5_000, 60  # in one answer; a schema of references can stand for more than there is time
 _LOOKED, _CHOICES = (
@@ -114,7 +114,7 @@ def _resolved(s: Any, root: Mapping[str, Any], hints: Hints) -> Mapping[str, Any
             return {}
         if "$ref" in s:
             s = {
-                **(resolve(root, str(s["$ref"])[:1_000]) or {}),
+                **(resolve_ref(root, str(s["$ref"])[:1_000]) or {}),
                 **{k: v for k, v in s.items() if k != "$ref"},
             }
         elif s.get("anyOf") or s.get("oneOf"):

@@ -21,11 +21,11 @@ from ..core.events import (
     Item,
     MediaDelta,
     ReasoningDelta,
+    ReasoningText,
     Response,
     Restarted,
     Started,
     TextDelta,
-    Thought,
     ToolCallDelta,
     UsageReport,
     is_token,
@@ -183,7 +183,7 @@ def kind_of(item: Item) -> str | None:
     """What an event is in the chunks frame's words; None for a notice."""
     if not isinstance(item, (str, TextDelta, ReasoningDelta)):
         return _KINDS.get(type(item))
-    thought = isinstance(item, (Thought, ReasoningDelta))
+    thought = isinstance(item, (ReasoningText, ReasoningDelta))
     return "role" if not _text(item) else "reasoning" if thought else "content"
 
 

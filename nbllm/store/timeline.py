@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..core.events import MediaDelta, ReasoningDelta, Restarted, TextDelta, Thought, Timing, Usage, is_token
+from ..core.events import (
+    MediaDelta,
+    ReasoningDelta,
+    ReasoningText,
+    Restarted,
+    TextDelta,
+    Timing,
+    Usage,
+    is_token,
+)
 from .chunks import Recorded, first_event
 
 
@@ -35,7 +44,7 @@ def moments(stream: Recorded) -> Moments | None:
             first, last, visible, thought = None, None, None, False
         elif (isinstance(event, str) and event) or is_token(event):
             first, last = at if first is None else first, at
-            told = not isinstance(event, (ReasoningDelta, Thought))
+            told = not isinstance(event, (ReasoningDelta, ReasoningText))
             thought = thought or not told
             if visible is None and told and isinstance(event, (str, TextDelta, MediaDelta)):
                 visible = at

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Optional
 
 from ..core.errors import ConfigError, error_line
 from ..core.messages import Tool
-from ..core.schema import place, within
+from ..core.schema import format_path, walk_schema
 from ..core.values import DEFAULT_BUDGET
 from .names import fit
 from .usable import Arguments, ToolArgumentsError, Usable
@@ -226,7 +226,7 @@ def _schema(model: Any) -> dict[str, Any]:
         ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - as pydantic has it
 
     schema: dict[str, Any] = model.model_json_schema(schema_generator=Quiet)
-    for _, part in within(schema):
+    for _, part in walk_schema(schema):
         part.pop("title", None)
         default = part.get("default")
         if isinstance(default, float) and not math.isfinite(default):
@@ -242,7 +242,7 @@ def _checked(model: Any, arguments: Mapping[str, Any]) -> Arguments:
         made = model.model_validate(dict(arguments))
     except ValidationError as exc:
         found = exc.errors(include_url=False, include_context=False, include_input=False)
-        raise ToolArgumentsError([f"{place(e['loc'], 'they')}: {e['msg']}" for e in found]) from None
+        raise ToolArgumentsError([f"{format_path(e['loc'], 'they')}: {e['msg']}" for e in found]) from None
     except Exception as exc:  # noqa: BLE001 - a type's own validator may raise anything
         raise ToolArgumentsError([error_line(exc)]) from None
     fields = type(made).model_fields

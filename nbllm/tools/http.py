@@ -208,7 +208,7 @@ def _checked(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> Argumen
 def _written(address: addresses.Address) -> bool:
     """Whether the user wrote an address of this machine or of a private network as it is: no name leads
     there."""
-    number = addresses.ip(address.host)
+    number = addresses.parse_ip(address.host)
     number = getattr(number, "ipv4_mapped", None) or number
     return address.here or (number is not None and number.is_private and not number.is_link_local)
 

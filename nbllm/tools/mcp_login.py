@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core.addresses import Address, all_public, parse
+from ..core.addresses import Address, are_all_public, parse
 from ..core.calls import origin
 from ..core.errors import ConfigError, ConnectFailed
 from ..routing.key_stores import SERVICE, KeyStores
@@ -44,7 +44,7 @@ async def _is_private(address: Address) -> bool:
         found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port)
     except OSError:
         return False
-    return not all_public(found)
+    return not are_all_public(found)
 
 
 @dataclass(slots=True)

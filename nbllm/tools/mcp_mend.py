@@ -12,7 +12,7 @@ from typing import Any
 from unicodedata import category
 
 from ..core.errors import similar_names
-from ..core.schema import within
+from ..core.schema import walk_schema
 from ..core.values import plural, truncate
 
 LONGEST = 2_000  # characters of a description that a model reads
@@ -167,7 +167,7 @@ _TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean",
 def schema_problem(schema: Mapping[str, Any]) -> str:
     """Why no provider would take a schema, "" where they may. Read once, and tried on no value: a server's
     references and patterns may be made to take for ever."""
-    for place, part in list(within(schema)):
+    for place, part in list(walk_schema(schema)):
         kinds = part.get("type", [])
         for kind in kinds if isinstance(kinds, list) else [kinds]:
             if not isinstance(kind, str) or kind not in _TYPES:
@@ -219,7 +219,7 @@ def nearest(words: str, known: Iterable[str], otherwise: str) -> str:
 def told(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The schema as a model reads it: its notes cleaned, and without what no provider needs."""
     made: dict[str, Any] = json.loads(json.dumps(schema))
-    for _, part in list(within(made)):
+    for _, part in list(walk_schema(made)):
         for key in ("description", "title"):
             if isinstance(part.get(key), str):
                 part[key] = clean(part[key])

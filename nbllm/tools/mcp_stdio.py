@@ -17,7 +17,7 @@ import msgspec
 from ..agents.process import Command
 from ..core.collector import gc_paused
 from ..core.errors import NbllmError, ProtocolError
-from ..core.events import too_deep
+from ..core.events import is_too_deep
 from ..dialects._json import load_json
 from .mcp_mend import MOST, TEXT_LIMIT
 
@@ -105,7 +105,7 @@ def parsed(text: bytes) -> dict[str, Any] | None:
     if not text[:64].lstrip().startswith(b"{"):
         return None
     value = _beginnings(text) if len(text) > LARGE else _value(text)
-    return value if isinstance(value, dict) and not too_deep(value) else None
+    return value if isinstance(value, dict) and not is_too_deep(value) else None
 
 
 def _beginnings(text: bytes) -> Any:

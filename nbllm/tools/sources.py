@@ -46,7 +46,7 @@ def _tool(given: Any, connections: Connections, sets: Sets | None) -> Given:
     if isinstance(given, HttpTool):
         return given.usable(connections)
     if isinstance(given, Mapping):
-        return prompt.tools([given])[0]
+        return prompt.parse_tools([given])[0]
     if isinstance(given, str) and given.startswith(NAMED) and sets is not None:
         return sets(given)
     if isinstance(given, str) or not callable(given):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ..core.errors import NbllmError
 from ..core.messages import Tool
-from ..core.strict import without_nulls
+from ..core.strict import drop_added_nulls
 from ..core.values import DEFAULT_BUDGET
 from .changes import Change
 
@@ -54,7 +54,7 @@ class Usable:
     def validate(self, arguments: Mapping[str, Any]) -> Arguments:
         """The arguments as `call` takes them. Raises ToolArgumentsError, in one line for the model."""
         if self.tool.strict:
-            arguments = without_nulls(arguments, self.tool.parameters)
+            arguments = drop_added_nulls(arguments, self.tool.parameters)
         if self.check is not None:
             return self.check(arguments)
         problems = [*_problems(self.tool.parameters, arguments)]

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...core.errors import ConfigError, looks_like_key, similar_names
-from ...core.options import MEANT, Option
+from ...core.options import ALIASES, Option
 from .lexer import end, fail, value
 from .options import (
     BENCH,
@@ -286,10 +286,10 @@ def _find(dash: str, name: str, start: int) -> Option:
 
 
 def _near(name: str) -> str:
-    if name in SHORT and name not in MEANT:
+    if name in SHORT and name not in ALIASES:
         return SHORT[name].name
-    near = similar_names(name.lower().removeprefix("no_"), [*OPTIONS, *MEANT, *BENCH])
-    return MEANT.get(near[0], near[0] + "= of %llm bench" * (near[0] in BENCH)) if near else ""
+    near = similar_names(name.lower().removeprefix("no_"), [*OPTIONS, *ALIASES, *BENCH])
+    return ALIASES.get(near[0], near[0] + "= of %llm bench" * (near[0] in BENCH)) if near else ""
 
 
 def subcommand(line: str) -> tuple[str, str]:

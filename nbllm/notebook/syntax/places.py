@@ -6,7 +6,7 @@ import re
 from collections.abc import Container, Iterator
 from typing import Any
 
-from ...core.template import first_place
+from ...core.template import first_placeholder
 from .lexer import fail
 from .options import WHOLE, instead
 from .parser import CellLine
@@ -17,7 +17,7 @@ def refuse_places(line: CellLine, names: Container[str]) -> None:
     would have filled: it would be sent as it is. What goes to a provider as it is may hold a template of its
     own, in double braces."""
     for option, text in _texts(line):
-        place = text if WHOLE.fullmatch(text) else first_place(text, names)
+        place = text if WHOLE.fullmatch(text) else first_placeholder(text, names)
         if place and not (option.startswith("x.") and "{{" in text):
             raise fail(
                 line.spans[option][0] if option in line.spans else 0,

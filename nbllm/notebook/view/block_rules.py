@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ...core.code_spans import ticked
+from ...core.code_spans import find_backtick_spans
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -188,7 +188,9 @@ def _cells(line: str, wanted: int) -> list[str]:
     """The cells of a row; code spans are kept whole where there would be more than `wanted`."""
     cells = _split(line, [])
     return (
-        cells if len(cells) <= wanted or "`" not in line else _split(line, list(ticked(line, 0, len(line))))
+        cells
+        if len(cells) <= wanted or "`" not in line
+        else _split(line, list(find_backtick_spans(line, 0, len(line))))
     )
 
 

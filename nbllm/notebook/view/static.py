@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from ...core.compaction import COMPACTED
 from ...core.errors import NbllmError, ProviderError, error_line
-from ...core.events import PASSES, FinishReason, Notice, Response, Step, ToolEnded, Usage, UsageReport
+from ...core.events import PASS_THRESHOLD, FinishReason, Notice, Response, Step, ToolEnded, Usage, UsageReport
 from ...core.messages import Document, Image, Reasoning, Text, ToolCall, caption, picture_size, picture_type
 from ...core.values import plural
 from .hidden import clean, plain
@@ -187,7 +187,7 @@ def footer(
 
 def _mark(value: float | None) -> str:
     """Of what was asserted: passed, not passed, not known."""
-    return "?" if value is None else "✓" if value >= PASSES else "✗"
+    return "?" if value is None else "✓" if value >= PASS_THRESHOLD else "✗"
 
 
 def error_lines(error: BaseException) -> str:
