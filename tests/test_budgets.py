@@ -327,7 +327,7 @@ def test_a_file_that_cannot_be_used(tmp_path):
 
 def test_asyncio_reads_it_too(make):
     async def many(client):
-        asked = (client.stream(PROMPT, MODEL, max_tokens=100).ended() for _ in range(3))
+        asked = (client.stream(PROMPT, MODEL, max_tokens=100).wait_end_async() for _ in range(3))
         return await asyncio.gather(*asked, return_exceptions=True)
 
     client = make()

@@ -207,7 +207,7 @@ def test_a_cancelled_reader_cancels_the_call(client):
     stream = client.stream("hello", "openai/m@ttft=30")
 
     async def read():
-        task = asyncio.ensure_future(stream._awaited())
+        task = asyncio.ensure_future(stream._wait_for_result())
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -227,7 +227,7 @@ def test_response_may_time_out_without_stopping_the_call(client):
 def test_stream_never_raises_for_what_a_provider_does(client):
     """The error shows when the stream is read, however often."""
     stream = client.stream("x", "gemini/m@status=500")
-    for read in (lambda: list(stream), stream.response, lambda: asyncio.run(stream._awaited())):
+    for read in (lambda: list(stream), stream.response, lambda: asyncio.run(stream._wait_for_result())):
         with pytest.raises(errors.ServerError):
             read()
     assert isinstance(stream.error, errors.ServerError)

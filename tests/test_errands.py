@@ -17,7 +17,7 @@ def stream(work, log=None):
     log = [] if log is None else log
 
     async def call(s):
-        log.append(await s.by_reader(work))
+        log.append(await s.run_on_reader(work))
         s.publish(TextDelta("done"))
         s.publish(Finished("stop"))
 
@@ -39,12 +39,12 @@ def test_a_sync_reader_does_it_on_its_own_thread():
 def test_nothing_runs_where_nobody_reads():
     ran = threading.Event()
     s, log = stream(ran.set)
-    assert s.wait(0, 30, errands=False)
-    assert s.has_errands
+    assert s.wait(0, 30, run_tasks=False)
+    assert s.has_reader_tasks
     assert not ran.is_set()
     s.cancel()
     assert s.wait_end(30)
-    assert (False, []) == (s.has_errands, log)
+    assert (False, []) == (s.has_reader_tasks, log)
 
 
 def test_an_async_reader_does_it_in_its_own_loop():
@@ -134,7 +134,7 @@ def test_a_reader_that_is_cancelled_in_the_work():
             await asyncio.Event().wait()
 
         s, log = stream(work)
-        task = asyncio.ensure_future(s._awaited())
+        task = asyncio.ensure_future(s._wait_for_result())
         await began.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -155,7 +155,7 @@ def test_a_call_that_is_stopped_before_it_began_has_ended(recwarn):
         stream = Stream(lambda fold, s: Response())
         stream.start(engine(), work())
         stream._cancel()
-        await stream.ended()
+        await stream.wait_end_async()
         return stream
 
     stream = engine().run(stopped(), 30)

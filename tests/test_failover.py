@@ -21,7 +21,7 @@ GOOD = f"sim/anthropic/good@{FAST}"
 @pytest.fixture
 def client():
     """A client of its own, whose breakers are closed."""
-    engine().kept(Breakers)._known.clear()
+    engine().singleton(Breakers)._known.clear()
     made = Client(load(), ledger=nbllm.client.client.Ledger("memory"))
     yield made
     made.close()

@@ -263,7 +263,7 @@ def client(sim):
 
 
 def gates():
-    return list(engine().kept(Gates)._gates.values())
+    return list(engine().singleton(Gates)._gates.values())
 
 
 def ask(client, model, prompt="hello", **options):
@@ -385,7 +385,7 @@ def test_no_key_in_a_gates_repr(client):
     client.complete("hello", "openai/h")
     with pytest.raises(errors.ConnectFailed):
         client.complete("hello", "openai/h", base_url="http://u:canary@127.0.0.1:9/v1", retries=0)
-    assert "canary" not in repr(gates()) + repr(engine().kept(Gates)._gates)
+    assert "canary" not in repr(gates()) + repr(engine().singleton(Gates)._gates)
 
 
 def test_what_was_shown_is_never_asked_again(client, sim):

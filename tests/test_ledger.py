@@ -720,7 +720,7 @@ class _Noting(Ledger):
 class _Following:
     """An ended call, while which is measured the next one ends, as they do under a steady load."""
 
-    at_end = remark = None
+    on_end = add_to_row = None
 
     def __init__(self, ledger, stream, call, left=1_000):
         self._next, self._stream = (lambda: _Following(ledger, stream, call, left - 1)), stream

@@ -91,7 +91,7 @@ def test_signs_of_life_alone_have_a_limit_of_their_own(tokens):
     error, answer = called(steps, first=20, idle=20, silent=0.7)
     assert isinstance(error, errors.Timeout)
     assert ("silent", 0.7) == (error.which, error.seconds)
-    assert "Signs of life came, but no token" in error.message
+    assert "Only keep-alives came, and no token" in error.message
     assert "timeout.silent=1.4" in error.hint
     assert "Hello" * tokens == answer.text
 

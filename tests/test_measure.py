@@ -394,7 +394,7 @@ def test_a_loop_that_sleeps_on_the_job_is_found_out(sim):
             "Hi", "m@tokens=3", base_url=sim.base_url("openai_chat"), dialect="openai_chat"
         )
         time.sleep(0.01)  # noqa: ASYNC251 - the engine's loop itself is to be blocked
-        await stream.ended()
+        await stream.wait_end_async()
         return stream
 
     client.run(client.http.prepare(sim.url))

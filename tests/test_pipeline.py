@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from nbllm import Client, simulator
-from nbllm.client.attempt import Passing
+from nbllm.client.attempt import ForwardingSink
 from nbllm.client.policy import Retries
 from nbllm.core import errors
 from nbllm.core.events import Finished, Notice, Restarted, Started, StepEnded, TextDelta
@@ -67,7 +67,7 @@ def elsewhere(other):
                 await handler(attempt, sink)
             except errors.Overloaded as error:
                 second = other(attempt)
-                sink.publish(Notice("warning", f"{error.message} {second.who} is asked."))
+                sink.publish(Notice("warning", f"{error.message} {second.provider_label} is asked."))
                 await handler(second, sink)
 
         return fail_over
@@ -75,7 +75,7 @@ def elsewhere(other):
     return wrapper
 
 
-class Sieve(Passing):
+class Sieve(ForwardingSink):
     """A sink that hands on what `change` makes of each event; nothing, where that is None."""
 
     def __init__(self, sink, change):

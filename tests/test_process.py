@@ -411,7 +411,7 @@ def test_files_with_prompts_are_this_users_alone(tmp_path):
 
 
 async def _output(client, call):
-    async with client.pool.ways.processes.open(call, Trace()) as reply:
+    async with client.pool.transports.processes.open(call, Trace()) as reply:
         return [frame.data async for batch in reply.frames() for frame in batch if not frame.name]
 
 

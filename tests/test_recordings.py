@@ -168,7 +168,7 @@ def test_the_recorded_pace(live, make, file):
     with bare.tapes.replay(file, "recorded"):
         stream = bare.stream("Hi", "openai/sim@ttft=0.15,tokens=3")
         stream.response(LONG)
-    came = [at - stream.called for at, e in stream.log if getattr(e, "kind", "") != "cached"]
+    came = [at - stream.called_at for at, e in stream.log if getattr(e, "kind", "") != "cached"]
     assert all(c >= t - 0.001 for c, t in zip(came, times, strict=True))
     with pytest.raises(errors.ConfigError, match="pace"):
         Tape(file, "fast")

@@ -298,7 +298,7 @@ def test_a_stopped_call_is_no_error(server):
     stream.cancel()
     stream.partial()
     ended = threading.Event()
-    stream.at_end = lambda _: ended.set()
+    stream.on_end = lambda _: ended.set()
     assert stream.done or ended.wait(30)
     (span,) = found.spans.values()
     assert StatusCode.UNSET == span.status.status_code

@@ -254,7 +254,7 @@ class LoadGenerator:
                     asyncio.get_running_loop().call_soon(self._door.release)
                 stream = self._send(client, arm, ask, fresh=turn.start_kind not in ("warm", "cold_cache"))
                 try:
-                    await stream.ended()
+                    await stream.wait_end_async()
                 except asyncio.CancelledError:
                     stream.cancel()
                     raise
@@ -309,11 +309,11 @@ class LoadGenerator:
 
     def _note(self, stream: Stream, extra: dict[str, Any], due: float | None, pressed: float | None) -> None:
         ended = stream.ended_at or time.perf_counter()
-        extra["ns_sched"] = round(((due if due is not None else stream.called) - self.epoch) * 1e9)
-        extra["gc_ms"] = self.pauses.within(stream.called, ended)
+        extra["ns_sched"] = round(((due if due is not None else stream.called_at) - self.epoch) * 1e9)
+        extra["gc_ms"] = self.pauses.within(stream.called_at, ended)
         now = self._pressed()
-        if pressed is not None and now is not None and ended > stream.called:
-            extra["cpu_psi"] = min(1.0, (now - pressed) / (ended - stream.called))
+        if pressed is not None and now is not None and ended > stream.called_at:
+            extra["cpu_psi"] = min(1.0, (now - pressed) / (ended - stream.called_at))
 
     def _pressed(self) -> float | None:
         clock = getattr(asyncio.get_running_loop(), "clock", None)

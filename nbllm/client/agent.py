@@ -62,7 +62,7 @@ from ..tools.results import content, failure
 from ..tools.sources import Connections, Given, Sets, tools
 from ..tools.usable import Arguments, ToolArgumentsError, Usable
 from .policy import Approve, Asker, Scale, checked_approve
-from .reader_work import as_exception, is_cancelled
+from .reader_tasks import as_exception, is_cancelled
 from .stream import Stream
 
 MAX_STEPS = 10
@@ -284,13 +284,13 @@ class Agent:
 
     async def _answer(self, stream: Stream, request: Request) -> tuple[Response, Finished]:
         turn, end = self.send(request), Finished("other")
-        stream.beside += stream.turns[len(self.steps) :]  # one that came to nothing, and is asked again
+        stream.extra_calls += stream.turns[len(self.steps) :]  # one that came to nothing, and is asked again
         stream.turns[len(self.steps) :] = [turn]
         try:
             place = 0
             while not turn.done or place < len(turn.log):
                 if place == len(turn.log):
-                    await turn.changed(place)
+                    await turn.wait_async(place)
                 place, end = _forward(turn, stream, place, end)
             if turn.error is not None:
                 turn.error.partial = None  # the whole answer's is put there
@@ -389,9 +389,9 @@ class Agent:
         asked = Request(request.model, (summary_request(old, room),), max_tokens=_SUMMARY)
         for _ in range(2):
             turn = self.send(asked)
-            stream.beside.append(turn)
+            stream.extra_calls.append(turn)
             try:
-                await turn.ended()
+                await turn.wait_end_async()
             except asyncio.CancelledError:
                 turn.cancel()
                 raise
@@ -446,7 +446,7 @@ class Agent:
             return self._nobody(stream, p, "approve=never")
         call, change = replace(p.call, arguments=deepcopy(p.call.arguments)), await self._change(p)
         question = Question(call, p.tool, number, of, change)
-        answer, error = await stream.by_reader(lambda: asker(question), asks=True)
+        answer, error = await stream.run_on_reader(lambda: asker(question), prompts_user=True)
         if error is not None:
             why = self._masked(str(error))
             stream.publish(Notice("tools", f"{p.call.name} was not run: asking failed ({why})."))
@@ -513,7 +513,7 @@ class Agent:
 
         change = await self._change(p)
         self._begin(stream, p)
-        told, error = await stream.by_reader(work)
+        told, error = await stream.run_on_reader(work)
         ended = p.ended or (p.give(told) if error is None else p.end("failed", error))
         await self._end(stream, p, ended, change)
 

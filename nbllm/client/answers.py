@@ -18,7 +18,7 @@ from ..core.errors import ConfigError
 from ..core.eventlog import EventLog
 from ..core.events import Event, Finished, Notice
 from ..store.answers import Answers, Known, key_of, worth
-from .attempt import Attempt, Handler, Passing, Sink
+from .attempt import Attempt, ForwardingSink, Handler, Sink
 
 OWN = ("true", "refresh")  # of the words of cache= those that mean this cache, and not a provider's
 _AGES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
@@ -91,7 +91,7 @@ def _notice(known: Known) -> Notice:
     return Notice("cached", f"cached {many} {unit} ago", {"at": known.at, "simulated": known.simulated})
 
 
-class Flight(Passing):
+class Flight(ForwardingSink):
     """A call that several wait for: the sink that its handler writes to. hit: its answer was kept."""
 
     def __init__(self, first: Sink) -> None:

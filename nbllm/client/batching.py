@@ -22,7 +22,7 @@ from ..dialects._json import count, items, load_json, obj, string
 from ..dialects._request import dumps
 from ..dialects.batches import FORMATS, BatchFormat, BatchState, endpoint, path_id, state
 from ..routing.registry import Route
-from .attempt import opened
+from .attempt import open_response
 from .client import Client
 from .prepare import no_key
 from .provider_api import get_json, get_reply, question
@@ -291,7 +291,7 @@ class BatchServer:
 
     async def _lines(self, call: HttpCall, take: Callable[[bytes], bool]) -> None:
         async with (
-            opened(self.client.http, self.dialect, self.row, call, _FILE, connect=_ANSWER) as reply,
+            open_response(self.client.http, self.dialect, self.row, call, _FILE, connect=_ANSWER) as reply,
             contextlib.aclosing(reply.lines(_LINE)) as lines,
         ):
             async for line in lines:

@@ -205,7 +205,7 @@ def _installed(client: Client, row: ProviderSpec) -> Health:
 async def _version(client: Client, row: ProviderSpec) -> str:
     async with (
         asyncio.timeout(TIMEOUT),
-        client.pool.ways.processes.open(
+        client.pool.transports.processes.open(
             ProcessCall((*row.command, "--version"), passes=passed(row)), Trace()
         ) as reply,
     ):

@@ -34,7 +34,7 @@ from .attempt import Attempt, Handler, sender
 from .engine import Engine, engine
 from .failover import Breakers, failing_over, request_for
 from .gate import Gates
-from .pipeline import Wrapper, composed
+from .pipeline import Wrapper, compose_handler
 from .policy import Approve, Asker, Retries, Scale, Timeouts, Tools
 from .pool import Pool
 from .recordings import Tapes, replaying
@@ -226,7 +226,7 @@ class Client:
     @property
     def answers(self) -> Answers:
         """The answers that cache=true keeps."""
-        return self._engine().kept(answers.Kept).answers
+        return self._engine().singleton(answers.Kept).answers
 
     @property
     def pool(self) -> Pool:
@@ -308,7 +308,7 @@ class Client:
         consent = self.mcp.consent
 
         async def said() -> str:
-            return await self.pool.ways.remote.said(call)
+            return await self.pool.transports.remote.said(call)
 
         return RemoteTool(route, lambda message: self.stream(message, name, budget=budget), said, consent)
 
@@ -510,16 +510,16 @@ class Client:
         for notice in _notices(request, first):
             stream.publish(notice)
         running, retries = self._engine(), retries or self.retries
-        gates = running.kept(Gates) if self.paced else None
+        gates = running.singleton(Gates) if self.paced else None
         others = self._others(request, route, **how) if route.others else ()
 
         def in_turn(handler: Handler) -> Handler:
-            return failing_over(handler, others, running.kept(Breakers), how=failover)
+            return failing_over(handler, others, running.singleton(Breakers), how=failover)
 
         def taped(handler: Handler) -> Handler:
             if tape is not None:
                 return replaying(tape, others)
-            return answers.answered(handler, running.kept(answers.Kept), known, sample)
+            return answers.answered(handler, running.singleton(answers.Kept), known, sample)
 
         own = self.tapes.wrap(others) if tape is None else ()
         if others and tape is None:  # a replay asks nobody in turn
@@ -539,7 +539,7 @@ class Client:
             own, pool, retries, wrap, ledger, gates, budgets, known, traced = parts
             told = {"budgets": budgets, "known": known, "traced": traced}
             told["naming"] = None if own else pool.contexts.naming  # who sends for us names its own
-            handler = composed(own or sender(pool.transport), retries, wrap, ledger, gates, **told)
+            handler = compose_handler(own or sender(pool.transport), retries, wrap, ledger, gates, **told)
             self._composed = parts, handler
         return handler
 
@@ -638,15 +638,15 @@ def checked_failover(failover: str | None, route: Route, key: Secret | None) -> 
 def _works(spec: CallSpec) -> bool:
     """Whether tools or their limits were given, rightly or wrongly, or the conversation may be shortened."""
     tools = spec.tools is not None and not (isinstance(spec.tools, (list, tuple)) and not spec.tools)
-    limited = (spec.strict, spec.max_steps, spec.approve) != (None, None, None)
-    return tools or limited or spec.compact not in (None, "off")
+    restricted = (spec.strict, spec.max_steps, spec.approve) != (None, None, None)
+    return tools or restricted or spec.compact not in (None, "off")
 
 
 def _notices(request: Request, first: Attempt) -> Iterable[Notice]:
     """What is told before anything is sent."""
     route, row = first.route, first.route.provider
     if first.request.messages != request.messages:
-        yield Notice("media", f"files of tools told in words: {first.who} takes no such file")
+        yield Notice("media", f"files of tools told in words: {first.provider_label} takes no such file")
     if left := left_out(request, row.dialect):
         yield Notice(
             "media", f"{left} not sent back: {row.label or row.name} takes no such file from a model"
@@ -693,7 +693,7 @@ def _summed(fold: Fold, stream: Stream, first: Attempt) -> Response:
     """The answer of several turns, with what they cost in all."""
     whole = _answer(fold, stream, first)
     turns = [turn.partial() for turn in stream.turns]
-    beside = [turn.partial() for turn in stream.beside]
+    beside = [turn.partial() for turn in stream.extra_calls]
     # from 1 where calls of another answer were run first
     costs = dict(enumerate((turn.cost for turn in turns), len(whole.steps) - len(turns)))
     before = tuple(replace(s, cost=costs.get(i)) for i, s in enumerate(whole.before))

@@ -19,7 +19,7 @@ from ..core.events import Notice, is_token
 from ..dialects._contexts import HOUR, Prompt, deleting, least, prompt_of
 from ..dialects._json import count, obj, string
 from ..http.transport import HttpTransport
-from .attempt import Attempt, Handler, Sink, exchanged
+from .attempt import Attempt, Handler, Sink, fetch_json
 
 _LIMIT = 60.0  # seconds for the server to keep one
 _MARGIN = 60.0  # seconds before its end from which it is not named any more
@@ -88,7 +88,9 @@ class Contexts(msgspec.Struct):
             if shown or not _is_about(error):
                 raise
             self.kept = [c for c in self.kept if c is not found]
-            sink.publish(_notice(f"What {attempt.who} kept of the prompt is gone; it was sent whole"))
+            sink.publish(
+                _notice(f"What {attempt.provider_label} kept of the prompt is gone; it was sent whole")
+            )
             return False
         return True
 
@@ -101,8 +103,8 @@ class Contexts(msgspec.Struct):
             key=lambda context: context.size,
             default=None,
         )
-        key = attempt.asked, prompt.marks[prompt.question]
-        waits = key in self._refused or self._paused.get(attempt.asked, now) > now
+        key = attempt.quota_key, prompt.marks[prompt.question]
+        waits = key in self._refused or self._paused.get(attempt.quota_key, now) > now
         if waits or prompt.size < max(limit, 2 * best.size if best else 0):
             return best
         if key not in self._making and len(self.kept) + len(self._making) >= _MOST:
@@ -127,17 +129,19 @@ class Contexts(msgspec.Struct):
             if isinstance(error, errors.ProviderError) and error.status in (400, 403, 404):
                 self._refused.add(key)
             else:
-                self._paused[attempt.asked] = asyncio.get_running_loop().time() + _PAUSE
+                self._paused[attempt.quota_key] = asyncio.get_running_loop().time() + _PAUSE
             sink.publish(
-                _notice(f"{attempt.who} did not keep the prompt ({said[:_WORDS]}); it was sent whole")
+                _notice(
+                    f"{attempt.provider_label} did not keep the prompt ({said[:_WORDS]}); it was sent whole"
+                )
             )
             return None
         if first:
             sink.publish(
                 Notice(
                     "context",
-                    f"{attempt.who} keeps {made.size:,} tokens of it for an hour, and bills their storage, "
-                    "which is not in the cost.",
+                    f"{attempt.provider_label} keeps {made.size:,} tokens of it for an hour, "
+                    "and bills their storage, which is not in the cost.",
                     {"kept": made.size},
                 )
             )
@@ -145,11 +149,11 @@ class Contexts(msgspec.Struct):
 
     async def _make(self, attempt: Attempt, prompt: Prompt) -> _Context:
         call, row = prompt.creating(), attempt.route.provider
-        _, told = await exchanged(self.http, attempt.dialect, row, call, _LIMIT)
+        _, told = await fetch_json(self.http, attempt.dialect, row, call, _LIMIT)
         name = string(obj(told).get("name"))
         if not name.startswith("cachedContents/"):
             raise errors.ProtocolError(
-                f"{attempt.who} names nothing that it keeps.", hint="Leave cache=1h out."
+                f"{attempt.provider_label} names nothing that it keeps.", hint="Leave cache=1h out."
             )
         size = count(obj(obj(told).get("usageMetadata")).get("totalTokenCount")) or prompt.size
         until = asyncio.get_running_loop().time() + HOUR - _MARGIN
@@ -168,7 +172,7 @@ class Contexts(msgspec.Struct):
 
         async def forget(context: _Context) -> None:
             row, call = context.attempt.route.provider, deleting(context.created, context.name)
-            await exchanged(self.http, context.attempt.dialect, row, call, _AT_END)
+            await fetch_json(self.http, context.attempt.dialect, row, call, _AT_END)
 
         await asyncio.gather(*map(forget, kept), return_exceptions=True)
 
@@ -176,7 +180,7 @@ class Contexts(msgspec.Struct):
 def _holds(context: _Context, attempt: Attempt, prompt: Prompt) -> bool:
     """Whether it is the beginning of this prompt, kept for the same."""
     upto = context.pieces
-    return context.attempt.asked == attempt.asked and prompt.marks[upto : upto + 1] == [context.mark]
+    return context.attempt.quota_key == attempt.quota_key and prompt.marks[upto : upto + 1] == [context.mark]
 
 
 def _is_about(error: errors.ProviderError) -> bool:

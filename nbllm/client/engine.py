@@ -1,7 +1,7 @@
-"""The one thread on whose event loop all input and output runs, so that connections outlive cells.
+"""The thread on whose event loop all input and output runs, so that connections outlive cells.
 
-There is one engine a process. It starts with the first call, survives any number of the caller's own loops,
-is forgotten in a forked child (threads do not cross a fork; the child starts its own) and ends with the
+There is one engine per process. It starts with the first call, survives any number of the caller's own loops,
+is dropped in a forked child (threads do not cross a fork; the child starts its own) and ends with the
 interpreter.
 """
 
@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from typing import Any, TypeAlias, TypeVar
 
 from ..http.stamps import LoopClock, new_loop
-from .reader_work import settle
+from .reader_tasks import set_result
 
 T = TypeVar("T")
 Closer = Callable[[], Awaitable[None]]
@@ -30,9 +30,9 @@ class Engine:
 
     def __init__(self) -> None:
         self._closers: list[Closer] = []
-        self._kept: dict[Any, Any] = {}
+        self._singletons: dict[Any, Any] = {}
         self.pid = os.getpid()
-        self._woken: list[Waiter] = []
+        self._pending_wakes: list[Waiter] = []
         self.loop = new_loop()
         self._clock: LoopClock | None = getattr(self.loop, "clock", None)
         self._thread = threading.Thread(target=self._run, name="nbllm-engine", daemon=True)
@@ -54,30 +54,30 @@ class Engine:
         """Runs `work` and waits for it. Must not be called on the engine's own thread."""
         return wait(self.submit(work), timeout)
 
-    def kept(self, kind: Callable[[], T]) -> T:
-        """The process's one value of this kind, made at first and kept as long as the engine."""
-        value: T = self._kept.get(kind) or self._kept.setdefault(kind, kind())
+    def singleton(self, kind: Callable[[], T]) -> T:
+        """The process's only value of this kind, made at its first use; it lives as long as the engine."""
+        value: T = self._singletons.get(kind) or self._singletons.setdefault(kind, kind())
         return value
 
     def wake(self, waiters: list[Waiter]) -> None:
-        """Wakes them when this turn of the loop is done: a wake-up costs most while this thread still has
-        something to do, and those of one turn go together. On the engine's thread."""
+        """Wakes waiters at the end of this turn of the loop: a wake-up is slow while this thread is still
+        busy, and those of one turn go together. On the engine's thread."""
         for one in waiters:
             if isinstance(one, asyncio.Future) and one.get_loop() is self.loop:
-                settle(one)
+                set_result(one)
             else:
-                self._woken.append(one)
+                self._pending_wakes.append(one)
         if self._clock is not None:
-            self._clock.before = self._flush
+            self._clock.before = self._wake_pending
         else:
-            self.loop.call_soon(self._flush)
+            self.loop.call_soon(self._wake_pending)
 
-    def _flush(self) -> None:
-        woken, self._woken = self._woken, []
+    def _wake_pending(self) -> None:
+        woken, self._pending_wakes = self._pending_wakes, []
         wake(woken)
 
     def at_close(self, closer: Closer) -> None:
-        """Registers what must be closed before the loop ends."""
+        """Registers a function that is awaited before the loop ends."""
         self._closers.append(closer)
 
     async def _shut_down(self) -> None:
@@ -90,12 +90,11 @@ class Engine:
         await self.loop.shutdown_asyncgens()
 
     def close(self, timeout: float = 2.0) -> None:
-        """Cancels what runs, closes connections and ends the thread; waits at most `timeout` seconds."""
+        """Cancels all tasks, closes connections and ends the thread; waits at most `timeout` seconds."""
         if self.loop.is_closed():
             return
-        with contextlib.suppress(
-            TimeoutError
-        ):  # a connection that will not close must not keep the interpreter from ending
+        # A connection that does not close must not keep the interpreter from ending.
+        with contextlib.suppress(TimeoutError):
             self.submit(self._shut_down()).result(timeout)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout)
@@ -112,13 +111,13 @@ def wake(waiters: Iterable[Waiter]) -> None:
         else:
             one.release()
     for loop, futures in loops.items():
-        with contextlib.suppress(RuntimeError):  # that loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(_settle_all, futures)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(_set_results, futures)
 
 
-def _settle_all(futures: list[asyncio.Future[None]]) -> None:
+def _set_results(futures: list[asyncio.Future[None]]) -> None:
     for future in futures:
-        settle(future)
+        set_result(future)
 
 
 def wait(future: Future[T], timeout: float | None = None) -> T:
@@ -135,12 +134,12 @@ _engine: Engine | None = None
 
 
 def engine() -> Engine:
-    """The process's engine, started where there is none."""
+    """The process's engine; starts one where there is none."""
     global _engine  # noqa: PLW0603 - the one piece of process-wide state, guarded by the lock
     with _lock:
         if _engine is None or _engine.loop.is_closed():
             _engine = Engine()
-            atexit.register(_end)  # after the ledger's own, and so before it: what is cut off here is noted
+            atexit.register(_end)  # runs before the ledger's handler, which records the calls cut off here
         return _engine
 
 

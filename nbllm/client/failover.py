@@ -86,7 +86,7 @@ class Breakers:
         """The breaker for what is asked."""
         if len(self._known) >= _KNOWN:
             self._known = {name: b for name, b in self._known.items() if b.wait}
-        return self._known.setdefault(attempt.asked, Breaker())
+        return self._known.setdefault(attempt.quota_key, Breaker())
 
 
 def failing_over(

@@ -22,7 +22,7 @@ from ..core.compaction import estimate_size
 from ..core.events import Event, Item, Notice, UsageReport, is_token
 from ..dialects._limits import Limit, limits
 from ..routing.spec import is_loopback
-from .attempt import Attempt, Handler, Passing, Sink
+from .attempt import Attempt, ForwardingSink, Handler, Sink
 from .limiter import Limiter, Need, Ticket
 from .policy import LONGEST_WAIT
 
@@ -175,7 +175,7 @@ class _Turn(msgspec.Struct):
         return self.attempt.background or error.retry_after is not None or bool(error.limits)
 
 
-class _Watched(Passing):
+class _Watched(ForwardingSink):
     """A sink that tells the gate when an answer begins; what comes after goes straight to the sink."""
 
     def __init__(self, sink: Sink, gate: Gate, ticket: Ticket, attempt: Attempt) -> None:
@@ -209,11 +209,11 @@ class Gates:
         """The gate of an attempt; None where there is none: commands have no rate limits."""
         if not attempt.call.rate_limited:
             return None
-        gate = self._gates.get(name := attempt.asked)
+        gate = self._gates.get(name := attempt.quota_key)
         if gate is None:
             row = attempt.route.provider
             free = row.local or is_loopback(row.base_url)
-            gate = self._gates[name] = Gate(attempt.who, Limiter(free))
+            gate = self._gates[name] = Gate(attempt.provider_label, Limiter(free))
             if len(self._gates) > _GATES:
                 self._gates = {n: g for n, g in self._gates.items() if not g.idle or g is gate}
         return gate

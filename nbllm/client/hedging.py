@@ -50,7 +50,7 @@ async def hedged(stream: Stream, send: Callable[[], Stream], seconds: float) -> 
             first.error.partial = None  # the whole answer's is put there
             raise first.error
         for other in calls:
-            await other.ended()  # so that both are in the log and settled when the answer is there
+            await other.wait_end_async()  # so that both are in the log and settled when the answer is there
     except asyncio.CancelledError:
         for call in calls:
             call.cancel()

@@ -40,7 +40,7 @@ class Permits:
         call = ToolCall(asked.id, asked.name, _shown(asked.arguments), "")
         question = Question(call, Usable(Tool(asked.name), _none, source=asked.source))
         asker: Callable[[Any], Any] = self.approve if callable(self.approve) else self.ask or at_terminal
-        answer, error = await self.stream.by_reader(lambda: asker(question), asks=True)
+        answer, error = await self.stream.run_on_reader(lambda: asker(question), prompts_user=True)
         if error is not None or answer is None:
             return self._nobody(asked, "nobody could answer" if error is None else f"asking failed ({error})")
         if answer == "always":

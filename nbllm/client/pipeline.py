@@ -1,8 +1,8 @@
-"""What is wrapped round an attempt: time limit, retry, record, and whatever comes later.
+"""Wrappers around an attempt: time limit, retries, logging, and those of others.
 
 A handler is an async callable (attempt, sink): it writes the answer to `attempt` into `sink`, and raises an
-NbllmError where there is none. The one at the bottom sends (attempt.sender). A wrapper takes a handler and
-gives another:
+NbllmError where there is none. The innermost one sends (attempt.sender). A wrapper takes a handler and
+returns another:
 
     def known(handler, answers):
         async def look_up(attempt, sink):
@@ -14,20 +14,21 @@ gives another:
 
         return look_up
 
-A handler may call the one below never (an answer that is known already), again (retry), or for another
-attempt (failover: `Client.attempt` makes one for another route). To see or change what comes, it hands down a
-sink of its own (attempt.Passing) in place of the one it was given.
+A handler may call the inner one never (a cached answer), several times (retry), or with another attempt
+(failover: `Client.attempt` makes one for another route). To see or change the events, it passes a sink of its
+own (attempt.ForwardingSink) to the inner handler.
 
-These hold for all of them:
+Rules for all of them:
 
-- The sink is written on the engine's loop, by nobody but the handlers of its call. What is published stays.
-- Stop is a CancelledError, which no handler keeps; what was published by then is the partial answer.
-- Finished comes once, last. A handler that asks anew after tokens have been shown publishes Restarted first.
-- The bottom handler calls `sink.begin`, once for each attempt that is sent: so the traces, the times, the
-  number of attempts, and the provider and price of the answer are right whatever stands between.
-- Where it decides, the decision is a pure function (policy), and the wrapper does what it says.
+- The sink is written on the engine's loop, only by the handlers of its call. Published events are final.
+- Stop is a CancelledError, which no handler swallows; the events published until then are the partial answer.
+- Finished comes once, last. A handler that sends again after tokens were shown publishes Restarted first.
+- The innermost handler calls `sink.begin` once for each attempt that is sent: so the traces, the times, the
+  number of attempts, and the provider and price of the answer are right whatever the wrappers do.
+- Decisions are pure functions (policy); the wrapper carries them out.
 
-`composed` puts a client's own in their order: recorded(limited(wrap...(retried(gated(sender))))).
+`compose_handler` applies a client's wrappers in this order:
+recorded(time_limited(wrap...(retried(gated(sender))))).
 """
 
 from __future__ import annotations
@@ -51,17 +52,17 @@ Wrapper = Callable[[Handler], Handler]
 
 
 def retried(handler: Handler, retries: Retries) -> Handler:
-    """Asks until there is an answer, or no sense in asking again."""
+    """Repeats a failed call while its error is one that may pass and `retries` allows it."""
 
     async def retry(attempt: Attempt, sink: Sink) -> None:
-        place, number = len(sink.log), 1
+        start, number = len(sink.log), 1
         while True:
             try:
                 return await handler(attempt, sink)
             except errors.NbllmError as error:
-                shown = any(is_token(event) for _, event in sink.log[place:])
+                shown = any(is_token(event) for _, event in sink.log[start:])
                 wait = wait_before_retry(error, number, shown, retries, random.SystemRandom().random())
-                if wait is None or (attempt.call.acts and may_have_acted(error, sink.log[place:])):
+                if wait is None or (attempt.call.acts and may_have_acted(error, sink.log[start:])):
                     raise
                 sink.publish(_retry_notice(error, wait, number, retries.attempts))
             await asyncio.sleep(wait)
@@ -71,16 +72,16 @@ def retried(handler: Handler, retries: Retries) -> Handler:
 
 
 def _retry_notice(error: errors.NbllmError, wait: float, attempt: int, attempts: int) -> Notice:
-    """What a reader is told when a request is sent again."""
+    """The notice for the user that a request will be sent again."""
     return Notice(
         "retry",
-        f"{error.message} Asking again in {wait:.1f} s ({attempt} of {attempts}).",
+        f"{error.message} Trying again in {wait:.1f} s ({attempt} of {attempts}).",
         {"wait": wait, "attempt": attempt, "status": getattr(error, "status", None)},
     )
 
 
-def limited(handler: Handler) -> Handler:
-    """Ends after the attempt's total time, whatever goes on below."""
+def time_limited(handler: Handler) -> Handler:
+    """Ends the call after the attempt's total time limit."""
 
     async def limit(attempt: Attempt, sink: Sink) -> None:
         try:
@@ -98,21 +99,21 @@ def limited(handler: Handler) -> Handler:
 
 
 def recorded(handler: Handler, ledger: Ledger, epoch: float) -> Handler:
-    """Remembers the call in numbers."""
+    """Records the call and its measurements in the ledger."""
 
-    async def record(attempt: Attempt, sink: Any) -> None:  # the stream itself: it is measured at its end
+    async def record(attempt: Attempt, sink: Any) -> None:  # the Stream itself, which is measured at its end
         route = attempt.route
         call = CallContext(
             attempt.request, route.provider, route.asked, route.simulated, epoch, label=attempt.label
         )
-        if told := ledger.note(sink, call):
-            sink.publish(Notice("warning", told))
+        if warning := ledger.note(sink, call):
+            sink.publish(Notice("warning", warning))
         await handler(attempt, sink)
 
     return record
 
 
-def composed(
+def compose_handler(
     bottom: Handler,
     retries: Retries,
     wrap: Iterable[Wrapper],
@@ -124,9 +125,9 @@ def composed(
     traced: Wrapper | None = None,
     naming: Wrapper | None = None,
 ) -> Handler:
-    """The way of a client's calls. wrap: more wrappers, from the inside outwards. gates: None for calls that
-    are measured, and keep to no limits. known: gives answers that are known already.
-    traced: tells others of each call. naming: names what servers keep of prompts in place of it."""
+    """The handler of a client's calls. wrap: further wrappers, innermost first. gates: None for benchmark
+    calls, which ignore rate limits. known: serves cached answers. traced: makes spans. naming: replaces
+    prompts that servers have cached by references."""
     bottom = bottom if gates is None else gated(bottom, gates, again=retries.attempts > 0)
     handler = retried(bottom if naming is None else naming(bottom), retries)
     handler = budgeted(handler, budgets) if budgets else handler
@@ -134,5 +135,5 @@ def composed(
         handler = handler if own is None else own(handler)
     for wrapper in wrap:
         handler = wrapper(handler)
-    handler = limited(handler)
+    handler = time_limited(handler)
     return handler if ledger is None else recorded(handler, ledger, ledger.epoch)

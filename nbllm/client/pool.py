@@ -1,4 +1,4 @@
-"""What a client keeps on its engine: connections, commands that stay, sessions with servers."""
+"""A client's resources on the engine: connections, running commands, sessions with servers."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ if TYPE_CHECKING:
 
 
 class Pool:
-    """The engine in use, and the connections and commands that live on it; all are replaced together, after a
-    fork or a close."""
+    """An engine with the connections and commands that live on it; all are replaced together after a fork or
+    a close."""
 
     def __init__(self, engine: Engine | None = None) -> None:
         self.engine, self.http = engine, HttpTransport()
         self.contexts = Contexts(self.http)
-        self._ways: Transports | None = None
-        self._making = threading.Lock()
+        self._transports: Transports | None = None
+        self._lock = threading.Lock()
         self._known: dict[type, Transport] = {HttpCall: self.http}
 
     @property
-    def ways(self) -> Transports:
-        """All ways; those to commands, agents and models in files load with the first of them."""
-        with self._making:
-            if self._ways is None:
+    def transports(self) -> Transports:
+        """All transports; those for commands, agents and model files load at their first use."""
+        with self._lock:
+            if self._transports is None:
                 from ..agents.transports import Transports
 
-                self._ways = Transports(self.http)
-            return self._ways
+                self._transports = Transports(self.http)
+            return self._transports
 
     def transport(self, call: AnyCall) -> Transport:
-        """The way that a call takes, by its kind."""
-        return self._known.get(type(call)) or self.ways.by_kind[type(call)]
+        """The transport for a call, by the call's type."""
+        return self._known.get(type(call)) or self.transports.by_kind[type(call)]
 
     async def close(self) -> None:
-        """Closes sessions and connections, ends commands that stay, and deletes what servers keep."""
-        mine = [self.contexts.close()]
-        if self._ways is not None:
-            mine.append(self._ways.close())
-        await asyncio.gather(*mine)
+        """Closes sessions and connections, ends running commands, and deletes prompts cached on servers."""
+        closing = [self.contexts.close()]
+        if self._transports is not None:
+            closing.append(self._transports.close())
+        await asyncio.gather(*closing)
         await self.http.close()

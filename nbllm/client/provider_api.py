@@ -9,7 +9,7 @@ from ..core.calls import Guard, HttpCall, ProviderSpec, Secret
 from ..core.messages import Message, Request
 from ..dialects._json import load_json
 from ..routing.registry import Route
-from .attempt import exchanged
+from .attempt import fetch_json
 from .client import Client
 from .prepare import dialect, no_key
 
@@ -72,5 +72,5 @@ async def get_reply(
     """As get_json, after the headers of the answer. An answer without a body is None."""
     words = client.registry.dialects[row.dialect]
     if words.vouched:
-        await client.pool.ways.sessions.check(row.base_url.rstrip("/"))
-    return await exchanged(client.http, words, row, call, limit)
+        await client.pool.transports.sessions.check(row.base_url.rstrip("/"))
+    return await fetch_json(client.http, words, row, call, limit)

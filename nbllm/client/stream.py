@@ -1,11 +1,11 @@
 """A reply as an append-only log that any thread or event loop may read while it grows.
 
-The engine's task is the only writer. Readers keep their own place in the log: iterating twice gives the same
-events twice, and nothing is lost to a reader that comes late. Sync readers wait on a condition, async readers
-on a future of their own loop that the writer wakes from outside.
+The engine's task is the only writer. Each reader has its own position in the log: iterating twice gives the
+same events twice, and a late reader misses nothing. Sync readers wait on a lock, async readers on a future of
+their own loop; the writer wakes both from its thread.
 
-Some of a call's work belongs to whoever reads it (see errands): the writer hands it out with `by_reader` and
-waits; a reader does it in the middle of its own wait. Where nobody reads, nothing runs.
+Some of a call's work must run on its reader's thread (see reader_tasks): the writer submits it with
+`run_on_reader` and waits; a reader runs it during its own wait. Without a reader it does not run.
 """
 
 from __future__ import annotations
@@ -38,42 +38,42 @@ from ..core.events import (
 )
 from ..store.timeline import timing
 from .engine import Engine, Waiter, wake
-from .reader_work import Errand
+from .reader_tasks import ReaderTask
 
 # A blocking wait on Windows cannot be interrupted; elsewhere the wake-up only checks that we were not forked.
 _TICK = 0.1 if sys.platform == "win32" else 1.0
-# seconds: an idle kernel loop notices an interrupt only when something wakes it (ipykernel issue 881)
+# Seconds. An idle kernel loop notices an interrupt only when something wakes it (ipykernel issue 881).
 _HEARTBEAT = 0.05
 
-# What wakes a waiter: whatever comes; errands and the end; the end alone.
-_ALL, _ERRANDS, _END = range(3)
+# What wakes a waiter: any event; reader tasks and the end; only the end.
+_ALL, _TASK, _END = range(3)
 
 
 class Stream:
-    """One call's reply. Returned at once; everything that can go wrong shows when it is read.
+    """One call's reply. Returned at once; errors are raised when it is read.
 
     Iterate it (`for` or `async for`) for events, `text_stream` for strings; `await` it or call `response()`
-    for the whole answer; `cancel()` stops it. Reading raises the call's NbllmError, whose `.partial` is the
-    Response so far.
+    for the complete answer; `cancel()` stops it. Reading raises the call's NbllmError, whose `.partial`
+    is the Response so far.
     """
 
-    def __init__(self, about: Callable[[Fold, Stream], Response]) -> None:
+    def __init__(self, build_response: Callable[[Fold, Stream], Response]) -> None:
         self.log = EventLog()
-        self.called = time.perf_counter()
-        self._about = about
+        self.called_at = time.perf_counter()
+        self._build_response = build_response
         self.traces: list[Trace] = []
-        self.attempts: list[Any] = []  # what was sent (attempt.Attempt), one for each of the traces
+        self.attempts: list[Any] = []  # the attempt.Attempt of each trace
         self.turns: list[Stream] = []  # of an answer that used tools: a call for each of the model's turns
-        self.beside: list[Stream] = []  # calls that were made for it and are no turn of it: summaries
+        self.extra_calls: list[Stream] = []  # calls made for it that are not among its turns, as summaries
         self.ended_at: float | None = None
-        self.cancelling = False  # it was told to end
-        self.at_end: Callable[[Stream], None] | None = None  # called once, on the engine's thread
-        self.remark: Callable[[dict[str, Any]], None] | None = None  # adds to its row in the ledger
+        self.cancelling = False  # cancel() was called
+        self.on_end: Callable[[Stream], None] | None = None  # called once, on the engine's thread
+        self.add_to_row: Callable[[dict[str, Any]], None] | None = None  # adds to its row in the ledger
         self._error: errors.NbllmError | None = None
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._waiters: list[tuple[int, Waiter]] = []
-        self._errands: deque[Errand] = deque()
+        self._reader_tasks: deque[ReaderTask] = deque()
         self._task: asyncio.Task[None] | None = None
         self._engine: Engine | None = None
         self._response: Response | None = None
@@ -87,20 +87,20 @@ class Stream:
         """Runs `work`, which writes to this stream, on the engine."""
         self._engine = engine
         if engine.is_here():
-            self._begin(work)
+            self._start_task(work)
         else:
-            engine.loop.call_soon_threadsafe(self._begin, work)
+            engine.loop.call_soon_threadsafe(self._start_task, work)
         return self
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        unbegun = partial(self._never, work)
-        self._task = asyncio.get_running_loop().create_task(self._run(work, unbegun))
-        self._task.add_done_callback(unbegun)
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        finish_unstarted = partial(self._finish_unstarted, work)
+        self._task = asyncio.get_running_loop().create_task(self._run(work, finish_unstarted))
+        self._task.add_done_callback(finish_unstarted)
 
-    async def _run(self, work: Coroutine[Any, Any, None], unbegun: Callable[..., object]) -> None:
-        """Does it, and tells its end at once: a callback of the task would be one more turn of the loop."""
+    async def _run(self, work: Coroutine[Any, Any, None], finish_unstarted: Callable[..., object]) -> None:
+        """Runs `work` and records its end here: a done callback would cost one more turn of the loop."""
         if self._task is not None:
-            self._task.remove_done_callback(unbegun)
+            self._task.remove_done_callback(finish_unstarted)
         try:
             await work
         except BaseException as exc:
@@ -111,60 +111,62 @@ class Stream:
         else:
             self._finish(None)
 
-    def _never(self, work: Coroutine[Any, Any, None], task: asyncio.Task[None]) -> None:
-        """Tells the end of what was cancelled before it began."""
+    def _finish_unstarted(self, work: Coroutine[Any, Any, None], task: asyncio.Task[None]) -> None:
+        """Records the end of work that was cancelled before it started."""
         work.close()
         self._finish(None, cancelled=True)
 
     def begin(self, attempt: Any) -> Trace:
-        """Says that an attempt is being sent, and gives the trace for it."""
+        """Registers an attempt that is about to be sent, and returns its trace."""
         if self.traces and self.traces[-1].error is not None:
-            self.traces[-1].error.__traceback__ = None  # whose frames would stay as long as this stream
+            self.traces[-1].error.__traceback__ = None  # its frames would live as long as this stream
         self.attempts.append(attempt)
         self.traces.append(Trace())
         return self.traces[-1]
 
     def publish(self, event: Event, at: float | None = None) -> None:
-        """Appends an event that came at `at` (perf_counter seconds; now, where None)."""
+        """Appends an event that arrived at `at` (perf_counter seconds; None for now)."""
         self.extend((to_item(event),), time.perf_counter() if at is None else at)
 
     def extend(self, items: Sequence[Item], at: float) -> None:
-        """As publish, of several that came at one moment."""
+        """Appends events, in their compact form (Item), that arrived together."""
         with self._lock:
             self.log.extend(items, at)
             self._wake(_ALL)
 
-    async def by_reader(self, work: Callable[[], Any], *, asks: bool = False) -> tuple[Any, Exception | None]:
-        """Has a reader do `work` on its thread, and waits: (what it gave, None) or (None, what it raised).
-        An awaitable that it gives is awaited there. An interrupt of it stops the call. asks: it asks the
-        person."""
+    async def run_on_reader(
+        self, work: Callable[[], Any], *, prompts_user: bool = False
+    ) -> tuple[Any, Exception | None]:
+        """Has a reader run `work` on its thread and waits for (its value, None) or (None, its exception). A
+        returned awaitable is awaited there. An interrupt during it stops the call. prompts_user: the work
+        asks the user something."""
         loop = asyncio.get_running_loop()
-        errand = Errand(work, loop, loop.create_future(), asks)
+        task = ReaderTask(work, loop, loop.create_future(), prompts_user)
         with self._lock:
-            self._errands.append(errand)
-            self._wake(_ERRANDS)
+            self._reader_tasks.append(task)
+            self._wake(_TASK)
         try:
-            return await errand.done
+            return await task.done
         finally:
             with self._lock, contextlib.suppress(ValueError):
-                self._errands.remove(errand)  # where nobody has begun it
+                self._reader_tasks.remove(task)  # not yet started by a reader
 
     def _finish(self, error: errors.NbllmError | None, *, cancelled: bool = False) -> None:
         with self._lock:
-            over = bool(self.log) and isinstance(self.log[-1][1], Finished)  # cancelled after its last event
-            if (cancelled and not over) or error is not None:
+            finished = bool(self.log) and isinstance(self.log[-1][1], Finished)
+            if (cancelled and not finished) or error is not None:
                 self.log.append(time.perf_counter(), Finished("error" if error else "cancelled"))
             self.ended_at = time.perf_counter()
             self._error = error
             self._wake(_END)
-        if self.at_end is not None:
-            self.at_end(self)
-            self.at_end = None
+        if self.on_end is not None:
+            self.on_end(self)
+            self.on_end = None
 
-    def _wake(self, what: int) -> None:
-        woken = [one for least, one in self._waiters if least <= what]
+    def _wake(self, level: int) -> None:
+        woken = [waiter for least, waiter in self._waiters if least <= level]
         if woken:
-            self._waiters = [waiter for waiter in self._waiters if waiter[0] > what]
+            self._waiters = [entry for entry in self._waiters if entry[0] > level]
             if self._engine is not None and self._engine.is_here():
                 self._engine.wake(woken)
             else:
@@ -174,48 +176,48 @@ class Stream:
 
     @property
     def done(self) -> bool:
-        """Whether the reply has ended, well or not."""
+        """Whether the reply has ended, with or without an error."""
         return self.ended_at is not None
 
     @property
     def error(self) -> errors.NbllmError | None:
-        """What went wrong, None where nothing did (so far)."""
+        """The call's error, None where there is none (so far)."""
         return self._error
 
     @property
     def trace(self) -> Trace:
-        """What the transport saw of the last attempt."""
+        """The transport's record of the last attempt."""
         if self.turns:
             return self.turns[-1].trace
         return self.traces[-1] if self.traces else Trace()
 
-    def wait(self, seen: int | None = 0, timeout: float | None = None, *, errands: bool = True) -> bool:
-        """Waits until the log is longer than `seen` (None: only for the end) or the reply has ended, and runs
-        errands meanwhile, each when what came before it was seen; False where `timeout` seconds ran out
-        first. errands=False leaves them, and returns when one comes."""
-        least, until = (
-            _ALL if seen is not None else _ERRANDS,
-            None if timeout is None else time.monotonic() + timeout,
-        )
-        while self._waited(least, lambda: self._news(seen) or self._errands, until):
-            if self._news(seen) or not errands:
+    def wait(self, seen: int | None = 0, timeout: float | None = None, *, run_tasks: bool = True) -> bool:
+        """Waits until the log is longer than `seen` events (None: only for the end) or the reply has ended;
+        False where `timeout` seconds passed first. Runs reader tasks meanwhile, each after the events before
+        it were seen; with run_tasks=False it returns when there is one."""
+        least = _ALL if seen is not None else _TASK
+        until = None if timeout is None else time.monotonic() + timeout
+        while self._wait_until(least, lambda: self._has_news(seen) or self._reader_tasks, until):
+            if self._has_news(seen) or not run_tasks:
                 return True
-            self._run_errand()
+            self._run_reader_task()
         return False
 
-    def wait_end(self, timeout: float, *, errands: bool = False) -> bool:
-        """Waits at most `timeout` seconds for the reply's end, whatever comes meanwhile; False where it has
-        not ended. errands: one that comes ends the wait too."""
-        least = _ERRANDS if errands else _END
-        self._waited(least, lambda: self.done or (errands and self._errands), time.monotonic() + timeout)
+    def wait_end(self, timeout: float, *, or_task: bool = False) -> bool:
+        """Waits at most `timeout` seconds for the reply's end; False where it has not ended. or_task: a
+        reader task ends the wait, too."""
+        least = _TASK if or_task else _END
+        self._wait_until(
+            least, lambda: self.done or (or_task and self._reader_tasks), time.monotonic() + timeout
+        )
         return self.done
 
-    def _news(self, seen: int | None) -> bool:
+    def _has_news(self, seen: int | None) -> bool:
         return self.ended_at is not None or (seen is not None and len(self.log) > seen)
 
-    def _waited(self, least: int, ready: Callable[[], Any], until: float | None) -> bool:
-        """Waits on this thread until `ready`, and looks when something wakes it; False where it is `until`
-        (time.monotonic) before."""
+    def _wait_until(self, least: int, ready: Callable[[], Any], until: float | None) -> bool:
+        """Blocks this thread until `ready()` is true, which is checked at each wake-up; False where `until`
+        (time.monotonic) comes first."""
         lock, waits = threading.Lock(), False
         lock.acquire()
         try:
@@ -237,57 +239,57 @@ class Stream:
                     self._waiters.remove((least, lock))
 
     @property
-    def has_errands(self) -> bool:
-        """Whether something waits for a reader to do it."""
-        return bool(self._errands)
+    def has_reader_tasks(self) -> bool:
+        """Whether work waits for a reader to run it."""
+        return bool(self._reader_tasks)
 
     @property
-    def asks(self) -> bool:
-        """Whether the next errand asks the user."""
-        return any(errand.asks for errand in (*self._errands,)[:1])
+    def prompts_user(self) -> bool:
+        """Whether the next reader task asks the user something."""
+        return any(task.prompts_user for task in (*self._reader_tasks,)[:1])
 
-    def run_errands(self) -> None:
-        """Does what the call asks of its reader, on this thread. Raises KeyboardInterrupt where the user
-        breaks it off, which stops the call."""
-        while self._run_errand():
+    def run_reader_tasks(self) -> None:
+        """Runs the waiting reader tasks on this thread. Raises KeyboardInterrupt where the user interrupts
+        one, which stops the call."""
+        while self._run_reader_task():
             pass
 
-    def _run_errand(self) -> bool:
-        errand = self._errand()
+    def _run_reader_task(self) -> bool:
+        task = self._next_reader_task()
         try:
-            if errand is not None:
-                errand.do()
+            if task is not None:
+                task.run()
         except KeyboardInterrupt:
             self.cancel()
             raise
-        return errand is not None
+        return task is not None
 
-    def _errand(self) -> Errand | None:
+    def _next_reader_task(self) -> ReaderTask | None:
         with self._lock:
-            return self._errands.popleft() if self._errands else None
+            return self._reader_tasks.popleft() if self._reader_tasks else None
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise errors.TransportError(
-                "This stream belongs to the process that was forked from.", hint="Start a new one here."
+                "This stream belongs to the parent process of this fork.", hint="Start a new one here."
             )
 
     def __iter__(self) -> Iterator[Event]:
         return map(to_event, self.items())
 
     def items(self) -> Iterator[Item]:
-        """As iterating gives them, in the short form."""
-        place = 0
+        """Iterates over the events as they arrive, in their compact form."""
+        position = 0
         while True:
             try:
-                self.wait(place)
+                self.wait(position)
             except KeyboardInterrupt:
                 self.cancel()
                 raise
-            for _, item in self.log.items(place):
-                place += 1
+            for _, item in self.log.items(position):
+                position += 1
                 yield item
-            if self.done and place == len(self.log):
+            if self.done and position == len(self.log):
                 break
         self.check()
 
@@ -298,32 +300,32 @@ class Stream:
         self.check()
 
     async def batches(self) -> AsyncIterator[list[tuple[float, Item]]]:
-        """The log as it grows, to its end, in the short form, what came at a time together; raises nothing of
-        what went wrong."""
-        place = 0
-        while not self.done or place < len(self.log):
-            await self.changed(place)
-            entries = list(self.log.items(place))
-            place += len(entries)
+        """The log's (time, item) entries as it grows, to its end, in groups; does not raise the call's
+        error."""
+        position = 0
+        while not self.done or position < len(self.log):
+            await self.wait_async(position)
+            entries = list(self.log.items(position))
+            position += len(entries)
             yield entries
 
-    async def changed(self, seen: int | None) -> None:
-        """As wait, for a coroutine; a cancelled reader cancels the call."""
+    async def wait_async(self, seen: int | None) -> None:
+        """`wait` for coroutines; a cancelled reader cancels the call."""
         loop = asyncio.get_running_loop()
-        least = _ERRANDS if seen is None else _ALL
+        least = _TASK if seen is None else _ALL
         beat = _HEARTBEAT if "ipykernel" in sys.modules else None
         try:
             while True:
                 future: asyncio.Future[None] = loop.create_future()
                 with self._lock:
-                    if self._news(seen):
+                    if self._has_news(seen):
                         return
                     self._check_process()
-                    errand = self._errand()
-                    if errand is None:
+                    task = self._next_reader_task()
+                    if task is None:
                         self._waiters.append((least, future))
-                if errand is not None:
-                    await errand.do_async()
+                if task is not None:
+                    await task.run_async()
                     continue
                 if beat is None:
                     await future
@@ -333,9 +335,8 @@ class Stream:
             self.cancel()
             raise
 
-    async def ended(self) -> None:
-        """Returns at the reply's end, well or not, and is not woken before. A cancelled waiter leaves the
-        call running."""
+    async def wait_end_async(self) -> None:
+        """`wait_end` for coroutines, without a time limit. A cancelled waiter leaves the call running."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         with self._lock:
             if self.done:
@@ -345,15 +346,15 @@ class Stream:
         await future
 
     def __await__(self) -> Generator[Any, None, Response]:
-        return self._awaited().__await__()
+        return self._wait_for_result().__await__()
 
-    async def _awaited(self) -> Response:
+    async def _wait_for_result(self) -> Response:
         while not self.done:
-            await self.changed(None)
+            await self.wait_async(None)
         return self._result()
 
     def response(self, timeout: float | None = None) -> Response:
-        """Waits for the end and gives the answer. An interrupt stops the call; TimeoutError leaves it
+        """Waits for the end and returns the answer. An interrupt stops the call; TimeoutError leaves it
         running."""
         until = None if timeout is None else time.monotonic() + timeout
         try:
@@ -361,7 +362,7 @@ class Stream:
                 left = None if until is None else until - time.monotonic()
                 if not self.wait(None, left):
                     raise TimeoutError(
-                        f"The answer has not ended within {timeout:g} s; it goes on (cancel() stops it)."
+                        f"The answer did not end within {timeout:g} s. It still runs; cancel() stops it."
                     )
         except KeyboardInterrupt:
             self.cancel()
@@ -369,11 +370,11 @@ class Stream:
         return self._result()
 
     def partial(self) -> Response:
-        """The answer so far; never raises for what went wrong."""
+        """The answer so far; does not raise the call's error."""
         if self._response is not None:
             return self._response
         done = self.done
-        response = self._about(self.log.fold(), self)
+        response = self._build_response(self.log.fold(), self)
         if done:
             self._response = response
         return response
@@ -383,19 +384,19 @@ class Stream:
         return self.partial()
 
     def check(self) -> None:
-        """Raises what went wrong."""
+        """Raises the call's error, if there is one."""
         if self._error is not None:
             self._error.partial = self.partial() if self._error.partial is None else self._error.partial
             raise self._error.with_traceback(None)
 
     @property
     def text_stream(self) -> TextStream:
-        """The visible answer's pieces as strings: iterate it with `for` or `async for`."""
+        """The pieces of the visible answer as strings: iterate over it with `for` or `async for`."""
         return TextStream(self)
 
     def cancel(self) -> None:
-        """Stops the call and closes its connection; what came stays. Does nothing once it has ended. Any
-        thread."""
+        """Stops the call and closes its connection; the partial answer stays. Does nothing once it has ended.
+        Callable from any thread."""
         if not self.done and self._engine is not None and os.getpid() == self._pid:
             self.cancelling = True
             with contextlib.suppress(RuntimeError):  # the engine has ended, and the call with it
@@ -413,7 +414,7 @@ class Stream:
 
     @property
     def timing(self) -> Timing:
-        """What was measured, see Timing."""
+        """The measured times, see Timing."""
         return timing(self, self.turns, self.partial().usage)
 
 
@@ -424,17 +425,17 @@ class TextStream:
         self._stream = stream
 
     def __iter__(self) -> Iterator[str]:
-        return filter(None, map(_said, self._stream.items()))
+        return filter(None, map(_visible_text, self._stream.items()))
 
     async def __aiter__(self) -> AsyncIterator[str]:
         async for entries in self._stream.batches():
             for _, item in entries:
-                if text := _said(item):
+                if text := _visible_text(item):
                     yield text
         self._stream.check()
 
 
-def _said(item: Item) -> str:
+def _visible_text(item: Item) -> str:
     """The text of the visible answer in an item."""
     if isinstance(item, str):
         return "" if isinstance(item, ReasoningText) else item

@@ -98,7 +98,7 @@ class Tracing:
             raise
 
         async def ended() -> None:
-            await stream.ended()
+            await stream.wait_end_async()
             stopped = stream.partial().finish_reason == "cancelled"
             if error := asyncio.CancelledError() if stopped else stream.error:
                 self._failed(span, error, stream.attempts[-1].guard.texts if stream.attempts else ())

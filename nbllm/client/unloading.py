@@ -9,7 +9,7 @@ from ..core import errors
 from ..core.calls import HttpCall
 from ..dialects._json import items, obj
 from ..routing.registry import Route
-from .attempt import exchanged
+from .attempt import fetch_json
 from .client import Client
 from .prepare import dialect
 
@@ -26,7 +26,7 @@ def unloaded(client: Client, model: str | None = None) -> list[str]:
     """Unloads a model, or without a name those that this process has loaded from files; gives their names.
     Raises as unload does."""
     if model is None:
-        return client.run(client.pool.ways.local.unload())
+        return client.run(client.pool.transports.local.unload())
     route = client.resolve(model)
     client.run(unload(client, route))
     return [f"{route.provider.name}/{route.model}"]
@@ -41,7 +41,7 @@ async def unload(client: Client, route: Route, connect: float | None = _CONNECT)
     row = route.provider
     words = dialect(row, client.registry.dialects)
     if route.path is not None:
-        await client.pool.ways.local.unload(str(route.path))
+        await client.pool.transports.local.unload(str(route.path))
         return
     if words.unloading is None:
         raise errors.ConfigError(
@@ -51,7 +51,7 @@ async def unload(client: Client, route: Route, connect: float | None = _CONNECT)
     leave, listing = words.unloading(row.base_url, route.model)
 
     async def answer(call: HttpCall) -> Any:
-        return (await exchanged(client.http, words, row, call, _WITHIN, connect=connect))[1]
+        return (await fetch_json(client.http, words, row, call, _WITHIN, connect=connect))[1]
 
     try:
         async with asyncio.timeout(_WITHIN):

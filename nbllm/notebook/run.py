@@ -130,7 +130,7 @@ class Run:
         for state, contestant in zip(self.states, self.contestants, strict=True):
             state.began = time.perf_counter()
             self.streams.append(stream := self._sent(contestant))
-            state.began = stream.called if isinstance(stream, Stream) else state.began
+            state.began = stream.called_at if isinstance(stream, Stream) else state.began
         self.outcomes = [None] * len(self.streams)
         if (wrong := [s for s in self.streams if isinstance(s, NbllmError)]) and len(wrong) == len(
             self.streams
@@ -271,7 +271,7 @@ def follow(run: Run, painter: Watcher) -> None:
     places = [0] * len(run.streams)
     while True:
         waiting = [  # looked at before the logs: what came before a question is read then
-            i for i, s in enumerate(run.streams) if isinstance(s, Stream) and s.has_errands
+            i for i, s in enumerate(run.streams) if isinstance(s, Stream) and s.has_reader_tasks
         ]
         live = [
             i
@@ -282,7 +282,7 @@ def follow(run: Run, painter: Watcher) -> None:
             return
         painter.tick(time.perf_counter())
         for column in waiting:
-            _run_errands(run, column, painter)
+            _run_reader_tasks(run, column, painter)
         if not waiting:
             _wait(run, live, places)
 
@@ -333,21 +333,21 @@ def _wait(run: Run, live: list[int], places: list[int]) -> None:
         return
     begun = all(run.states[i].total for i in live)
     if len(live) > 1:
-        stream.wait_end(FRAME if begun else FRAME / 2, errands=True)
-    elif stream.wait(places[live[0]], _TICK, errands=False) and begun and not stream.done:
-        stream.wait_end(FRAME, errands=True)
+        stream.wait_end(FRAME if begun else FRAME / 2, or_task=True)
+    elif stream.wait(places[live[0]], _TICK, run_tasks=False) and begun and not stream.done:
+        stream.wait_end(FRAME, or_task=True)
 
 
-def _run_errands(run: Run, column: int, painter: Watcher) -> None:
+def _run_reader_tasks(run: Run, column: int, painter: Watcher) -> None:
     """Does what a call asks of its reader: questions to the user, functions of the notebook. An interrupt
     breaks off what runs, and stops the run."""
     stream = run.streams[column]
     assert isinstance(stream, Stream)  # it has errands
-    if stream.asks:
+    if stream.prompts_user:
         painter.settle(time.perf_counter())
     run.interruptible = True
     try:
-        stream.run_errands()
+        stream.run_reader_tasks()
     except KeyboardInterrupt:
         run.cancel()
     finally:
@@ -368,8 +368,8 @@ def outcome(question: Question, label: str, stream: Stream | NbllmError) -> Outc
     if (wanted := question.options.get("asserts")) and not response.empty:
         response = asserted(response, wanted, question.text)
         last = stream.turns[-1] if stream.turns else stream
-        if last.remark is not None:
-            last.remark({"checks": json.dumps(dict(response.checks))})
+        if last.add_to_row is not None:
+            last.add_to_row({"checks": json.dumps(dict(response.checks))})
     table = None
     if question.options.get("as") == "df" and value is not None:
         with (

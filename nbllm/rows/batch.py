@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from ..client.attempt import unreadable
+from ..client.attempt import unreadable_error
 from ..client.batching import BatchServer
 from ..client.client import Client
 from ..core import errors
@@ -346,7 +346,7 @@ class Batches:
         except errors.NbllmError as error:
             return Row(id, "failed", None, self._told(error), cost, tokens)
         except Exception as exc:  # noqa: BLE001 - the line is the provider's: a wrong type, a depth, a number
-            return Row(id, "failed", None, told_of(unreadable(server.row, exc)), cost, tokens)
+            return Row(id, "failed", None, told_of(unreadable_error(server.row, exc)), cost, tokens)
 
 
 def _fresh(part: Part) -> bool:

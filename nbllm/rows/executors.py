@@ -147,7 +147,7 @@ def check(client: Client, attempt: Attempt, base_url: str | None) -> None:
     if client.sender is not None:
         if not attempt.call.rate_limited:
             raise Unfit(
-                f"{attempt.who} is a command of this machine, and cannot be asked through executor=.",
+                f"{attempt.provider_label} is a command on this machine, and cannot be used with executor=.",
                 hint="Leave executor= out.",
             )
         _packed(attempt, base_url)

@@ -294,7 +294,7 @@ class Runner:
         if self.ended:
             stream.cancel()
         try:
-            await stream.ended()
+            await stream.wait_end_async()
         finally:
             self._streams.discard(stream)
             self._settled.set()

@@ -40,10 +40,10 @@ class Recorded(Protocol):
     log: EventLog
     traces: list[Trace]
     attempts: list[Any]
-    called: float
+    called_at: float
     ended_at: float | None
-    at_end: Any  # called with it at its end, or None
-    remark: Any  # adds to what the ledger has of it, or None
+    on_end: Any  # called with it at its end, or None
+    add_to_row: Any  # adds to what the ledger has of it, or None
 
     @property
     def done(self) -> bool:
@@ -235,7 +235,7 @@ def rows(
             "ns_lo": ns(c.lo, epoch),
             "ns_hi": ns(c.at, epoch),
             "ns_user": ns(c.user, epoch),
-            "t_ms": (c.at - stream.called) * 1e3,
+            "t_ms": (c.at - stream.called_at) * 1e3,
             "chars": c.chars,
             "bytes": c.size,
             "read_id": c.read,

@@ -82,7 +82,7 @@ class Ledger:
         }
         with self._lock:
             self._pending[number] = stream, call, about, own
-        stream.at_end, stream.remark = self._ended, partial(self._remark, about, own)
+        stream.on_end, stream.add_to_row = self._ended, partial(self._remark, about, own)
         if self._kept == "memory":
             return ""
         own.wake(self._settle)

@@ -151,7 +151,7 @@ def _attempt(stream: Recorded, call: CallContext, found: list[Chunk], i: int) ->
                 simulated=route.simulated,
             )
     last = i >= len(stream.traces) - 1
-    called = stream.called if i == 0 else trace.marks.get("start", stream.called)
+    called = stream.called_at if i == 0 else trace.marks.get("start", stream.called_at)
     opened = trace.connected_at if trace.reused else None
     row: Row = {
         "attempt": i + 1,
@@ -372,7 +372,7 @@ def _outcome(stream: Recorded, response: Response) -> Row:
     cancelled = error is None and response.finish_reason == "cancelled"
     row: Row = {"censored": cancelled} if error is None else _failure(error, stream.trace.status)
     if row["censored"] and stream.ended_at is not None:
-        row["censor_ms"] = (stream.ended_at - stream.called) * 1e3
+        row["censor_ms"] = (stream.ended_at - stream.called_at) * 1e3
     if error is None:
         odd = {
             "cancelled": cancelled,

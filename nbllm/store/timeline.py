@@ -62,7 +62,7 @@ def streamed(usage: Usage | None, when: Moments | None) -> int | None:
 def timing(stream: Recorded, turns: Sequence[Recorded] = (), usage: Usage | None = None) -> Timing:
     """What a Response tells of it, in seconds from the call; turns: of an answer that used tools."""
     calls = turns or (stream,)
-    trace, start = calls[0].trace, stream.called
+    trace, start = calls[0].trace, stream.called_at
     marks = trace.marks
     # of whole messages, nobody saw when their tokens were made
     came = [(m, c) for c in calls if not c.trace.whole and (m := moments(c)) is not None]

@@ -49,7 +49,7 @@ def client() -> object:
 
 def server_of(client: nbllm.Client) -> int:
     """The number of the process in which the one model runs."""
-    (task,) = client._pool.ways.local._servers.values()
+    (task,) = client._pool.transports.local._servers.values()
     return task.result().command.process.pid
 
 
