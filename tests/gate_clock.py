@@ -14,7 +14,7 @@ from typing import Any
 
 from nbllm.client.limiter import Limiter, Need, Ticket
 from nbllm.core.calls import Quirks
-from nbllm.dialects._limits import limits, refusal, retry_after
+from nbllm.dialects._limits import parse_limits, parse_refusal, parse_retry_after
 from nbllm.simulator.limits import Limits
 from nbllm.simulator.options import checked
 
@@ -92,13 +92,13 @@ class _Provider:
         if self.sitting.date:
             headers = {**headers, "date": formatdate(clock, usegmt=True)}
         if spent is None:
-            return True, limits(headers, clock, self.quirks), None
+            return True, parse_limits(headers, clock, self.quirks), None
         body: Any = {}
         if self.sitting.style == "gemini":
             info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{spent.wait:g}s"}
             body = {"error": {"details": [info]}}
-        wait = retry_after(headers, body, clock)
-        return False, refusal(headers, body, "", clock, quirks=self.quirks, wait=wait).limits, wait
+        wait = parse_retry_after(headers, body, clock)
+        return False, parse_refusal(headers, body, "", clock, quirks=self.quirks, wait=wait).limits, wait
 
 
 class _Table:

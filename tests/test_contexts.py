@@ -18,7 +18,7 @@ from nbllm.client.client import Client
 from nbllm.core.calls import HttpCall
 from nbllm.core.errors import AuthenticationError, ConfigError
 from nbllm.core.messages import Document, Image, Message, Request, Text, Tool, ToolCall, ToolResult
-from nbllm.dialects._contexts import least, prompt_of, told
+from nbllm.dialects._contexts import cache_notice, cacheable_prompt, min_tokens
 from nbllm.notebook.view.static import footer
 
 from .listeners import Listener
@@ -293,7 +293,7 @@ CALLED = ToolCall("c", "price", {}, "{}")
 
 def prompt(*messages, tools=(), **more):
     request = Request("m-flash", messages, tools, **more)
-    return prompt_of(HttpCall(URL, {}, body_of(request, "gemini")))
+    return cacheable_prompt(HttpCall(URL, {}, body_of(request, "gemini")))
 
 
 def texts(turns):
@@ -309,7 +309,7 @@ def texts(turns):
     ],
 )
 def test_what_is_asked_is_the_last_words(messages, rest):
-    assert rest == texts(prompt(*messages).after("n", prompt(*messages).question).body["contents"])
+    assert rest == texts(prompt(*messages).with_cache("n", prompt(*messages).question).body["contents"])
 
 
 def test_no_call_is_parted_from_its_result():
@@ -320,10 +320,10 @@ def test_no_call_is_parted_from_its_result():
         Message("tool", [ToolResult("c", (Text("this"), Image(b"\x89PNG\r\n\x1a\n")), name="price")]),
         Message("user", "Go on."),
     )
-    rest = found.after("n", found.question).body["contents"]
+    rest = found.with_cache("n", found.question).body["contents"]
     assert ["user", "model", "user"] == [t["role"] for t in rest]
     assert {"text": "What is it?"} == rest[0]["parts"][0]
-    assert [{"role": "user"}] == [{"role": t["role"]} for t in found.creating().body["contents"]]
+    assert [{"role": "user"}] == [{"role": t["role"]} for t in found.create_call().body["contents"]]
     assert found.size > 900
 
 
@@ -335,8 +335,8 @@ def test_both_parts_are_the_whole(turns, made_up):
     before = None
     for history in conversation(turns, made_up=made_up):
         whole = body_of(Request("m-flash", history, (Tool("price"),)), "gemini")
-        found = prompt_of(HttpCall(URL, {}, whole))
-        kept, rest = found.creating().body, found.after("n", found.question).body
+        found = cacheable_prompt(HttpCall(URL, {}, whole))
+        kept, rest = found.create_call().body, found.with_cache("n", found.question).body
         both = [p for t in (*kept.get("contents", ()), *rest["contents"]) for p in t["parts"]]
         assert [p for t in whole["contents"] for p in t["parts"]] == both
         assert {"systemInstruction", "tools"} == {"systemInstruction", "tools"} & {*kept} - {*rest}
@@ -345,7 +345,7 @@ def test_both_parts_are_the_whole(turns, made_up):
             "functionResponse" in str(rest["contents"][0]),
         )
         if before is not None:
-            assert before.marks[before.question] == found.marks[before.question]
+            assert before.hashes[before.question] == found.hashes[before.question]
         before = found
 
 
@@ -362,7 +362,7 @@ def test_another_beginning_is_another(change):
     one = Request(
         "m", (Message("system", SHORT), Message("user", "A"), Message("user", "C")), (Tool("price"),)
     )
-    marks = [prompt(*r.messages, tools=r.tools).marks for r in (one, replace(one, **change))]
+    marks = [prompt(*r.messages, tools=r.tools).hashes for r in (one, replace(one, **change))]
     assert marks[0][1] != marks[1][1]
 
 
@@ -379,13 +379,13 @@ def test_another_beginning_is_another(change):
 def test_where_nothing_can_be_kept(url, extra):
     """Somebody's own context, nothing asked, a tuned model."""
     call = HttpCall(url, {}, body_of(Request("m", (Message("user", LONG),), extra=extra), "gemini"))
-    assert prompt_of(call) is None
-    assert "sent whole" in told(call, "m")
+    assert cacheable_prompt(call) is None
+    assert "sent in full" in cache_notice(call, "m")
 
 
 def test_addresses_keep_their_query():
     whole = body_of(Request("m", (Message("user", "A"),)), "gemini")
-    made = prompt_of(HttpCall(URL + "&v=1&w=2", {"h": "1"}, whole)).creating()
+    made = cacheable_prompt(HttpCall(URL + "&v=1&w=2", {"h": "1"}, whole)).create_call()
     assert ("https://acme.test/v1beta/cachedContents?v=1&w=2", {"h": "1"}) == (made.url, made.headers)
     assert "models/m-flash" == made.body["model"]
 
@@ -400,7 +400,7 @@ def test_addresses_keep_their_query():
     ],
 )
 def test_the_fewest_tokens_that_are_kept(model, refusal, tokens):
-    assert tokens == least(model, refusal)
+    assert tokens == min_tokens(model, refusal)
 
 
 # --- the simulator ------------------------------------------------------------------------------------------

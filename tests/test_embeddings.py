@@ -19,7 +19,7 @@ from nbllm.client.embeddings import embed, nearest
 from nbllm.client.policy import Retries
 from nbllm.core import errors
 from nbllm.core.calls import ProviderSpec
-from nbllm.dialects.embeddings import EMBEDDERS, EMBEDDINGS, packed, unpacked
+from nbllm.dialects.embeddings import EMBEDDERS, EMBEDDINGS, pack_matrix, unpack_matrix
 from nbllm.routing import registry
 from nbllm.simulator.protocols.embeddings import vector
 from nbllm.store.ledger import Ledger
@@ -126,7 +126,7 @@ def test_more_than_one_request_takes(client, sim):
     found = embed(client, texts, "acme/m")
     assert {"ok"} == set(found["status"])
     format = EMBEDDINGS[client.registry.rows["acme"].dialect]
-    assert -(-300 // format.batch) == found.attrs["requests"] == len(sim.records)
+    assert -(-300 // format.batch_size) == found.attrs["requests"] == len(sim.records)
     np.testing.assert_allclose(vector("text 299", 256), found["embedding"].iloc[-1], atol=1e-6)
 
 
@@ -516,10 +516,10 @@ def test_the_nearest_rows(client):
 def test_the_packed_text_is_the_matrix():
     """To the last bit; what is no such text is told."""
     whole = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
-    np.testing.assert_array_equal(whole, unpacked(packed(whole)))
+    np.testing.assert_array_equal(whole, unpack_matrix(pack_matrix(whole)))
     for text in ("", "1 2", "1 2 ???", "9 9 AAAA", "hello there you"):
         with pytest.raises(errors.ProtocolError):
-            unpacked(text)
+            unpack_matrix(text)
 
 
 def test_health_of_the_simulator(sim):

@@ -19,7 +19,7 @@ from nbllm.client.policy import Retries
 from nbllm.client.stream import Stream
 from nbllm.core import errors
 from nbllm.core.events import Notice, TextDelta
-from nbllm.dialects._limits import limits
+from nbllm.dialects._limits import parse_limits
 from nbllm.routing import registry
 from nbllm.simulator.limits import STYLES
 
@@ -213,7 +213,7 @@ def test_whatever_happens(operations):
     for what, pause, left, told in operations:
         now += pause
         headers = x("requests", "60", str(left), None if told is None else f"{told:.3f}s")
-        known = limits(headers, 0.0)
+        known = parse_limits(headers, 0.0)
         if what == "start":
             flying.append(limiter.start(now, Need(5.0, 5.0)))
         elif what == "strained":
@@ -236,7 +236,7 @@ def test_tokens_are_charged_at_the_start_and_settled_at_the_end():
     """An estimate that was too high is given back."""
     limiter = Limiter()
     first = limiter.start(0.0, NONE)
-    limiter.head(0.0, first, limits(x("tokens", "1000", "900"), 0.0))
+    limiter.head(0.0, first, parse_limits(x("tokens", "1000", "900"), 0.0))
     limiter.end(0.0, first, ok=True)
     big = Need(500.0, 350.0)
     ticket = limiter.start(0.0, big)

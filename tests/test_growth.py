@@ -119,10 +119,10 @@ TEXTS = {
     "a page": common.page_text,
     "frames": frames_of(2**16),
     "frames in small pieces": frames_of(300),
-    "a wait": lambda text: _limits.retry_after(
+    "a wait": lambda text: _limits.parse_retry_after(
         {"retry-after": text, "date": text, "retry-after-ms": text}, {}, 0.0
     ),
-    "a reset": lambda text: _limits.limits(
+    "a reset": lambda text: _limits.parse_limits(
         {
             f"x-ratelimit-reset-{text}": text,
             "x-ratelimit-reset-requests": text,
@@ -131,7 +131,7 @@ TEXTS = {
         },
         0.0,
     ),
-    "why it was refused": lambda text: _limits.refusal(
+    "why it was refused": lambda text: _limits.parse_refusal(
         {"x-ratelimit-type": text}, {}, text, 0.0, quirks=ROW.quirks, wait=None
     ),
     "a structured answer": structured.Shape({"type": "object"}).check,

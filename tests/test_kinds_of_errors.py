@@ -12,7 +12,7 @@ from nbllm.core import errors
 from nbllm.core.calls import Endpoint
 from nbllm.dialects._error_kinds import classify
 from nbllm.dialects._errors import http_error, provider_error
-from nbllm.dialects._limits import in_words, retry_after, span
+from nbllm.dialects._limits import duration_text, parse_retry_after, wait_in_text
 
 ROW = Endpoint("x", "openai_chat", "http://127.0.0.1/v1", label="X")
 NOW = 1_749_920_400.0
@@ -379,13 +379,13 @@ HEADERS = [
 @pytest.mark.parametrize(("headers", "seconds"), HEADERS, ids=str)
 def test_a_wait_is_read_in_every_header(headers, seconds):
     """Seconds, spans, dates, and moments in epoch seconds, which would be a wait of half a century."""
-    assert seconds == retry_after({**headers, **DATE}, {}, 0.0)
+    assert seconds == parse_retry_after({**headers, **DATE}, {}, 0.0)
 
 
 @pytest.mark.parametrize(("words", "seconds"), WAITS)
 def test_a_wait_is_read_in_every_unit(words, seconds):
     """Where the sentence says that it is one."""
-    assert seconds == in_words(words, NOW)
+    assert seconds == wait_in_text(words, NOW)
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_the_hint_says_how_long(body, headers, hint):
 )
 def test_a_span_in_words(seconds, words):
     """Never less than it is, but for a hundredth."""
-    assert words == span(seconds)
+    assert words == duration_text(seconds)
 
 
 @given(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nbllm.core import errors
 from nbllm.core.calls import ProviderSpec, Quirks
 from nbllm.dialects._errors import http_error
-from nbllm.dialects._limits import DAY, MINUTE, MONTH, SECOND, limits, seconds
+from nbllm.dialects._limits import DAY, MINUTE, MONTH, SECOND, parse_duration, parse_limits
 from nbllm.routing import registry
 
 NOW = datetime(2025, 4, 17, 14, 40, 50, tzinfo=UTC).timestamp()
@@ -21,7 +21,7 @@ DATE = "Thu, 17 Apr 2025 14:40:50 GMT"
 def told(headers, quirks=None, now=NOW):
     return {
         (limit.kind, limit.window): (limit.limit, limit.remaining, limit.reset)
-        for limit in limits(headers, now, quirks)
+        for limit in parse_limits(headers, now, quirks)
     }
 
 
@@ -230,7 +230,7 @@ def test_the_answers_own_date_is_the_clock():
 )
 def test_whatever_the_values(headers, now):
     """Never an exception, never a negative number, at most one limit of a kind and name."""
-    for limit in limits(headers, now, Quirks(limits=("requests/day",))):
+    for limit in parse_limits(headers, now, Quirks(limits=("requests/day",))):
         for value in (limit.limit, limit.remaining, limit.reset):
             assert value is None or 0 <= value < float("inf")
         assert limit.window > 0
@@ -243,7 +243,7 @@ def test_whatever_the_values(headers, now):
 )
 def test_spans(span, text):
     """Go's words for a time, and bare seconds."""
-    assert span == seconds(text)
+    assert span == parse_duration(text)
 
 
 # --- refusals -----------------------------------------------------------------------------------------------

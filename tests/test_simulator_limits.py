@@ -11,7 +11,7 @@ import nbllm
 from nbllm import simulator
 from nbllm.core.calls import Quirks
 from nbllm.core.errors import RateLimited
-from nbllm.dialects._limits import limits
+from nbllm.dialects._limits import parse_limits
 from nbllm.simulator.limits import STYLES, Count, Limits
 from nbllm.simulator.options import BadOption, checked
 
@@ -69,7 +69,7 @@ def test_each_provider_in_its_own_words(style, kind, told):
     assert told <= set(third[1])
     assert set() == {name for name in first[1] if name.startswith("retry-after")}
     quirks = Quirks(limits=("requests/day",)) if style == "groq" else Quirks()
-    found = {limit.kind: limit for limit in limits(first[1], 0.0, quirks)}
+    found = {limit.kind: limit for limit in parse_limits(first[1], 0.0, quirks)}
     assert (kind in found) == (kind is not None)
     if kind is not None and style != "groq":
         assert (2.0, 1.0) == (found[kind].limit, found[kind].remaining)

@@ -20,7 +20,7 @@ from nbllm.core.errors import Mismatch
 from nbllm.core.messages import Message, Request, Tool
 from nbllm.core.schema import Shape
 from nbllm.core.strict import ANTHROPIC, OPENAI, drop_added_nulls, strict_answer_schema, strict_parameters
-from nbllm.dialects._openai import closed
+from nbllm.dialects._openai import is_closed
 from nbllm.errors import ConfigError
 from nbllm.notebook.cell import _able
 from nbllm.notebook.syntax.parser import parse
@@ -84,7 +84,7 @@ def test_openai_takes_only_closed_objects(function):
     """With every property required; what it has no word for is told."""
     made = strict_parameters(of(function, strict=True).tool, OPENAI)
     jsonschema.Draft202012Validator.check_schema(made)
-    assert closed(made)
+    assert is_closed(made)
     assert '"default":' not in json.dumps(made)
 
 
@@ -226,7 +226,7 @@ def test_what_is_left_out_comes_back_as_left_out(data):
     plain, strict = _value(data.draw, schema)
     made = strict_parameters(Tool("f", "", schema, strict=True), OPENAI)
     jsonschema.validate(strict, made)
-    assert closed(made)
+    assert is_closed(made)
     assert plain == drop_added_nulls(strict, schema)
 
 

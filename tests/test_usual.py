@@ -77,7 +77,7 @@ def told(dialect, batches, *, short):
     """(the events of frames, what reading them raised, how many went the short way), by the long way alone or
     as an attempt reads them."""
     decoder = DIALECTS[dialect].decoder(ProviderSpec("p", dialect, "http://h"))
-    usual = getattr(decoder, "usual", None) if short else None
+    usual = getattr(decoder, "read_fast", None) if short else None
     events, went = [], 0
     try:
         for batch in batches:

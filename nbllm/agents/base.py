@@ -33,10 +33,10 @@ from ..core.events import (
 )
 from ..core.messages import Document, Image, Message, Request, Text, ToolCall, ToolResult, caption
 from ..dialects import _json as common
-from ..dialects._error_kinds import STATUSES, classify, machine_words
-from ..dialects._errors import hint_for
+from ..dialects._error_kinds import STATUSES, classify, error_codes
+from ..dialects._errors import error_hint
 from ..dialects._json import SurrogateJoiner, label, obj
-from ..dialects._limits import in_words
+from ..dialects._limits import wait_in_text
 from .json_lines import ANSI, Objects, parsed
 
 _CANNOT = (
@@ -257,8 +257,8 @@ def failure(code: int | None, error: Any, provider: Endpoint, body: Any = None) 
     if code is None:
         found = _STATUS.search(message)
         code = int(found[1]) if found and int(found[1]) in STATUSES else None
-    kind = classify(code, message, [w for told in (inner, error, body) for w in machine_words(told)])
-    wait, hint = in_words(message, datetime.now(UTC).timestamp()), "Run the command by hand to see more."
+    kind = classify(code, message, [w for told in (inner, error, body) for w in error_codes(told)])
+    wait, hint = wait_in_text(message, datetime.now(UTC).timestamp()), "Run the command by hand to see more."
     if (
         kind is errors.AuthenticationError
         or code == 403
@@ -274,7 +274,7 @@ def failure(code: int | None, error: Any, provider: Endpoint, body: Any = None) 
     elif wait is None and kind is errors.RateLimited and "reset" in message.lower():
         hint = "Ask again when the limit is reset, or choose another model."
     elif kind is not errors.ProviderError:
-        hint = hint_for(kind, name, wait)
+        hint = error_hint(kind, name, wait)
     told = f"{name}: {message[:600] or 'it failed without a word'}"
     return kind(told, status=code, body=body, hint=hint, retry_after=wait)
 
@@ -341,7 +341,7 @@ class Lines:
         self._kept: list[str] = []  # text of messages that are complete
         self._open: list[str] = []  # text of the one that comes
         self._block = 0  # where in it the part begins that was not compared with what the CLI says it holds
-        self._halves, self._restarts = SurrogateJoiner(), 0
+        self._joiner, self._restarts = SurrogateJoiner(), 0
         self._objects = Objects()
         self._strange: list[str] = []  # lines that are no JSON
         self._tools: dict[str, tuple[str, Any]] = {}  # tools at work: name and arguments by their id
@@ -406,7 +406,7 @@ class Lines:
     # --- what subclasses say ---
 
     def _say(self, words: str) -> Iterator[Event]:
-        words = self._halves.mend("", words) if words else ""
+        words = self._joiner.join("", words) if words else ""
         if words:
             self._open.append(words)
             yield TextDelta(words)
@@ -425,7 +425,7 @@ class Lines:
     def _compared(self, told: str) -> Iterator[Event]:
         """The part under way is what the CLI says it is: what is missing of it is shown."""
         pieces, before = self._open[self._block :], self._open[: self._block]
-        told, shown = SurrogateJoiner().mend("", told) if told else "", "".join(pieces)
+        told, shown = SurrogateJoiner().join("", told) if told else "", "".join(pieces)
         if told.strip() and told.strip() not in shown:
             if told.startswith(shown):
                 yield from self._say(told[len(shown) :])

@@ -16,6 +16,7 @@ from ..core.calls import (
     AnyCall,
     Decoder,
     Dialect,
+    FastRead,
     Frame,
     Guard,
     HttpCall,
@@ -24,7 +25,6 @@ from ..core.calls import (
     Secret,
     Trace,
     Transport,
-    Usual,
 )
 from ..core.eventlog import EventLog
 from ..core.events import Event, Item, Notice, Response, is_token, to_event, to_item
@@ -179,7 +179,7 @@ class _AttemptRun:
         self.has_tokens = False
         self.started_at = self.last_message_at = time.perf_counter()
         self.decoder: Decoder | None = None
-        self.usual: Usual = lambda _frames, _place: []
+        self.read_fast: FastRead = lambda _frames, _place: []
         self.clock: asyncio.Timeout | None = None
         self.grace_clock: asyncio.Timeout | None = None
         self.timer: asyncio.TimerHandle | None = None
@@ -254,7 +254,7 @@ class _AttemptRun:
 
     async def _read(self, decoder: Decoder, reply: Reply) -> None:
         self.trace.whole = getattr(decoder, "whole", False)
-        self.usual = getattr(decoder, "usual", self.usual)
+        self.read_fast = getattr(decoder, "read_fast", self.read_fast)
         self.grace_clock = clock = asyncio.timeout(None)
         try:
             async with clock:
@@ -272,7 +272,7 @@ class _AttemptRun:
 
     def _handle_frames(self, decoder: Decoder, batch: list[Frame]) -> bool:
         """Decodes and publishes the frames that arrived together; True where the answer is complete. Frames
-        that `usual` recognises take the decoder's fast path."""
+        that `read_fast` recognises take the decoder's fast path."""
         items: list[Item] = []
         upto: list[int] = []
         self.last_message_at, sizes = batch[-1].at, [len(frame.data) for frame in batch]
@@ -284,7 +284,7 @@ class _AttemptRun:
         self.size, before = size, len(self.sink.log)
         try:
             while len(upto) < len(batch) and not decoder.done:
-                if found := self.usual(batch, len(upto)):
+                if found := self.read_fast(batch, len(upto)):
                     upto += range(len(items) + 1, len(items) + len(found) + 1)
                     items += found
                 else:

@@ -20,7 +20,7 @@ from ..core.history import describe_files
 from ..core.messages import Effort, Message, Request, Tool
 from ..core.options import CallSpec
 from ..core.schema import provider_schema
-from ..dialects._media import left_out
+from ..dialects._media import dropped_files
 from ..http.transport import HttpTransport
 from ..routing import prices
 from ..routing.registry import DEFAULT_MODEL, Registry, Route, load
@@ -647,7 +647,7 @@ def _notices(request: Request, first: Attempt) -> Iterable[Notice]:
     route, row = first.route, first.route.provider
     if first.request.messages != request.messages:
         yield Notice("media", f"files of tools told in words: {first.provider_label} takes no such file")
-    if left := left_out(request, row.dialect):
+    if left := dropped_files(request, row.dialect):
         yield Notice(
             "media", f"{left} not sent back: {row.label or row.name} takes no such file from a model"
         )

@@ -16,7 +16,7 @@ import msgspec
 from ..core import errors
 from ..core.calls import HttpCall
 from ..core.events import Notice, is_token
-from ..dialects._contexts import HOUR, Prompt, deleting, least, prompt_of
+from ..dialects._contexts import HOUR, CacheablePrompt, cacheable_prompt, delete_call, min_tokens
 from ..dialects._json import count, obj, string
 from ..http.transport import HttpTransport
 from .attempt import Attempt, Handler, Sink, fetch_json
@@ -58,7 +58,7 @@ class Contexts(msgspec.Struct):
         """Sends the name of what is kept in place of it."""
 
         async def name(attempt: Attempt, sink: Sink) -> None:
-            prompt = prompt_of(attempt.call)
+            prompt = cacheable_prompt(attempt.call)
             found = None if prompt is None else await self._found(attempt, prompt, sink)
             if (
                 prompt is None
@@ -74,10 +74,10 @@ class Contexts(msgspec.Struct):
         return if_wanted
 
     async def _answered(
-        self, handler: Handler, attempt: Attempt, prompt: Prompt, found: _Context, sink: Sink
+        self, handler: Handler, attempt: Attempt, prompt: CacheablePrompt, found: _Context, sink: Sink
     ) -> bool:
         """Whether the answer came by the name of what is kept; not where that is gone."""
-        call, place = prompt.after(found.name, found.pieces), len(sink.log)
+        call, place = prompt.with_cache(found.name, found.pieces), len(sink.log)
         named = msgspec.structs.replace(
             attempt, call=call, ready=self.http.ready(call, fresh=attempt.ready.fresh)
         )
@@ -94,7 +94,7 @@ class Contexts(msgspec.Struct):
             return False
         return True
 
-    async def _found(self, attempt: Attempt, prompt: Prompt, sink: Sink) -> _Context | None:
+    async def _found(self, attempt: Attempt, prompt: CacheablePrompt, sink: Sink) -> _Context | None:
         """What is kept of a prompt; where that is little of it, more is kept now."""
         now, limit = asyncio.get_running_loop().time(), self._least_of(attempt)
         self.kept = [c for c in self.kept if c.until > now]
@@ -103,7 +103,7 @@ class Contexts(msgspec.Struct):
             key=lambda context: context.size,
             default=None,
         )
-        key = attempt.quota_key, prompt.marks[prompt.question]
+        key = attempt.quota_key, prompt.hashes[prompt.question]
         waits = key in self._refused or self._paused.get(attempt.quota_key, now) > now
         if waits or prompt.size < max(limit, 2 * best.size if best else 0):
             return best
@@ -113,7 +113,7 @@ class Contexts(msgspec.Struct):
         return await self._made(attempt, prompt, sink, key) or best
 
     async def _made(
-        self, attempt: Attempt, prompt: Prompt, sink: Sink, key: tuple[object, str]
+        self, attempt: Attempt, prompt: CacheablePrompt, sink: Sink, key: tuple[object, str]
     ) -> _Context | None:
         """What is kept of it now; None where that is refused. Equal prompts at once are one; it goes on where
         who asked first stops."""
@@ -125,7 +125,9 @@ class Contexts(msgspec.Struct):
             made = await asyncio.shield(self._making[key])
         except errors.NbllmError as error:
             said = error.scrubbed(attempt.guard.texts).message
-            self._least[attempt.route.provider.name, attempt.route.model] = least(attempt.route.model, said)
+            self._least[attempt.route.provider.name, attempt.route.model] = min_tokens(
+                attempt.route.model, said
+            )
             if isinstance(error, errors.ProviderError) and error.status in (400, 403, 404):
                 self._refused.add(key)
             else:
@@ -147,8 +149,8 @@ class Contexts(msgspec.Struct):
             )
         return made
 
-    async def _make(self, attempt: Attempt, prompt: Prompt) -> _Context:
-        call, row = prompt.creating(), attempt.route.provider
+    async def _make(self, attempt: Attempt, prompt: CacheablePrompt) -> _Context:
+        call, row = prompt.create_call(), attempt.route.provider
         _, told = await fetch_json(self.http, attempt.dialect, row, call, _LIMIT)
         name = string(obj(told).get("name"))
         if not name.startswith("cachedContents/"):
@@ -157,30 +159,30 @@ class Contexts(msgspec.Struct):
             )
         size = count(obj(obj(told).get("usageMetadata")).get("totalTokenCount")) or prompt.size
         until = asyncio.get_running_loop().time() + HOUR - _MARGIN
-        mark = prompt.marks[prompt.question]
+        mark = prompt.hashes[prompt.question]
         made = _Context(name, call, prompt.question, size, until, attempt, mark)
         self.kept.append(made)
         return made
 
     def _least_of(self, attempt: Attempt) -> int:
         model = attempt.route.model
-        return self._least.get((attempt.route.provider.name, model)) or least(model)
+        return self._least.get((attempt.route.provider.name, model)) or min_tokens(model)
 
     async def close(self) -> None:
         """Has the servers delete what they keep, as far as they answer soon."""
         kept, self.kept = self.kept, []
 
         async def forget(context: _Context) -> None:
-            row, call = context.attempt.route.provider, deleting(context.created, context.name)
+            row, call = context.attempt.route.provider, delete_call(context.created, context.name)
             await fetch_json(self.http, context.attempt.dialect, row, call, _AT_END)
 
         await asyncio.gather(*map(forget, kept), return_exceptions=True)
 
 
-def _holds(context: _Context, attempt: Attempt, prompt: Prompt) -> bool:
+def _holds(context: _Context, attempt: Attempt, prompt: CacheablePrompt) -> bool:
     """Whether it is the beginning of this prompt, kept for the same."""
     upto = context.pieces
-    return context.attempt.quota_key == attempt.quota_key and prompt.marks[upto : upto + 1] == [context.mark]
+    return context.attempt.quota_key == attempt.quota_key and prompt.hashes[upto : upto + 1] == [context.mark]
 
 
 def _is_about(error: errors.ProviderError) -> bool:

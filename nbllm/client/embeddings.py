@@ -18,7 +18,7 @@ from ..core import errors
 from ..core.events import Response
 from ..core.messages import Message
 from ..core.options import CallSpec
-from ..dialects.embeddings import EMBEDDINGS, Embeddings, unpacked
+from ..dialects.embeddings import EMBEDDINGS, Embeddings, unpack_matrix
 from ..routing.registry import Route
 from ..store.budgets import Budget
 from .client import Client
@@ -90,7 +90,7 @@ class _Job:
         return []
 
     def _keep(self, batch: list[str], response: Response) -> None:
-        matrix = unpacked(response.text)
+        matrix = unpack_matrix(response.text)
         rows, size = matrix.shape
         asked = self.options["extra"].get("dimensions")
         wrong = f"other numbers of vectors ({rows}) and texts ({len(batch)})" if rows != len(batch) else ""
@@ -147,7 +147,7 @@ def embed(
     rows, places = _sorted(given)
     job = _Job(client, route, options, rows, places, model=route.model)
     try:
-        job.run(_batches(list(places), format, batch or format.batch))
+        job.run(_batches(list(places), format, batch or format.batch_size))
     except (errors.NbllmError, KeyboardInterrupt) as error:
         error.partial = _frame(job, index, model, purpose)  # type: ignore[union-attr]
         raise
@@ -205,7 +205,7 @@ def embedder(
             hint="Name a model that has: openai/small, gemini/embedding, cohere/embed, "
             "ollama/nomic-embed-text.",
         )
-    _whole_number("batch", batch, format.most)
+    _whole_number("batch", batch, format.max_texts)
     alone = route.model == row.default_model and not route.asked.endswith(route.model)
     name = next(iter(row.embeddings.values()), route.model) if alone else route.model
     name = row.embeddings.get(name, name)
@@ -240,7 +240,7 @@ def _is_missing(value: Any) -> bool:
 
 def _batches(texts: Sequence[str], format: Embeddings, most: int) -> Iterator[list[str]]:
     """The texts in their order, in requests that the provider takes."""
-    limit = None if format.tokens is None else format.tokens * _BYTES_PER_TOKEN
+    limit = None if format.max_tokens is None else format.max_tokens * _BYTES_PER_TOKEN
     batch, size = list[str](), 0
     for text in texts:
         own = len(text.encode("utf-8", "replace"))

@@ -20,7 +20,7 @@ from ..core import errors
 from ..core.calls import Trace
 from ..core.compaction import estimate_size
 from ..core.events import Event, Item, Notice, UsageReport, is_token
-from ..dialects._limits import Limit, limits
+from ..dialects._limits import Limit, parse_limits
 from ..routing.spec import is_loopback
 from .attempt import Attempt, ForwardingSink, Handler, Sink
 from .limiter import Limiter, Need, Ticket
@@ -196,7 +196,7 @@ class _Watched(ForwardingSink):
         self.publish, self.extend = self.sink.publish, self.sink.extend  # type: ignore[method-assign]
         row = self._attempt.route.provider
         trace = self.traces[-1] if self.traces else Trace()
-        self._gate.head(self._ticket, limits(trace.headers, time.time(), row.quirks))
+        self._gate.head(self._ticket, parse_limits(trace.headers, time.time(), row.quirks))
 
 
 class Gates:

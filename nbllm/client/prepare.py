@@ -31,7 +31,7 @@ def encode(
         able(row, mode, simulated=route.simulated)
     if key is None and not row.local:
         raise no_key(row)
-    _caching.able(request, row)
+    _caching.check_supported(request, row)
     words = dialect(row, dialects).encode
     if not route.simulated and (keep or mode == "execute"):
         from ..agents import protocols

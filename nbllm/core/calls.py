@@ -668,7 +668,7 @@ class Decoder(Protocol):
 
 # Of frames from a place on, what those hold that are of the usual kind, one thing each, to the first that is
 # not: what `feed` would give, and to the same effect.
-Usual = Callable[[list[Frame], int], list[Item]]
+FastRead = Callable[[list[Frame], int], list[Item]]
 
 
 class Reply(Protocol):

@@ -23,15 +23,15 @@ from ._json import items, obj, string
 from ._request import dumps
 
 HOUR = 3600.0  # seconds that it is kept
-_HEAD = ("systemInstruction", "tools", "toolConfig")
-_WHERE = re.compile(r"(?P<base>[^?#]*)/models/(?P<model>[^/?#]+):\w+\?alt=sse(?P<query>[^#]*)\Z", re.DOTALL)
-_FILES = {"inlineData", "fileData"}
-_LEAST, _FLASH_LEAST = 4_096, 1_024  # tokens, until the server says another number
+_HEAD_FIELDS = ("systemInstruction", "tools", "toolConfig")
+_URL = re.compile(r"(?P<base>[^?#]*)/models/(?P<model>[^/?#]+):\w+\?alt=sse(?P<query>[^#]*)\Z", re.DOTALL)
+_FILE_FIELDS = {"inlineData", "fileData"}
+_MIN_TOKENS, _MIN_FLASH_TOKENS = 4_096, 1_024  # tokens, until the server says another number
 
 Piece = tuple[int, str, Any]  # of a turn: its place, who said it, a part
 
 
-class Prompt(msgspec.Struct, frozen=True):
+class CacheablePrompt(msgspec.Struct, frozen=True):
     """A request as what may be kept of it (`head`, and the pieces of the turns before `question`) and the
     rest. marks: hashes of what stands before each piece; sizes: how many tokens, about."""
 
@@ -39,7 +39,7 @@ class Prompt(msgspec.Struct, frozen=True):
     head: Mapping[str, Any]
     pieces: Sequence[Piece]
     question: int
-    marks: Sequence[str]
+    hashes: Sequence[str]
     sizes: Sequence[int]
 
     @property
@@ -47,11 +47,11 @@ class Prompt(msgspec.Struct, frozen=True):
         """About how many tokens may be kept."""
         return self.sizes[self.question]
 
-    def creating(self) -> HttpCall:
+    def create_call(self) -> HttpCall:
         """The call that has the server keep it."""
-        found = _WHERE.match(self.call.url)
+        found = _URL.match(self.call.url)
         assert found is not None
-        turns = _turns(self.pieces[: self.question])
+        turns = _merge_turns(self.pieces[: self.question])
         body = {"model": "models/" + unquote(found["model"]), **self.head, "ttl": f"{HOUR:g}s"}
         query = found["query"].replace("&", "?", 1)
         where = f"{found['base']}/cachedContents{query}"
@@ -59,24 +59,24 @@ class Prompt(msgspec.Struct, frozen=True):
             where, self.call.headers, body | ({"contents": turns} if turns else {}), guard=self.call.guard
         )
 
-    def after(self, name: str, upto: int) -> HttpCall:
+    def with_cache(self, name: str, upto: int) -> HttpCall:
         """The call for an answer, with the name of what is kept in place of the pieces before `upto`."""
-        rest = {k: v for k, v in self.call.body.items() if k not in _HEAD}
-        body = {**rest, "contents": _turns(self.pieces[upto:]), "cachedContent": name}
+        rest = {k: v for k, v in self.call.body.items() if k not in _HEAD_FIELDS}
+        body = {**rest, "contents": _merge_turns(self.pieces[upto:]), "cachedContent": name}
         return HttpCall(self.call.url, self.call.headers, body, guard=self.call.guard)
 
 
-def deleting(created: HttpCall, name: str) -> HttpCall:
+def delete_call(created: HttpCall, name: str) -> HttpCall:
     """The call that has the server forget what `created` made."""
     return HttpCall(
         created.url.replace("/cachedContents", f"/{name}"), created.headers, {}, "DELETE", created.guard
     )
 
 
-def prompt_of(call: Any) -> Prompt | None:
+def cacheable_prompt(call: Any) -> CacheablePrompt | None:
     """What may be kept of a call; None where it names something itself, or says how tools must be called."""
     body = call.body
-    if "cachedContent" in body or not _WHERE.match(call.url) or _forces(body):
+    if "cachedContent" in body or not _URL.match(call.url) or _restricts_calls(body):
         return None
     turns = enumerate(items(body.get("contents")))
     pieces = [(i, string(turn.get("role")), part) for i, turn in turns for part in items(turn.get("parts"))]
@@ -84,46 +84,51 @@ def prompt_of(call: Any) -> Prompt | None:
     words = [k for k, (i, role, _) in enumerate(pieces) if role == "user" and i not in results]
     if not words:
         return None
-    head = {k: body[k] for k in _HEAD if k in body}
-    marks, sizes, hashed, size = [], [], sha256(), 0
+    head = {k: body[k] for k in _HEAD_FIELDS if k in body}
+    hashes, sizes, hashed, size = [], [], sha256(), 0
     for piece in ((-1, "", head), *pieces):
         text = dumps(piece)
         hashed.update(text.encode())
-        size += PICTURE if _FILES & {*piece[2]} else len(text) // 4
-        marks.append(hashed.hexdigest())
+        size += PICTURE if _FILE_FIELDS & {*piece[2]} else len(text) // 4
+        hashes.append(hashed.hexdigest())
         sizes.append(size)
     last = [k for k in words if pieces[k][0] == pieces[words[-1]][0]]  # the pieces of the last question
-    return Prompt(
-        call, head, pieces, next((k for k in reversed(last) if "text" in pieces[k][2]), last[0]), marks, sizes
+    return CacheablePrompt(
+        call,
+        head,
+        pieces,
+        next((k for k in reversed(last) if "text" in pieces[k][2]), last[0]),
+        hashes,
+        sizes,
     )
 
 
-def _forces(body: Mapping[str, Any]) -> bool:
+def _restricts_calls(body: Mapping[str, Any]) -> bool:
     mode = obj(obj(body.get("toolConfig")).get("functionCallingConfig")).get("mode")
     return mode not in (None, "AUTO", "VALIDATED")
 
 
-def _turns(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+def _merge_turns(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
     return [
         {"role": role, "parts": [part for _, _, part in group]}
         for (_, role), group in groupby(pieces, key=lambda piece: piece[:2])
     ]
 
 
-def least(model: str, refusal: str = "") -> int:
+def min_tokens(model: str, refusal: str = "") -> int:
     """The fewest tokens that are kept of a model's prompts; as a refusal says, where it does."""
     said = re.search(r"min_total_token_count=(\d+)", refusal)
-    return int(said[1][:9]) if said else _FLASH_LEAST if "flash" in model else _LEAST
+    return int(said[1][:9]) if said else _MIN_FLASH_TOKENS if "flash" in model else _MIN_TOKENS
 
 
-def told(call: Any, model: str) -> str:
+def cache_notice(call: Any, model: str) -> str:
     """What a user should know before a request is sent that wants its prompt kept; "" for other servers."""
     if not isinstance(call, HttpCall) or ":streamGenerateContent" not in call.url:
         return ""
-    prompt = prompt_of(call)
+    prompt = cacheable_prompt(call)
     if prompt is None:
-        return "Nothing of it would be kept: it is sent whole where it names a context or forces a tool."
-    size = f"about {prompt.size:,} tokens"
-    if prompt.size < least(model):
-        return f"Nothing of it would be kept: {size} stand before the question, of at least {least(model):,}."
-    return f"The provider would keep {size} of it for an hour, and bills their storage."
+        return "Nothing would be cached: a request that names a context or forces a tool is sent in full."
+    size, least = f"about {prompt.size:,} tokens", min_tokens(model)
+    if prompt.size < least:
+        return f"Nothing would be cached: {size} come before the question, and {least:,} are needed."
+    return f"The provider would cache {size} for an hour, and bills the storage."

@@ -20,32 +20,32 @@ from ..core.events import (
     TextDelta,
 )
 from ._errors import provider_error
-from ._fast_path import Usual
+from ._fast_path import FastReader
 from ._json import SurrogateJoiner, items, label, load_json, obj, string
 from ._media import Media
 from ._request import dumps
 
-_ANSWERS = frozenset({"choices", "usage", "output", "response", "type", "object"})
-_SHOWN = 300  # characters of what came in no known format
-_MARKS = ("[DONE]", "[done]", "DONE")  # of the end, as servers write it
+_ANSWER_FIELDS = frozenset({"choices", "usage", "output", "response", "type", "object"})
+_EXCERPT = 300  # characters of what came in no known format
+_DONE_MARKS = ("[DONE]", "[done]", "DONE")  # of the end, as servers write it
 _WRAPPED = re.compile(r"(?:data:\s*)+")
-_BEATS = re.compile(r"(?i)(:|ping|pong|keep-?alive|heartbeat)")
+_HEARTBEAT = re.compile(r"(?i)(:|ping|pong|keep-?alive|heartbeat)")
 
 
-def content(frame: Frame) -> str:
+def frame_text(frame: Frame) -> str:
     """What a frame says; "" for a heartbeat."""
     text = frame.data.strip()
     if text.startswith("data:"):  # proxies that wrap an event stream in another one
         text = _WRAPPED.sub("", text, count=1)
-    beat = text[:1] not in ("{", "[") and (_BEATS.match(text) or _BEATS.match(frame.name))
-    return "" if beat else text
+    is_heartbeat = text[:1] not in ("{", "[") and (_HEARTBEAT.match(text) or _HEARTBEAT.match(frame.name))
+    return "" if is_heartbeat else text
 
 
-def values(frame: Frame, provider: Endpoint) -> Iterator[dict[str, Any] | None]:
+def frame_objects(frame: Frame, provider: Endpoint) -> Iterator[dict[str, Any] | None]:
     """The objects in a frame, None for the end mark. Heartbeats, empty data, numbers and the like are none; a
     fragment at the very end is dropped, because whether the answer was whole is decided by its end sign."""
-    text = content(frame)
-    if text.startswith(_MARKS):
+    text = frame_text(frame)
+    if text.startswith(_DONE_MARKS):
         yield None
         return
     if not text:
@@ -56,9 +56,11 @@ def values(frame: Frame, provider: Endpoint) -> Iterator[dict[str, Any] | None]:
         lines = text.split("\n") if "\n" in text else ()
         if frame.name == "error":
             raise provider_error(provider, text) from None
-        if len(lines) > 1 and all(map(_is_whole, lines[:-1])):  # events that no blank line parts
+        if len(lines) > 1 and all(map(_is_complete_line, lines[:-1])):  # events that no blank line parts
             for n, line in enumerate(lines, 1):
-                yield from values(frame._replace(data=line, tail=frame.tail and n == len(lines)), provider)
+                yield from frame_objects(
+                    frame._replace(data=line, tail=frame.tail and n == len(lines)), provider
+                )
             return
         if frame.tail:
             return
@@ -71,15 +73,15 @@ def values(frame: Frame, provider: Endpoint) -> Iterator[dict[str, Any] | None]:
         yield from items(value)
 
 
-def _is_whole(line: str) -> bool:
+def _is_complete_line(line: str) -> bool:
     """Whether a line may be all of an event: an object, a list, an end mark, or nothing."""
     return line[:1] + line[-1:] in ("", "{}", "[]")
 
 
-_WORDS = ("message", "msg", "error_msg", "error_message", "errorMessage")
+_MESSAGE_FIELDS = ("message", "msg", "error_msg", "error_message", "errorMessage")
 
 
-def failure(value: dict[str, Any], name: str) -> dict[str, Any] | None:
+def find_error(value: dict[str, Any], name: str) -> dict[str, Any] | None:
     """The error object that `value` is or holds, None where it is none: an `error` in it, something that is
     called one, or words without any part of an answer (FastAPI's `detail`, a gateway's `message`)."""
     base = value.get("base_resp")  # MiniMax, whose status 0 means that all is well
@@ -89,9 +91,11 @@ def failure(value: dict[str, Any], name: str) -> dict[str, Any] | None:
     called = name == "error" or value.get("object") == "error" or kind.endswith("error")
     if value.get("error") or called or value.get("success") is False:
         return {k: v for k, v in value.items() if k != "type"} if kind == "error" else value
-    if not _ANSWERS.isdisjoint(value):  # nearly all there is
+    if not _ANSWER_FIELDS.isdisjoint(value):  # nearly all there is
         return None
-    words = value.get("detail") or value.get("errors") or any(string(value.get(name)) for name in _WORDS)
+    words = (
+        value.get("detail") or value.get("errors") or any(string(value.get(name)) for name in _MESSAGE_FIELDS)
+    )
     return value if words else None
 
 
@@ -107,56 +111,62 @@ class BaseDecoder(ABC):
 
     format: ClassVar[str]
     reasons: ClassVar[Mapping[str, FinishReason]] = {}
-    marked: ClassVar[bool] = False
+    has_done_mark: ClassVar[bool] = False
 
     def __init__(self, provider: Endpoint) -> None:
         self.done = False
         self._provider = provider
-        self._said = ""
-        self._known = False
+        self._first_text = ""
+        self._recognized = False
         self._reason: str | None = None
-        self._calls = 0
+        self._call_count = 0
         self._started = Started()
-        self._halves = SurrogateJoiner()
+        self._joiner = SurrogateJoiner()
         self._media = Media()
-        self._cited: set[str] = set()
-        self._short: Usual | None = None
+        self._seen_sources: set[str] = set()
+        self._fast_reader: FastReader | None = None
 
-    def usual(self, frames: list[Frame], place: int) -> list[Item]:
+    def read_fast(self, frames: list[Frame], place: int) -> list[Item]:
         """See core.calls.Usual."""
-        if self._short is None or not self._known or self.ended or self.done or self._halves.held:
+        if (
+            self._fast_reader is None
+            or not self._recognized
+            or self.ended
+            or self.done
+            or self._joiner.pending
+        ):
             return []  # behind the word for the end come counts and marks
-        return self._short.read(frames, place)
+        return self._fast_reader.read(frames, place)
 
     def feed(self, frame: Frame) -> Iterator[Event]:
         """The events in `frame`. Raises ProviderError for an error, ProtocolError for another format."""
         if self.done:
             return
-        if not self._known:
-            self._said = self._said or excerpt(frame)
-        for value in values(frame, self._provider):
+        if not self._recognized:
+            self._first_text = self._first_text or excerpt(frame)
+        for value in frame_objects(frame, self._provider):
             if value is None:
-                self.done = self.done or self.marked
+                self.done = self.done or self.has_done_mark
             elif not self.done:
                 yield from self._read(value, frame.name)
 
     def _read(self, value: dict[str, Any], name: str) -> Iterator[Event]:
-        self._refuse(failure(value, name))
-        self._expect(value)
+        self._raise_error(find_error(value, name))
+        self._check_format(value)
         yield from self._object(value, name)
 
     @abstractmethod
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         """The events in one object of a frame called `name`."""
 
-    def _refuse(self, problem: dict[str, Any] | None) -> None:
+    def _raise_error(self, problem: dict[str, Any] | None) -> None:
         """Raises the error that an object was found to be."""
         if problem is not None:
             raise provider_error(self._provider, problem)
 
-    def _expect(self, value: Mapping[str, Any]) -> None:
+    def _check_format(self, value: Mapping[str, Any]) -> None:
         """Raises ProtocolError where the address speaks another dialect."""
-        if self._known or _FORMATS[self.format][1](value):
+        if self._recognized or _FORMATS[self.format][1](value):
             return
         found = next((name for name, (_, speaks) in _FORMATS.items() if speaks(value)), None)
         if found is not None:
@@ -166,32 +176,32 @@ class BaseDecoder(ABC):
                 hint=f"Ask with dialect={found}, or check base_url.",
             )
 
-    def _begin(self, id: Any, model: Any) -> Iterator[Event]:
+    def _emit_started(self, id: Any, model: Any) -> Iterator[Event]:
         """The answer's id and its model, where they are news."""
         now = Started(label(id) or self._started.id, label(model) or self._started.model)
         if now != self._started:
             self._started = now
             yield now
 
-    def _tell(self, place: Any, text: str) -> Iterator[Event]:
+    def _emit_text(self, place: Any, text: str) -> Iterator[Event]:
         """A piece of text for a place, as far as its last character is whole."""
-        if text := self._halves.mend(place, text):
-            yield from self._say(place, text)
+        if text := self._joiner.join(place, text):
+            yield from self._emit_joined(place, text)
 
-    def _say(self, place: Any, text: str) -> Iterator[Event]:
+    def _emit_joined(self, place: Any, text: str) -> Iterator[Event]:
         yield TextDelta(text) if place == "text" else ReasoningDelta(text)
 
-    def _torn(self, *places: Any) -> Iterator[Event]:
+    def _flush_halves(self, *places: Any) -> Iterator[Event]:
         """The half characters of these places whose other half will not come."""
         for place in places:
-            if self._halves.held.pop(place, None):
-                yield from self._say(place, "\ufffd")
+            if self._joiner.pending.pop(place, None):
+                yield from self._emit_joined(place, "\ufffd")
 
-    def _uncited(self, source: Any) -> bool:
+    def _is_new_source(self, source: Any) -> bool:
         """Whether a source was not cited before."""
-        key, size = dumps(source), len(self._cited)
-        self._cited.add(key)
-        return len(self._cited) > size
+        key, size = dumps(source), len(self._seen_sources)
+        self._seen_sources.add(key)
+        return len(self._seen_sources) > size
 
     @property
     def ended(self) -> bool:
@@ -199,32 +209,32 @@ class BaseDecoder(ABC):
         return self._reason is not None
 
     @property
-    def _whole(self) -> bool:
+    def _is_complete(self) -> bool:
         """Whether the answer has its end."""
         return self.done
 
     def close(self) -> Iterator[Event]:
         """The end. Raises StreamCut where the answer has none."""
-        if self._whole:
-            yield from self._rest()
-        yield from self._torn(*self._halves.held)
-        if not (self._known and self._whole):
-            raise unfinished(self._provider, self._said, self._known)
-        yield self._end()
+        if self._is_complete:
+            yield from self._final_events()
+        yield from self._flush_halves(*self._joiner.pending)
+        if not (self._recognized and self._is_complete):
+            raise unfinished_error(self._provider, self._first_text, self._recognized)
+        yield self._finished_event()
 
-    def _rest(self) -> Iterator[Event]:
+    def _final_events(self) -> Iterator[Event]:
         """What is told at the end alone."""
         yield from ()
 
-    def _end(self) -> Finished:
-        return finish(self._reason, self._calls > 0, self.reasons)
+    def _finished_event(self) -> Finished:
+        return finished_event(self._reason, self._call_count > 0, self.reasons)
 
 
 def excerpt(frame: Frame) -> str:
     """The beginning of what a frame says; "" for an end mark, and for a fragment at the very end."""
-    text = content(frame)
-    text = "" if frame.tail and not _is_whole(text) else text
-    return "" if text.startswith(_MARKS) else text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    text = frame_text(frame)
+    text = "" if frame.tail and not _is_complete_line(text) else text
+    return "" if text.startswith(_DONE_MARKS) else text if len(text) <= _EXCERPT else text[:_EXCERPT] + "…"
 
 
 def _typed(value: Mapping[str, Any], *beginnings: str) -> bool:
@@ -268,10 +278,10 @@ _FORMATS: dict[str, tuple[str, Callable[[Mapping[str, Any]], bool]]] = {
 }
 
 
-_SAYING = ("delta", "message", "text", "content")
+_TEXT_FIELDS = ("delta", "message", "text", "content")
 
 
-class Chosen:
+class ChoiceSelector:
     """Which of several answers side by side (n > 1) is ours: the first, or where a relay that numbers them
     oddly sends another alone, that one."""
 
@@ -280,7 +290,7 @@ class Chosen:
     def __init__(self) -> None:
         self.index: Any = None
 
-    def among(self, choices: list[Any]) -> list[dict[str, Any]]:
+    def select(self, choices: list[Any]) -> list[dict[str, Any]]:
         """Our pieces in a list. One without an index is known by its place."""
         if len(choices) == 1 and self.index == 0 and obj(choices[0]).get("index") == 0:
             return choices  # nearly always
@@ -290,12 +300,12 @@ class Chosen:
             if isinstance(choice, dict)
         ]
         if self.index is None:
-            speaking = [index for index, choice in found if any(map(choice.get, _SAYING))]
+            speaking = [index for index, choice in found if any(map(choice.get, _TEXT_FIELDS))]
             self.index = 0 if any(index == 0 for index, _ in found) else next(iter(speaking), None)
         return [choice for index, choice in found if index == self.index]
 
 
-def unfinished(provider: Endpoint, said: str, known: bool) -> NbllmError:
+def unfinished_error(provider: Endpoint, said: str, known: bool) -> NbllmError:
     """The error for an answer without an end. said: what came first; known: something was in the format of
     this dialect."""
     name = provider.label or provider.name
@@ -312,13 +322,13 @@ def unfinished(provider: Endpoint, said: str, known: bool) -> NbllmError:
     return ServerError(f"{name} sent an empty answer.", hint="Ask again in a moment.")
 
 
-_THINKING = ("reasoning", "thinking", "thought", "redacted_thinking")
-_THOUGHTS = ("thinking", "reasoning", "reasoning_content", "text", "summary", "content")
+_THOUGHT_TYPES = ("reasoning", "thinking", "thought", "redacted_thinking")
+_THOUGHT_FIELDS = ("thinking", "reasoning", "reasoning_content", "text", "summary", "content")
 
 
 def is_thought(part: Any) -> bool:
     """Whether a part of an answer's content is thinking: Mistral, Databricks and others send it there."""
-    return string(obj(part).get("type")).startswith(_THINKING)
+    return string(obj(part).get("type")).startswith(_THOUGHT_TYPES)
 
 
 def thought_text(value: Any, depth: int = 4) -> str:
@@ -328,7 +338,7 @@ def thought_text(value: Any, depth: int = 4) -> str:
         return value if isinstance(value, str) else ""
     if isinstance(value, list):
         return "".join(thought_text(v, depth - 1) for v in value)
-    name = next((n for n in _THOUGHTS if obj(value).get(n)), "")
+    name = next((n for n in _THOUGHT_FIELDS if obj(value).get(n)), "")
     inner = obj(value).get(name)
     if name == "summary" and isinstance(inner, list):
         return "\n\n".join(filter(None, (thought_text(v, depth - 1) for v in inner)))
@@ -337,7 +347,7 @@ def thought_text(value: Any, depth: int = 4) -> str:
 
 def thought_signature(part: Mapping[str, Any]) -> str | None:
     """The signature of a thought: its own, or that of the last summary in it."""
-    signed = [part, *(p for name in _THOUGHTS for p in items(part.get(name)))]
+    signed = [part, *(p for name in _THOUGHT_FIELDS for p in items(part.get(name)))]
     return next((s for p in reversed(signed) if (s := string(p.get("signature")))), None)
 
 
@@ -349,7 +359,7 @@ def citation(data: Any) -> Notice:
     return Notice("citation", text or string(data), obj(data))
 
 
-def finish(raw: str | None, calls: bool, reasons: Mapping[str, FinishReason]) -> Finished:
+def finished_event(raw: str | None, calls: bool, reasons: Mapping[str, FinishReason]) -> Finished:
     """The end. Calls make a plain stop a stop for calls, and nobody must wait for calls that never came."""
     # Google's compatible endpoint adds its own word behind a colon: "content_filter: RECITATION"
     reason = (

@@ -105,13 +105,13 @@ _CODES: dict[str, type[ProviderError]] = {
     for code in codes.split()
 }
 # What some servers call any refusal: sentences may say more.
-_VAGUE = frozenset(
+_GENERIC = frozenset(
     {errors.BadRequest, errors.PermissionDenied, errors.ServerError, errors.RateLimited, errors.NotFound}
 )
 
-_MODEL = r"models?(?: \S+)?(?: (?:named|called|name|id|code|identifier))?(?: \S+)?"
+_MODEL_NAME = r"models?(?: \S+)?(?: (?:named|called|name|id|code|identifier))?(?: \S+)?"
 # Compiled where a request fails: a program would wait for it at its start.
-_WORDS: tuple[tuple[str, type[ProviderError]], ...] = (
+_PATTERNS: tuple[tuple[str, type[ProviderError]], ...] = (
     # what sounds like something else: a parameter, an id, a name that is wrong
     (
         r"(?:unknown|unrecogni[sz]ed|unsupported|unexpected|invalid|extra|missing) (?:request )?"
@@ -203,17 +203,17 @@ _WORDS: tuple[tuple[str, type[ProviderError]], ...] = (
         errors.RateLimited,
     ),
     (
-        rf"\b{_MODEL} (?:is |was |are |has |have |does |do |could |can |may |cannot |"
+        rf"\b{_MODEL_NAME} (?:is |was |are |has |have |does |do |could |can |may |cannot |"
         rf"been )*(?:not|n't|never)[ -]*(?:be )?(?:found|exists?|available|supported|accessible|"
         rf"deployed|a valid|registered|served|installed|loaded)\b|"
-        rf"\b{_MODEL} (?:doesn't|isn't|cannot be|has been|is|was) (?:exist|found|unknown|invalid|"
+        rf"\b{_MODEL_NAME} (?:doesn't|isn't|cannot be|has been|is|was) (?:exist|found|unknown|invalid|"
         rf"deprecated|decommissioned|retired|removed|available|unavailable)\b|"
         r"(?:unknown|no such|invalid|unsupported|unavailable|nonexistent) (?:\S+ )?model\b|"
         r"is not a valid model|not a valid model|unable to access model|not found the model|"
         r"model (?:not|does not|doesn.t) exist|model not found|model identifier is invalid|"
         r"deployment .{0,40}does not exist|no endpoints found|models/\S+ is not (?:found|supported)|"
         r"not a supported model|unable to access \S+ model|llm provider not provided|"
-        rf"\b{_MODEL} (?:is no longer|ha(?:s|ve) reached) |inference profile that contains|模型不存在",
+        rf"\b{_MODEL_NAME} (?:is no longer|ha(?:s|ve) reached) |inference profile that contains|模型不存在",
         errors.NotFound,
     ),
     (
@@ -228,13 +228,13 @@ _WORDS: tuple[tuple[str, type[ProviderError]], ...] = (
     ),
 )
 # Of a context that is too small, where only what stands in quotes says so.
-_CONTEXT = (
+_CONTEXT_PATTERN = (
     r"(?i)\binputs\W* tokens (?:\+|plus)|\binputs\W* must have less than|"
     r"(?:content|input|prompt|instructions)'?: string too long"
 )
 _QUOTED = r"(?<!\w)(?:'[^'\n]{1,120}'|`[^`\n]{1,120}`|\"[^\"\n]{1,120}\")(?!\w)"
 # By status, the kinds that words may make of it.
-_LOCAL = (
+_BY_MESSAGE = (
     errors.ContextLengthExceeded,
     errors.ContentFiltered,
     errors.QuotaExceeded,
@@ -242,18 +242,19 @@ _LOCAL = (
 )
 _REFINED: dict[int, tuple[type[ProviderError], ...]] = {
     **dict.fromkeys(
-        (400, 422), (*_LOCAL, errors.NotFound, errors.RateLimited, errors.Overloaded, errors.PermissionDenied)
+        (400, 422),
+        (*_BY_MESSAGE, errors.NotFound, errors.RateLimited, errors.Overloaded, errors.PermissionDenied),
     ),
-    402: _LOCAL,
+    402: _BY_MESSAGE,
     404: (errors.BadRequest,),
-    403: (*_LOCAL, errors.NotFound, errors.RateLimited, errors.Overloaded),
-    413: (*_LOCAL, errors.RateLimited),
-    429: (*_LOCAL, errors.Overloaded),
+    403: (*_BY_MESSAGE, errors.NotFound, errors.RateLimited, errors.Overloaded),
+    413: (*_BY_MESSAGE, errors.RateLimited),
+    429: (*_BY_MESSAGE, errors.Overloaded),
     500: (errors.ContextLengthExceeded, errors.AuthenticationError, errors.Overloaded),
 }
 
 
-def machine_words(value: Any) -> Iterator[str]:
+def error_codes(value: Any) -> Iterator[str]:
     """The codes, types and reasons in an error's object, the most exact first."""
     inner = obj(value)
     for detail in items(inner.get("details")):
@@ -274,21 +275,21 @@ def classify(status: int | None, text: str, codes: Iterable[str] = ()) -> type[P
         return errors.NotFound
     by_code = next((k for c in codes if (k := _CODES.get(re.sub(r"[\W_]", "", c).lower()))), None)
     plain = re.sub(_QUOTED, "''", text)
-    by_word = next((kind for pattern, kind in _WORDS if re.search(pattern, plain, re.I)), None)
-    by_word = errors.ContextLengthExceeded if re.search(_CONTEXT, text) else by_word
-    if by_code is not None and by_code not in _VAGUE:
+    by_message = next((kind for pattern, kind in _PATTERNS if re.search(pattern, plain, re.I)), None)
+    by_message = errors.ContextLengthExceeded if re.search(_CONTEXT_PATTERN, text) else by_message
+    if by_code is not None and by_code not in _GENERIC:
         return by_code
     by_status = _BY_STATUS.get(status or 0)
     if status is None:
-        return by_word or by_code or (errors.ServerError if "api_error" in codes else ProviderError)
-    if by_word in _REFINED.get(status, ()) and not (
-        by_code is errors.NotFound and by_word is errors.PermissionDenied
+        return by_message or by_code or (errors.ServerError if "api_error" in codes else ProviderError)
+    if by_message in _REFINED.get(status, ()) and not (
+        by_code is errors.NotFound and by_message is errors.PermissionDenied
     ):
-        return by_word or ProviderError
+        return by_message or ProviderError
     if by_code is not None and (status in (400, 403, 413, 422) or by_status is None):
         return by_code
     if by_status is not None:
         return by_status
     if status >= 500:
         return errors.ServerError
-    return by_word or errors.BadRequest if status >= 400 else ProviderError
+    return by_message or errors.BadRequest if status >= 400 else ProviderError

@@ -13,7 +13,7 @@ from ..core import errors
 from ..core.calls import Endpoint
 from ..core.errors import ProtocolError, ProviderError
 from . import _limits
-from ._error_kinds import classify, machine_words
+from ._error_kinds import classify, error_codes
 from ._json import items, label, load_json, obj
 
 MESSAGE_LIMIT = 600  # characters of a provider's message that we show; the whole body stays in `.body`
@@ -34,63 +34,63 @@ _HINTS: dict[type[ProviderError], str] = {
 }
 
 
-def hint_for(kind: type[ProviderError], name: str, wait: float | None = None) -> str:
+def error_hint(kind: type[ProviderError], name: str, wait: float | None = None) -> str:
     """What to do next; wait: seconds that the provider named."""
     if wait and kind in (errors.RateLimited, errors.Overloaded, errors.QuotaExceeded):
-        return f"Try again in {_limits.span(wait)}, or choose another model."
+        return f"Try again in {_limits.duration_text(wait)}, or choose another model."
     return _HINTS.get(kind, "").format(name=name)
 
 
-def _words(value: Any) -> tuple[str, str | None, str | int | None]:
+def _message_type_code(value: Any) -> tuple[str, str | None, str | int | None]:
     """(message, type, code) in an error object of whichever shape."""
-    outer, inner = obj(_first(value)), _inner(value)
+    outer, inner = obj(_first_object(value)), _error_object(value)
     if isinstance(outer.get("error"), str):
         return outer["error"], label(outer.get("type")), label(outer.get("code"))
-    text = _text(inner)
+    text = _message(inner)
     raw = obj(inner.get("metadata")).get("raw")  # OpenRouter: the words of the provider behind it
     if raw:
         text = f"{text} ({raw if isinstance(raw, str) else json.dumps(raw)})"
     return text, label(inner.get("type")) or label(inner.get("status")), label(inner.get("code"))
 
 
-def _first(value: Any) -> Any:
+def _first_object(value: Any) -> Any:
     """A value, or the first object of a list."""
     return next(items(value), {}) if isinstance(value, list) else value
 
 
-def _inner(value: Any) -> dict[str, Any]:
+def _error_object(value: Any) -> dict[str, Any]:
     """The object in an error that holds its words."""
-    outer = obj(_first(value))
-    return obj(_first(outer.get("error", outer))) or outer
+    outer = obj(_first_object(value))
+    return obj(_first_object(outer.get("error", outer))) or outer
 
 
-def _text(inner: Mapping[str, Any], depth: int = 8) -> str:
+def _message(inner: Mapping[str, Any], depth: int = 8) -> str:
     """The words in an error object, `depth` levels down at most."""
-    for name in _SAID:
+    for name in _MESSAGE_FIELDS:
         value = inner.get(name)
         if isinstance(value, str) and value:
             return value
-        if isinstance(value, dict) and depth and (text := _text(value, depth - 1)):
+        if isinstance(value, dict) and depth and (text := _message(value, depth - 1)):
             return text
         if isinstance(value, list) and value:
             return "; ".join(
                 v
                 if isinstance(v, str)
-                else _where(v) + ((_text(v, depth - 1) if depth else "") or json.dumps(v))
-                for v in value[:_ITEMS]
+                else _field_path(v) + ((_message(v, depth - 1) if depth else "") or json.dumps(v))
+                for v in value[:_MAX_ERRORS]
                 if isinstance(v, (str, dict))
             )
     return ""
 
 
-def _where(item: Mapping[str, Any]) -> str:
+def _field_path(item: Mapping[str, Any]) -> str:
     """FastAPI's `loc`: which part of the body is meant."""
     place = item.get("loc")
     names = [str(p) for p in (place if isinstance(place, list) else ()) if p != "body" and label(p)]
     return f"{'.'.join(names)}: " if names else ""
 
 
-_SAID = (
+_MESSAGE_FIELDS = (
     "message",
     "detail",
     "details",
@@ -102,7 +102,7 @@ _SAID = (
     "error_message",
     "errorMessage",
 )
-_ITEMS = 20  # errors of a list that are told
+_MAX_ERRORS = 20  # errors of a list that are told
 _TAG = r"(?i)<(?:(/?)(script|style)\b)?[^<>]*>"
 
 
@@ -127,7 +127,7 @@ def provider_error(
     """The error that `value` means: a JSON value, or the text of a page that is no JSON. `headers` in lower
     case."""
     headers = headers or {}
-    text, kind, code = ("", None, None) if isinstance(value, str) else _words(value)
+    text, kind, code = ("", None, None) if isinstance(value, str) else _message_type_code(value)
     if isinstance(value, str):
         text = value.strip()
         if text.startswith(
@@ -140,11 +140,11 @@ def provider_error(
     if status is not None and 300 <= status < 400:
         text = f"it redirects to {headers.get('location', 'another address')}, which is not followed"
     now = datetime.now(UTC).timestamp()
-    headers = {**headers, **_inner_headers(value)}
-    wait = _limits.retry_after(headers, value, now)
-    wait = wait if wait is not None else _limits.in_words(text, now)
-    why = _limits.refusal(headers, value, text, now, quirks=provider.quirks, wait=wait)
-    codes = [*machine_words(_inner(value)), *filter(None, (kind, str(code or "")))]
+    headers = {**headers, **_upstream_headers(value)}
+    wait = _limits.parse_retry_after(headers, value, now)
+    wait = wait if wait is not None else _limits.wait_in_text(text, now)
+    why = _limits.parse_refusal(headers, value, text, now, quirks=provider.quirks, wait=wait)
+    codes = [*error_codes(_error_object(value)), *filter(None, (kind, str(code or "")))]
     cls = classify(status, text, codes)
     if cls is errors.QuotaExceeded and any(limit.spent for limit in why.limits):
         cls = errors.RateLimited  # Google's words are of plans and billing, whichever limit it is
@@ -161,18 +161,18 @@ def provider_error(
             None,
         ),
         body=value if len(str(value)) < _READ_LIMIT else shown,
-        hint=hint_for(cls, provider.name, wait),
+        hint=error_hint(cls, provider.name, wait),
     )
-    return _limited(error, why)
+    return _add_limits(error, why)
 
 
-def _inner_headers(value: Any) -> dict[str, str]:
+def _upstream_headers(value: Any) -> dict[str, str]:
     """The headers of the provider behind OpenRouter, which stand in its error's body."""
     inner = obj(obj(obj(obj(value).get("error")).get("metadata")).get("headers"))
     return {k.lower(): v for k, v in inner.items() if isinstance(v, str)}
 
 
-def _limited(error: ProviderError, why: _limits.Refusal) -> ProviderError:
+def _add_limits(error: ProviderError, why: _limits.Refusal) -> ProviderError:
     """The error with what it tells of limits."""
     error.limits = why.limits
     error.reset_after = max((x.reset for x in why.limits if x.spent and x.reset is not None), default=None)
@@ -180,7 +180,7 @@ def _limited(error: ProviderError, why: _limits.Refusal) -> ProviderError:
         return error
     error.per, error.until = why.per, why.until
     if why.until is not None and isinstance(error, errors.RateLimited):
-        again = datetime.fromtimestamp(min(why.until, _LATEST)).astimezone()
+        again = datetime.fromtimestamp(min(why.until, _LATEST_TIME)).astimezone()
         error.hint = (
             f"The limit of the {why.per} is used up: go on after {again:%H:%M} ({again:%d %B}), or choose "
             "another model."
@@ -188,7 +188,7 @@ def _limited(error: ProviderError, why: _limits.Refusal) -> ProviderError:
     return error
 
 
-_LATEST = 4e9  # epoch seconds of the year 2096
+_LATEST_TIME = 4e9  # epoch seconds of the year 2096
 
 
 def http_error(status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint) -> ProviderError:

@@ -16,25 +16,27 @@ from ..core.calls import Frame
 from ..core.events import DEPTH_LIMIT, Item
 
 _LONGEST = 2 * DEPTH_LIMIT  # characters of a chunk that cannot be nested too deeply
-_PATIENCE = 20  # chunks in a row that do not fit: a provider with other habits, who need not be tried further
+_MAX_MISSES = (
+    20  # chunks in a row that do not fit: a provider with other habits, who need not be tried further
+)
 # In any object they may mean an error (see _decoder.failure), and in one that has no other sign of an answer.
-ERRORS = ("error", "base_resp", "success")
-ERROR_WORDS = ("detail", "errors", "msg", "error_msg", "error_message", "errorMessage")
+ERROR_FIELDS = ("error", "base_resp", "success")
+ERROR_TEXT_FIELDS = ("detail", "errors", "msg", "error_msg", "error_message", "errorMessage")
 
 
-def struct(name: str, *absent: Iterable[str], **fields: Any) -> Any:
+def define_struct(name: str, *must_be_absent: Iterable[str], **fields: Any) -> Any:
     """A struct of these fields, each of which may be missing, and of those that must not be there."""
     return msgspec.defstruct(
         name,
         [
             *((field, kind | None, None) for field, kind in fields.items()),
-            *((field, None, None) for names in absent for field in names),
+            *((field, None, None) for names in must_be_absent for field in names),
         ],
         gc=False,
     )
 
 
-class Usual:
+class FastReader:
     """Reads usual chunks of one kind. item: what one holds; None where it is not usual after all."""
 
     __slots__ = ("_decode", "_item", "_misses", "_names")
@@ -46,7 +48,7 @@ class Usual:
     def read(self, frames: list[Frame], place: int) -> list[Item]:
         """See core.calls.Usual."""
         found: list[Item] = []
-        if self._misses > _PATIENCE:
+        if self._misses > _MAX_MISSES:
             return found
         decode, read, names = self._decode, self._item, self._names
         try:

@@ -75,20 +75,20 @@ class SurrogateJoiner:
     """Joins characters that a provider cut in two: a surrogate half waits for the next piece of the same
     `key`, and one that stays alone becomes U+FFFD, so that no text of ours is unfit for UTF-8."""
 
-    __slots__ = ("held",)
+    __slots__ = ("pending",)
 
     def __init__(self) -> None:
-        self.held: dict[Hashable, str] = {}
+        self.pending: dict[Hashable, str] = {}
 
-    def mend(self, key: Hashable, text: str) -> str:
+    def join(self, key: Hashable, text: str) -> str:
         """What of `text` can be shown by now."""
-        if text.isascii() and not self.held:
+        if text.isascii() and not self.pending:
             return text
-        text = self.held.pop(key, "") + text
+        text = self.pending.pop(key, "") + text
         try:
             text.encode()
         except UnicodeEncodeError:
             if "\ud800" <= text[-1] <= "\udbff":
-                self.held[key], text = text[-1], text[:-1]
+                self.pending[key], text = text[-1], text[:-1]
             return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return text

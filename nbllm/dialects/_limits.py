@@ -26,7 +26,7 @@ from ..core.calls import Quirks
 from ._json import items, label, obj, string
 
 SECOND, MINUTE, HOUR, DAY, MONTH = 1.0, 60.0, 3_600.0, 86_400.0, 30 * 86_400.0
-_SPAN = 64  # characters that say how long, how many or until when
+_LONGEST = 64  # characters that say how long, how many or until when
 _NO_LIMIT = 2.0**53
 _EPOCH, _EPOCH_MS = 1e9, 1e11  # a reset from here on is a moment, in seconds or in milliseconds
 
@@ -46,7 +46,7 @@ class Limit(msgspec.Struct, frozen=True):
     @property
     def per(self) -> str:
         """The window in a word: second, minute, hour, day or month."""
-        return next((word for word, longest in _PER if self.window <= longest), "month")
+        return next((word for word, longest in _WINDOW_NAMES if self.window <= longest), "month")
 
     @property
     def spent(self) -> bool:
@@ -54,7 +54,7 @@ class Limit(msgspec.Struct, frozen=True):
         return self.remaining == 0 and self.reset != 0
 
 
-_PER = (("second", 5.0), ("minute", 10 * MINUTE), ("hour", 6 * HOUR), ("day", 2 * DAY))
+_WINDOW_NAMES = (("second", 5.0), ("minute", 10 * MINUTE), ("hour", 6 * HOUR), ("day", 2 * DAY))
 WINDOWS = {"second": SECOND, "minute": MINUTE, "hour": HOUR, "day": DAY, "month": MONTH}
 _KINDS = {
     "": "requests",
@@ -67,13 +67,13 @@ _KINDS = {
     "tokens-generated": "output",
     "input-images": "images",
 }
-_FIELDS = ("limit", "remaining", "reset", "renewalperiod")
+_HEADER_FIELDS = ("limit", "remaining", "reset", "renewalperiod")
 
 
-def _names() -> dict[str, tuple[str, str, str, str]]:
+def _header_table() -> dict[str, tuple[str, str, str, str]]:
     """Every header that is read: (field, name of the limit, kind, word for the window)."""
     table = {}
-    for field, (word, kind), window in itertools.product(_FIELDS, _KINDS.items(), ("", *WINDOWS)):
+    for field, (word, kind), window in itertools.product(_HEADER_FIELDS, _KINDS.items(), ("", *WINDOWS)):
         name = "-".join(filter(None, (word, window)))
         for start in ("x-ratelimit", "ratelimit"):
             table["-".join(filter(None, (start, field, name)))] = (field, name, kind, window)
@@ -82,31 +82,31 @@ def _names() -> dict[str, tuple[str, str, str, str]]:
     return table
 
 
-_NAMES = _names()
+_HEADERS = _header_table()
 
 
-def limits(headers: Mapping[str, str], now: float, quirks: Quirks | None = None) -> tuple[Limit, ...]:
+def parse_limits(headers: Mapping[str, str], now: float, quirks: Quirks | None = None) -> tuple[Limit, ...]:
     """The limits that an answer's headers (names in lower case) tell. now: epoch seconds, used where the
     answer has no Date of its own. quirks: of the provider's row."""
     found: dict[str, dict[str, str]] = {}
     about: dict[str, tuple[str, str]] = {}
     for header, text in headers.items():
-        if (known := _NAMES.get(header)) is not None:
+        if (known := _HEADERS.get(header)) is not None:
             field, name, *of = known
             found.setdefault(name, {})[field] = text
             about[name] = (of[0], of[1])
     if not found:
         return ()
-    base = _moment(headers.get("date", "")) or now
-    usual = _usual(quirks or Quirks(), found)
+    base = _parse_time(headers.get("date", "")) or now
+    usual = _default_windows(quirks or Quirks(), found)
     made = (_limit(*about[name], texts, base, usual) for name, texts in found.items())
     return tuple(limit for limit in made if limit is not None)
 
 
-def _usual(quirks: Quirks, found: Mapping[str, Mapping[str, str]]) -> dict[str, float]:
+def _default_windows(quirks: Quirks, found: Mapping[str, Mapping[str, str]]) -> dict[str, float]:
     """Windows by kind, of those that their names leave open. Together's answers are known by their form too,
     since they also come through others: bare names, a reset of a few seconds, and tokens."""
-    bare = amount(found.get("", {}).get("reset", ""))
+    bare = parse_number(found.get("", {}).get("reset", ""))
     if "tokens" in found and bare is not None and bare <= 5:
         return {"requests": SECOND, "tokens": SECOND}
     pairs = (said.split("/", 1) for said in quirks.limits)
@@ -116,50 +116,50 @@ def _usual(quirks: Quirks, found: Mapping[str, Mapping[str, str]]) -> dict[str, 
 def _limit(
     kind: str, word: str, texts: Mapping[str, str], now: float, usual: Mapping[str, float]
 ) -> Limit | None:
-    most, left = (amount(_first(texts.get(name, ""))) for name in ("limit", "remaining"))
+    most, left = (parse_number(_first_value(texts.get(name, ""))) for name in ("limit", "remaining"))
     if (most is None and left is None) or max(most or 0, left or 0) >= _NO_LIMIT:
         return None
-    period = amount(texts.get("renewalperiod", "")) or None
+    period = parse_number(texts.get("renewalperiod", "")) or None
     named = re.search(r"; ?w=(\d{1,9})", texts.get("limit", ""))
     window = WINDOWS.get(word) or period or (named and float(named[1])) or usual.get(kind)
     told = texts.get("reset", "")
-    tried = (_reset(text, now, ms="renewalperiod" in texts) for text in (told, _first(told)))
+    tried = (_parse_reset(text, now, ms="renewalperiod" in texts) for text in (told, _first_value(told)))
     reset = next((reset for reset in tried if reset is not None), None)
     return Limit(kind, most, left, window or MINUTE, reset, window is None)
 
 
-def _first(text: str) -> str:
+def _first_value(text: str) -> str:
     """The first of the values that two proxies wrote, without its parameters."""
     return re.split(", |;", text, maxsplit=1)[0]
 
 
-def _reset(text: str, now: float, *, ms: bool) -> float | None:
-    bare = amount(text)
+def _parse_reset(text: str, now: float, *, ms: bool) -> float | None:
+    bare = parse_number(text)
     if bare is None:
-        return _wait(text, now)
+        return _parse_wait(text, now)
     if bare >= _EPOCH:
         return max(0.0, bare / (1000 if bare >= _EPOCH_MS else 1) - now)
     return bare / 1000 if ms else bare
 
 
-def amount(text: str) -> float | None:
+def parse_number(text: str) -> float | None:
     """A number that is not negative; None for anything else."""
     try:
-        value = float(text[:_SPAN])
+        value = float(text[:_LONGEST])
     except ValueError:
         return None
     return value if 0 <= value < float("inf") else None
 
 
-def seconds(text: str) -> float | None:
+def parse_duration(text: str) -> float | None:
     """A number of seconds, or a span such as "1m30s", "250ms", "6h0m0.5s"; None for anything else."""
-    text = text.strip()[:_SPAN]
-    if (bare := amount(text)) is not None:
+    text = text.strip()[:_LONGEST]
+    if (bare := parse_number(text)) is not None:
         return bare
-    return _summed(text) if re.fullmatch(f"(?i)(?:{_AMOUNT[4:]})+", text) else None
+    return _sum_durations(text) if re.fullmatch(f"(?i)(?:{_DURATION_PATTERN[4:]})+", text) else None
 
 
-_UNITS = {
+_UNIT_SECONDS = {
     **dict.fromkeys(("ms", "millis", "millisecond", "milliseconds"), 0.001),
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds", "秒"), SECOND),
     **dict.fromkeys(("m", "min", "mins", "minute", "minutes", "分钟"), MINUTE),
@@ -167,28 +167,32 @@ _UNITS = {
     **dict.fromkeys(("d", "day", "days", "天"), DAY),
     **dict.fromkeys(("week", "weeks"), 7 * DAY),
 }
-_AMOUNT = rf"(?i)(\d{{1,9}}(?:\.\d{{1,9}})?|\b(?:an?|one)(?=\s))\s*({'|'.join(_UNITS)})(?![a-z])"
+_DURATION_PATTERN = (
+    rf"(?i)(\d{{1,9}}(?:\.\d{{1,9}})?|\b(?:an?|one)(?=\s))\s*({'|'.join(_UNIT_SECONDS)})(?![a-z])"
+)
 
 
-def _summed(text: str) -> float | None:
+def _sum_durations(text: str) -> float | None:
     """The spans in a text, added up; None where it holds none."""
-    found = re.findall(_AMOUNT, text)
-    spans = [float(number if number[0].isdigit() else 1) * _UNITS[unit.lower()] for number, unit in found]
+    found = re.findall(_DURATION_PATTERN, text)
+    spans = [
+        float(number if number[0].isdigit() else 1) * _UNIT_SECONDS[unit.lower()] for number, unit in found
+    ]
     return sum(spans) if spans else None
 
 
-def _wait(text: str, now: float) -> float | None:
+def _parse_wait(text: str, now: float) -> float | None:
     """Seconds to a moment, or those that a span has."""
-    if (span := seconds(text)) is not None or (when := _moment(text)) is None:
+    if (span := parse_duration(text)) is not None or (when := _parse_time(text)) is None:
         return span
     return max(0.0, when - now)
 
 
-def _moment(text: str) -> float | None:
+def _parse_time(text: str) -> float | None:
     """Epoch seconds of an HTTP date or an ISO 8601 time."""
     from email.utils import parsedate_to_datetime  # with calendars and sockets
 
-    text = text[:_SPAN]
+    text = text[:_LONGEST]
     try:
         when = parsedate_to_datetime(text) if "," in text else datetime.fromisoformat(text)
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
@@ -196,63 +200,65 @@ def _moment(text: str) -> float | None:
         return None
 
 
-def retry_after(headers: Mapping[str, str], value: Any, now: float) -> float | None:
+def parse_retry_after(headers: Mapping[str, str], value: Any, now: float) -> float | None:
     """Seconds that the provider asks us to wait, None where it does not say (or says nonsense).
 
     retry-after-ms (OpenAI, Azure), Retry-After in seconds or as an HTTP date (RFC 9110 section 10.2.3), the
     gateway LiteLLM's llm_provider-retry-after, GitHub's x-ratelimit-timeremaining, what proxies say of their
     own limits, or google.rpc.RetryInfo in the body. Some give the moment in epoch seconds.
     """
-    if (ms := seconds(headers.get("retry-after-ms", ""))) is not None:
+    if (ms := parse_duration(headers.get("retry-after-ms", ""))) is not None:
         return ms / 1000
-    for name in _WAITING:
-        text, base = headers.get(name, "").strip(" \"'"), _moment(headers.get("date", "")) or now
-        told = (_reset(part.strip(), base, ms=False) for part in (text, *text.split(",")))
+    for name in _WAIT_HEADERS:
+        text, base = headers.get(name, "").strip(" \"'"), _parse_time(headers.get("date", "")) or now
+        told = (_parse_reset(part.strip(), base, ms=False) for part in (text, *text.split(",")))
         if (wait := next((wait for wait in told if wait is not None), None)) is not None:
             return wait  # two proxies may have said it: then the first of two counts
-    for detail in details(value, "RetryInfo"):
-        return seconds(string(detail.get("retryDelay")))
-    return _told(value)
+    for detail in google_details(value, "RetryInfo"):
+        return parse_duration(string(detail.get("retryDelay")))
+    return _wait_in_body(value)
 
 
-_WAITING = (
+_WAIT_HEADERS = (
     *("retry-after", "llm_provider-retry-after", "x-retry-after", "x-ratelimit-timeremaining"),
     *("x-ratelimit-reset-after", "ratelimit-reset"),
 )
-_WAITS = {
+_WAIT_FIELDS = {
     **dict.fromkeys(("retry_after", "retryAfter", "retry_after_seconds", "resets_in_seconds"), 1.0),
     **dict.fromkeys(("retry_after_ms", "retryAfterMs", "retry_after_millis"), 0.001),
 }
 
 
-def _told(value: Any) -> float | None:
+def _wait_in_body(value: Any) -> float | None:
     """What fields of an error's body say of the wait."""
     inner = obj(obj(value).get("error"))
     places = (inner, obj(inner.get("metadata")), obj(inner.get("details")), obj(value))
     told = (
-        (seconds(label(place.get(name)) or ""), unit) for place in places for name, unit in _WAITS.items()
+        (parse_duration(label(place.get(name)) or ""), unit)
+        for place in places
+        for name, unit in _WAIT_FIELDS.items()
     )
     return next((wait * unit for wait, unit in told if wait is not None), None)
 
 
-_IN = (
+_WAIT_PATTERN = (
     r"(?i)(?:(?:again|retry|retrying|reset\w*|wait\w*|available|back)\W+(?:[a-z]+ ){0,3}?"
     r"(?:(?:in|after|for|at least|about|another)\W+){1,2}|\bwait[ :~]+|请在\s*|请等待\s*)"
     r"((?:\s*(?:and|,)?\s*(?:\d[\d.]*|an?\b|one\b)\s*(?:[a-z]+|秒|分钟|小时|天)){1,4})"
 )
-_STAMP = r"limit reached\|(\d{10})\b"
+_EPOCH_PATTERN = r"limit reached\|(\d{10})\b"
 
 
-def in_words(text: str, now: float) -> float | None:
+def wait_in_text(text: str, now: float) -> float | None:
     """Seconds to wait as a sentence says them: "Please try again in 7m12s", "retry after 30 seconds", "in 3
     days 2 hours"; None where it does not."""
-    if stamp := re.search(_STAMP, text):
+    if stamp := re.search(_EPOCH_PATTERN, text):
         return max(0.0, float(stamp[1]) - now)
-    found = re.search(_IN, text)
-    return _summed(found[1]) if found else None
+    found = re.search(_WAIT_PATTERN, text)
+    return _sum_durations(found[1]) if found else None
 
 
-def span(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """A time in words, rounded up: "45 seconds", "an hour", "3 days"."""
     for unit, size in (("day", DAY), ("hour", HOUR), ("minute", MINUTE), ("second", 1.0)):
         if seconds > size * 0.99:
@@ -261,7 +267,7 @@ def span(seconds: float) -> str:
     return "a second"
 
 
-def details(value: Any, kind: str) -> list[Mapping[str, Any]]:
+def google_details(value: Any, kind: str) -> list[Mapping[str, Any]]:
     """Google's details of this kind in an error's body."""
     parts = value if isinstance(value, list) else [value]
     told = (detail for part in parts for detail in items(obj(obj(part).get("error")).get("details")))
@@ -270,14 +276,14 @@ def details(value: Any, kind: str) -> list[Mapping[str, Any]]:
 
 # --- what a refusal was refused for -------------------------------------------------------------------------
 
-_WORDS = (  # compiled where a request is refused: at its start, a program would wait for it
+_WINDOW_PATTERNS = (  # compiled where a request is refused: at its start, a program would wait for it
     ("month", r"per[ _-]?month|monthly|specified API usage limits"),
     ("day", r"per[ _-]?day|by[ _-]?day|daily|\((?:rpd|tpd)\)"),
     ("hour", r"per[ _-]?hour|by[ _-]?hour|hourly"),
     ("minute", r"per[ _-]?min|by[ _-]?min|\((?:rpm|tpm)\)"),
     ("second", r"per[ _-]?sec|by[ _-]?sec"),
 )
-_AGAIN = r"regain access on (\d{4}-\d\d-\d\d)(?: at (\d\d:\d\d))? UTC"
+_RESUMES_PATTERN = r"regain access on (\d{4}-\d\d-\d\d)(?: at (\d\d:\d\d))? UTC"
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -289,47 +295,47 @@ class Refusal(msgspec.Struct, frozen=True):
     limits: tuple[Limit, ...] = ()
 
 
-def refusal(
+def parse_refusal(
     headers: Mapping[str, str], value: Any, text: str, now: float, *, quirks: Quirks, wait: float | None
 ) -> Refusal:
     """What a refused request was refused for. wait: seconds that the provider named."""
-    told = (*limits(headers, now, quirks), *_violated(value, wait))
-    google = " ".join(string(v.get("quotaId")) for v in _violations(value))
+    told = (*parse_limits(headers, now, quirks), *_google_limits(value, wait))
+    google = " ".join(string(v.get("quotaId")) for v in _quota_violations(value))
     words = google or f"{headers.get('x-ratelimit-type', '')} {text}"
     spent = sorted((limit for limit in told if limit.spent), key=lambda limit: limit.window)
-    per = _per(words) or (spent[-1].per if spent else None)
+    per = _window_in_text(words) or (spent[-1].per if spent else None)
     if per not in ("hour", "day", "month"):
         return Refusal(per, None, told)
-    if again := re.search(_AGAIN, text):
-        return Refusal(per, _moment(f"{again[1]}T{again[2] or '00:00'}+00:00"), told)
+    if again := re.search(_RESUMES_PATTERN, text):
+        return Refusal(per, _parse_time(f"{again[1]}T{again[2] or '00:00'}+00:00"), told)
     if google and per == "day":  # whose short retryDelay is for limits of a minute
-        return Refusal(per, _midnight(now), told)
+        return Refusal(per, _next_pacific_midnight(now), told)
     fits = [x.reset for x in spent if x.reset and (x.per == per or (x.assumed and x.reset > 10 * MINUTE))]
     wait = wait if wait is not None else next(iter(fits), None)
     return Refusal(per, None if wait is None else now + wait, told)
 
 
-def _per(text: str) -> str | None:
+def _window_in_text(text: str) -> str | None:
     """The window that a text names."""
-    return next((per for per, pattern in _WORDS if re.search(pattern, text, re.I)), None)
+    return next((per for per, pattern in _WINDOW_PATTERNS if re.search(pattern, text, re.I)), None)
 
 
-def _violations(value: Any) -> list[Mapping[str, Any]]:
-    found = details(value, "QuotaFailure")
-    return [violation for failure in found for violation in items(failure.get("violations"))]
+def _quota_violations(value: Any) -> list[Mapping[str, Any]]:
+    found = google_details(value, "QuotaFailure")
+    return [violation for find_error in found for violation in items(find_error.get("violations"))]
 
 
-def _violated(value: Any, wait: float | None) -> list[Limit]:
+def _google_limits(value: Any, wait: float | None) -> list[Limit]:
     """Google's limits, which only a refusal tells."""
     made = []
-    for violation in _violations(value):
-        if most := amount(str(violation.get("quotaValue", ""))):
+    for violation in _quota_violations(value):
+        if most := parse_number(str(violation.get("quotaValue", ""))):
             kind = "input" if "token" in string(violation.get("quotaMetric")).lower() else "requests"
-            window = WINDOWS[_per(string(violation.get("quotaId"))) or "minute"]
+            window = WINDOWS[_window_in_text(string(violation.get("quotaId"))) or "minute"]
             made.append(Limit(kind, most, 0.0, window, wait))
     return made
 
 
-def _midnight(now: float) -> float:
+def _next_pacific_midnight(now: float) -> float:
     """The next midnight of Pacific time, when Google counts anew; in summer an hour later, which is safe."""
     return now + DAY - (now - 8 * HOUR) % DAY

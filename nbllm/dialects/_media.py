@@ -24,7 +24,7 @@ from ..core.messages import (
 from ._json import obj, string
 from ._request import with_unique_ids
 
-_HOLDERS = (
+_HOLDER_FIELDS = (
     "image_url",
     "imageUrl",
     "inlineData",
@@ -37,7 +37,7 @@ _HOLDERS = (
     "audio",
     "file",
 )
-_DATA = (
+_DATA_FIELDS = (
     "data",
     "b64_json",
     "result",
@@ -48,10 +48,10 @@ _DATA = (
     "image",
     "audio",
 )
-_URLS = ("url", "image_url", "imageUrl", "fileUri", "file_uri", "uri")
-_TYPES = ("mimeType", "mime_type", "media_type", "mediaType", "content_type")
-_FORMATS = (("image", "output_format"), ("audio", "format"))
-_KINDS = (
+_URL_FIELDS = ("url", "image_url", "imageUrl", "fileUri", "file_uri", "uri")
+_TYPE_FIELDS = ("mimeType", "mime_type", "media_type", "mediaType", "content_type")
+_FORMAT_FIELDS = (("image", "output_format"), ("audio", "format"))
+_MEDIA_KINDS = (
     "image",
     "output_image",
     "input_image",
@@ -62,27 +62,31 @@ _KINDS = (
     "video",
     "document",
 )
-_TYPE = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}")
+_TYPE_PATTERN = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}")
 
 
 def is_media(part: Any) -> bool:
     """Whether a part of an answer's content says that it is a picture or a file."""
-    return string(obj(part).get("type")).startswith(_KINDS)
+    return string(obj(part).get("type")).startswith(_MEDIA_KINDS)
 
 
 def media(part: Mapping[str, Any], signature: str | None = None) -> Image | Document | None:
     """The picture or file that a part holds, inline or by its address, under the names that providers use.
     None for a part that holds none, for what is no base64, and for bytes of which nothing says what they
     are."""
-    holder = next((part[name] for name in _HOLDERS if isinstance(part.get(name), dict)), part)
-    texts = [(name in _URLS, text) for name in (*_URLS, *_DATA) if (text := string(holder.get(name)))]
+    holder = next((part[name] for name in _HOLDER_FIELDS if isinstance(part.get(name), dict)), part)
+    texts = [
+        (name in _URL_FIELDS, text)
+        for name in (*_URL_FIELDS, *_DATA_FIELDS)
+        if (text := string(holder.get(name)))
+    ]
     is_url, text = next(iter(texts), (False, ""))
-    kind = _kind(part, holder)
+    kind = _media_type(part, holder)
     if is_url or text.startswith("data:"):
         told = Image(
             url=text, media_type=kind or "image/png"
         )  # takes the bytes out of a data: URL, and their type
-        return _typed(told.data, told.url, told.media_type, signature)
+        return _image_or_document(told.data, told.url, told.media_type, signature)
     data = unbase64(text)
     kind = (
         picture_type(data or b"")
@@ -90,18 +94,20 @@ def media(part: Mapping[str, Any], signature: str | None = None) -> Image | Docu
         or audio_type(data or b"")
         or "application/octet-stream" * is_media(part)
     )
-    return _typed(data, None, kind, signature) if data and kind else None
+    return _image_or_document(data, None, kind, signature) if data and kind else None
 
 
-def _kind(part: Mapping[str, Any], holder: Mapping[str, Any]) -> str:
+def _media_type(part: Mapping[str, Any], holder: Mapping[str, Any]) -> str:
     """The media type that is told; "" where there is none."""
-    kinds = [string(holder.get(name)).lower() for name in _TYPES]
-    kinds += [f"{of}/{string(holder.get(name)).lower()}" for of, name in _FORMATS if holder.get(name)]
-    told = next(filter(_TYPE.fullmatch, kinds), "")
+    kinds = [string(holder.get(name)).lower() for name in _TYPE_FIELDS]
+    kinds += [f"{of}/{string(holder.get(name)).lower()}" for of, name in _FORMAT_FIELDS if holder.get(name)]
+    told = next(filter(_TYPE_PATTERN.fullmatch, kinds), "")
     return told or ("image/png" if "image" in string(part.get("type")) else "")
 
 
-def _typed(data: bytes | None, url: str | None, kind: str, signature: str | None) -> Image | Document:
+def _image_or_document(
+    data: bytes | None, url: str | None, kind: str, signature: str | None
+) -> Image | Document:
     if kind.startswith("image/"):
         return Image(data, url, kind, signature)
     return Document(data, url, kind)
@@ -111,47 +117,47 @@ class Media:
     """The pictures and files of one answer, each told once: many servers repeat them in a last message."""
 
     def __init__(self) -> None:
-        self._told: set[Image | Document] = set()
-        self._left = ""  # of a text in base64, what does not fill three bytes
+        self._emitted: set[Image | Document] = set()
+        self._remainder = ""  # of a text in base64, what does not fill three bytes
 
     @property
-    def any(self) -> bool:
+    def has_media(self) -> bool:
         """Whether something was told."""
-        return bool(self._told)
+        return bool(self._emitted)
 
-    def tell(self, part: Image | Document | None, key: str | None = None) -> Iterator[Event]:
+    def emit(self, part: Image | Document | None, key: str | None = None) -> Iterator[Event]:
         """The event for a part, unless it was told before; for None, a notice that it could not be read."""
         if part is None:
             yield Notice("media", "a picture or file that cannot be read")
-        elif part not in self._told:
-            self._told.add(part)
+        elif part not in self._emitted:
+            self._emitted.add(part)
             yield MediaDelta(part, key)
 
-    def sound(self, piece: str) -> Iterator[MediaDelta]:
+    def emit_audio(self, piece: str) -> Iterator[MediaDelta]:
         """The event for the next piece of an answer's sound, in base64."""
-        piece = self._left + piece
+        piece = self._remainder + piece
         size = len(piece) // 4 * 4
-        piece, self._left = piece[:size], piece[size:]
+        piece, self._remainder = piece[:size], piece[size:]
         data = unbase64(piece)
         if data:
             part = Document(data, media_type=audio_type(data) or "audio/pcm")
-            self._told.add(part)
+            self._emitted.add(part)
             yield MediaDelta(part, "sound", append=True)
 
 
-_TAKEN = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_ACCEPTED_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 
-def check_picture(part: Image, label: str) -> None:
+def check_image_type(part: Image, label: str) -> None:
     """Raises ConfigError for a picture of a type that a provider is known to refuse."""
-    if part.data is not None and part.media_type not in _TAKEN:
+    if part.data is not None and part.media_type not in _ACCEPTED_TYPES:
         raise ConfigError(
             f"{label} takes no {part.media_type} pictures.",
-            hint=f"Convert it to {', '.join(kind.removeprefix('image/') for kind in _TAKEN)}.",
+            hint=f"Convert it to {', '.join(kind.removeprefix('image/') for kind in _ACCEPTED_TYPES)}.",
         )
 
 
-def told_by_user(messages: Sequence[Message], dialect: str = "") -> Iterator[Message]:
+def move_media_to_user(messages: Sequence[Message], dialect: str = "") -> Iterator[Message]:
     """The conversation for a provider that takes no pictures from a model: those that one made stand in the
     next message of the user, and a word for each in their place. Other files are left out, with a word. A
     last turn stays as it is. The ids of calls are unique, and blocks
@@ -174,7 +180,7 @@ def told_by_user(messages: Sequence[Message], dialect: str = "") -> Iterator[Mes
             yield message
 
 
-def left_out(request: Request, dialect: str) -> str:
+def dropped_files(request: Request, dialect: str) -> str:
     """The files of earlier answers that `told_by_user` leaves out, in words; "" where all go back, as they do
     to Google."""
     files = [p for m in request.messages if m.role == "assistant" for p in m.parts if isinstance(p, Document)]

@@ -13,7 +13,7 @@ from ..core.messages import Document, Request
 from ..core.strict import OPENAI, strict_answer_schema
 from . import _request
 from ._json import count, obj
-from ._request import bearer
+from ._request import bearer_header
 
 # --- requests -----------------------------------------------------------------------------------------------
 
@@ -29,7 +29,7 @@ def schema_format(request: Request) -> dict[str, Any] | None:
     if (schema := request.schema) is None:
         return None
     name = re.sub(r"\W", "_", str(schema.get("title") or "answer"), flags=re.A)[:64]
-    strict = closed(schema) if request.strict is None else request.strict
+    strict = is_closed(schema) if request.strict is None else request.strict
     return {
         "name": name,
         "schema": strict_answer_schema(schema, OPENAI) if request.strict else schema,
@@ -37,11 +37,11 @@ def schema_format(request: Request) -> dict[str, Any] | None:
     }
 
 
-def closed(schema: Any) -> bool:
+def is_closed(schema: Any) -> bool:
     """Whether strict mode, which guarantees the answer, takes `schema`: it refuses (HTTP 400) any object that
     does not forbid other properties and require its own."""
     if isinstance(schema, (list, tuple)):
-        return all(map(closed, schema))
+        return all(map(is_closed, schema))
     if not isinstance(schema, Mapping):
         return True
     kinds = schema.get("type")
@@ -49,18 +49,20 @@ def closed(schema: Any) -> bool:
         properties, required = schema.get("properties") or {}, schema.get("required") or ()
         if schema.get("additionalProperties") is not False or len(required) != len(properties):
             return False
-    return all(map(closed, schema.values()))
+    return all(map(is_closed, schema.values()))
 
 
-def post(
+def build_post(
     provider: Endpoint, path: str, key: Secret | None, body: Mapping[str, Any], extra: Mapping[str, Any]
 ) -> HttpCall:
     """The HTTP call, with its key in the header that the row names."""
-    named = {provider.key_header: key.reveal()} if key is not None and provider.key_header else bearer(key)
-    return _request.post(provider, provider.base_url.rstrip("/") + path, named, body, extra)
+    named = (
+        {provider.key_header: key.reveal()} if key is not None and provider.key_header else bearer_header(key)
+    )
+    return _request.build_post(provider, provider.base_url.rstrip("/") + path, named, body, extra)
 
 
-def able(request: Request, provider: Endpoint) -> None:
+def check_supported(request: Request, provider: Endpoint) -> None:
     """Raises ConfigError where `request` asks for what the provider has no word for."""
     for option in provider.quirks.cannot:
         if getattr(request, option) not in (None, ()):
@@ -116,7 +118,7 @@ REASONS: dict[str, FinishReason] = {
 }
 
 
-def _first(*found: Any) -> int | None:
+def _first_count(*found: Any) -> int | None:
     return next((n for n in map(count, found) if n is not None), None)
 
 
@@ -125,9 +127,9 @@ def usage(raw: Mapping[str, Any]) -> Usage | None:
     and Anthropic's relays."""
     taken = obj(raw.get("prompt_tokens_details") or raw.get("input_tokens_details"))
     made = obj(raw.get("completion_tokens_details") or raw.get("output_tokens_details"))
-    into = _first(raw.get("prompt_tokens"), raw.get("input_tokens"))
-    out = _first(raw.get("completion_tokens"), raw.get("output_tokens"))
-    thought = _first(made.get("reasoning_tokens"), raw.get("reasoning_tokens"))
+    into = _first_count(raw.get("prompt_tokens"), raw.get("input_tokens"))
+    out = _first_count(raw.get("completion_tokens"), raw.get("output_tokens"))
+    thought = _first_count(made.get("reasoning_tokens"), raw.get("reasoning_tokens"))
     if into is None and out is None:
         return None
     if thought and count(raw.get("total_tokens")) == (into or 0) + (out or 0) + thought:
@@ -136,13 +138,13 @@ def usage(raw: Mapping[str, Any]) -> Usage | None:
         into,
         out,
         thought,
-        _first(
+        _first_count(
             taken.get("cached_tokens"),
             raw.get("prompt_cache_hit_tokens"),
             raw.get("cached_tokens"),
             raw.get("cache_read_input_tokens"),
         ),
-        _first(
+        _first_count(
             taken.get("cache_write_tokens"),
             taken.get("cache_creation_tokens"),
             taken.get("cache_creation_input_tokens"),

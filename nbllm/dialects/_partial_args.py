@@ -8,60 +8,62 @@ from typing import Any
 
 from ._json import items, obj, string
 
-_GAP = 64  # elements of a list that may be left out: a path of ten characters is no reason to make 100,000
+_MAX_GAP = (
+    64  # elements of a list that may be left out: a path of ten characters is no reason to make 100,000
+)
 # One step of a path: .name, [0], ['name'] or ["name"]. An index of six digits is no argument of a sane call.
 _STEP = re.compile(r"""\.([^.\[\]]+)|\[(\d{1,5})\]|\['((?:[^'\\]|\\.)*)'\]|\["((?:[^"\\]|\\.)*)"\]""")
 
 
-class PartialArgs:
+class PartialArguments:
     """The arguments of one call, put together from values at JSON paths such as `$.items[0].name`. A string
     that goes on is continued by the next value at its path."""
 
     def __init__(self) -> None:
         self._value: dict[str, Any] = {}
-        self._going: dict[str, list[str]] = {}  # by path, the pieces of a string that goes on
+        self._open_strings: dict[str, list[str]] = {}  # by path, the pieces of a string that goes on
 
     @property
     def value(self) -> dict[str, Any]:
         """The arguments so far."""
-        for path in list(self._going):
-            self._end(path)
+        for path in list(self._open_strings):
+            self._close_string(path)
         return self._value
 
-    def take(self, call: dict[str, Any]) -> None:
+    def add(self, call: dict[str, Any]) -> None:
         """Takes what one message says of the call."""
         self._value.update(obj(call.get("args")))
         for piece in items(call.get("partialArgs")):
             path = string(piece.get("jsonPath"))
             value = next((v for k, v in piece.items() if k.endswith("Value") and k != "nullValue"), None)
-            if isinstance(value, str) and path in self._going:
-                self._going[path].append(value)
+            if isinstance(value, str) and path in self._open_strings:
+                self._open_strings[path].append(value)
             else:
-                self._put(_steps(path), value)
-                self._going[path] = [value] if isinstance(value, str) else []
+                self._set_at_path(_parse_path(path), value)
+                self._open_strings[path] = [value] if isinstance(value, str) else []
             if piece.get("willContinue") is not True:
-                self._end(path)
+                self._close_string(path)
 
-    def _end(self, path: str) -> None:
+    def _close_string(self, path: str) -> None:
         """Puts a string together that has come as a whole."""
-        pieces = self._going.pop(path)
+        pieces = self._open_strings.pop(path)
         if len(pieces) > 1:
-            self._put(_steps(path), "".join(pieces))
+            self._set_at_path(_parse_path(path), "".join(pieces))
 
-    def _put(self, steps: list[str | int], value: Any) -> None:
+    def _set_at_path(self, steps: list[str | int], value: Any) -> None:
         if not steps:
             return
         holder: Any = self._value
         for step, following in pairwise(steps):
-            child = _at(holder, step)
+            child = _get_child(holder, step)
             if not isinstance(child, (dict, list)):
                 child = [] if isinstance(following, int) else {}
-                _set(holder, step, child)
+                _set_child(holder, step, child)
             holder = child
-        _set(holder, steps[-1], value)
+        _set_child(holder, steps[-1], value)
 
 
-def _steps(path: str) -> list[str | int]:
+def _parse_path(path: str) -> list[str | int]:
     """The steps of a path from the root `$`; none where it cannot be read."""
     found = list(_STEP.finditer(path))
     if not path.startswith("$") or sum(m.end() - m.start() for m in found) != len(path) - 1:
@@ -72,15 +74,15 @@ def _steps(path: str) -> list[str | int]:
     ]
 
 
-def _at(holder: Any, step: str | int) -> Any:
+def _get_child(holder: Any, step: str | int) -> Any:
     if isinstance(holder, dict):
         return holder.get(str(step))
     return holder[step] if isinstance(step, int) and step < len(holder) else None
 
 
-def _set(holder: Any, step: str | int, value: Any) -> None:
+def _set_child(holder: Any, step: str | int, value: Any) -> None:
     if isinstance(holder, dict):
         holder[str(step)] = value
-    elif isinstance(step, int) and step <= len(holder) + _GAP:
+    elif isinstance(step, int) and step <= len(holder) + _MAX_GAP:
         holder.extend([None] * (step + 1 - len(holder)))
         holder[step] = value

@@ -29,7 +29,7 @@ _WORDY = (
 )
 
 
-def budget(reasoning: str | int) -> int:
+def reasoning_budget(reasoning: str | int) -> int:
     """`reasoning` as a budget in tokens. Raises ConfigError for a word that is none of ours."""
     if isinstance(reasoning, str):
         if reasoning not in BUDGETS:
@@ -49,16 +49,16 @@ def budget(reasoning: str | int) -> int:
 _NEAREST = ((0, "none"), (2_900, "low"), (14_000, "medium"))
 
 
-def effort(reasoning: str | int | None) -> str | None:
+def reasoning_effort(reasoning: str | int | None) -> str | None:
     """The effort word for `reasoning`; a budget in tokens becomes the nearest word, because words are all
     there is."""
     if reasoning is None or isinstance(reasoning, str):
         return reasoning
-    tokens = budget(reasoning)
+    tokens = reasoning_budget(reasoning)
     return next((word for most, word in _NEAREST if tokens <= most), "high")
 
 
-def own(messages: Iterable[Message], dialect: str = "") -> list[Message]:
+def without_foreign_blocks(messages: Iterable[Message], dialect: str = "") -> list[Message]:
     """The messages without the blocks that only another wire format knows."""
 
     def theirs(part: Part) -> bool:
@@ -75,7 +75,7 @@ def with_unique_ids(messages: Sequence[Message], dialect: str = "") -> list[Mess
     the same, some servers give one twice, or none. An id that is made tells the call's place, so that it
     stays when the conversation grows. A result belongs to the last turn before it that has its id, and there
     to the first call that has none yet. Blocks of other wire formats are left out."""
-    messages = own(messages, dialect)
+    messages = without_foreign_blocks(messages, dialect)
     calls = [p for m in messages for p in m.parts if isinstance(p, ToolCall)]
     taken = {c.id for c in calls if not c.made_up}
     if len(taken) == len(calls) and "" not in taken:
@@ -129,7 +129,7 @@ def with_short_ids(messages: Iterable[Message], exactly: int = 0, most: int = 40
             yield message
 
 
-def turns(messages: Iterable[Message], names: Mapping[str, str]) -> Iterator[tuple[str, list[Part]]]:
+def merge_turns(messages: Iterable[Message], names: Mapping[str, str]) -> Iterator[tuple[str, list[Part]]]:
     """The conversation without its system messages, neighbours of one role as one turn: (role, parts).
     `names` maps roles to those of the protocol."""
     role, parts = "", list[Part]()
@@ -146,15 +146,15 @@ def turns(messages: Iterable[Message], names: Mapping[str, str]) -> Iterator[tup
         yield role, parts
 
 
-def system_text(request: Request) -> str:
+def checked_system_text(request: Request) -> str:
     """The text of all system messages. Raises ConfigError for anything else in them."""
     for message in request.messages:
         if message.role == "system":
-            words(message)
+            text_only(message)
     return request.system
 
 
-def words(message: Message) -> str:
+def text_only(message: Message) -> str:
     """The text of a message that may hold nothing else."""
     odd = next((p for p in message.parts if not isinstance(p, Text)), None)
     if odd is not None:
@@ -165,7 +165,7 @@ def words(message: Message) -> str:
     return message.text
 
 
-def misplaced(part: Part, role: str, label: str) -> ConfigError:
+def misplaced_part(part: Part, role: str, label: str) -> ConfigError:
     """The error for a part that a turn of `role` cannot hold."""
     return ConfigError(
         f"{label} takes no {type(part).__name__} in a {role} message.",
@@ -175,10 +175,10 @@ def misplaced(part: Part, role: str, label: str) -> ConfigError:
 
 def data_url(part: Image | Document) -> str:
     """The bytes of a picture or document as a data: URL."""
-    return f"data:{part.media_type};base64,{b64(part)}"
+    return f"data:{part.media_type};base64,{base64_data(part)}"
 
 
-def b64(part: Image | Document) -> str:
+def base64_data(part: Image | Document) -> str:
     """The bytes of a picture or document as base64."""
     if part.data is None:
         raise ConfigError(
@@ -196,7 +196,7 @@ def document_text(part: Document) -> str | None:
     )
 
 
-def words_of(part: Document, label: str) -> str:
+def document_as_text(part: Document, label: str) -> str:
     """A document for a provider that takes none but as a part of the prompt."""
     text = document_text(part)
     if text is None:
@@ -207,19 +207,19 @@ def words_of(part: Document, label: str) -> str:
     return f"\n\n{part.name}:\n{text}\n\n" if part.name else f"\n\n{text}\n\n"
 
 
-def call_arguments(call: ToolCall) -> dict[str, Any]:
+def argument_object(call: ToolCall) -> dict[str, Any]:
     """The arguments as an object. What was not valid JSON is wrapped, in the way that Anthropic documents."""
     return {"INVALID_JSON": call.arguments_raw} if call.arguments is None else call.arguments
 
 
-def arguments(call: ToolCall) -> str:
+def raw_arguments(call: ToolCall) -> str:
     """The arguments of a call as they came, to the letter, because caches and signatures depend on it; {} for
     what is no JSON object: servers that write calls into a template fail at it."""
     whole = call.arguments is not None and call.arguments_raw.lstrip().startswith("{")
     return call.arguments_raw if whole else dumps(call.arguments or {})
 
 
-def content(result: ToolResult) -> tuple[Text | Image | Document, ...]:
+def result_parts(result: ToolResult) -> tuple[Text | Image | Document, ...]:
     """The parts of a tool's result."""
     return (Text(result.content),) if isinstance(result.content, str) else result.content
 
@@ -227,32 +227,32 @@ def content(result: ToolResult) -> tuple[Text | Image | Document, ...]:
 def result_text(result: ToolResult, text: str | None = None) -> str:
     """The words of a tool's result, for protocols that have no mark for a failed call: the words say it."""
     if text is None:
-        text = "".join(p.text for p in content(result) if isinstance(p, Text))
+        text = "".join(p.text for p in result_parts(result) if isinstance(p, Text))
     return f"Error: {text}" if result.is_error and not text.lower().startswith("error") else text
 
 
-def function(tool: Tool, **more: Any) -> dict[str, Any]:
+def describe_tool(tool: Tool, **more: Any) -> dict[str, Any]:
     """A tool by its name, its description, and `more`, as far as there is something to say."""
     about = {"name": tool.name, "description": tool.description or None, **more}
     return {k: v for k, v in about.items() if v is not None}
 
 
-def under(provider: Endpoint, root: str, path: str) -> str:
+def url_under(provider: Endpoint, root: str, path: str) -> str:
     """An address below a root that base_url may hold already."""
     return provider.base_url.rstrip("/").removesuffix(root) + root + path
 
 
-def bearer(key: Secret | None) -> dict[str, str]:
+def bearer_header(key: Secret | None) -> dict[str, str]:
     """The header that carries a key as a token."""
     return {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
 
 
-def google_key(key: Secret | None) -> dict[str, str]:
+def google_key_header(key: Secret | None) -> dict[str, str]:
     """The header that carries a key to Google."""
     return {"x-goog-api-key": key.reveal()} if key is not None else {}
 
 
-def post(
+def build_post(
     provider: Endpoint,
     url: str,
     headers: Mapping[str, str],
@@ -262,11 +262,11 @@ def post(
 ) -> HttpCall:
     """The HTTP call. Options that were not asked for are left out; `extra` has the last word, and is merged
     with the objects of the body that are called one of `nested`."""
-    whole = merged(without_none(body), extra, nested)
-    return HttpCall(with_query(url, provider), {**headers, **provider.headers}, whole)
+    whole = merge_extra(without_none(body), extra, nested)
+    return HttpCall(add_query(url, provider), {**headers, **provider.headers}, whole)
 
 
-def with_query(url: str, provider: Endpoint) -> str:
+def add_query(url: str, provider: Endpoint) -> str:
     """An address with the query that the row has for all its requests."""
     query = urlencode(provider.query, quote_via=quote)
     return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
@@ -277,7 +277,7 @@ def without_none(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in values.items() if v is not None and not (isinstance(v, (list, dict)) and not v)}
 
 
-def merged(body: Mapping[str, Any], extra: Mapping[str, Any], nested: Sequence[str]) -> dict[str, Any]:
+def merge_extra(body: Mapping[str, Any], extra: Mapping[str, Any], nested: Sequence[str]) -> dict[str, Any]:
     """`body` with `extra` over it; objects called one of `nested` are merged, so that ours are not erased."""
     out = {**body, **extra}
     for name in nested:
@@ -300,8 +300,8 @@ def dumps(value: Any) -> str:
     return text
 
 
-def fragment(value: Any) -> str:
+def arguments_json(value: Any) -> str:
     """Arguments as JSON text: a string is that already, null is nothing."""
     return (
-        SurrogateJoiner().mend("", value) if isinstance(value, str) else "" if value is None else dumps(value)
+        SurrogateJoiner().join("", value) if isinstance(value, str) else "" if value is None else dumps(value)
     )

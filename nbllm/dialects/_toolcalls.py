@@ -18,25 +18,25 @@ from typing import Any
 from ..core.events import NAME_LIMIT, ToolCallDelta, parse_arguments
 from ._json import SurrogateJoiner, items, label, obj
 
-_MARKS = re.compile(r'\\.?|["{}]', re.DOTALL)
+_MARKS_PATTERN = re.compile(r'\\.?|["{}]', re.DOTALL)
 
 
 class _Slot:
     """One call as far as it is known. `size`: the characters of its pieces."""
 
     __slots__ = (
-        "_cut",
         "_depth",
+        "_escape",
+        "_is_object",
         "_quoted",
         "_scanned",
-        "_whole",
         "empty",
         "id",
         "index",
+        "is_announced",
         "name",
         "pieces",
         "size",
-        "told",
     )
 
     def __init__(self, index: int) -> None:
@@ -44,9 +44,9 @@ class _Slot:
         self.id: str | None = None
         self.pieces: list[str] = []
         self.empty = False  # its arguments were said to be {}
-        self.told = False  # an event has told of it
-        self._scanned, self._depth, self._quoted, self._cut = 0, 0, False, ""
-        self._whole: bool | None = (
+        self.is_announced = False  # an event has told of it
+        self._scanned, self._depth, self._quoted, self._escape = 0, 0, False, ""
+        self._is_object: bool | None = (
             None  # once its outer brace was closed: whether that was an object, and all
         )
 
@@ -56,23 +56,23 @@ class _Slot:
         self.size += len(piece)
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether its arguments are a whole object. Asked at every fragment, so each is looked at once."""
         if not self.pieces:
             return self.empty
         while self._scanned < len(self.pieces):
             self._scan(self.pieces[self._scanned])
             self._scanned += 1
-        if self._whole is None and self._depth < 0:
-            self._whole = parse_arguments("".join(self.pieces)) is not None
-        return bool(self._whole)
+        if self._is_object is None and self._depth < 0:
+            self._is_object = parse_arguments("".join(self.pieces)) is not None
+        return bool(self._is_object)
 
     def _scan(self, piece: str) -> None:
-        if self._whole is not None:
-            self._whole = self._whole and not piece.strip()
+        if self._is_object is not None:
+            self._is_object = self._is_object and not piece.strip()
             return
-        for mark in _MARKS.findall(self._cut + piece):
-            self._cut = mark if mark == "\\" else ""
+        for mark in _MARKS_PATTERN.findall(self._escape + piece):
+            self._escape = mark if mark == "\\" else ""
             if mark == '"':
                 self._quoted = not self._quoted
             elif not self._quoted and mark in "{}":
@@ -80,12 +80,12 @@ class _Slot:
                 self._depth = self._depth or -1  # the outer brace is closed
 
 
-class Calls:
+class ToolCallReader:
     """The calls of one answer, in the order in which they began."""
 
     def __init__(self, halves: SurrogateJoiner) -> None:
         self.slots: list[_Slot] = []
-        self._halves = halves
+        self._joiner = halves
         self._latest: dict[str | None, _Slot] = {}
         self._by_id: dict[tuple[str | None, str], _Slot] = {}
 
@@ -98,7 +98,7 @@ class Calls:
             args = _fragment(call.get("arguments", call.get("input")))
             key = label(entry.get("index"))
             slot = self._find(key, id, name, args, touched)
-            nothing = args.strip() in ("", "{}") and (slot is None or slot.complete)
+            nothing = args.strip() in ("", "{}") and (slot is None or slot.is_complete)
             if nothing and not (id or name):
                 continue
             slot = slot or self.begin(key)
@@ -106,19 +106,19 @@ class Calls:
             self._latest[key] = slot
             if id:
                 self._by_id[key, id] = slot
-            event = self._fill(slot, id, name, args, label(google(entry).get("thought_signature")))
-            if not slot.told and not (slot.name or slot.size or event.signature):
+            event = self._fill(slot, id, name, args, label(google_extension(entry).get("thought_signature")))
+            if not slot.is_announced and not (slot.name or slot.size or event.signature):
                 continue  # an id alone: some servers end an answer with a call of nothing
-            if not slot.told:
-                slot.told, event = True, replace(event, id=slot.id)
+            if not slot.is_announced:
+                slot.is_announced, event = True, replace(event, id=slot.id)
                 yield event
             elif event.id or event.name or event.arguments or event.signature:
                 yield event
 
     @property
-    def any(self) -> bool:
+    def has_calls(self) -> bool:
         """Whether a call was told."""
-        return any(slot.told for slot in self.slots)
+        return any(slot.is_announced for slot in self.slots)
 
     def begin(self, key: str | None) -> _Slot:
         """A new call under an index of the wire. Until it has a name or arguments, nothing tells of it."""
@@ -131,11 +131,11 @@ class Calls:
         slot = known or self._latest.get(key)
         if slot is None and self.slots and not name and (not id or key is None):
             slot = self.slots[-1]
-        if slot is None or (known and not (args and name and name != slot.name and slot.complete)):
+        if slot is None or (known and not (args and name and name != slot.name and slot.is_complete)):
             return slot
         if id and slot.id:
-            return None if name or slot.complete else slot
-        if name and slot.name and (slot.index in touched or (slot.complete and args)):
+            return None if name or slot.is_complete else slot
+        if name and slot.name and (slot.index in touched or (slot.is_complete and args)):
             return None
         return slot
 
@@ -158,12 +158,12 @@ class Calls:
         ):
             args = ""  # the whole call is said once more at the end
         if args:
-            args = self._halves.mend(slot.index, args)
+            args = self._joiner.join(slot.index, args)
             slot.add(args)
         return ToolCallDelta(slot.index, new_id, new_name or None, args, signature)
 
 
-def google(part: Mapping[str, Any]) -> dict[str, Any]:
+def google_extension(part: Mapping[str, Any]) -> dict[str, Any]:
     """What Gemini's compatible endpoint adds to a message or a call."""
     extra = obj(part.get("extra_content"))
     return obj(extra.get("google")) or obj(extra.get("vertex"))

@@ -41,25 +41,25 @@ from ..core.strict import ANTHROPIC, strict_answer_schema, strict_parameters
 from ._caching import with_breakpoints
 from ._decoder import BaseDecoder, citation, is_thought, thought_signature, thought_text
 from ._errors import http_error
-from ._fast_path import ERRORS, Usual, struct
+from ._fast_path import ERROR_FIELDS, FastReader, define_struct
 from ._json import count, items, label, obj, string
-from ._media import check_picture, is_media, media, told_by_user
+from ._media import check_image_type, is_media, media, move_media_to_user
 from ._request import (
-    b64,
-    bearer,
-    budget,
-    call_arguments,
-    content,
+    argument_object,
+    arguments_json,
+    base64_data,
+    bearer_header,
+    build_post,
+    checked_system_text,
+    describe_tool,
     document_text,
     dumps,
-    effort,
-    fragment,
-    function,
-    misplaced,
-    post,
-    system_text,
-    turns,
-    under,
+    merge_turns,
+    misplaced_part,
+    reasoning_budget,
+    reasoning_effort,
+    result_parts,
+    url_under,
     without_none,
 )
 
@@ -68,14 +68,16 @@ from ._request import (
 # 64,000 at least).
 MAX_TOKENS = 8192
 MAX_TOKENS_LATER = 32_000
-_THOUGHT = 16_384  # the most that an effort word means as a budget: the old models write 32,000 tokens in all
-_LEAST = 1024  # the smallest budget that Anthropic takes
+_MAX_WORD_BUDGET = (
+    16_384  # the most that an effort word means as a budget: the old models write 32,000 tokens in all
+)
+_MIN_BUDGET = 1024  # the smallest budget that Anthropic takes
 _VERSION = "2023-06-01"
 _ROLES = {"user": "user", "tool": "user", "assistant": "assistant"}
 
 # Claude models that take a budget of thinking. All later ones take an effort only, and no new model joins the
 # old.
-_BUDGETED = re.compile(
+_BUDGET_MODELS = re.compile(
     r"claude-(?:v?[123]\b|instant|(?:opus|sonnet|haiku)-4(?:[-.][0-5])?(?:[-@]\d{8}|(?![-.]?\d)))"
 )
 
@@ -96,15 +98,16 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
     if request.seed is not None:
         raise ConfigError("Anthropic has no seed.", hint="Leave seed out, or ask another provider.")
     thinking, spent, word = _thinking(request)
-    limit = spent + (MAX_TOKENS_LATER if _later(request.model) else MAX_TOKENS)
+    limit = spent + (MAX_TOKENS_LATER if _is_later_model(request.model) else MAX_TOKENS)
     body = {
         "model": request.model,
         "max_tokens": limit if request.max_tokens is None else request.max_tokens,
-        "system": system_text(request) or None,
+        "system": checked_system_text(request) or None,
         "messages": _messages(request),
         "stream": True,
         "tools": [
-            function(t, strict=t.strict, input_schema=strict_parameters(t, ANTHROPIC)) for t in request.tools
+            describe_tool(t, strict=t.strict, input_schema=strict_parameters(t, ANTHROPIC))
+            for t in request.tools
         ],
         "tool_choice": _choice(request.tool_choice),
         "temperature": request.temperature,
@@ -113,23 +116,25 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         "thinking": thinking,
         "output_config": without_none({"effort": word, "format": _format(request)}),
     }
-    headers = {"anthropic-version": _VERSION, **_auth(key)}
+    headers = {"anthropic-version": _VERSION, **_auth_header(key)}
     said = with_breakpoints(without_none(body), request)
-    return post(provider, under(provider, "/v1", "/messages"), headers, said, request.extra, "output_config")
+    return build_post(
+        provider, url_under(provider, "/v1", "/messages"), headers, said, request.extra, "output_config"
+    )
 
 
-def _auth(key: Secret | None) -> dict[str, str]:
+def _auth_header(key: Secret | None) -> dict[str, str]:
     """The key as Anthropic takes it, or as a token where its variable says so: gateways want that."""
     if key is None or key.source.startswith("ANTHROPIC_AUTH_TOKEN"):
-        return bearer(key)
+        return bearer_header(key)
     return {"x-api-key": key.reveal()}
 
 
 # --- request ------------------------------------------------------------------------------------------------
 
 
-def _later(model: str) -> bool:
-    return "claude" in model and not _BUDGETED.search(model)
+def _is_later_model(model: str) -> bool:
+    return "claude" in model and not _BUDGET_MODELS.search(model)
 
 
 def _thinking(request: Request) -> tuple[dict[str, Any] | None, int, str | None]:
@@ -137,20 +142,20 @@ def _thinking(request: Request) -> tuple[dict[str, Any] | None, int, str | None]
     asked = request.reasoning
     if asked is None:
         return None, 0, None
-    tokens = budget(asked)
+    tokens = reasoning_budget(asked)
     if not tokens:
         return {"type": "disabled"}, 0, None
-    if _later(request.model):
-        word = effort(asked)
+    if _is_later_model(request.model):
+        word = reasoning_effort(asked)
         return {"type": "adaptive", "display": "summarized"}, 0, "low" if word == "minimal" else word
     most = request.max_tokens
     if isinstance(asked, str):  # the word leaves the number to us
-        tokens = min(tokens, _THOUGHT, (most or 2 * _THOUGHT) // 2)
-    tokens = max(tokens, _LEAST)
+        tokens = min(tokens, _MAX_WORD_BUDGET, (most or 2 * _MAX_WORD_BUDGET) // 2)
+    tokens = max(tokens, _MIN_BUDGET)
     if most is not None and most <= tokens:
         raise ConfigError(
             f"max_tokens={most} leaves nothing to say after {tokens} tokens of thinking.",
-            hint=f"Ask for more than {tokens} tokens, or for less reasoning (at least {_LEAST}).",
+            hint=f"Ask for more than {tokens} tokens, or for less reasoning (at least {_MIN_BUDGET}).",
         )
     return {"type": "enabled", "budget_tokens": tokens}, tokens, None
 
@@ -160,18 +165,21 @@ def _format(request: Request) -> dict[str, Any] | None:
         return None
     return {
         "type": "json_schema",
-        "schema": strict_answer_schema(schema, ANTHROPIC) if request.strict else _closed(schema),
+        "schema": strict_answer_schema(schema, ANTHROPIC) if request.strict else _close_objects(schema),
     }
 
 
-def _closed(schema: Any) -> Any:
+def _close_objects(schema: Any) -> Any:
     """`schema` with additionalProperties false in each object that does not say. Values that are data stay as
     they are."""
     if isinstance(schema, (list, tuple)):
-        return [_closed(s) for s in schema]
+        return [_close_objects(s) for s in schema]
     if not isinstance(schema, Mapping):
         return schema
-    out = {k: v if k in ("enum", "const", "default", "examples") else _closed(v) for k, v in schema.items()}
+    out = {
+        k: v if k in ("enum", "const", "default", "examples") else _close_objects(v)
+        for k, v in schema.items()
+    }
     if out.get("type") == "object":
         out.setdefault("additionalProperties", False)
     return out
@@ -192,17 +200,17 @@ def _messages(request: Request) -> list[dict[str, Any]]:
     """The turns. One of which nothing is left (unsigned thinking, empty texts) is left out: Anthropic takes
     no empty turn."""
     out: list[dict[str, Any]] = []
-    for role, parts in turns(told_by_user(request.messages, "anthropic"), _ROLES):
+    for role, parts in merge_turns(move_media_to_user(request.messages, "anthropic"), _ROLES):
         blocks = _blocks(role, parts)
         if out and out[-1]["role"] == role:
             out[-1]["content"] += blocks
         elif blocks:
             out.append({"role": role, "content": blocks})
-    _name_calls(block for turn in out for block in turn["content"])
+    _set_valid_ids(block for turn in out for block in turn["content"])
     return out
 
 
-def _name_calls(blocks: Iterable[dict[str, Any]]) -> None:
+def _set_valid_ids(blocks: Iterable[dict[str, Any]]) -> None:
     """Gives calls and their results ids of the characters that Anthropic takes; those of other providers that
     would become equal stay different."""
     made: dict[str, str] = {}
@@ -230,19 +238,19 @@ def _block(role: str, part: Part) -> dict[str, Any] | None:
         case Text(text):
             return {"type": "text", "text": text} if text.strip() else None
         case Image() if role == "user":
-            check_picture(part, "Anthropic")
+            check_image_type(part, "Anthropic")
             return {"type": "image", "source": _source(part)}
         case Document() if role == "user":
             return without_none({"type": "document", "source": _document(part), "title": part.name})
         case ToolResult() if role == "user":
             return _result(part)
         case ToolCall(id, name) if role == "assistant":
-            return {"type": "tool_use", "id": id, "name": name, "input": call_arguments(part)}
+            return {"type": "tool_use", "id": id, "name": name, "input": argument_object(part)}
         case Reasoning() if role == "assistant":
             return _thought(part)
         case Raw(_, block) if role == "assistant":
             return dict(block)
-    raise misplaced(part, role, "Anthropic")
+    raise misplaced_part(part, role, "Anthropic")
 
 
 def _thought(part: Reasoning) -> dict[str, Any] | None:
@@ -260,7 +268,7 @@ def _thought(part: Reasoning) -> dict[str, Any] | None:
 def _source(part: Image | Document) -> dict[str, Any]:
     if part.url is not None:
         return {"type": "url", "url": part.url}
-    return {"type": "base64", "media_type": part.media_type, "data": b64(part)}
+    return {"type": "base64", "media_type": part.media_type, "data": base64_data(part)}
 
 
 def _document(part: Document) -> dict[str, Any]:
@@ -276,7 +284,7 @@ def _document(part: Document) -> dict[str, Any]:
 
 
 def _result(result: ToolResult) -> dict[str, Any]:
-    blocks = [block for part in content(result) if (block := _block("user", part)) is not None]
+    blocks = [block for part in result_parts(result) if (block := _block("user", part)) is not None]
     return without_none(
         {
             "type": "tool_result",
@@ -306,7 +314,7 @@ _REASONS: dict[str, FinishReason] = {
 }
 
 
-_COUNTS = 100  # names of counts that are kept
+_MAX_COUNTS = 100  # names of counts that are kept
 
 
 class _Block:
@@ -320,17 +328,19 @@ class _Block:
         self.pieces: list[str] = []
 
 
-_Delta = struct(
+_Delta = define_struct(
     "Delta",
     ("signature", "citations", "citation"),
     type=Literal["text_delta", "thinking_delta"],
     text=str,
     thinking=str,
 )
-_Growth = struct("Growth", (*ERRORS, "object"), type=Literal["content_block_delta"], delta=_Delta)
+_DeltaEvent = define_struct(
+    "Growth", (*ERROR_FIELDS, "object"), type=Literal["content_block_delta"], delta=_Delta
+)
 
 
-def _usual(event: Any) -> Item | None:
+def _fast_item(event: Any) -> Item | None:
     delta = event.delta if event.type else None
     if delta is None or (delta.type == "thinking_delta" and delta.text):
         return None
@@ -347,10 +357,10 @@ class MessageDecoder(BaseDecoder):
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
-        self._begun = False
+        self._has_started = False
         self._usage: dict[str, Any] = {}
         self._blocks: dict[str | None, _Block] = {}
-        self._short = Usual(_Growth, _usual, "content_block_delta", "message")
+        self._fast_reader = FastReader(_DeltaEvent, _fast_item, "content_block_delta", "message")
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         kind = string(value.get("type"))
@@ -358,59 +368,59 @@ class MessageDecoder(BaseDecoder):
             kind or ("" if name == "message" else name)
         )  # "message" is what an event without a name is called
         if read is None and "content" in value:
-            read = MessageDecoder._answer
+            read = MessageDecoder._full_message
         if read is not None:
-            self._known = True
+            self._recognized = True
             yield from read(self, value)
 
     @property
-    def _whole(self) -> bool:
+    def _is_complete(self) -> bool:
         return self._reason is not None or self.done
 
-    def _rest(self) -> Iterator[Event]:
+    def _final_events(self) -> Iterator[Event]:
         for index in list(self._blocks):
-            yield from self._over(index)
+            yield from self._close_block(index)
 
-    def _message(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _message_start(self, value: dict[str, Any]) -> Iterator[Event]:
         message = obj(value.get("message"))
-        if self._begun:  # a relay that asked another server when the first one failed in mid-answer
-            self._usage, self._reason, self._blocks, self._calls = {}, None, {}, 0
-            self._halves.held.clear()
+        if self._has_started:  # a relay that asked another server when the first one failed in mid-answer
+            self._usage, self._reason, self._blocks, self._call_count = {}, None, {}, 0
+            self._joiner.pending.clear()
             yield Restarted("The provider began its answer again.")
-        self._begun = True
-        yield from self._begin(message.get("id"), message.get("model"))
-        yield from self._count(message.get("usage"))
+        self._has_started = True
+        yield from self._emit_started(message.get("id"), message.get("model"))
+        yield from self._emit_usage(message.get("usage"))
 
-    def _answer(self, value: dict[str, Any]) -> Iterator[Event]:
-        yield from self._begin(value.get("id"), value.get("model"))
+    def _full_message(self, value: dict[str, Any]) -> Iterator[Event]:
+        yield from self._emit_started(value.get("id"), value.get("model"))
         said = value.get("content")
         for n, block in enumerate(items([{"type": "text", "text": said}] if isinstance(said, str) else said)):
-            yield from self._start({"index": n, "content_block": block})
-            yield from self._stop({"index": n})
-        yield from self._change({"delta": value, "usage": value.get("usage")})
+            yield from self._block_start({"index": n, "content_block": block})
+            yield from self._block_stop({"index": n})
+        yield from self._message_delta({"delta": value, "usage": value.get("usage")})
         self.done = True
 
-    def _start(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _block_start(self, value: dict[str, Any]) -> Iterator[Event]:
         start = obj(value.get("content_block"))
         kind, index = string(start.get("type")), label(value.get("index"))
-        yield from self._stop(
+        yield from self._block_stop(
             value
         )  # a server that numbers no blocks, or stops none, means the one before to be over
-        block = self._blocks[index] = _Block(kind, start, self._calls)
+        block = self._blocks[index] = _Block(kind, start, self._call_count)
         if kind == "tool_use":
-            self._calls += 1
+            self._call_count += 1
             yield ToolCallDelta(block.call, label(start.get("id")), label(start.get("name")))
         elif kind == "redacted_thinking":
             yield ReasoningDelta(redacted=string(start.get("data")))
         elif kind == "fallback":
             model = label(obj(start.get("to")).get("model"))
-            yield from self._begin(None, model)
+            yield from self._emit_started(None, model)
             yield Notice("warning", f"The provider answered with {model} instead.", start)
         elif kind.endswith("_tool_result"):
             yield Notice("server_tool", kind, start)
             yield RawBlock(Raw(self.format, start))
         elif kind in ("text", "thinking"):
-            yield from self._grow(index, start)
+            yield from self._emit_piece(index, start)
         elif is_media(start) and (found := media(start)) is not None:
             yield MediaDelta(found)
         elif is_thought(start):
@@ -423,48 +433,48 @@ class MessageDecoder(BaseDecoder):
         index = label(value.get("index"))
         return index if index is not None else next(reversed(self._blocks), None)
 
-    def _delta(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _block_delta(self, value: dict[str, Any]) -> Iterator[Event]:
         index, delta = self._index(value), obj(value.get("delta"))
         block = self._blocks.get(index)
         kind = string(delta.get("type"))
         if kind == "text_delta":  # nearly all there is
-            yield from self._tell(("text", index), string(delta.get("text")))
+            yield from self._emit_text(("text", index), string(delta.get("text")))
         elif kind in ("input_json_delta", "compaction_delta") and block is not None:
             piece = delta.get("partial_json", delta.get("content"))
-            yield from self._tell(("arguments", index), string(piece) or fragment(piece))
-        elif kind in _GROWING:
-            yield from self._grow(index, delta)
+            yield from self._emit_text(("arguments", index), string(piece) or arguments_json(piece))
+        elif kind in _PIECE_KINDS:
+            yield from self._emit_piece(index, delta)
         else:
             yield Notice("unknown", kind, delta)
 
-    def _grow(self, index: str | None, piece: dict[str, Any]) -> Iterator[Event]:
+    def _emit_piece(self, index: str | None, piece: dict[str, Any]) -> Iterator[Event]:
         """What a block of text or thinking holds, at its start or in a delta."""
-        yield from self._tell(("text", index), string(piece.get("text")))
-        yield from self._tell(("thinking", index), string(piece.get("thinking")))
+        yield from self._emit_text(("text", index), string(piece.get("text")))
+        yield from self._emit_text(("thinking", index), string(piece.get("thinking")))
         if signature := label(piece.get("signature")):
             yield ReasoningDelta(signature=signature)
         for source in (*items(piece.get("citations")), *items([piece.get("citation")])):
             yield citation(source)
 
-    def _say(self, place: Any, text: str) -> Iterator[Event]:
+    def _emit_joined(self, place: Any, text: str) -> Iterator[Event]:
         kind, index = place
         if kind != "arguments":
-            yield from super()._say(kind, text)
+            yield from super()._emit_joined(kind, text)
         elif (block := self._blocks.get(index)) is not None:
             block.pieces.append(text)
             if block.kind == "tool_use":
                 yield ToolCallDelta(block.call, arguments=text)
 
-    def _stop(self, value: dict[str, Any]) -> Iterator[Event]:
-        yield from self._over(self._index(value))
+    def _block_stop(self, value: dict[str, Any]) -> Iterator[Event]:
+        yield from self._close_block(self._index(value))
 
-    def _over(self, index: str | None) -> Iterator[Event]:
-        yield from self._torn(*((kind, index) for kind in ("text", "thinking", "arguments")))
+    def _close_block(self, index: str | None) -> Iterator[Event]:
+        yield from self._flush_halves(*((kind, index) for kind in ("text", "thinking", "arguments")))
         if (block := self._blocks.pop(index, None)) is None:
             return
         held, said = block.start.get("input"), "".join(block.pieces)
         if block.kind == "tool_use" and held and not said:
-            yield ToolCallDelta(block.call, arguments=fragment(held))
+            yield ToolCallDelta(block.call, arguments=arguments_json(held))
         elif block.kind == "compaction":  # must go back, or the model forgets what it stands for
             yield RawBlock(Raw(self.format, {**block.start, "content": said or block.start.get("content")}))
         elif block.kind.endswith("_tool_use"):
@@ -474,45 +484,45 @@ class MessageDecoder(BaseDecoder):
             asked = parse_arguments(said) if said else obj(held)
             yield RawBlock(Raw(self.format, {**block.start, "input": asked or {}}))
 
-    def _change(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _message_delta(self, value: dict[str, Any]) -> Iterator[Event]:
         delta = obj(value.get("delta"))
         self._reason = label(delta.get("stop_reason")) or self._reason
         details = obj(delta.get("stop_details"))
         if details.get("explanation"):
             yield Notice("refusal", string(details["explanation"]), details)
-        yield from self._count(value.get("usage"))
-        yield from self._time(value)
+        yield from self._emit_usage(value.get("usage"))
+        yield from self._emit_timing(value)
 
-    def _finish(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _message_stop(self, value: dict[str, Any]) -> Iterator[Event]:
         self.done = True
-        yield from self._time(value)
+        yield from self._emit_timing(value)
 
-    def _time(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _emit_timing(self, value: dict[str, Any]) -> Iterator[Event]:
         """What Bedrock and llama.cpp measured."""
         for times in filter(
             None, (obj(value.get(name)) for name in ("amazon-bedrock-invocationMetrics", "timings"))
         ):
             yield Notice("timing", dumps(times), times)
 
-    def _count(self, raw: Any) -> Iterator[Event]:
+    def _emit_usage(self, raw: Any) -> Iterator[Event]:
         """Later counts replace earlier ones, name by name: the last event may hold the output alone. Those of
         the input hold from the start; those of the output are cumulative, and final with the reason of the
         end."""
         raw = {k: v for k, v in obj(raw).items() if v is not None}
         if raw:
-            self._usage = dict(islice({**self._usage, **raw}.items(), _COUNTS))
+            self._usage = dict(islice({**self._usage, **raw}.items(), _MAX_COUNTS))
             yield UsageReport(_usage(self._usage), self._reason is not None)
 
 
-_GROWING = frozenset({"thinking_delta", "signature_delta", "citations_delta"})
+_PIECE_KINDS = frozenset({"thinking_delta", "signature_delta", "citations_delta"})
 _EVENTS = {
-    "message_start": MessageDecoder._message,
-    "content_block_start": MessageDecoder._start,
-    "content_block_delta": MessageDecoder._delta,
-    "content_block_stop": MessageDecoder._stop,
-    "message_delta": MessageDecoder._change,
-    "message_stop": MessageDecoder._finish,
-    "message": MessageDecoder._answer,
+    "message_start": MessageDecoder._message_start,
+    "content_block_start": MessageDecoder._block_start,
+    "content_block_delta": MessageDecoder._block_delta,
+    "content_block_stop": MessageDecoder._block_stop,
+    "message_delta": MessageDecoder._message_delta,
+    "message_stop": MessageDecoder._message_stop,
+    "message": MessageDecoder._full_message,
 }
 
 
@@ -525,10 +535,12 @@ def _usage(raw: dict[str, Any]) -> Usage:
     return Usage(total, count(raw.get("output_tokens")), thought, read, written, raw)
 
 
-def counting(call: HttpCall) -> HttpCall:
+def token_count_call(call: HttpCall) -> HttpCall:
     """The call that counts the tokens of another."""
     asked = {k: call.body[k] for k in ("model", "messages")}
     return replace(call, url=f"{call.url}/count_tokens", body=asked)
 
 
-DIALECT = Dialect("anthropic", encode, MessageDecoder, http_error, counting=(counting, "input_tokens"))
+DIALECT = Dialect(
+    "anthropic", encode, MessageDecoder, http_error, counting=(token_count_call, "input_tokens")
+)

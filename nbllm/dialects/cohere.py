@@ -37,22 +37,22 @@ from ..core.messages import (
 from ._decoder import BaseDecoder, citation
 from ._errors import http_error, provider_error
 from ._json import count, items, label, obj, string
-from ._media import is_media, media, told_by_user
+from ._media import is_media, media, move_media_to_user
 from ._request import (
-    arguments,
-    bearer,
-    budget,
-    content,
+    arguments_json,
+    bearer_header,
+    build_post,
     data_url,
-    fragment,
-    function,
-    misplaced,
-    post,
+    describe_tool,
+    document_as_text,
+    misplaced_part,
+    raw_arguments,
+    reasoning_budget,
+    result_parts,
     result_text,
-    under,
+    text_only,
+    url_under,
     without_none,
-    words,
-    words_of,
 )
 
 _CHOICES = {None: None, "auto": None, "none": "NONE", "required": "REQUIRED"}
@@ -75,10 +75,10 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         )
     body = {
         "model": request.model,
-        "messages": [turn for m in told_by_user(request.messages) for turn in _turns(m)],
+        "messages": [turn for m in move_media_to_user(request.messages) for turn in _turns(m)],
         "stream": True,
         "tools": [
-            {"type": "function", "function": function(t, parameters=t.parameters)} for t in request.tools
+            {"type": "function", "function": describe_tool(t, parameters=t.parameters)} for t in request.tools
         ],
         "tool_choice": _choice(request.tool_choice),
         "strict_tools": True if any(t.strict for t in request.tools) else None,
@@ -92,7 +92,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         if request.schema is None
         else {"type": "json_object", "json_schema": request.schema},
     }
-    return post(provider, under(provider, "/v2", "/chat"), bearer(key), body, request.extra)
+    return build_post(provider, url_under(provider, "/v2", "/chat"), bearer_header(key), body, request.extra)
 
 
 # --- request ------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
 def _thinking(asked: str | int | None) -> dict[str, Any] | None:
     if asked is None:
         return None
-    tokens = budget(asked)
+    tokens = reasoning_budget(asked)
     return {"type": "enabled", "token_budget": tokens} if tokens else {"type": "disabled"}
 
 
@@ -117,7 +117,7 @@ def _choice(choice: str | None) -> str | None:
 def _turns(message: Message) -> Iterator[dict[str, Any]]:
     """One message of ours as theirs: each result of a tool is a message of its own."""
     if message.role == "system":
-        yield {"role": "system", "content": words(message)}
+        yield {"role": "system", "content": text_only(message)}
         return
     yield from (_result(p) for p in message.parts if isinstance(p, ToolResult))
     rest = [p for p in message.parts if not isinstance(p, ToolResult)]
@@ -137,8 +137,8 @@ def _part(part: Part) -> dict[str, Any]:
         case Image(url=url):
             return {"type": "image_url", "image_url": {"url": url or data_url(part)}}
         case Document():
-            return {"type": "text", "text": words_of(part, "Cohere")}
-    raise misplaced(part, "user", "Cohere")
+            return {"type": "text", "text": document_as_text(part, "Cohere")}
+    raise misplaced_part(part, "user", "Cohere")
 
 
 def _assistant(parts: Sequence[Part]) -> dict[str, Any]:
@@ -150,9 +150,9 @@ def _assistant(parts: Sequence[Part]) -> dict[str, Any]:
             case Reasoning(text, signature=None, redacted=None, id=None):
                 blocks.append({"type": "thinking", "thinking": text})
             case Image() | Document():
-                raise misplaced(part, "assistant", "Cohere")
+                raise misplaced_part(part, "assistant", "Cohere")
     calls = [
-        {"id": p.id, "type": "function", "function": {"name": p.name, "arguments": arguments(p)}}
+        {"id": p.id, "type": "function", "function": {"name": p.name, "arguments": raw_arguments(p)}}
         for p in parts
         if isinstance(p, ToolCall)
     ]
@@ -160,11 +160,11 @@ def _assistant(parts: Sequence[Part]) -> dict[str, Any]:
 
 
 def _result(result: ToolResult) -> dict[str, Any]:
-    if any(isinstance(p, Image) for p in content(result)):
+    if any(isinstance(p, Image) for p in result_parts(result)):
         raise ConfigError(
             "Cohere takes no pictures in a tool's result.", hint="Put them into a user message after it."
         )
-    text = result_text(result, "".join(_part(p)["text"] for p in content(result)))
+    text = result_text(result, "".join(_part(p)["text"] for p in result_parts(result)))
     return {"role": "tool", "tool_call_id": result.id, "content": text}
 
 
@@ -199,18 +199,18 @@ class ChatDecoder(BaseDecoder):
             "" if name == "message" else name
         )  # which an event without a name is called
         if not kind and isinstance(value.get("message"), dict):
-            yield from self._answer(value)
+            yield from self._full_message(value)
             return
         delta = obj(value.get("delta"))
-        self._known = self._known or kind in _EVENTS
+        self._recognized = self._recognized or kind in _EVENTS
         if kind in _EVENTS:
             yield from _EVENTS[kind](self, value, obj(delta.get("message")))
 
-    def _answer(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _full_message(self, value: dict[str, Any]) -> Iterator[Event]:
         """All of an answer in one object."""
         message = value["message"]
-        self._known = True
-        yield from self._begin(value.get("id"), value.get("model"))
+        self._recognized = True
+        yield from self._emit_started(value.get("id"), value.get("model"))
         self._plan.append(string(message.get("tool_plan")))
         for part in items(message.get("content")):
             yield from self._part(part)
@@ -218,44 +218,44 @@ class ChatDecoder(BaseDecoder):
             yield from self._call(index, call)
         for cited in items(message.get("citations")):
             yield _cited(cited)
-        yield from self._over(value)
+        yield from self._message_end(value)
 
     def _part(self, part: dict[str, Any]) -> Iterator[Event]:
         if is_media(part) and (found := media(part)) is not None:
             yield MediaDelta(found)
-        yield from self._tell("thinking", string(part.get("thinking")))
-        yield from self._tell("text", string(part.get("text")))
+        yield from self._emit_text("thinking", string(part.get("thinking")))
+        yield from self._emit_text("text", string(part.get("text")))
 
-    def _planned(self, value: dict[str, Any], message: dict[str, Any]) -> Iterable[Event]:
+    def _plan_delta(self, value: dict[str, Any], message: dict[str, Any]) -> Iterable[Event]:
         self._plan.append(string(message.get("tool_plan")))
         return ()
 
-    def _rest(self) -> Iterator[Event]:
+    def _final_events(self) -> Iterator[Event]:
         """The plan, once it is whole: it is neither answer nor thinking."""
         plan, self._plan = "".join(self._plan), []
         if plan:
             yield Notice("tool_plan", plan)
 
-    def _called(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
+    def _call_delta(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
         calls = message.get("tool_calls")
         for call in [calls] if isinstance(calls, dict) else items(calls):
             yield from self._call(value.get("index", 0), call)
 
     def _call(self, index: object, call: dict[str, Any]) -> Iterator[Event]:
-        yield from self._rest()
+        yield from self._final_events()
         id, function = label(call.get("id")), obj(call.get("function"))
         key = index if isinstance(index, (int, str)) else 0
         if id is not None or key not in self._indexes:  # an id begins a call, whatever its index says
-            self._indexes[key], self._calls = self._calls, self._calls + 1
+            self._indexes[key], self._call_count = self._call_count, self._call_count + 1
         yield ToolCallDelta(
-            self._indexes[key], id, label(function.get("name")), fragment(function.get("arguments"))
+            self._indexes[key], id, label(function.get("name")), arguments_json(function.get("arguments"))
         )
 
-    def _cite(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
+    def _citation_start(self, value: dict[str, Any], message: dict[str, Any]) -> Iterator[Event]:
         cited = message.get("citations")
         yield from (_cited(c) for c in ([cited] if isinstance(cited, dict) else items(cited)))
 
-    def _over(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _message_end(self, value: dict[str, Any]) -> Iterator[Event]:
         if report := _usage(obj(value.get("usage"))):
             yield UsageReport(report)
         self._reason = label(value.get("finish_reason"))
@@ -267,14 +267,14 @@ class ChatDecoder(BaseDecoder):
 # By its type, what an event says: of the event, and of its message.
 _Read = Callable[[ChatDecoder, dict[str, Any], dict[str, Any]], Iterable[Event]]
 _EVENTS: dict[str, _Read] = {
-    "message-start": lambda d, value, _: d._begin(value.get("id"), value.get("model")),
+    "message-start": lambda d, value, _: d._emit_started(value.get("id"), value.get("model")),
     **dict.fromkeys(
         ("content-start", "content-delta"), lambda d, _, message: d._part(obj(message.get("content")))
     ),
-    "tool-plan-delta": ChatDecoder._planned,
-    **dict.fromkeys(("tool-call-start", "tool-call-delta"), ChatDecoder._called),
-    "citation-start": ChatDecoder._cite,
-    "message-end": lambda d, value, _: d._over(obj(value.get("delta"))),
+    "tool-plan-delta": ChatDecoder._plan_delta,
+    **dict.fromkeys(("tool-call-start", "tool-call-delta"), ChatDecoder._call_delta),
+    "citation-start": ChatDecoder._citation_start,
+    "message-end": lambda d, value, _: d._message_end(obj(value.get("delta"))),
     **dict.fromkeys(("content-end", "tool-call-end", "citation-end"), lambda *_: ()),
 }
 

@@ -28,8 +28,8 @@ from ..core.messages import Request
 from ._decoder import BaseDecoder
 from ._errors import http_error
 from ._json import count, obj
-from ._openai import post as openai_post
-from ._request import bearer, google_key, post, under, without_none
+from ._openai import build_post as build_openai_post
+from ._request import bearer_header, build_post, google_key_header, url_under, without_none
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,13 +43,13 @@ Vector = list[float] | str  # numbers, or base64 of float32, the low byte first
 # --- the answer as a text ---
 
 
-def packed(matrix: Matrix) -> str:
+def pack_matrix(matrix: Matrix) -> str:
     """Rows of float32 as a text: how many, how long, and their bytes in base64."""
     rows, size = matrix.shape
     return f"{rows} {size} {base64.b64encode(matrix.astype(_FLOAT).tobytes()).decode()}"
 
 
-def unpacked(text: str) -> Matrix:
+def unpack_matrix(text: str) -> Matrix:
     """What `packed` wrote. Raises ProtocolError for anything else."""
     import numpy as np
 
@@ -61,31 +61,31 @@ def unpacked(text: str) -> Matrix:
         raise ProtocolError("The answer holds no embeddings.", hint="Ask again without the cache.") from None
 
 
-def _matrix(vectors: Sequence[Vector]) -> Matrix:
+def _build_matrix(vectors: Sequence[Vector]) -> Matrix:
     """The vectors as rows. Raises ProtocolError where they are no numbers of one length."""
     import numpy as np
 
     if not vectors:
         return np.empty((0, 0), np.float32)
     try:
-        rows = [_numbers(v) if isinstance(v, str) else np.asarray(v, np.float32) for v in vectors]
+        rows = [_decode_vector(v) if isinstance(v, str) else np.asarray(v, np.float32) for v in vectors]
     except (ValueError, binascii.Error):
-        raise _odd("vectors that are no base64 of float32") from None
+        raise _invalid_vectors("vectors that are no base64 of float32") from None
     if len({len(row) for row in rows}) != 1 or not len(rows[0]):
-        raise _odd("vectors of different or no length")
+        raise _invalid_vectors("vectors of different or no length")
     whole = np.stack(rows)
     if not np.isfinite(whole).all():
-        raise _odd("numbers that are not finite")
+        raise _invalid_vectors("numbers that are not finite")
     return whole
 
 
-def _numbers(text: str) -> Matrix:
+def _decode_vector(text: str) -> Matrix:
     import numpy as np
 
     return np.frombuffer(base64.b64decode(text, validate=True), _FLOAT).astype(np.float32)
 
 
-def _odd(what: str) -> ProtocolError:
+def _invalid_vectors(what: str) -> ProtocolError:
     return ProtocolError(
         f"The provider sent {what}.", hint="Ask again, or check that the model is one for embeddings."
     )
@@ -94,7 +94,7 @@ def _odd(what: str) -> ProtocolError:
 # --- what is asked ---
 
 
-def _asked(request: Request) -> tuple[list[str], str, int | None, dict[str, Any]]:
+def _embedding_options(request: Request) -> tuple[list[str], str, int | None, dict[str, Any]]:
     """(texts, document or query, dimensions, the rest of what is to be sent)."""
     extra = dict(request.extra)
     purpose, dimensions = extra.pop("purpose", "document"), extra.pop("dimensions", None)
@@ -103,33 +103,38 @@ def _asked(request: Request) -> tuple[list[str], str, int | None, dict[str, Any]
 
 def _openai_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCall:
     """base64 is a quarter of the bytes, but not every compatible server knows it."""
-    texts, _, dimensions, extra = _asked(request)
+    texts, _, dimensions, extra = _embedding_options(request)
     form = "base64" if row.is_openai else "float"
     body = {"model": request.model, "input": texts, "encoding_format": form, "dimensions": dimensions}
-    return openai_post(row, "/embeddings", key, body, extra)
+    return build_openai_post(row, "/embeddings", key, body, extra)
 
 
 def _gemini_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCall:
     """gemini-embedding-2 takes no task types; the models before it do."""
-    (texts, purpose, dimensions, extra), name = _asked(request), request.model.removeprefix("models/")
+    (texts, purpose, dimensions, extra), name = (
+        _embedding_options(request),
+        request.model.removeprefix("models/"),
+    )
     base = row.base_url.rstrip("/")
     base = base if base.rpartition("/")[2].startswith("v1") else f"{base}/v1beta"
     kind = None if name.startswith("gemini-embedding-2") else f"RETRIEVAL_{purpose.upper()}"
     one = without_none({"model": f"models/{name}", "taskType": kind, "outputDimensionality": dimensions})
     body = {"requests": [{**one, "content": {"parts": [{"text": text}]}} for text in texts]}
-    return post(row, f"{base}/models/{quote(name, safe='')}:batchEmbedContents", google_key(key), body, extra)
+    return build_post(
+        row, f"{base}/models/{quote(name, safe='')}:batchEmbedContents", google_key_header(key), body, extra
+    )
 
 
 def _ollama_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCall:
     """truncate is off: a text that does not fit is an error, not half a text."""
-    texts, _, dimensions, extra = _asked(request)
+    texts, _, dimensions, extra = _embedding_options(request)
     body = {"model": request.model, "input": texts, "truncate": False, "dimensions": dimensions}
-    return post(row, under(row, "/api", "/embed"), bearer(key), body, extra)
+    return build_post(row, url_under(row, "/api", "/embed"), bearer_header(key), body, extra)
 
 
 def _cohere_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCall:
     """truncate is off here too; input_type is wanted by every model since v3."""
-    texts, purpose, dimensions, extra = _asked(request)
+    texts, purpose, dimensions, extra = _embedding_options(request)
     body = {
         "model": request.model,
         "texts": texts,
@@ -138,7 +143,7 @@ def _cohere_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCal
         "truncate": "NONE",
         "output_dimension": dimensions,
     }
-    return post(row, under(row, "/v2", "/embed"), bearer(key), body, extra)
+    return build_post(row, url_under(row, "/v2", "/embed"), bearer_header(key), body, extra)
 
 
 # --- the dialects ---
@@ -151,12 +156,12 @@ class Embeddings(msgspec.Struct, frozen=True):
 
     name: str
     encode: Callable[[Request, Endpoint, Secret | None], HttpCall]
-    vectors: tuple[str, ...]
+    vectors_path: tuple[str, ...]
     field: str
-    counted: tuple[str, ...]
-    most: int
-    batch: int
-    tokens: int | None = None
+    usage_path: tuple[str, ...]
+    max_texts: int
+    batch_size: int
+    max_tokens: int | None = None
 
 
 def _error(status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint) -> ProviderError:
@@ -196,39 +201,42 @@ class VectorDecoder(BaseDecoder):
         super().__init__(provider)
         self._format = format
 
-    def _expect(self, value: Mapping[str, Any]) -> None:
+    def _check_format(self, value: Mapping[str, Any]) -> None:
         """What holds no vectors is in no known format."""
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         """The vectors as one text. Raises ProtocolError for vectors that are none."""
         format = self._format
-        vectors = _at(value, format.vectors)
+        vectors = _get_path(value, format.vectors_path)
         try:
             if format.field:
-                vectors = _in_order(msgspec.convert(vectors, list[dict[str, Any]]), format.field)
-            text = packed(_matrix(msgspec.convert(vectors, list[Vector])))
+                vectors = _sort_by_index(msgspec.convert(vectors, list[dict[str, Any]]), format.field)
+            text = pack_matrix(_build_matrix(msgspec.convert(vectors, list[Vector])))
         except msgspec.ValidationError:
             return
-        self.done = self._known = True
-        *about, _ = format.counted
-        usage, tokens = obj(_at(value, about)) if about else {}, count(_at(value, format.counted))
-        yield from self._begin(None, value.get("model"))
+        self.done = self._recognized = True
+        *about, _ = format.usage_path
+        usage, tokens = (
+            obj(_get_path(value, about)) if about else {},
+            count(_get_path(value, format.usage_path)),
+        )
+        yield from self._emit_started(None, value.get("model"))
         yield TextDelta(text)
         yield UsageReport(Usage(input_tokens=tokens, output_tokens=0, raw=usage))
 
 
-def _at(value: Any, names: Sequence[str]) -> Any:
+def _get_path(value: Any, names: Sequence[str]) -> Any:
     for name in names:
         value = obj(value).get(name)
     return value
 
 
-def _in_order(items: list[dict[str, Any]], field: str) -> list[Any]:
+def _sort_by_index(items: list[dict[str, Any]], field: str) -> list[Any]:
     """The vectors of items that may have places."""
     places = [item.get("index") for item in items]
     if any(place is not None for place in places):
         if set(places) != set(range(len(places))):
-            raise _odd("indexes that are not 0 to n-1, each once")
+            raise _invalid_vectors("indexes that are not 0 to n-1, each once")
         items = sorted(items, key=operator.itemgetter("index"))
     return [item.get(field) for item in items]
 

@@ -33,31 +33,31 @@ from ..core.events import (
     UsageReport,
 )
 from ..core.messages import Document, Image, Part, Reasoning, Request, Text, ToolCall, ToolResult
-from ._decoder import BaseDecoder, Chosen
+from ._decoder import BaseDecoder, ChoiceSelector
 from ._errors import http_error
 from ._json import count, items, label, obj, string
 from ._media import media
-from ._partial_args import PartialArgs
+from ._partial_args import PartialArguments
 from ._request import (
-    b64,
-    budget,
-    call_arguments,
-    content,
+    argument_object,
+    arguments_json,
+    base64_data,
+    build_post,
+    checked_system_text,
+    describe_tool,
     dumps,
-    fragment,
-    function,
-    google_key,
-    misplaced,
-    post,
-    system_text,
-    turns,
+    google_key_header,
+    merge_turns,
+    misplaced_part,
+    reasoning_budget,
+    result_parts,
     with_unique_ids,
     without_none,
 )
 
 _ROLES = {"user": "user", "tool": "user", "assistant": "model"}
 _VERSION = re.compile(r"/v\d+(?:alpha|beta)?\d*(?:/|$)")
-_BUDGETED = re.compile(
+_BUDGET_MODELS = re.compile(
     r"gemini-(?:1\.|2\.)|learnlm|gemma"
 )  # models that take a budget of thinking; later ones take a level
 
@@ -70,8 +70,8 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
     budget. A strict tool means the mode VALIDATED, for all tools. `generationConfig` in `extra` is merged
     with ours. Thinking goes back only if it is signed.
     """
-    system = system_text(request)
-    tools = [function(t, parametersJsonSchema=t.parameters) for t in request.tools]
+    system = checked_system_text(request)
+    tools = [describe_tool(t, parametersJsonSchema=t.parameters) for t in request.tools]
     body = {
         "systemInstruction": {"parts": [{"text": system}]} if system else None,
         "contents": _contents(request),
@@ -91,7 +91,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         ),
     }
     url = _url(request.model, provider.base_url)
-    return post(provider, url, google_key(key), body, request.extra, "generationConfig")
+    return build_post(provider, url, google_key_header(key), body, request.extra, "generationConfig")
 
 
 # --- request ------------------------------------------------------------------------------------------------
@@ -113,10 +113,10 @@ def _thinking(request: Request) -> dict[str, Any] | None:
     asked = request.reasoning
     if asked is None:
         return None
-    tokens = -1 if asked == -1 else budget(asked)
+    tokens = -1 if asked == -1 else reasoning_budget(asked)
     if not tokens:
         return {"thinkingBudget": 0}
-    if isinstance(asked, str) and not _BUDGETED.search(request.model):
+    if isinstance(asked, str) and not _BUDGET_MODELS.search(request.model):
         return {"thinkingLevel": asked, "includeThoughts": True}
     return {"thinkingBudget": tokens, "includeThoughts": True}
 
@@ -135,21 +135,25 @@ def _tool_config(request: Request) -> dict[str, Any] | None:
 def _contents(request: Request) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     names: dict[str, str] = {}  # of the tools, by the ids of their calls so far
-    own: set[str] = set()  # ids that are ours: Gemini never saw them
-    inside = not _BUDGETED.search(request.model)  # a response may hold pictures
-    for role, parts in turns(with_unique_ids(request.messages), _ROLES):
+    made_up_ids: set[str] = set()  # ids that are ours: Gemini never saw them
+    nests_files = not _BUDGET_MODELS.search(request.model)  # a response may hold pictures
+    for role, parts in merge_turns(with_unique_ids(request.messages), _ROLES):
         calls = [p for p in parts if isinstance(p, ToolCall)]
         names |= {p.id: p.name for p in calls}
-        own |= {p.id for p in calls if p.made_up}
-        said = [made for part in parts if (made := _part(role, part, names, own, inside)) is not None]
-        said += [_media(p) for r in parts if isinstance(r, ToolResult) for p in _behind(r, inside)]
+        made_up_ids |= {p.id for p in calls if p.made_up}
+        said = [
+            made for part in parts if (made := _part(role, part, names, made_up_ids, nests_files)) is not None
+        ]
+        said += [
+            _media(p) for r in parts if isinstance(r, ToolResult) for p in _separate_files(r, nests_files)
+        ]
         if said:
             out.append({"role": role, "parts": said})
     return out
 
 
 def _part(
-    role: str, part: Part, names: Mapping[str, str], own: Set[str], inside: bool
+    role: str, part: Part, names: Mapping[str, str], made_up_ids: Set[str], nests_files: bool
 ) -> dict[str, Any] | None:
     match part:
         case Text(text, signature):
@@ -158,45 +162,47 @@ def _part(
             mark = part.signature if isinstance(part, Image) and role == "model" else None
             return _media(part) | without_none({"thoughtSignature": mark})
         case ToolResult() if role == "user":
-            return {"functionResponse": _response(part, names, own, inside)}
+            return {"functionResponse": _response(part, names, made_up_ids, nests_files)}
         case ToolCall(id, name) if role == "model":
             call = {
                 **without_none({"id": None if part.made_up else id}),
                 "name": name,
-                "args": call_arguments(part),
+                "args": argument_object(part),
             }
             return without_none({"functionCall": call, "thoughtSignature": part.signature})
         case Reasoning(text, signature) if role == "model":
             signed = signature is not None and part.id is None  # an id means another provider's
             return {"text": text, "thought": True, "thoughtSignature": signature} if signed else None
-    raise misplaced(part, role, "Gemini")
+    raise misplaced_part(part, role, "Gemini")
 
 
 def _media(part: Image | Document) -> dict[str, Any]:
     if part.url is not None:
         return {"fileData": {"mimeType": part.media_type, "fileUri": part.url}}
-    return {"inlineData": {"mimeType": part.media_type, "data": b64(part)}}
+    return {"inlineData": {"mimeType": part.media_type, "data": base64_data(part)}}
 
 
-def _behind(result: ToolResult, inside: bool) -> list[Image | Document]:
+def _separate_files(result: ToolResult, nests_files: bool) -> list[Image | Document]:
     """What of a result stands behind the responses: what is not sent as bytes, and all where a response holds
     text alone, as with models before Gemini 3."""
-    files = [p for p in content(result) if not isinstance(p, Text)]
-    return [p for p in files if not inside or p.url is not None]
+    files = [p for p in result_parts(result) if not isinstance(p, Text)]
+    return [p for p in files if not nests_files or p.url is not None]
 
 
-def _response(result: ToolResult, names: Mapping[str, str], own: Set[str], inside: bool) -> dict[str, Any]:
+def _response(
+    result: ToolResult, names: Mapping[str, str], made_up_ids: Set[str], nests_files: bool
+) -> dict[str, Any]:
     name = result.name or names.get(result.id)
     if name is None:
         raise ConfigError(
             f"Gemini wants the name of the tool that answers call {result.id!r}.",
             hint="Give ToolResult its name, or keep the call in the conversation.",
         )
-    text = "".join(p.text for p in content(result) if isinstance(p, Text))
-    behind = _behind(result, inside)
-    media = [_media(p) for p in content(result) if not isinstance(p, Text) and p not in behind]
+    text = "".join(p.text for p in result_parts(result) if isinstance(p, Text))
+    behind = _separate_files(result, nests_files)
+    media = [_media(p) for p in result_parts(result) if not isinstance(p, Text) and p not in behind]
     said = {"error" if result.is_error else "output": text}
-    id = None if result.id in own else result.id
+    id = None if result.id in made_up_ids else result.id
     return without_none({"id": id, "name": name, "response": said, "parts": media})
 
 
@@ -235,9 +241,9 @@ _REASONS: dict[str, FinishReason] = {
     **dict.fromkeys(_FAILED, "error"),
 }
 _BLOCKED = "promptFeedback:"
-_MEDIA = frozenset({"inlineData", "inline_data", "fileData", "file_data"})
-_SERVER = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse", *_MEDIA)
-_UNSAID = ("FINISH_REASON_UNSPECIFIED", "BLOCK_REASON_UNSPECIFIED")
+_MEDIA_FIELDS = frozenset({"inlineData", "inline_data", "fileData", "file_data"})
+_SERVER_TOOL_FIELDS = ("executableCode", "codeExecutionResult", "toolCall", "toolResponse", *_MEDIA_FIELDS)
+_UNSPECIFIED = ("FINISH_REASON_UNSPECIFIED", "BLOCK_REASON_UNSPECIFIED")
 
 
 class ChunkDecoder(BaseDecoder):
@@ -248,64 +254,68 @@ class ChunkDecoder(BaseDecoder):
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
-        self._counted: tuple[dict[str, Any], bool] = ({}, False)
-        self._averaged = False
-        self._chosen = Chosen()
-        self._told: set[str] = set()
-        self._open: PartialArgs | None = None
-        self._drafted = False
+        self._last_usage: tuple[dict[str, Any], bool] = ({}, False)
+        self._has_avg_logprobs = False
+        self._selector = ChoiceSelector()
+        self._seen_calls: set[str] = set()
+        self._partial_call: PartialArguments | None = None
+        self._last_was_draft = False
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
-        self._known = self._known or not {"candidates", "promptFeedback", "usageMetadata"}.isdisjoint(value)
-        yield from self._begin(value.get("responseId"), value.get("modelVersion"))
+        self._recognized = self._recognized or not {
+            "candidates",
+            "promptFeedback",
+            "usageMetadata",
+        }.isdisjoint(value)
+        yield from self._emit_started(value.get("responseId"), value.get("modelVersion"))
         candidates = value.get("candidates")
-        for candidate in self._chosen.among(candidates) if isinstance(candidates, list) else ():
+        for candidate in self._selector.select(candidates) if isinstance(candidates, list) else ():
             yield from self._candidate(candidate)
         feedback = obj(value.get("promptFeedback"))
-        if (blocked := label(feedback.get("blockReason"))) and blocked not in _UNSAID:
+        if (blocked := label(feedback.get("blockReason"))) and blocked not in _UNSPECIFIED:
             self._reason = self._reason or _BLOCKED + blocked
             yield Notice("refusal", string(feedback.get("blockReasonMessage")), feedback)
         counted = obj(value.get("usageMetadata")), self._reason is not None  # each chunk counts all before it
-        if counted != self._counted and any(k.endswith("TokenCount") for k in counted[0]):
-            self._counted = counted
+        if counted != self._last_usage and any(k.endswith("TokenCount") for k in counted[0]):
+            self._last_usage = counted
             yield UsageReport(_usage(counted[0]), counted[1])
 
     @property
-    def _whole(self) -> bool:
-        return self._reason is not None or self._averaged
+    def _is_complete(self) -> bool:
+        return self._reason is not None or self._has_avg_logprobs
 
-    def _end(self) -> Finished:
+    def _finished_event(self) -> Finished:
         blocked = self._reason is not None and self._reason.startswith(_BLOCKED)
-        return Finished("content_filter", self._reason) if blocked else super()._end()
+        return Finished("content_filter", self._reason) if blocked else super()._finished_event()
 
     def _candidate(self, candidate: dict[str, Any]) -> Iterator[Event]:
         for part in items(obj(candidate.get("content")).get("parts")):
             yield from self._part(part)
-        self._averaged = self._averaged or "avgLogprobs" in candidate
+        self._has_avg_logprobs = self._has_avg_logprobs or "avgLogprobs" in candidate
         reason = label(candidate.get("finishReason"))
-        if reason and reason not in _UNSAID:
+        if reason and reason not in _UNSPECIFIED:
             self._reason = reason
             yield from self._end_call()
             if (said := string(candidate.get("finishMessage"))) and reason != "STOP":
                 filtered = _REASONS.get(reason.lower()) == "content_filter"
                 yield Notice("refusal" if filtered else "warning", said, {"finishReason": reason})
         if "groundingMetadata" in candidate or "citationMetadata" in candidate:
-            yield from self._cite(candidate)
+            yield from self._emit_citations(candidate)
 
     def _part(self, part: dict[str, Any]) -> Iterator[Event]:
         signature = label(part.get("thoughtSignature", part.get("thought_signature")))
         if isinstance(part.get("functionCall"), dict):
             yield from self._call(part["functionCall"], signature)
-        elif not _MEDIA.isdisjoint(part) and (found := media(part, signature)) is not None:
+        elif not _MEDIA_FIELDS.isdisjoint(part) and (found := media(part, signature)) is not None:
             yield self._file(found, draft=part.get("thought") is True)
-        elif (kind := next((k for k in _SERVER if k in part), None)) is not None:
+        elif (kind := next((k for k in _SERVER_TOOL_FIELDS if k in part), None)) is not None:
             yield Notice("server_tool", kind, part)
         elif part.get("thought") is True:
-            thought = self._halves.mend("thought", string(part.get("text")))
+            thought = self._joiner.join("thought", string(part.get("text")))
             if thought or signature:
                 yield ReasoningDelta(thought, signature)
         elif "text" in part or signature:
-            text = self._halves.mend("text", string(part.get("text")))
+            text = self._joiner.join("text", string(part.get("text")))
             if text or signature:
                 yield TextDelta(text, signature)
         elif part:
@@ -314,8 +324,8 @@ class ChunkDecoder(BaseDecoder):
     def _file(self, part: Image | Document, *, draft: bool) -> Event:
         """A picture or a file. Drafts that were thought of on the way give place to the picture that follows
         them."""
-        key = "draft" if draft or self._drafted else None
-        self._drafted = draft
+        key = "draft" if draft or self._last_was_draft else None
+        self._last_was_draft = draft
         return MediaDelta(part, key)
 
     def _call(self, call: dict[str, Any], signature: str | None) -> Iterator[Event]:
@@ -323,34 +333,36 @@ class ChunkDecoder(BaseDecoder):
         if name is not None:
             yield from self._end_call()
             yield from self._begin_call(call, name, signature)
-        elif self._open is None:
+        elif self._partial_call is None:
             yield Notice("unknown", "a call without a name", call)
         elif signature:
-            yield ToolCallDelta(self._calls - 1, signature=signature)
-        if self._open is not None:
-            self._open.take(call)
+            yield ToolCallDelta(self._call_count - 1, signature=signature)
+        if self._partial_call is not None:
+            self._partial_call.add(call)
             if call.get("willContinue") is not True:
                 yield from self._end_call()
 
     def _begin_call(self, call: dict[str, Any], name: str, signature: str | None) -> Iterator[Event]:
         id = label(call.get("id"))
-        if id is not None and (told := dumps(call)) not in self._told:
-            self._told.add(told)
+        if id is not None and (told := dumps(call)) not in self._seen_calls:
+            self._seen_calls.add(told)
         elif id is not None:
             return
         streamed = call.get("willContinue") is True or "partialArgs" in call
-        yield ToolCallDelta(self._calls, id, name, "{" if streamed else fragment(call.get("args")), signature)
-        self._open = PartialArgs() if streamed else None
-        self._calls += 1
+        yield ToolCallDelta(
+            self._call_count, id, name, "{" if streamed else arguments_json(call.get("args")), signature
+        )
+        self._partial_call = PartialArguments() if streamed else None
+        self._call_count += 1
 
     def _end_call(self) -> Iterator[Event]:
-        if self._open is not None:
-            yield ToolCallDelta(self._calls - 1, arguments=dumps(self._open.value)[1:])
-            self._open = None
+        if self._partial_call is not None:
+            yield ToolCallDelta(self._call_count - 1, arguments=dumps(self._partial_call.value)[1:])
+            self._partial_call = None
 
-    _rest = _end_call
+    _final_events = _end_call
 
-    def _cite(self, candidate: dict[str, Any]) -> Iterator[Event]:
+    def _emit_citations(self, candidate: dict[str, Any]) -> Iterator[Event]:
         found = obj(candidate.get("citationMetadata"))
         chunks = [
             *items(obj(candidate.get("groundingMetadata")).get("groundingChunks")),
@@ -358,7 +370,7 @@ class ChunkDecoder(BaseDecoder):
             *items(found.get("citationSources")),
         ]
         for chunk in chunks:
-            if self._uncited(chunk):
+            if self._is_new_source(chunk):
                 about = next((v for v in chunk.values() if isinstance(v, dict)), chunk)
                 names = (string(about.get(k)) for k in ("uri", "title", "fileSearchStore"))
                 yield Notice("citation", next(filter(None, names), ""), chunk)
@@ -378,12 +390,12 @@ def _usage(raw: dict[str, Any]) -> Usage:
     )
 
 
-def counting(call: HttpCall) -> HttpCall:
+def token_count_call(call: HttpCall) -> HttpCall:
     """The call that counts the tokens of another."""
     url = call.url.replace(":streamGenerateContent?alt=sse", ":countTokens")
     return replace(call, url=url, body={"contents": call.body["contents"]})
 
 
 DIALECT = Dialect(
-    "gemini", encode, ChunkDecoder, http_error, counting=(counting, "totalTokens"), keeps_prompts=True
+    "gemini", encode, ChunkDecoder, http_error, counting=(token_count_call, "totalTokens"), keeps_prompts=True
 )

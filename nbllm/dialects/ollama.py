@@ -25,25 +25,25 @@ from ..core.events import (
 from ..core.messages import Document, Image, Message, Reasoning, Request, Text, Tool, ToolCall, ToolResult
 from ._decoder import BaseDecoder
 from ._errors import http_error
-from ._fast_path import ERROR_WORDS, ERRORS, Usual, struct
+from ._fast_path import ERROR_FIELDS, ERROR_TEXT_FIELDS, FastReader, define_struct
 from ._json import count, items, label, obj, string
-from ._media import media, told_by_user
+from ._media import media, move_media_to_user
 from ._request import (
-    b64,
-    bearer,
-    budget,
-    call_arguments,
-    content,
-    effort,
-    fragment,
-    function,
-    misplaced,
-    post,
+    argument_object,
+    arguments_json,
+    base64_data,
+    bearer_header,
+    build_post,
+    describe_tool,
+    document_as_text,
+    misplaced_part,
+    reasoning_budget,
+    reasoning_effort,
+    result_parts,
     result_text,
-    under,
+    text_only,
+    url_under,
     without_none,
-    words,
-    words_of,
 )
 
 
@@ -66,7 +66,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         "stream": True,
         "tools": [_tool(t) for t in request.tools] if request.tool_choice != "none" else None,
         "format": request.schema,
-        "think": _think(request),
+        "think": _think_option(request),
         "options": without_none(
             {
                 "num_predict": request.max_tokens,
@@ -77,33 +77,35 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
             }
         ),
     }
-    return post(provider, under(provider, "/api", "/chat"), bearer(key), body, request.extra, "options")
+    return build_post(
+        provider, url_under(provider, "/api", "/chat"), bearer_header(key), body, request.extra, "options"
+    )
 
 
 # --- request ------------------------------------------------------------------------------------------------
 
 
-def _think(request: Request) -> bool | str | None:
+def _think_option(request: Request) -> bool | str | None:
     if request.reasoning is None:
         return None
-    if not budget(request.reasoning):
+    if not reasoning_budget(request.reasoning):
         return False
-    word = effort(request.reasoning)
+    word = reasoning_effort(request.reasoning)
     return ("low" if word == "minimal" else word) if "gpt-oss" in request.model else True
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
     if tool.strict:
         raise ConfigError(f"Ollama has no strict tools ({tool.name}).", hint="Leave strict out.")
-    return {"type": "function", "function": function(tool, parameters=tool.parameters)}
+    return {"type": "function", "function": describe_tool(tool, parameters=tool.parameters)}
 
 
 def _messages(request: Request) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     names: dict[str, str] = {}  # of the tools, by the ids of their calls
-    for message in told_by_user(request.messages):
+    for message in move_media_to_user(request.messages):
         if message.role == "system":
-            out.append({"role": "system", "content": words(message)})
+            out.append({"role": "system", "content": text_only(message)})
             continue
         names |= {p.id: p.name for p in message.parts if isinstance(p, ToolCall)}
         out += [_result(p, p.name or names.get(p.id)) for p in message.parts if isinstance(p, ToolResult)]
@@ -127,9 +129,9 @@ def _user(parts: list[Any]) -> dict[str, Any]:
 def _assistant(message: Message) -> dict[str, Any]:
     odd = next((p for p in message.parts if isinstance(p, (Image, Document, ToolResult))), None)
     if odd is not None:
-        raise misplaced(odd, "assistant", "Ollama")
+        raise misplaced_part(odd, "assistant", "Ollama")
     calls = [
-        {"id": p.id, "function": {"name": p.name, "arguments": call_arguments(p)}}
+        {"id": p.id, "function": {"name": p.name, "arguments": argument_object(p)}}
         for p in message.parts
         if isinstance(p, ToolCall)
     ]
@@ -140,8 +142,8 @@ def _assistant(message: Message) -> dict[str, Any]:
 
 
 def _result(result: ToolResult, name: str | None) -> dict[str, Any]:
-    text = result_text(result, "".join(_text(p) for p in content(result) if not isinstance(p, Image)))
-    images = [_image(p) for p in content(result) if isinstance(p, Image)]
+    text = result_text(result, "".join(_text(p) for p in result_parts(result) if not isinstance(p, Image)))
+    images = [_image(p) for p in result_parts(result) if isinstance(p, Image)]
     return without_none(
         {"role": "tool", "content": text, "tool_name": name, "tool_call_id": result.id, "images": images}
     )
@@ -151,8 +153,8 @@ def _text(part: Any) -> str:
     if isinstance(part, Text):
         return part.text
     if not isinstance(part, Document):
-        raise misplaced(part, "user", "Ollama")
-    return words_of(part, "Ollama")
+        raise misplaced_part(part, "user", "Ollama")
+    return document_as_text(part, "Ollama")
 
 
 def _image(part: Image) -> str:
@@ -160,7 +162,7 @@ def _image(part: Image) -> str:
         raise ConfigError(
             f"Ollama takes a picture's bytes, not its url ({part!r}).", hint="Load it and pass data=."
         )
-    return b64(part)
+    return base64_data(part)
 
 
 # --- answer -------------------------------------------------------------------------------------------------
@@ -180,10 +182,12 @@ _THOUGHTS = ("thinking", "reasoning_content", "reasoning")  # Ollama's own, and 
 _TIMES = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")  # nanoseconds
 
 
-_Message = struct("Message", ("image", "images", "tool_calls"), content=str, **dict.fromkeys(_THOUGHTS, str))
-_Line = struct(
+_Message = define_struct(
+    "Message", ("image", "images", "tool_calls"), content=str, **dict.fromkeys(_THOUGHTS, str)
+)
+_Line = define_struct(
     "Line",
-    (*ERRORS, *ERROR_WORDS, "object", "type", "done_reason"),
+    (*ERROR_FIELDS, *ERROR_TEXT_FIELDS, "object", "type", "done_reason"),
     model=str,
     message=_Message,
     done=Literal[False],
@@ -198,9 +202,9 @@ class LineDecoder(BaseDecoder):
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
-        self._short = Usual(_Line, self._item)
+        self._fast_reader = FastReader(_Line, self._fast_item)
 
-    def _item(self, line: Any) -> Item | None:
+    def _fast_item(self, line: Any) -> Item | None:
         message = line.message
         if message is None or line.model != self._started.model:
             return None
@@ -210,37 +214,42 @@ class LineDecoder(BaseDecoder):
         return None if message.content else ReasoningText(thought)
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
-        self._known = self._known or not {"message", "response", "done", "done_reason"}.isdisjoint(value)
-        yield from self._begin(None, value.get("model"))
+        self._recognized = self._recognized or not {"message", "response", "done", "done_reason"}.isdisjoint(
+            value
+        )
+        yield from self._emit_started(None, value.get("model"))
         message = value.get("message")
-        yield from self._message(
+        yield from self._emit_message(
             message if isinstance(message, dict) else {**value, "content": value.get("response")}
         )
         reason = label(value.get("done_reason"))
         if value.get("done") is True or reason:
             self.done, self._reason = True, reason
-            yield from self._count(value)
+            yield from self._emit_usage(value)
 
-    def _message(self, message: dict[str, Any]) -> Iterator[Event]:
+    def _emit_message(self, message: dict[str, Any]) -> Iterator[Event]:
         thought = next((text for name in _THOUGHTS if (text := string(message.get(name)))), "")
-        yield from self._tell("thinking", thought)
-        yield from self._tell("text", string(message.get("content")))
+        yield from self._emit_text("thinking", thought)
+        yield from self._emit_text("text", string(message.get("content")))
         pictures = message.get("images")
         for picture in filter(
             None, map(string, [message.get("image"), *(pictures if isinstance(pictures, list) else ())])
         ):
-            yield from self._media.tell(media({"data": picture}))
+            yield from self._media.emit(media({"data": picture}))
         for call in items(message.get("tool_calls")):
             function = obj(call.get("function")) or call
             if not (function.get("name") or function.get("arguments")):
                 yield Notice("unknown", "a call without a name", call)
                 continue
-            index, self._calls = self._calls, self._calls + 1
+            index, self._call_count = self._call_count, self._call_count + 1
             yield ToolCallDelta(
-                index, label(call.get("id")), label(function.get("name")), fragment(function.get("arguments"))
+                index,
+                label(call.get("id")),
+                label(function.get("name")),
+                arguments_json(function.get("arguments")),
             )
 
-    def _count(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _emit_usage(self, value: dict[str, Any]) -> Iterator[Event]:
         taken, made = count(value.get("prompt_eval_count")), count(value.get("eval_count"))
         if taken is not None or made is not None:
             yield UsageReport(
@@ -253,10 +262,10 @@ class LineDecoder(BaseDecoder):
             yield Notice("timing", text, times | {k: n for k, n in counts.items() if n is not None})
 
 
-def unloading(base: str, model: str) -> tuple[HttpCall, HttpCall]:
+def unload_calls(base: str, model: str) -> tuple[HttpCall, HttpCall]:
     """The calls that have the server at `base` let a model go, and that list those in its memory."""
     asked = {"model": model, "keep_alive": 0}
     return HttpCall(f"{base}/api/generate", {}, asked), HttpCall(f"{base}/api/ps", {}, {}, "GET")
 
 
-DIALECT = Dialect("ollama", encode, LineDecoder, http_error, unloading=unloading)
+DIALECT = Dialect("ollama", encode, LineDecoder, http_error, unloading=unload_calls)

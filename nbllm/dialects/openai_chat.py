@@ -42,36 +42,36 @@ from ..core.messages import (
     ToolResult,
 )
 from ..core.strict import OPENAI, strict_parameters
-from ._caching import openai_words
+from ._caching import openai_cache_fields
 from ._decoder import (
     BaseDecoder,
-    Chosen,
+    ChoiceSelector,
     citation,
-    failure,
-    finish,
+    find_error,
+    finished_event,
     is_thought,
     thought_signature,
     thought_text,
 )
 from ._errors import http_error
-from ._fast_path import ERRORS, Usual, struct
+from ._fast_path import ERROR_FIELDS, FastReader, define_struct
 from ._json import items, label, obj, string
-from ._media import check_picture, is_media, media, told_by_user
-from ._openai import REASONS, able, file_name, post, schema_format, usage
+from ._media import check_image_type, is_media, media, move_media_to_user
+from ._openai import REASONS, build_post, check_supported, file_name, schema_format, usage
 from ._request import (
-    arguments,
-    content,
     data_url,
-    effort,
-    function,
+    describe_tool,
+    raw_arguments,
+    reasoning_effort,
+    result_parts,
     result_text,
     with_short_ids,
     without_none,
 )
-from ._toolcalls import Calls, google
+from ._toolcalls import ToolCallReader, google_extension
 
 # Models whose templates, on any server, refuse ids of calls that have not nine letters and digits.
-_NINE = ("stral", "xtral")
+_NINE_CHARACTER_IDS = ("stral", "xtral")
 
 # --- request ------------------------------------------------------------------------------------------------
 
@@ -85,21 +85,23 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
     Thinking goes back only under quirks.reasoning_field: "reasoning_details" means OpenRouter's list,
     "extra_content" Google's signatures on calls.
     """
-    able(request, provider)
+    check_supported(request, provider)
     family = "mistral" if provider.name == "mistral" else request.model.lower()
-    quirks, form, word = provider.quirks, schema_format(request), effort(request.reasoning)
+    quirks, form, word = provider.quirks, schema_format(request), reasoning_effort(request.reasoning)
     switch = (
         {"type": "disabled" if word == "none" else "enabled"} if word and quirks.thinking_switch else None
     )
-    tools = [function(t, parameters=strict_parameters(t, OPENAI), strict=t.strict) for t in request.tools]
-    limit = "max_completion_tokens" if _LATER.match(request.model) else "max_tokens"
+    tools = [
+        describe_tool(t, parameters=strict_parameters(t, OPENAI), strict=t.strict) for t in request.tools
+    ]
+    limit = "max_completion_tokens" if _COMPLETION_LIMIT_MODELS.match(request.model) else "max_tokens"
     body = {
         "model": request.model,
         "messages": _messages(
             request,
             quirks,
-            signed=_takes_signatures(request, provider),
-            exactly=9 if any(name in family for name in _NINE) else 0,
+            signature_fields=_signature_fields(request, provider),
+            exactly=9 if any(name in family for name in _NINE_CHARACTER_IDS) else 0,
         ),
         "stream": True,
         "stream_options": {"include_usage": True} if quirks.stream_usage else None,
@@ -113,13 +115,13 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         "reasoning_effort": None if switch and word == "none" else word,
         "thinking": switch,
         "response_format": form and {"type": "json_schema", "json_schema": form},
-        **openai_words(request, provider),
+        **openai_cache_fields(request, provider),
     }
-    return post(provider, "/chat/completions", key, body, request.extra)
+    return build_post(provider, "/chat/completions", key, body, request.extra)
 
 
 # Models of OpenAI's that take the limit under another name, at other addresses too.
-_LATER = re.compile(r"(?:openai/)?(?:gpt-[5-9]|o[1-9](?:-|$))")
+_COMPLETION_LIMIT_MODELS = re.compile(r"(?:openai/)?(?:gpt-[5-9]|o[1-9](?:-|$))")
 
 
 def _choice(choice: str | None) -> str | dict[str, Any] | None:
@@ -130,7 +132,7 @@ def _choice(choice: str | None) -> str | dict[str, Any] | None:
     )
 
 
-def _takes_signatures(request: Request, provider: Endpoint) -> tuple[str, ...]:
+def _signature_fields(request: Request, provider: Endpoint) -> tuple[str, ...]:
     """Under which names signatures of calls go back: to Gemini's compatible endpoint, and to gateways that
     may lead there. Others refuse what they do not know."""
     if provider.quirks.reasoning_field == "extra_content":
@@ -139,20 +141,20 @@ def _takes_signatures(request: Request, provider: Endpoint) -> tuple[str, ...]:
 
 
 def _messages(
-    request: Request, quirks: Quirks, *, signed: tuple[str, ...] = (), exactly: int = 0
+    request: Request, quirks: Quirks, *, signature_fields: tuple[str, ...] = (), exactly: int = 0
 ) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     files: list[Part] = []  # of tool results; they must wait until all results of the turn have been told
-    for message in (*with_short_ids(told_by_user(request.messages), exactly), Message("user")):
+    for message in (*with_short_ids(move_media_to_user(request.messages), exactly), Message("user")):
         results = [p for p in message.parts if isinstance(p, ToolResult)]
         if files and not results:
             out.append({"role": "user", "content": _content(tuple(files))})
             files = []
         out += [{"role": "tool", "tool_call_id": r.id, "content": result_text(r)} for r in results]
-        files += [p for r in results for p in content(r) if not isinstance(p, Text)]
+        files += [p for r in results for p in result_parts(r) if not isinstance(p, Text)]
         rest = tuple(p for p in message.parts if not isinstance(p, ToolResult))
         if rest and message.role == "assistant":
-            out.append(_assistant(message, quirks, signed))
+            out.append(_assistant(message, quirks, signature_fields))
         elif rest:
             out.append(
                 {
@@ -174,7 +176,7 @@ def _part(part: Any) -> dict[str, Any]:
         case Text(text):
             return {"type": "text", "text": text}
         case Image(url=url):
-            check_picture(part, "Chat Completions")
+            check_image_type(part, "Chat Completions")
             return {"type": "image_url", "image_url": {"url": url or data_url(part)}}
         case Document(url=None):
             return {"type": "file", "file": {"filename": file_name(part), "file_data": data_url(part)}}
@@ -189,7 +191,7 @@ def _part(part: Any) -> dict[str, Any]:
     )
 
 
-def _assistant(message: Message, quirks: Quirks, signed: tuple[str, ...]) -> dict[str, Any]:
+def _assistant(message: Message, quirks: Quirks, signature_fields: tuple[str, ...]) -> dict[str, Any]:
     if any(isinstance(p, (Image, Document)) for p in message.parts):
         raise ConfigError(
             "Chat Completions takes no pictures or documents in an assistant message.",
@@ -198,10 +200,10 @@ def _assistant(message: Message, quirks: Quirks, signed: tuple[str, ...]) -> dic
     calls = [p for p in message.parts if isinstance(p, ToolCall)]
     out: dict[str, Any] = {"role": "assistant", "content": message.text or (None if calls else "")}
     if calls:
-        out["tool_calls"] = [_call(c, signed) for c in calls]
+        out["tool_calls"] = [_call(c, signature_fields) for c in calls]
     thoughts = [p for p in message.parts if isinstance(p, Reasoning)]
     if quirks.reasoning_field == "reasoning_details":
-        back: Any = [_detail(r) for r in thoughts]
+        back: Any = [_reasoning_detail(r) for r in thoughts]
     else:
         back = "".join(r.text for r in thoughts)
     if back and quirks.reasoning_field not in ("", "extra_content"):
@@ -209,52 +211,56 @@ def _assistant(message: Message, quirks: Quirks, signed: tuple[str, ...]) -> dic
     return out
 
 
-def _call(call: ToolCall, signed: tuple[str, ...]) -> dict[str, Any]:
-    out = {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments(call)}}
-    if call.signature and signed:
+def _call(call: ToolCall, signature_fields: tuple[str, ...]) -> dict[str, Any]:
+    out = {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": raw_arguments(call)},
+    }
+    if call.signature and signature_fields:
         said = {"thought_signature": call.signature}
-        out["extra_content"] = dict.fromkeys(signed, said)
+        out["extra_content"] = dict.fromkeys(signature_fields, said)
     return out
 
 
-def _detail(reasoning: Reasoning) -> dict[str, Any]:
+def _reasoning_detail(reasoning: Reasoning) -> dict[str, Any]:
     """One of OpenRouter's reasoning_details. `redacted` holds a detail as it came (the decoder put it
     there)."""
     if reasoning.redacted is not None:
-        whole = parse_arguments(reasoning.redacted)
-        return whole or {"type": "reasoning.encrypted", "data": reasoning.redacted}
+        is_full_message = parse_arguments(reasoning.redacted)
+        return is_full_message or {"type": "reasoning.encrypted", "data": reasoning.redacted}
     about = {"type": "reasoning.text", "text": reasoning.text}
     return without_none({**about, "signature": reasoning.signature, "id": reasoning.id})
 
 
 # --- answer -------------------------------------------------------------------------------------------------
 
-_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
-_DETAILS = ("reasoning_details", "thinking_blocks")
-_ODDITIES = frozenset(
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "reasoning_text", "thinking")
+_DETAIL_FIELDS = ("reasoning_details", "thinking_blocks")
+_RARE_FIELDS = frozenset(
     {"refusal", "annotations", "executed_tools", "audio", "images", "function_call", "extra_content"}
 )
 
 
-_Delta = struct(
+_Delta = define_struct(
     "Delta",
-    (*_DETAILS, *sorted(_ODDITIES), "reasoning_text", "thinking", "tool_calls", "reasoning_opaque"),
+    (*_DETAIL_FIELDS, *sorted(_RARE_FIELDS), "reasoning_text", "thinking", "tool_calls", "reasoning_opaque"),
     content=str,
     reasoning_content=str,
     reasoning=str,
 )
-_Choice = struct(
+_Choice = define_struct(
     "Choice", ("message", "usage", "error", "finish_reason", "finishReason"), delta=_Delta, index=Literal[0]
 )
-_Chunk = struct(
+_Chunk = define_struct(
     "Chunk",
-    (*ERRORS, "type", "usage", "x_groq", "citations", "search_results", "timings", "time_info"),
+    (*ERROR_FIELDS, "type", "usage", "x_groq", "citations", "search_results", "timings", "time_info"),
     choices=tuple[_Choice],  # type: ignore[valid-type]
     object=Literal["chat.completion.chunk", ""],
 )
 
 
-def _usual(chunk: Any) -> Item | None:
+def _fast_item(chunk: Any) -> Item | None:
     delta = chunk.choices[0].delta if chunk.choices else None
     if delta is None:
         return None
@@ -269,92 +275,92 @@ class ChatDecoder(BaseDecoder):
 
     format = "openai_chat"
     reasons = REASONS
-    marked = True
+    has_done_mark = True
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
         self._chunks = 0
-        self._at_once = False  # the last chunk held a message and no delta
-        self._totalled = False  # the chunk of usage that closes a stream came
+        self._is_single_message = False  # the last chunk held a message and no delta
+        self._has_closing_usage = False  # the chunk of usage that closes a stream came
         self._text: list[str] = []
         self._size = 0  # its characters
-        self._thought = False
-        self._tools = Calls(self._halves)
-        self._chosen = Chosen()
-        self._sounded = False
-        self._short = Usual(_Chunk, _usual, "message")
+        self._has_thought = False
+        self._tools = ToolCallReader(self._joiner)
+        self._selector = ChoiceSelector()
+        self._has_audio = False
+        self._fast_reader = FastReader(_Chunk, _fast_item, "message")
 
-    def usual(self, frames: list[Frame], place: int) -> list[Item]:
+    def read_fast(self, frames: list[Frame], place: int) -> list[Item]:
         """See core.calls.Usual."""
-        begun = self._started.id and self._started.model and self._chosen.index == 0
-        found = super().usual(frames, place) if begun else []
+        begun = self._started.id and self._started.model and self._selector.index == 0
+        found = super().read_fast(frames, place) if begun else []
         if not found:
             return found
         texts = [item for item in found if type(item) is str]
         self._chunks += len(found)
         self._text += texts
         self._size += sum(map(len, texts))
-        self._thought = self._thought or len(texts) < len(found)
+        self._has_thought = self._has_thought or len(texts) < len(found)
         return found
 
     def _read(self, value: dict[str, Any], name: str) -> Iterator[Event]:
-        self._expect(value)
+        self._check_format(value)
         self._chunks += 1
         yield from self._object(value, name)  # a chunk may hold both words and the error that ends them
-        self._refuse(failure(value, name))
+        self._raise_error(find_error(value, name))
         for choice in items(value.get("choices")):
-            self._refuse({"error": choice["error"]} if choice.get("error") else None)
+            self._raise_error({"error": choice["error"]} if choice.get("error") else None)
 
     @property
-    def _whole(self) -> bool:
-        closed = self._totalled and self._answered
-        return self.ended or self.done or closed or (self._at_once and self._chunks == 1)
+    def _is_complete(self) -> bool:
+        closed = self._has_closing_usage and self._has_answer
+        return self.ended or self.done or closed or (self._is_single_message and self._chunks == 1)
 
-    def _end(self) -> Finished:
-        return finish(self._reason, self._tools.any, REASONS)
+    def _finished_event(self) -> Finished:
+        return finished_event(self._reason, self._tools.has_calls, REASONS)
 
     @property
-    def _answered(self) -> bool:
-        return bool(self._text or self._thought or self._tools.any or self._media.any)
+    def _has_answer(self) -> bool:
+        return bool(self._text or self._has_thought or self._tools.has_calls or self._media.has_media)
 
     def _object(self, chunk: dict[str, Any], name: str) -> Iterator[Event]:
         if not (self._started.id and self._started.model):
-            yield from self._begin(chunk.get("id"), chunk.get("model"))
+            yield from self._emit_started(chunk.get("id"), chunk.get("model"))
         choices = chunk.get("choices")
         if isinstance(choices, list):
-            self._known = True
-            for choice in self._chosen.among(choices):
+            self._recognized = True
+            for choice in self._selector.select(choices):
                 yield from self._choice(choice)
         counted = chunk.get("usage") or obj(chunk.get("x_groq")).get("usage")
         if counted:
-            yield from self._count(counted, closing=not choices)
+            yield from self._emit_usage(counted, closing=not choices)
         for sources in map(chunk.get, ("citations", "search_results")):
-            yield from self._cite(sources)
+            yield from self._emit_citations(sources)
         for times in ("timings", "time_info"):
             if chunk.get(times):
                 yield Notice("timing", data={times: chunk[times]})
 
-    def _count(self, counted: Any, *, closing: bool) -> Iterator[Event]:
+    def _emit_usage(self, counted: Any, *, closing: bool) -> Iterator[Event]:
         report = usage(obj(counted))
         if report is not None:
-            self._known = True
-            self._totalled = self._totalled or closing
-            yield UsageReport(report, self.ended or self._at_once or (closing and self._answered))
+            self._recognized = True
+            self._has_closing_usage = self._has_closing_usage or closing
+            yield UsageReport(report, self.ended or self._is_single_message or (closing and self._has_answer))
 
     def _choice(self, choice: dict[str, Any]) -> Iterator[Event]:
         delta, message = choice.get("delta"), choice.get("message")
         if delta and isinstance(delta, dict):
             yield from self._delta(delta)
         if isinstance(message, dict) and not obj(delta).get("content"):
-            self._at_once = "delta" not in choice
-            yield from self._delta(self._unseen(message), whole=self._at_once)
+            self._is_single_message = "delta" not in choice
+            yield from self._delta(self._without_seen(message), is_full_message=self._is_single_message)
         elif delta is None and isinstance(choice.get("text"), str):
             yield from self._content(choice["text"])
         self._reason = label(choice.get("finish_reason") or choice.get("finishReason")) or self._reason
         if choice.get("usage"):
-            yield from self._count(choice["usage"], closing=False)
+            yield from self._emit_usage(choice["usage"], closing=False)
 
-    def _unseen(self, message: dict[str, Any]) -> dict[str, Any]:
+    def _without_seen(self, message: dict[str, Any]) -> dict[str, Any]:
         """What of a message, which repeats everything, did not come before."""
         content, sent = message.get("content"), self._size
         if sent:
@@ -362,32 +368,32 @@ class ChatDecoder(BaseDecoder):
             new = full[sent:] if len(full) > sent and full.startswith("".join(self._text)) else ""
             message = {**message, "content": new}
         seen = {
-            *(_THOUGHTS if self._thought else ()),
-            *(("audio",) if self._sounded else ()),
+            *(_THOUGHT_FIELDS if self._has_thought else ()),
+            *(("audio",) if self._has_audio else ()),
             *(("tool_calls", "function_call") if self._tools.slots else ()),
         }
         return {k: v for k, v in message.items() if k not in seen}
 
-    def _delta(self, delta: dict[str, Any], whole: bool = False) -> Iterator[Event]:
+    def _delta(self, delta: dict[str, Any], is_full_message: bool = False) -> Iterator[Event]:
         content = delta.get("content")
         if len(delta) > 1 or content is None:
-            yield from self._think(delta)
+            yield from self._emit_thinking(delta)
         if content:
             yield from self._content(content)
         calls = delta.get("tool_calls")
         if calls:
             yield from self._tools.read(calls if isinstance(calls, list) else [calls])
-        if not _ODDITIES.isdisjoint(delta):
-            yield from self._odd(delta, whole)
+        if not _RARE_FIELDS.isdisjoint(delta):
+            yield from self._emit_rare(delta, is_full_message)
 
     def _content(self, content: Any) -> Iterator[Event]:
         if isinstance(content, str):
-            yield from self._tell("text", content)
+            yield from self._emit_text("text", content)
         else:
             for part in content if isinstance(content, list) else [content]:
                 yield from self._part(part)
 
-    def _say(self, place: Any, text: str) -> Iterator[Event]:
+    def _emit_joined(self, place: Any, text: str) -> Iterator[Event]:
         """An index for a place means a call."""
         if isinstance(place, int):
             yield ToolCallDelta(place, arguments=text)
@@ -395,79 +401,79 @@ class ChatDecoder(BaseDecoder):
         if place == "text":
             self._text.append(text)
             self._size += len(text)
-        self._thought = self._thought or place != "text"
-        yield from super()._say(place, text)
+        self._has_thought = self._has_thought or place != "text"
+        yield from super()._emit_joined(place, text)
 
     def _part(self, part: Any) -> Iterator[Event]:
         kind = part.get("type") if isinstance(part, dict) else None
         if is_thought(part):
-            yield from self._tell("reasoning", "" if string(part.get("data")) else thought_text(part))
-            yield from self._signed(part)
+            yield from self._emit_text("reasoning", "" if string(part.get("data")) else thought_text(part))
+            yield from self._emit_signature(part)
         elif is_media(part):
-            yield from self._media.tell(media(part))
+            yield from self._media.emit(media(part))
         elif isinstance(part, str) or isinstance(obj(part).get("text"), str):
             yield from self._content(part if isinstance(part, str) else part["text"])
         elif kind == "reference":
-            yield from self._cite([part])
+            yield from self._emit_citations([part])
         elif kind == "refusal" and string(part.get("refusal")):
             yield Notice("refusal", part["refusal"])
         else:  # an object instead of text (Cloudflare's structured answers), or a kind that is not known yet
             yield Notice("unknown", data={"content": part})
 
-    def _think(self, delta: dict[str, Any]) -> Iterator[Event]:
-        thoughts = (thought_text(delta[name]) for name in _THOUGHTS if delta.get(name))
-        yield from self._tell("reasoning", next(filter(None, thoughts), ""))
-        for block in (block for name in _DETAILS for block in items(delta.get(name))):
-            if not self._thought and (
+    def _emit_thinking(self, delta: dict[str, Any]) -> Iterator[Event]:
+        thoughts = (thought_text(delta[name]) for name in _THOUGHT_FIELDS if delta.get(name))
+        yield from self._emit_text("reasoning", next(filter(None, thoughts), ""))
+        for block in (block for name in _DETAIL_FIELDS for block in items(delta.get(name))):
+            if not self._has_thought and (
                 text := thought_text(block)
             ):  # else it repeats what has a field of its own
                 yield Notice("unknown", text, {"reasoning_details": block})
-            yield from self._signed(block)
+            yield from self._emit_signature(block)
         if string(delta.get("reasoning_opaque")):
             yield ReasoningDelta(signature=delta["reasoning_opaque"])
 
-    def _signed(self, block: dict[str, Any]) -> Iterator[Event]:
+    def _emit_signature(self, block: dict[str, Any]) -> Iterator[Event]:
         """What must go back with a thought: its signature, or all of one that is withheld."""
         if string(block.get("data")):
             yield ReasoningDelta(redacted=json.dumps(block), id=label(block.get("id")))
-        elif signed := thought_signature(block):
-            yield ReasoningDelta(signature=signed, id=label(block.get("id")))
+        elif signature_fields := thought_signature(block):
+            yield ReasoningDelta(signature=signature_fields, id=label(block.get("id")))
 
-    def _odd(self, delta: dict[str, Any], whole: bool) -> Iterator[Event]:
+    def _emit_rare(self, delta: dict[str, Any], is_full_message: bool) -> Iterator[Event]:
         if string(delta.get("refusal")):
             yield Notice("refusal", delta["refusal"])
         call = delta.get("function_call")
         if isinstance(call, dict) and (call.get("name") or call.get("arguments")):
             yield from self._tools.read([{"index": "function_call", "function": call}])
         elif (
-            isinstance(call, dict) and whole
+            isinstance(call, dict) and is_full_message
         ):  # a whole message names each call it has, so this is one, if a nameless one
             slot = self._tools.begin("function_call")
-            slot.told = True
+            slot.is_announced = True
             yield ToolCallDelta(slot.index)
-        yield from self._cite(delta.get("annotations"))
+        yield from self._emit_citations(delta.get("annotations"))
         for tool in items(delta.get("executed_tools")):
             yield Notice("server_tool", string(tool.get("type")), tool)
         for picture in items(delta.get("images")):
-            yield from self._media.tell(media(picture))
+            yield from self._media.emit(media(picture))
         if isinstance(delta.get("audio"), dict):
-            yield from self._sound(delta["audio"])
-        signature = string(google(delta).get("thought_signature"))
+            yield from self._emit_audio(delta["audio"])
+        signature = string(google_extension(delta).get("thought_signature"))
         if signature:
             yield TextDelta("", signature)
 
-    def _sound(self, audio: dict[str, Any]) -> Iterator[Event]:
+    def _emit_audio(self, audio: dict[str, Any]) -> Iterator[Event]:
         """A piece of sound, and what is said in it."""
-        self._sounded = True
+        self._has_audio = True
         if string(audio.get("transcript")):
             yield Notice(
                 "unknown", audio["transcript"], {"audio": {k: v for k, v in audio.items() if k != "data"}}
             )
-        yield from self._media.sound(string(audio.get("data")))
+        yield from self._media.emit_audio(string(audio.get("data")))
 
-    def _cite(self, sources: Any) -> Iterator[Event]:
+    def _emit_citations(self, sources: Any) -> Iterator[Event]:
         for source in sources if isinstance(sources, list) else ():
-            if source and self._uncited(source):
+            if source and self._is_new_source(source):
                 yield citation(source)
 
 

@@ -41,14 +41,14 @@ from ..core.messages import (
     ToolResult,
 )
 from ..core.strict import OPENAI, strict_parameters
-from ._caching import openai_words
-from ._decoder import BaseDecoder, citation, failure
+from ._caching import openai_cache_fields
+from ._decoder import BaseDecoder, citation, find_error
 from ._errors import http_error
-from ._fast_path import Usual, struct
+from ._fast_path import FastReader, define_struct
 from ._json import items, label, obj, string
-from ._media import check_picture, is_media, media, told_by_user
-from ._openai import REASONS, able, file_name, post, schema_format, usage
-from ._request import arguments, data_url, effort, function, result_text, with_short_ids
+from ._media import check_image_type, is_media, media, move_media_to_user
+from ._openai import REASONS, build_post, check_supported, file_name, schema_format, usage
+from ._request import data_url, describe_tool, raw_arguments, reasoning_effort, result_text, with_short_ids
 
 # --- request ------------------------------------------------------------------------------------------------
 
@@ -63,15 +63,15 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
     Summaries of thinking cost an organisation's verification at OpenAI and are sent on request only:
     `extra={"reasoning": {"effort": "high", "summary": "auto"}}`.
     """
-    able(request, provider)
+    check_supported(request, provider)
     for option, given in (("stop", request.stop), ("seed", request.seed)):
         if given not in (None, ()):
             raise ConfigError(
                 f"The Responses API has no {option}.",
                 hint=f"Leave {option} out, or use dialect='openai_chat'.",
             )
-    word, form = effort(request.reasoning), schema_format(request)
-    said = (m for m in with_short_ids(told_by_user(request.messages), most=64) if m.role != "system")
+    word, form = reasoning_effort(request.reasoning), schema_format(request)
+    said = (m for m in with_short_ids(move_media_to_user(request.messages), most=64) if m.role != "system")
     turns = [item for message in said for item in _turn(message, provider.quirks)]
     thinks = word not in (None, "none") or any("encrypted_content" in item for item in turns)
     body = {
@@ -87,9 +87,9 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         "reasoning": {"effort": word} if word else None,
         "text": form and {"format": {"type": "json_schema", **form}},
         "include": ["reasoning.encrypted_content"] if thinks else None,
-        **openai_words(request, provider),
+        **openai_cache_fields(request, provider),
     }
-    return post(provider, "/responses", key, body, request.extra)
+    return build_post(provider, "/responses", key, body, request.extra)
 
 
 def _choice(choice: str | None) -> str | dict[str, Any] | None:
@@ -98,7 +98,7 @@ def _choice(choice: str | None) -> str | dict[str, Any] | None:
 
 def _tool(tool: Tool) -> dict[str, Any]:
     # `strict` has a default of true here, unlike in Chat Completions: a plain schema would be refused.
-    about = function(tool, parameters=strict_parameters(tool, OPENAI), strict=bool(tool.strict))
+    about = describe_tool(tool, parameters=strict_parameters(tool, OPENAI), strict=bool(tool.strict))
     return {"type": "function", **about}
 
 
@@ -115,7 +115,7 @@ def _turn(message: Message, quirks: Quirks) -> Iterator[dict[str, Any]]:
             yield _message(role, content)
             content = []
         if not isinstance(part, Raw):  # told_by_user has taken them out
-            yield from _item(part, quirks)
+            yield from _input_item(part, quirks)
     if content:
         yield _message(role, content)
 
@@ -137,21 +137,21 @@ def _part(part: Text | Image | Document) -> dict[str, Any]:
         case Text(text):
             return {"type": "input_text", "text": text}
         case Image(url=url):
-            check_picture(part, "The Responses API")
+            check_image_type(part, "The Responses API")
             return {"type": "input_image", "image_url": url or data_url(part)}
         case Document(url=str(url)):
             return {"type": "input_file", "file_url": url}
     return {"type": "input_file", "filename": file_name(part), "file_data": data_url(part)}
 
 
-def _item(part: Reasoning | ToolCall | ToolResult, quirks: Quirks) -> Iterator[dict[str, Any]]:
+def _input_item(part: Reasoning | ToolCall | ToolResult, quirks: Quirks) -> Iterator[dict[str, Any]]:
     match part:
         case ToolCall():
             yield {
                 "type": "function_call",
                 "call_id": part.id,
                 "name": part.name,
-                "arguments": arguments(part),
+                "arguments": raw_arguments(part),
             }
         case ToolResult():
             yield {"type": "function_call_output", "call_id": part.id, "output": _output(part)}
@@ -180,7 +180,7 @@ def _output(result: ToolResult) -> str | list[dict[str, Any]]:
 
 # What grows, by the stem of its events: the place it goes to, the field of the done event, the kind of its
 # item.
-_GROWTH = {
+_TEXT_EVENTS = {
     "response.output_text": ("text", "text", "message"),
     "response.refusal": ("refusal", "refusal", "message"),
     "response.reasoning_summary_text": ("summary", "text", "reasoning"),
@@ -190,8 +190,8 @@ _GROWTH = {
     "response.function_call_arguments": ("arguments", "arguments", "function_call"),
     "response.custom_tool_call_input": ("arguments", "input", "custom_tool_call"),
 }
-_DELTAS = {f"{stem}.delta": row for stem, row in _GROWTH.items()}
-_DONES = {f"{stem}.done": row for stem, row in _GROWTH.items()}
+_DELTA_EVENTS = {f"{stem}.delta": row for stem, row in _TEXT_EVENTS.items()}
+_DONE_EVENTS = {f"{stem}.done": row for stem, row in _TEXT_EVENTS.items()}
 _PART_DONES = frozenset(
     {"response.content_part.done", "response.reasoning_summary_part.done", "response.reasoning_part.done"}
 )
@@ -205,7 +205,7 @@ _PARTS = {
     "refusal": ("refusal", "refusal"),
 }
 _CALLS = frozenset({"function_call", "custom_tool_call"})
-_FINAL = frozenset(
+_FINAL_EVENTS = frozenset(
     {"response.completed", "response.done", "response.incomplete", "response.failed", "response.cancelled"}
 )
 _INCOMPLETE: dict[str, FinishReason] = {
@@ -214,7 +214,7 @@ _INCOMPLETE: dict[str, FinishReason] = {
     "length": "length",
     "content_filter": "content_filter",
 }
-_GAPS: dict[str, Event] = {"text": TextDelta("\n\n"), "summary": ReasoningDelta("\n\n")}
+_SEPARATORS: dict[str, Event] = {"text": TextDelta("\n\n"), "summary": ReasoningDelta("\n\n")}
 
 
 class _Item:
@@ -222,34 +222,34 @@ class _Item:
     and part; `sizes`: its characters, by place and by both, so that what was told is put together only where
     it can be a part of more."""
 
-    __slots__ = ("call", "closed", "id", "kind", "number", "opened", "sent", "signed", "sizes")
+    __slots__ = ("call", "closed", "has_signature", "id", "kind", "number", "opened", "sent", "sizes")
 
     def __init__(self, kind: str, number: int) -> None:
-        self.kind, self.number, self.closed, self.signed = kind, number, False, False
+        self.kind, self.number, self.closed, self.has_signature = kind, number, False, False
         self.id: str | None = None
         self.call: int | None = None
         self.opened: dict[str, Any] = {}
         self.sent: dict[tuple[str, Any], list[str]] = {}
         self.sizes: Counter[Any] = Counter()
 
-    def said(self, place: str) -> str:
+    def text_of(self, place: str) -> str:
         return "".join(piece for (p, _), pieces in self.sent.items() if p == place for piece in pieces)
 
-    def tell(self, place: str, part: Any, text: str) -> None:
+    def append(self, place: str, part: Any, text: str) -> None:
         self.sent.setdefault((place, part), []).append(text)
         self.sizes[place] += len(text)
         self.sizes[place, part] += len(text)
 
-    def beyond(self, full: str, place: str, *part: Any) -> str:
+    def unsent_part(self, full: str, place: str, *part: Any) -> str:
         """What of `full` was not told yet at a place, or in one part of it."""
         size = self.sizes[(place, *part) if part else place]
         if len(full) <= size:
             return ""
-        said = "".join(self.sent.get((place, part[0]), ())) if part else self.said(place)
+        said = "".join(self.sent.get((place, part[0]), ())) if part else self.text_of(place)
         return full[size:] if full.startswith(said) else ""
 
 
-_Growth = struct(
+_DeltaEvent = define_struct(
     "Growth",
     ("id", "call_id", "summary_index"),
     type=Literal["response.output_text.delta"],
@@ -265,7 +265,7 @@ class ResponsesDecoder(BaseDecoder):
 
     format = "openai_responses"
     reasons = REASONS
-    marked = True
+    has_done_mark = True
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
@@ -273,59 +273,61 @@ class ResponsesDecoder(BaseDecoder):
         self._by_index: dict[str, _Item] = {}
         self._by_id: dict[str, _Item] = {}
         self._latest: dict[str, _Item] = {}  # by kind
-        self._named: set[int] = set()
-        self._spoken: dict[str, _Item] = {}  # by place, the item that spoke there last
+        self._named_calls: set[int] = set()
+        self._last_item: dict[str, _Item] = {}  # by place, the item that spoke there last
         self._finished: Finished | None = None
-        self._place: tuple[Any, ...] = ()  # where the event before this one told text, as it named it
-        self._item: _Item | None = None
-        self._short = Usual(_Growth, self._same, "response.output_text.delta", "message")
+        self._fast_key: tuple[Any, ...] = ()  # where the event before this one told text, as it named it
+        self._fast_target: _Item | None = None
+        self._fast_reader = FastReader(_DeltaEvent, self._fast_item, "response.output_text.delta", "message")
 
-    def usual(self, frames: list[Frame], place: int) -> list[Item]:
+    def read_fast(self, frames: list[Frame], place: int) -> list[Item]:
         """See core.calls.Usual."""
-        if self._item is None:
+        if self._fast_target is None:
             return []
-        found = super().usual(frames, place)
+        found = super().read_fast(frames, place)
         for text in found:
-            self._item.tell("text", label(self._place[2]), str(text))
+            self._fast_target.append("text", label(self._fast_key[2]), str(text))
         return found
 
-    def _same(self, event: Any) -> Item | None:
+    def _fast_item(self, event: Any) -> Item | None:
         """The text of an event that goes on where the one before it did."""
-        there = (event.item_id, event.output_index, event.content_index) == self._place
+        there = (event.item_id, event.output_index, event.content_index) == self._fast_key
         return event.delta if event.type and there and event.delta else None
 
     def _read(self, value: dict[str, Any], name: str) -> Iterator[Event]:
-        self._item = None
-        self._expect(value)
+        self._fast_target = None
+        self._check_format(value)
         yield from self._object(value, name)
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         kind = string(value.get("type")) or name
-        row = _DELTAS.get(kind)
-        yield from self._delta(value, row) if row is not None else self._other(kind, value)
+        row = _DELTA_EVENTS.get(kind)
+        yield from self._delta(value, row) if row is not None else self._other_event(kind, value)
 
-    def _rest(self) -> Iterator[Event]:
+    def _final_events(self) -> Iterator[Event]:
         for item in self._items:
             if not item.closed:
                 yield from self._close(item, item.opened)
 
-    def _say(self, place: Any, text: str) -> Iterator[Event]:
+    def _emit_joined(self, place: Any, text: str) -> Iterator[Event]:
         kind, item = place
-        yield from self._piece(item, kind, next((p for k, p in reversed(item.sent) if k == kind), None), text)
+        yield from self._emit_piece(
+            item, kind, next((p for k, p in reversed(item.sent) if k == kind), None), text
+        )
 
-    def _end(self) -> Finished:
-        return self._finished or super()._end()
+    def _finished_event(self) -> Finished:
+        return self._finished or super()._finished_event()
 
     # events that are no deltas
 
-    def _other(self, kind: str, value: dict[str, Any]) -> Iterator[Event]:
+    def _other_event(self, kind: str, value: dict[str, Any]) -> Iterator[Event]:
         response = value.get("response")
-        if kind in _FINAL or (response is None and value.get("object") == "response"):
+        if kind in _FINAL_EVENTS or (response is None and value.get("object") == "response"):
             yield from self._final(response if isinstance(response, dict) else value)
-        elif (error := failure(value, kind)) is not None:
-            self._refuse(error)
-        elif kind in _DONES:
-            yield from self._full(value, value, *_DONES[kind])
+        elif (error := find_error(value, kind)) is not None:
+            self._raise_error(error)
+        elif kind in _DONE_EVENTS:
+            yield from self._done_text(value, value, *_DONE_EVENTS[kind])
         elif kind == "response.output_item.added":
             yield from self._open(value)
         elif kind == "response.output_item.done":
@@ -334,27 +336,27 @@ class ResponsesDecoder(BaseDecoder):
         elif kind in _PART_DONES and obj(value.get("part")).get("type") in tuple(_PARTS):
             place, field = _PARTS[value["part"]["type"]]
             owner = "message" if place in ("text", "refusal") else "reasoning"
-            yield from self._full(value, value["part"], place, field, owner)
+            yield from self._done_text(value, value["part"], place, field, owner)
         elif kind.endswith(".partial_image"):
-            yield from self._picture(self._find(value, "image_generation_call"), value)
+            yield from self._emit_image(self._find(value, "image_generation_call"), value)
         elif kind == "response.output_text.annotation.added":
-            yield from self._cite([value.get("annotation")])
+            yield from self._emit_citations([value.get("annotation")])
         elif isinstance(response, dict):
             yield from self._start(response)
 
     def _start(self, response: dict[str, Any]) -> Iterator[Event]:
-        self._known = True
-        yield from self._begin(self._started.id or response.get("id"), response.get("model"))
+        self._recognized = True
+        yield from self._emit_started(self._started.id or response.get("id"), response.get("model"))
 
     def _final(self, response: dict[str, Any]) -> Iterator[Event]:
         yield from self._start(response)
-        yield from self._outputs(list(items(response.get("output"))))
+        yield from self._final_items(list(items(response.get("output"))))
         counted = usage(obj(response.get("usage")))
         if counted is not None:
             yield UsageReport(counted)
         status = string(response.get("status"))
         if response.get("error") or status == "failed":
-            self._refuse({"error": response.get("error") or "The response failed, without a reason."})
+            self._raise_error({"error": response.get("error") or "The response failed, without a reason."})
         self.done = True
         why = string(obj(response.get("incomplete_details")).get("reason"))
         if status == "incomplete":
@@ -368,26 +370,26 @@ class ResponsesDecoder(BaseDecoder):
         """The item that an event is about; a new one where it never was announced."""
         index = label(value.get("output_index"))
         item = self._by_index.get(index) if index is not None else None
-        item = item or self._called(_ids(value))
+        item = item or self._find_by_id(_ids(value))
         if item is None and index is None:
             item = self._latest.get(kind)
         return item or self._new(kind, index, _ids(value))
 
-    def _called(self, ids: set[str]) -> _Item | None:
+    def _find_by_id(self, ids: set[str]) -> _Item | None:
         return max(
             (self._by_id[i] for i in ids if i in self._by_id), key=lambda item: item.number, default=None
         )
 
     def _new(self, kind: str, index: str | None, ids: set[str]) -> _Item:
-        self._known = True
+        self._recognized = True
         item = _Item(kind, len(self._items))
         self._items.append(item)
-        self._name(item, ids)
+        self._register(item, ids)
         if index is not None:
             self._by_index[index] = item
         return item
 
-    def _name(self, item: _Item, ids: set[str]) -> None:
+    def _register(self, item: _Item, ids: set[str]) -> None:
         """Enters an item where it will be looked for; of two, the later one is found."""
         for names, name in (*((self._by_id, i) for i in ids), (self._latest, item.kind)):
             if name not in names or names[name].number < item.number:
@@ -400,85 +402,93 @@ class ResponsesDecoder(BaseDecoder):
         if item is None or item.closed or item.kind != kind or item.opened.get("call_id") != call_id:
             item = self._new(kind, index, _ids(value))
         item.opened = opened
-        yield from self._about(item, opened)
+        yield from self._emit_call_start(item, opened)
 
-    def _about(self, item: _Item, full: dict[str, Any]) -> Iterator[Event]:
+    def _emit_call_start(self, item: _Item, full: dict[str, Any]) -> Iterator[Event]:
         """Id and name, as soon as they are known."""
         item.kind = string(full.get("type")) or item.kind
         item.id = item.id or label(full.get("id"))
-        self._name(item, _ids(full))
+        self._register(item, _ids(full))
         if item.kind in _CALLS:
             index = self._call(item)
             id, name = label(full.get("call_id")) or label(full.get("id")), label(full.get("name"))
-            if name and index not in self._named:
-                self._named.add(index)
+            if name and index not in self._named_calls:
+                self._named_calls.add(index)
                 yield ToolCallDelta(index, id, name)
 
     def _call(self, item: _Item) -> int:
         if item.call is None:
-            item.call = self._calls
-            self._calls += 1
+            item.call = self._call_count
+            self._call_count += 1
         return item.call
 
     def _close(self, item: _Item, full: dict[str, Any]) -> Iterator[Event]:
         """What a whole item says beyond what was said already."""
         first, item.closed = not item.closed, True
         signature = string(full.get("encrypted_content"))
-        yield from self._about(item, full)
+        yield from self._emit_call_start(item, full)
         if item.kind == "message":
             yield from self._parts(item, full.get("content"))
         elif item.kind == "reasoning":
             yield from self._parts(item, full.get("content"))
             yield from self._parts(item, full.get("summary"))
-            if signature and not item.signed:
-                item.signed = True
+            if signature and not item.has_signature:
+                item.has_signature = True
                 yield ReasoningDelta(signature=signature, id=item.id)
         elif item.kind in _CALLS:
             said = full.get("arguments", full.get("input"))
             text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False) if said else ""
-            yield from self._add(item, "arguments", 0, item.beyond(text, "arguments"))
+            yield from self._emit_missing(item, "arguments", 0, item.unsent_part(text, "arguments"))
         elif item.kind == "image_generation_call" and full.get("result"):
-            yield from self._picture(item, full)
+            yield from self._emit_image(item, full)
         elif item.kind and first:
             yield Notice("server_tool", item.kind, full)
 
-    def _picture(self, item: _Item, holder: dict[str, Any]) -> Iterator[Event]:
+    def _emit_image(self, item: _Item, holder: dict[str, Any]) -> Iterator[Event]:
         """A picture, or a preview of it, which the next one replaces."""
-        yield from self._media.tell(media({"type": "image", **holder}), f"picture {item.number}")
+        yield from self._media.emit(media({"type": "image", **holder}), f"picture {item.number}")
 
     def _parts(self, item: _Item, content: Any) -> Iterator[Event]:
         parts = (
             [{"type": "output_text", "text": content}] if isinstance(content, str) else list(items(content))
         )
         for part in parts:
-            yield from self._cite(part.get("annotations"))
+            yield from self._emit_citations(part.get("annotations"))
             if is_media(part):
-                yield from self._media.tell(media(part))
+                yield from self._media.emit(media(part))
         for place, field in dict.fromkeys(_PARTS.values()):
             texts = [
                 string(p.get(field)) for p in parts if _PARTS.get(string(p.get("type"))) == (place, field)
             ]
             said, whole = item.sizes[place], "".join(texts)
-            if place == "summary" and len(whole) == item.sizes["thought"] and whole == item.said("thought"):
+            if (
+                place == "summary"
+                and len(whole) == item.sizes["thought"]
+                and whole == item.text_of("thought")
+            ):
                 continue  # the same thinking under both names
-            for part_index, text in [(0, item.beyond(whole, place))] if said else enumerate(texts):
-                yield from self._add(item, place, part_index, text)
+            for part_index, text in [(0, item.unsent_part(whole, place))] if said else enumerate(texts):
+                yield from self._emit_missing(item, place, part_index, text)
 
-    def _outputs(self, output: list[dict[str, Any]]) -> Iterator[Event]:
+    def _final_items(self, output: list[dict[str, Any]]) -> Iterator[Event]:
         """The final list of items: completes what was streamed, and is the answer where nothing was."""
-        alone = set(self._items)  # those that have no partner yet
+        unmatched = set(self._items)  # those that have no partner yet
         kinds: defaultdict[str, deque[_Item]] = defaultdict(deque)
         for item in self._items:
             kinds[item.kind].append(item)
         for index, full in enumerate(output):
             kind = string(full.get("type"))
-            while kinds[kind] and kinds[kind][0] not in alone:
+            while kinds[kind] and kinds[kind][0] not in unmatched:
                 kinds[kind].popleft()
-            found = (self._called(_ids(full)), self._by_index.get(str(index)), next(iter(kinds[kind]), None))
-            partner = next((i for i in found if i is not None and i in alone and i.kind == kind), None)
-            partner = partner or self._new(kind, None, set())
-            alone.discard(partner)
-            yield from self._close(partner, full)
+            found = (
+                self._find_by_id(_ids(full)),
+                self._by_index.get(str(index)),
+                next(iter(kinds[kind]), None),
+            )
+            matched = next((i for i in found if i is not None and i in unmatched and i.kind == kind), None)
+            matched = matched or self._new(kind, None, set())
+            unmatched.discard(matched)
+            yield from self._close(matched, full)
 
     # text
 
@@ -487,41 +497,45 @@ class ResponsesDecoder(BaseDecoder):
         if text and isinstance(text, str):
             place, _, kind = row
             item = self._find(value, kind)
-            yield from self._piece(item, place, _part_of(value), text)
+            yield from self._emit_piece(item, place, _part_index(value), text)
             named = tuple(map(value.get, ("item_id", "output_index", "content_index")))
             if (
                 place == "text"
                 and tuple(map(type, named)) == (str, int, int)
                 and "summary_index" not in value
             ):
-                self._place, self._item = named, item
+                self._fast_key, self._fast_target = named, item
 
-    def _full(
+    def _done_text(
         self, value: dict[str, Any], holder: dict[str, Any], place: str, field: str, kind: str
     ) -> Iterator[Event]:
-        item, part = self._find(value, kind), _part_of(value)
+        item, part = self._find(value, kind), _part_index(value)
         if place == "arguments":
-            yield from self._about(item, {"call_id": value.get("call_id"), "name": value.get("name")})
-        yield from self._add(item, place, part, item.beyond(string(holder.get(field)), place, part))
+            yield from self._emit_call_start(
+                item, {"call_id": value.get("call_id"), "name": value.get("name")}
+            )
+        yield from self._emit_missing(
+            item, place, part, item.unsent_part(string(holder.get(field)), place, part)
+        )
 
-    def _add(self, item: _Item, place: str, part: Any, text: str) -> Iterator[Event]:
+    def _emit_missing(self, item: _Item, place: str, part: Any, text: str) -> Iterator[Event]:
         if text:
-            self._halves.held.pop((place, item), None)
-            yield from self._piece(item, place, part, text)
+            self._joiner.pending.pop((place, item), None)
+            yield from self._emit_piece(item, place, part, text)
 
-    def _piece(self, item: _Item, place: str, part: Any, text: str) -> Iterator[Event]:
-        text = self._halves.mend((place, item), text)
+    def _emit_piece(self, item: _Item, place: str, part: Any, text: str) -> Iterator[Event]:
+        text = self._joiner.join((place, item), text)
         if not text:
             return
         if (place, part) not in item.sent:
             if (
-                place in _GAPS
-                and place in self._spoken
-                and (place == "summary" or self._spoken[place] is not item)
+                place in _SEPARATORS
+                and place in self._last_item
+                and (place == "summary" or self._last_item[place] is not item)
             ):
-                yield _GAPS[place]  # two summaries, or two messages, are two paragraphs
-            self._spoken[place] = item
-        item.tell(place, part, text)
+                yield _SEPARATORS[place]  # two summaries, or two messages, are two paragraphs
+            self._last_item[place] = item
+        item.append(place, part, text)
         if place == "text":
             yield TextDelta(text)
         elif place == "arguments":
@@ -531,9 +545,9 @@ class ResponsesDecoder(BaseDecoder):
         else:
             yield ReasoningDelta(text, id=item.id)
 
-    def _cite(self, annotations: Any) -> Iterator[Event]:
+    def _emit_citations(self, annotations: Any) -> Iterator[Event]:
         for annotation in items(annotations):
-            if self._uncited(annotation):
+            if self._is_new_source(annotation):
                 yield citation(annotation)
 
 
@@ -542,7 +556,7 @@ def _ids(value: Mapping[str, Any]) -> set[str]:
     return {i for i in map(label, map(value.get, ("item_id", "id", "call_id"))) if i is not None}
 
 
-def _part_of(value: Mapping[str, Any]) -> str | None:
+def _part_index(value: Mapping[str, Any]) -> str | None:
     return label(value.get("content_index", value.get("summary_index")))
 
 

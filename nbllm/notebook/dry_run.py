@@ -41,7 +41,7 @@ def _lines(session: Session, question: Question, contestant: Contestant) -> list
     where = route.provider.label or route.provider.name
     source = "" if done != "sent" else f", key from {key.source}" if key else ", no key"
     whole = pretty(payload)
-    kept = _contexts.told(call, route.model) if request.cache == "1h" else ""
+    kept = _contexts.cache_notice(call, route.model) if request.cache == "1h" else ""
     return [
         _said(f"Nothing was {done}. It would {'be' if done == 'run' else 'go to'} {where}{source}:"),
         *([_said(kept)] if kept else ()),

@@ -22,7 +22,7 @@ from ..agents.model_files import newest, path_of
 from ..core.addresses import may_hold_secret, parse_ip
 from ..core.calls import Hidden, ProviderSpec, Quirks, Secret, shown
 from ..core.errors import AuthenticationError, ConfigError, is_secret_name, similar_names
-from ..dialects._limits import seconds
+from ..dialects._limits import parse_duration
 from . import config, keys
 from .base_urls import bare, place
 from .config import Problem
@@ -404,7 +404,7 @@ class Registry(config.Settings):
         ConfigError for one that is no number of seconds."""
         for name in row.timeout_env:
             if value := bare(self.env.get(name, "")):
-                if (found := seconds(value)) is None or not found > 0:
+                if (found := parse_duration(value)) is None or not found > 0:
                     raise ConfigError(
                         f"{name} is no number of seconds: {value[:40]!r}.",
                         hint=f"Set it to seconds above 0, such as 300, or unset {name}.",
