@@ -121,7 +121,7 @@ def __getattr__(name: str) -> Any:
         )
     magics = sys.modules.get("nbllm.notebook.magics")
     if magics is not None and (home.startswith("client.") or name in ("rows", "bench")):
-        magics.attach()  # what asks a model asks its user in the notebook
+        magics.attach_user_prompt()  # what asks a model asks its user in the notebook
     if not home:
         module = import_module(f".{name}", __name__)
         if name in _SHOWN_BY and "ipykernel" in sys.modules:

@@ -24,7 +24,7 @@ from . import __version__
 from .client.api import default_client
 from .core.errors import ConfigError, NbllmError
 from .core.options import CALL
-from .notebook.syntax.options import OPTIONS, SHORT
+from .notebook.syntax.options import OPTIONS, SHORT_OPTIONS
 from .notebook.syntax.parser import CellLine, parse
 from .notebook.view.hidden import plain
 from .notebook.view.static import footer
@@ -116,7 +116,7 @@ def options(words: list[str]) -> tuple[CellLine, list[str]]:
 def _known(word: str) -> bool:
     """Whether a word with dashes is an option of a line."""
     name = word.lstrip("-").replace("-", "_")
-    return name in (OPTIONS if word.startswith("--") else SHORT)
+    return name in (OPTIONS if word.startswith("--") else SHORT_OPTIONS)
 
 
 def _leads(word: str) -> bool:

@@ -4,7 +4,7 @@ import pytest
 
 from nbllm.core.errors import ConfigError
 from nbllm.core.messages import Document, Image, Text
-from nbllm.notebook.prompt.attachments import attached, part_of
+from nbllm.notebook.prompt.attachments import load_attachment, value_part
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 8
 
@@ -30,7 +30,7 @@ class Picture:
 def test_files_by_type(tmp_path, name, data, expected):
     """Pictures and PDFs as they are, text as text under its name."""
     (tmp_path / name).write_bytes(data)
-    assert expected == attached(str(tmp_path / name), {})
+    assert expected == load_attachment(str(tmp_path / name), {})
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,13 @@ def test_files_by_type(tmp_path, name, data, expected):
 )
 def test_variables_by_what_they_are(value, expected):
     """Bytes, pictures, text and parts."""
-    assert expected == attached("v", {"v": value})
+    assert expected == load_attachment("v", {"v": value})
 
 
 def test_addresses():
     """Pictures and documents are fetched by the provider."""
-    assert Image(url="https://h/a.jpg", media_type="image/jpeg") == attached("https://h/a.jpg", {})
-    assert Document(url="https://h/a.pdf?x=1") == attached("https://h/a.pdf?x=1", {})
+    assert Image(url="https://h/a.jpg", media_type="image/jpeg") == load_attachment("https://h/a.jpg", {})
+    assert Document(url="https://h/a.pdf?x=1") == load_attachment("https://h/a.pdf?x=1", {})
 
 
 def test_what_cannot_be_attached_says_so(tmp_path):
@@ -62,7 +62,7 @@ def test_what_cannot_be_attached_says_so(tmp_path):
         ("v", "cannot be attached"),
     ):
         with pytest.raises(ConfigError, match=words):
-            attached(what, {"v": object()})
+            load_attachment(what, {"v": object()})
 
 
 def test_a_data_url_is_taken_apart():
@@ -87,21 +87,22 @@ def ipythons_own():
 @pytest.mark.parametrize("make", [figure, lambda: figure().axes[0], Picture, ipythons_own])
 def test_what_draws_itself_is_a_picture_at_its_place(make):
     """A figure, axes of one, whatever gives PNG."""
-    part = part_of("fig", make())
+    part = value_part("fig", make())
     assert isinstance(part, Image)
     assert part.data.startswith(b"\x89PNG")
     assert (
-        part == attached("fig", {"fig": make()}) or part.data[:4] == attached("fig", {"fig": make()}).data[:4]
+        part == load_attachment("fig", {"fig": make()})
+        or part.data[:4] == load_attachment("fig", {"fig": make()}).data[:4]
     )
 
 
 def test_a_path_is_its_file_and_text_stays_text(tmp_path):
     """A folder, or a path to nothing, is no file."""
     (tmp_path / "notes.md").write_text("# Notes")
-    assert Text("\n\nnotes.md:\n```\n# Notes\n```\n") == part_of("path", tmp_path / "notes.md")
-    assert part_of("path", tmp_path) is None
-    assert part_of("path", tmp_path / "nope") is None
-    assert part_of("path", str(tmp_path / "notes.md")) is None
+    assert Text("\n\nnotes.md:\n```\n# Notes\n```\n") == value_part("path", tmp_path / "notes.md")
+    assert value_part("path", tmp_path) is None
+    assert value_part("path", tmp_path / "nope") is None
+    assert value_part("path", str(tmp_path / "notes.md")) is None
 
 
 def test_a_large_table_s_file_is_a_sample(tmp_path):
@@ -112,18 +113,18 @@ def test_a_large_table_s_file_is_a_sample(tmp_path):
     df.to_csv(tmp_path / "a.csv", index=False)
     df.to_parquet(tmp_path / "a.parquet")
     for name in ("a.csv", "a.parquet"):
-        text = part_of("path", tmp_path / name).text
+        text = value_part("path", tmp_path / name).text
         assert f"{name}:\nA table of 5,000 rows and 2 columns." in text
         assert "| n | int64 | 0 | 0 to 4,999, mean 2500 |" in text
     (tmp_path / "b.parquet").write_bytes(b"no")
     with pytest.raises(ConfigError, match=r"b\.parquet cannot be read as a table"):
-        part_of("path", tmp_path / "b.parquet")
+        value_part("path", tmp_path / "b.parquet")
 
 
 def test_a_table_can_be_attached():
     """As its sample, under its name."""
     import pandas as pd
 
-    assert attached("df", {"df": pd.DataFrame({"a": [1]})}).text.startswith(
+    assert load_attachment("df", {"df": pd.DataFrame({"a": [1]})}).text.startswith(
         "\n\ndf: A table of 1 row and 1 column."
     )

@@ -8,7 +8,7 @@ import pytest
 
 import nbllm
 from nbllm.core.errors import ConfigError
-from nbllm.notebook.magics import questions
+from nbllm.notebook.magics import transform_questions
 from nbllm.routing import registry
 
 from .kernels import Kernel
@@ -38,8 +38,8 @@ def test_a_typing_error_leads_to_the_right_provider(typed, meant):
 @pytest.mark.parametrize("line", ["%llm What is 2+2?\n", "x = %llm why not?\n", "%nbllm is it so?\n"])
 def test_a_question_on_a_line_is_no_help(line):
     """As `%llm ask ...?`; a subcommand alone is IPython's."""
-    assert ".run_line_magic(" in questions([line])[0]
-    assert ["%llm?\n", "%llm models?\n"] == questions(["%llm?\n", "%llm models?\n"])
+    assert ".run_line_magic(" in transform_questions([line])[0]
+    assert ["%llm?\n", "%llm models?\n"] == transform_questions(["%llm?\n", "%llm models?\n"])
 
 
 def test_in_a_kernel():

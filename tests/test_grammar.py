@@ -281,7 +281,13 @@ def test_every_option_says_where_it_stood():
     assert (2, 11) == grammar.parse("m >> answer").spans["out"]
 
 
-READERS = (grammar.parse, grammar.ask, grammar.complete, grammar.subcommand, shorthand.schema)
+READERS = (
+    grammar.parse,
+    grammar.parse_ask,
+    grammar.completion_at,
+    grammar.split_subcommand,
+    shorthand.schema,
+)
 
 
 @given(st.text(max_size=60))
@@ -366,7 +372,7 @@ def test_json_needs_no_quotes(value):
 )
 def test_ask_takes_options_first_and_the_rest_as_prompt(line, models, prompt):
     """The first word that is no option begins the prompt."""
-    read, text = grammar.ask(line)
+    read, text = grammar.parse_ask(line)
     assert (models, prompt) == (read.models, text)
 
 
@@ -388,7 +394,7 @@ def test_ask_takes_options_first_and_the_rest_as_prompt(line, models, prompt):
 )
 def test_subcommands(line, expected):
     """The first word, and the rest."""
-    assert expected == grammar.subcommand(line)
+    assert expected == grammar.split_subcommand(line)
 
 
 @pytest.mark.parametrize(
@@ -406,7 +412,7 @@ def test_subcommands(line, expected):
 def test_an_unknown_subcommand_answers_with_the_nearest(line, words):
     """Or with how to ask."""
     with pytest.raises(ConfigError) as caught:
-        grammar.subcommand(line)
+        grammar.split_subcommand(line)
     assert words in str(caught.value)
 
 
@@ -438,7 +444,7 @@ def test_an_unknown_subcommand_answers_with_the_nearest(line, words):
 )
 def test_what_stands_at_the_cursor(line, kind, prefix, option):
     """Models, options and values are told apart, with where they stand."""
-    place = grammar.complete(line + " and what follows", len(line))
+    place = grammar.completion_at(line + " and what follows", len(line))
     assert (kind, prefix, option) == (place.kind, place.prefix, place.option)
     assert prefix == line[place.start : place.end]
     assert place.end == len(line)
@@ -447,10 +453,10 @@ def test_what_stands_at_the_cursor(line, kind, prefix, option):
 def test_the_first_word_of_a_line_magic_is_a_subcommand():
     """And the second is not."""
     assert ("subcommand", "mo") == (
-        grammar.complete("mo", subcommands=True).kind,
-        grammar.complete(" mo", subcommands=True).prefix,
+        grammar.completion_at("mo", subcommands=True).kind,
+        grammar.completion_at(" mo", subcommands=True).prefix,
     )
-    assert "word" == grammar.complete("use mo", subcommands=True).kind
+    assert "word" == grammar.completion_at("use mo", subcommands=True).kind
 
 
 def test_every_option_has_help_and_its_own_letter():

@@ -13,7 +13,7 @@ from nbllm.core.events import TextDelta
 from nbllm.core.messages import ToolCall
 from nbllm.core.schema_shorthand import schema
 from nbllm.core.template import fill, parameters_in
-from nbllm.notebook.magics import questions
+from nbllm.notebook.magics import transform_questions
 from nbllm.notebook.syntax import parser as grammar
 from nbllm.notebook.view.blocks import Blocks
 from nbllm.notebook.view.hidden import clean, plain
@@ -406,16 +406,16 @@ def test_what_is_typed_costs_its_length(word):
         ("", "", grammar.parse),
         ("model={", "", grammar.parse),
         ("x.a=", "", grammar.parse),
-        ("a ", "", grammar.ask),
-        ("", "", grammar.complete),
-        ("a={", "", grammar.complete),
-        ("", "", grammar.subcommand),
+        ("a ", "", grammar.parse_ask),
+        ("", "", grammar.completion_at),
+        ("a={", "", grammar.completion_at),
+        ("", "", grammar.split_subcommand),
         ("", "", schema),
         ("a int", "x", schema),
         ("", "", lambda text: fill(text, space, lambda source: "v")),
         ("", "", lambda text: parameters_in(text, space)),
-        ("", "x", lambda text: questions([text])),
-        ("%llm ask ", "x", lambda text: questions([text])),
+        ("", "x", lambda text: transform_questions([text])),
+        ("%llm ask ", "x", lambda text: transform_questions([text])),
     ):
         growth(work, lambda n, before=before, after=after: before + (word * n)[:n] + after, 4_000)
 
@@ -430,5 +430,5 @@ def test_brackets_without_end_are_an_error_of_ours():
 def test_a_question_mark_in_what_a_cell_magic_takes_is_text():
     """`%%writefile` writes what stands there."""
     lines = ["%%writefile w.md\n", "%llm ask -m x why?\n"]
-    assert lines == questions(lines)
-    assert questions(lines[1:]) != lines[1:]
+    assert lines == transform_questions(lines)
+    assert transform_questions(lines[1:]) != lines[1:]

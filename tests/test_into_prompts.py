@@ -13,12 +13,12 @@ from nbllm.core.errors import ConfigError
 from nbllm.core.messages import Document, Image, Text
 from nbllm.core.template import RowTemplate, fill, parameters_in
 from nbllm.core.values import format_value, is_drawable, token_estimate
-from nbllm.notebook.magics import questions
-from nbllm.notebook.prompt.attachments import attached, from_bytes, part_of
-from nbllm.notebook.syntax.lexer import value
+from nbllm.notebook.magics import transform_questions
+from nbllm.notebook.prompt.attachments import load_attachment, part_from_bytes, value_part
+from nbllm.notebook.syntax.lexer import read_value
 from nbllm.notebook.syntax.parser import parse
-from nbllm.notebook.syntax.places import refuse_places
-from nbllm.notebook.syntax.statements import statements
+from nbllm.notebook.syntax.placeholders import reject_placeholders
+from nbllm.notebook.syntax.statements import statement_lines
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -244,7 +244,7 @@ def display(name, *args, **kwargs):
 )
 def test_what_shows_as_a_picture_is_one(make):
     """At its place in a prompt, and attached; its type is what the bytes say."""
-    for part in (part_of("v", make()), attached("v", {"v": make()})):
+    for part in (value_part("v", make()), load_attachment("v", {"v": make()})):
         assert isinstance(part, Image)
         assert part.media_type in ("image/png", "image/jpeg", "image/gif")
     assert ("v (image)",) == fill("{v}", {"v": make()}, str).told
@@ -277,7 +277,7 @@ def test_what_is_no_picture_is_text(make):
     """Probed as IPython probes: real methods, whose errors are nobody's."""
     value = make()
     assert not is_drawable(value)
-    assert part_of("v", value) is None
+    assert value_part("v", value) is None
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_what_ipython_shows_goes_in_as_what_it_is(make, text):
 
 def test_a_picture_at_an_address_stays_one():
     """IPython's Image that only names it."""
-    assert Image(url="https://h/a.png") == part_of("v", display("Image", url="https://h/a.png"))
+    assert Image(url="https://h/a.png") == value_part("v", display("Image", url="https://h/a.png"))
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ def test_a_picture_at_an_address_stays_one():
 )
 def test_files_are_what_their_bytes_say(name, data, kind, expected):
     """Whatever they are called."""
-    assert expected == from_bytes(data, kind, name)
+    assert expected == part_from_bytes(data, kind, name)
 
 
 def test_a_figure_that_cannot_be_drawn_says_so():
@@ -326,7 +326,7 @@ def test_a_figure_that_cannot_be_drawn_says_so():
     figure = matplotlib.figure.Figure()
     figure.text(0, 0, r"$\frac{$")
     with pytest.raises(ConfigError, match="cannot be drawn"):
-        part_of("figure", figure)
+        value_part("figure", figure)
 
 
 # --- tables ---
@@ -500,7 +500,7 @@ ASKED = "get_ipython().run_line_magic('llm', "
 def test_only_commands_are_questions(cell, asked):
     """Not what stands in strings, brackets and cell magics."""
     lines = cell.splitlines(keepends=True)
-    made = questions(lines)
+    made = transform_questions(lines)
     assert asked == [i for i, line in enumerate(made) if ASKED in line]
     assert [line for i, line in enumerate(lines) if i not in asked] == [
         line for i, line in enumerate(made) if i not in asked
@@ -515,7 +515,7 @@ def test_a_cell_of_python_is_read_as_python_reads_it():
     text = Path(__file__).read_text("utf-8")
     nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.stmt)]
     within = {i for n in nodes for i in range(n.lineno, (n.end_lineno or 0) + 1)}
-    found = {i + 1 for i in statements(text.splitlines(keepends=True))}
+    found = {i + 1 for i in statement_lines(text.splitlines(keepends=True))}
     assert set() == {n.lineno for n in nodes} - found
     strings = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Constant | ast.JoinedStr)]
     inside = {i for n in strings for i in range(n.lineno + 1, (n.end_lineno or 0) + 1)} & within
@@ -535,7 +535,7 @@ def test_a_cell_of_python_is_read_as_python_reads_it():
 )
 def test_a_cell_without_a_body_reaches_us(lines, made):
     """So that the error is ours."""
-    assert made == questions(lines)
+    assert made == transform_questions(lines)
 
 
 # --- options ---
@@ -564,7 +564,7 @@ def test_a_cell_without_a_body_reaches_us(lines, made):
 def test_options_that_hold_places_are_refused(line, words):
     """With the column, and the way to do it."""
     with pytest.raises(ConfigError, match="is not filled") as caught:
-        refuse_places(parse(line), {"role": 1})
+        reject_placeholders(parse(line), {"role": 1})
     assert "Column " in caught.value.message
     assert words in caught.value.hint
 
@@ -607,7 +607,7 @@ def test_an_option_that_takes_no_text_says_how_a_variable_goes_in(line, words):
 )
 def test_other_braces_in_options_are_theirs(line):
     """JSON, LaTeX, names that no variable has."""
-    refuse_places(parse(line), {"role": 1})
+    reject_placeholders(parse(line), {"role": 1})
 
 
 @pytest.mark.parametrize(
@@ -623,7 +623,7 @@ def test_other_braces_in_options_are_theirs(line):
 )
 def test_typographic_quotes_quote(text, expected):
     """As word processors write them."""
-    assert (expected, len(text), True) == value(text + " x", 0)
+    assert (expected, len(text), True) == read_value(text + " x", 0)
     assert expected == parse(f"sim -s {text}").options["system"]
 
 

@@ -185,7 +185,7 @@ def test_what_may_be_a_default():
     ]
     one += ["each", "into", "run", "executor", "mode", "wait", "strict", "asserts"]
     expected = {n for n in line.OPTIONS if "." not in n} - set(one)
-    assert expected == set(settings.NAMES)
+    assert expected == set(settings.DEFAULT_NAMES)
     assert {"base_url", "dialect", "key", "keep", "bg", "approve", "mode"} == {
         o.name for o in OPTIONS if not o.project
     }

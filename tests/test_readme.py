@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nbllm.notebook.syntax.options import BENCH, OPTIONS, SUBCOMMANDS
+from nbllm.notebook.syntax.options import BENCH_OPTIONS, OPTIONS, SUBCOMMANDS
 from nbllm.routing import registry
 
 from .kernels import Kernel
@@ -72,9 +72,9 @@ def test_every_option_it_names_is_there():
     of_calls = [span for span in spans(README, CELLS, PROVIDERS) if "(" not in span]
     named = {w[1] for span in of_calls if (w := re.match(r"([a-z][a-z_.]*)=[^=]", span))}
     others = {"x.name", "x.start", "x.n_ctx", "name", "by", "since", "oauth", "command", "executor", "window"}
-    bench = {name.removeprefix("bench.") for name in BENCH}
+    bench = {name.removeprefix("bench.") for name in BENCH_OPTIONS}
     assert {"attach", "chat", "budget"} <= named
-    assert set() == named - set(OPTIONS) - set(BENCH) - bench - others
+    assert set() == named - set(OPTIONS) - set(BENCH_OPTIONS) - bench - others
 
 
 def test_every_name_of_the_package_is_there():

@@ -26,9 +26,9 @@ from ..core.template import fill
 from .assertions import assertion
 from .cell import parts_of
 from .session import Session
-from .syntax.lexer import fail, value
-from .syntax.options import BENCH
-from .syntax.places import refuse_places
+from .syntax.lexer import column_error, read_value
+from .syntax.options import BENCH_OPTIONS
+from .syntax.placeholders import reject_placeholders
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,10 +90,10 @@ def split(line: str) -> tuple[dict[str, Any], str]:
     rest, at = "", 0
     while match := _OPTION.search(line, at):
         word = match["name"].replace("-", "_")
-        text, end, quoted = value(line, match.end())
-        if (option := BENCH.get(word)) is None:  # one of a call: what stands in its quotes is its own
+        text, end, quoted = read_value(line, match.end())
+        if (option := BENCH_OPTIONS.get(word)) is None:  # one of a call: what stands in its quotes is its own
             if word in MEANT and match["dashes"] != "-":
-                raise fail(
+                raise column_error(
                     match.start(), f"{word} is no option of a benchmark", f"Did you mean {MEANT[word]}?"
                 )
             stop = end if quoted or match[0].endswith("=") else match.end()
@@ -101,12 +101,12 @@ def split(line: str) -> tuple[dict[str, Any], str]:
             continue
         name = option.name.removeprefix("bench.")
         if name in found and not option.many:
-            raise fail(match.start(), f"{name} is given twice")
+            raise column_error(match.start(), f"{name} is given twice")
         try:
             read = _READERS[option.kind](text)
             found[name] = found[name] + read if name in found else read
         except (ValueError, LookupError):
-            raise fail(
+            raise column_error(
                 match.start(), f"{name} cannot be {text!r}", f"See help(nbllm.bench.run) for {name}."
             ) from None
         rest, at = rest + line[at : match.start()] + " " * (end - match.start()), end  # columns stay
@@ -122,7 +122,7 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
     shown = Dashboard.here(brief=True) or progress.Bar()
     options, rest = split(line)
     read = session.parse(rest)
-    refuse_places(read, session.namespace)
+    reject_placeholders(read, session.namespace)
     names = session.models(read.models)
     if not names:
         raise ConfigError(
@@ -136,18 +136,18 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
     options["prompts"] = _prompts(session, options.get("prompts"), cell, filling)
     passed = {name: chosen for name, chosen in read.options.items() if name in _SENT}
     if passed.get("cache") in ("true", "refresh"):
-        raise fail(
+        raise column_error(
             read.spans["cache"][0],
             "a benchmark takes no answer from the cache",
             "Leave cache= out, or say auto.",
         )
     unknown = sorted(set(read.options) - set(passed) - {"fill"})
     if unknown:
-        raise fail(
+        known = ", ".join(n for n, o in BENCH_OPTIONS.items() if n != o.name or n == "bench.seed")
+        raise column_error(
             read.spans[unknown[0]][0],
             f"{unknown[0]} is no option of a benchmark",
-            f"There are {', '.join(n for n, o in BENCH.items() if n != o.name or n == 'bench.seed')}, "
-            "and the options of a call.",
+            f"The options are {known}, and those of a call.",
         )
     models = [{"model": name, **passed} for name in names]  # seed= of a call is not the run's
     try:

@@ -7,7 +7,7 @@ import os
 from ..core.errors import ConfigError
 from ..store.budgets import Budget, DailyBudget, SharedBudget
 from .session import Session
-from .syntax.options import OPTIONS, Unreadable, read
+from .syntax.options import OPTIONS, InvalidValue, parse_value
 
 
 def budget(session: Session, rest: str) -> str:
@@ -41,8 +41,8 @@ def install(session: Session) -> None:
 
 def _read(words: list[str]) -> dict[str, float]:
     try:
-        found = read(OPTIONS["budget"], ",".join(words))
-    except Unreadable as error:
+        found = parse_value(OPTIONS["budget"], ",".join(words))
+    except InvalidValue as error:
         raise ConfigError(f"A budget {error}.", hint="For example: %llm budget $5 tokens:100000") from None
     if not isinstance(found, dict):
         raise ConfigError(

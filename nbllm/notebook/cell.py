@@ -24,12 +24,12 @@ from .assertions import with_asserts
 from .comparison import Comparison
 from .functions import define
 from .painters import painter
-from .prompt.attachments import attached, part_of, told
-from .question import Question, checked, value_budget
+from .prompt.attachments import describe_part, load_attachment, value_part
+from .question import Question, resolve_options, value_budget
 from .run import Guarded, Run, follow, keep_turn, settle, stoppable, turn
 from .session import Session, Stopped
 from .syntax.parser import CellLine
-from .syntax.places import refuse_places
+from .syntax.placeholders import reject_placeholders
 from .view.outcome import Outcome, Painter
 
 # A class, or what Python writes a type with: list[City] | None, models.City. Names alone: nothing is called.
@@ -57,11 +57,11 @@ def _able(session: Session, line: CellLine, options: Mapping[str, Any]) -> None:
     for name in _CHECKS.keys() & line.options.keys():
         for model in models_of(line.models, options):
             route = session.client.resolve(model, options.get("base_url"), options.get("dialect"))
-            with line.at(name):
+            with line.locate_errors(name):
                 _CHECKS[name](route, line.options)
     for name in ("tools", "approve"):
         if name in line.options:
-            with line.at(name):
+            with line.locate_errors(name):
                 session.usable({name: options[name]})
 
 
@@ -76,7 +76,7 @@ def run_cell(session: Session, line: CellLine, body: str) -> Any:
 
 
 def _run_cell(session: Session, line: CellLine, body: str) -> Any:
-    refuse_places(line, session.namespace)
+    reject_placeholders(line, session.namespace)
     line = replace(line, models=session.models(line.models))
     used = prompt_files.named(session, str(line.options.get("use", "")))
     options = dict(session.defaults)
@@ -84,7 +84,7 @@ def _run_cell(session: Session, line: CellLine, body: str) -> Any:
         options |= prompt.options
     if used and not line.options.keys() & {"save", "label"}:
         options["label"] = prompt_files.label(used)
-    options = with_schema(session, with_asserts(session.namespace, checked(line, options)))
+    options = with_schema(session, with_asserts(session.namespace, resolve_options(line, options)))
     _able(session, line, options)
     if used:
         mode = "single" if "each" in options else str(options.get("fill", "on"))
@@ -200,7 +200,7 @@ def question(
     """What a filled prompt asks."""
     parts, told = parts_of(session, filled, options)
     rest = {k: v for k, v in options.items() if k != "model"}
-    return Question(parts, models_of(models, options), rest, extra, filled.told, told, left=filled.left)
+    return Question(parts, models_of(models, options), rest, extra, filled.told, told, unfilled=filled.left)
 
 
 def _asker(session: Session, line: CellLine, options: Mapping[str, Any]) -> Callable[[FilledPrompt], Any]:
@@ -232,7 +232,7 @@ def parts_of(
     """(the parts of the prompt, what was attached, for the footer)."""
     parts: list[Part] = []
     for piece in filled.pieces:
-        part = part_of(piece.source, piece.value) if not isinstance(piece, str) and piece.plain else None
+        part = value_part(piece.source, piece.value) if not isinstance(piece, str) and piece.plain else None
         if part is not None and not isinstance(part, Text):
             parts.append(part)
         else:
@@ -245,7 +245,7 @@ def parts_of(
     wanted = options.get("attach", ())
     more = [(what, part) for what in wanted for part in _attached(session, what, filled.budget)]
     return (*parts, *(part for _, part in more)), tuple(
-        told(what, part, filled.budget) for what, part in more
+        describe_part(what, part, filled.budget) for what, part in more
     )
 
 
@@ -253,7 +253,7 @@ def _attached(session: Session, what: str, budget: int) -> Sequence[Part]:
     """What attach= means: a resource of an MCP server, else a file, an address or a variable."""
     if what.startswith("mcp://"):
         return session.client.run(session.client.mcp.resource(what, budget))
-    return (attached(what, session.namespace, budget),)
+    return (load_attachment(what, session.namespace, budget),)
 
 
 def with_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]:

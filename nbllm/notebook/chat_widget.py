@@ -30,7 +30,7 @@ from ..routing.registry import DEFAULT_MODEL
 from . import tool_use
 from .chats import Chat, Place, Turn, markdown, words
 from .comms import mended, page_widget, source
-from .prompt.attachments import from_bytes
+from .prompt.attachments import part_from_bytes
 from .question import Contestant, Question
 from .run import Guarded, Run, aside, carry
 from .session import current_session
@@ -318,7 +318,8 @@ class ChatWidget:
     def _sent(self, message: dict[str, Any], buffers: Sequence[Any]) -> None:
         files = zip(message.get("files") or (), buffers, strict=False)
         parts = (
-            from_bytes(bytes(d), str(f.get("kind") or ""), str(f.get("name") or "file")) for f, d in files
+            part_from_bytes(bytes(d), str(f.get("kind") or ""), str(f.get("name") or "file"))
+            for f, d in files
         )
         self.send(str(message.get("text") or ""), *parts)
 

@@ -30,17 +30,17 @@ from .cell import ask, models_of, run_cell, with_schema
 from .chats import markdown, messages
 from .comparison import Comparison
 from .completion import choices
-from .question import Question, checked
+from .question import Question, resolve_options
 from .session import Session
 from .syntax import parser as grammar
-from .syntax.options import BENCH, OPTIONS, SUBCOMMANDS
+from .syntax.options import BENCH_OPTIONS, OPTIONS, SUBCOMMANDS
 from .view.static import static
 
 Command = Callable[[Session, str], Any]  # of the rest of the line
 
 
 def _ask(session: Session, rest: str) -> Any:
-    line, prompt = grammar.ask(rest, session.client.registry.dialects)
+    line, prompt = grammar.parse_ask(rest, session.client.registry.dialects)
     return run_cell(session, line, prompt)
 
 
@@ -242,7 +242,7 @@ def _again(session: Session, rest: str) -> Response | Comparison | None:
     if session.asked is None:
         raise ConfigError("Nothing was asked yet.", hint="Ask in a %%llm cell first.")
     line = session.parse(rest)
-    again = session.asked.elsewhere(line.models, with_schema(session, line.options), line.extra)
+    again = session.asked.with_changes(line.models, with_schema(session, line.options), line.extra)
     beside = bool(line.models) or len(again.contestants) > 1
     return ask(session, again, line.out, session.outcomes if beside else ())
 
@@ -336,8 +336,8 @@ def _about(name: str, text: str) -> str:
 def _topic(session: Session, topic: str) -> str:
     """An option and a line may have one name."""
     found = [f"%llm {topic}: {SUBCOMMANDS[topic]}"] if topic in SUBCOMMANDS else []
-    for options in (OPTIONS, BENCH):
-        if (o := options.get(topic)) and not (options is BENCH and topic in OPTIONS):
+    for options in (OPTIONS, BENCH_OPTIONS):
+        if (o := options.get(topic)) and not (options is BENCH_OPTIONS and topic in OPTIONS):
             found.append(
                 f"{o.name}={f' (-{o.short})' if o.short else ''}: {o.help}"
                 + (f"\n  values: {', '.join(known)}" if (known := choices(session, o)) else "")
@@ -354,7 +354,7 @@ def _fix(session: Session, rest: str) -> Any:
 
     text, code = prompt(session)
     line = session.parse(rest)
-    options = with_schema(session, checked(line, session.defaults))
+    options = with_schema(session, resolve_options(line, session.defaults))
     models = models_of(line.models, options)
     session.needs_a_model(models)
     answer = ask(session, Question((text,), models, options, line.extra), line.out)
@@ -446,7 +446,7 @@ def _open(session: Session, name: str, rest: str) -> Any:
     asked = Question(
         (),
         models_of(line.models, session.defaults),
-        checked(line, session.defaults),
+        resolve_options(line, session.defaults),
         line.extra,
     )
     route, spec = session.prepared(asked, asked.contestants[0])

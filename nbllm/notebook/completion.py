@@ -11,7 +11,7 @@ from ..core.options import Option
 from ..routing.config import head
 from .session import Session
 from .syntax import parser as grammar
-from .syntax.options import OPTIONS, SUBCOMMANDS, WORDS
+from .syntax.options import OPTIONS, SUBCOMMAND_WORDS, SUBCOMMANDS
 
 _LINE = re.compile(r"^(?P<magic>%{1,2})(?:llm|nbllm)(?P<rest>[ \t].*|)$")
 _BRACE = re.compile(r"\{(\w*)$")
@@ -33,10 +33,14 @@ def _on_line(session: Session, typed: str, *, subcommands: bool) -> tuple[str, l
     if subcommands and (known := re.match(r"mcp\s+(?:(\w+)\s+)?(?:mcp/)?(\S*)$", typed)):
         return known[2], [o for o in _of_mcp(session, known[1]) if o[0].startswith(known[2])]
     first, _, rest = typed.partition(" ")
-    place = grammar.complete(typed, subcommands=subcommands)
-    if subcommands and (first in WORDS or first == "ping") and " " in typed and "=" not in rest:
+    place = grammar.completion_at(typed, subcommands=subcommands)
+    if subcommands and (first in SUBCOMMAND_WORDS or first == "ping") and " " in typed and "=" not in rest:
         last = rest.rpartition(" ")[2]
-        words = [(word, "word") for word in WORDS.get(first, ())] if rest == last or first in _SOLO else []
+        words = (
+            [(word, "word") for word in SUBCOMMAND_WORDS.get(first, ())]
+            if rest == last or first in _SOLO
+            else []
+        )
         named = [*words, *_named(session, first, last)]
         return last, [pair for pair in named if pair[0].startswith(last)]
     options = [(f"{name}=", "option") for name in OPTIONS]
@@ -75,7 +79,7 @@ def _named(session: Session, command: str, typed: str) -> list[tuple[str, str]]:
 def _of_mcp(session: Session, word: str | None) -> list[tuple[str, str]]:
     """What follows %llm mcp, or a word of it: the names of servers."""
     if word is None:
-        return [(w, "subcommand") for w in WORDS["mcp"]]
+        return [(w, "subcommand") for w in SUBCOMMAND_WORDS["mcp"]]
     entries, _ = session.client.mcp.entries() if word not in ("add", "list") else ([], [])
     return [(name, "MCP server") for name in dict.fromkeys(e.name for e in entries)]
 

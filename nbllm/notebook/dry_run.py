@@ -15,8 +15,8 @@ from .view.static import Rendered, bundle_of, joined, pretty
 
 def show(session: Session, question: Question) -> None:
     """Shows the call to each who would be asked."""
-    if question.left:
-        session.say(f"Not filled: {question.left}")
+    if question.unfilled:
+        session.say(f"Not filled: {question.unfilled}")
     many = len(question.contestants) > 1
     lines: list[Rendered] = []
     for c in question.contestants:

@@ -18,11 +18,11 @@ from typing import Any
 from ..core.errors import ConfigError, NbllmError
 from .session import Session, Stopped, forget, loaded, session_of
 from .syntax.options import SUBCOMMANDS
-from .syntax.statements import TARGETS, statements
+from .syntax.statements import TARGETS, statement_lines
 
 NAMES = ("llm", "nbllm")
-_API = "nbllm.client.api"  # has the shared client
-_IDLE = 0.3  # seconds after loading
+_API_MODULE = "nbllm.client.api"  # has the shared client
+_PRELOAD_DELAY = 0.3  # seconds after loading
 
 
 def load_ipython_extension(shell: Any) -> None:
@@ -32,9 +32,9 @@ def load_ipython_extension(shell: Any) -> None:
     from .view.frontend import listen, where
 
     session = session_of(shell)
-    session.asker = _ask
-    if _API in sys.modules:  # the shared client may be in use
-        attach(shell)
+    session.asker = _ask_before_tool
+    if _API_MODULE in sys.modules:  # the shared client may be in use
+        attach_user_prompt(shell)
     if session.matcher is None:
         settings.install(session)
         if os.environ.get("NBLLM_BUDGET"):
@@ -47,16 +47,16 @@ def load_ipython_extension(shell: Any) -> None:
             with suppress(AttributeError):  # another kernel's than ipykernel's
                 shell.display_pub.register_hook(session.see)
             with suppress(Exception):  # a kernel without such a loop: the first cell loads it
-                shell.kernel.io_loop.call_later(_IDLE, _prepare)
+                shell.kernel.io_loop.call_later(_PRELOAD_DELAY, _preload)
     for name in NAMES:
-        shell.register_magic_function(_magic(session), "line_cell", name)
-        shell.register_magic_function(_bench_magic(session), "cell", f"{name}_bench")
+        shell.register_magic_function(_make_magic(session), "line_cell", name)
+        shell.register_magic_function(_make_bench_magic(session), "cell", f"{name}_bench")
     hooks.install(session)
-    if questions not in shell.input_transformers_cleanup:
-        shell.input_transformers_cleanup.append(questions)
+    if transform_questions not in shell.input_transformers_cleanup:
+        shell.input_transformers_cleanup.append(transform_questions)
 
 
-def attach(shell: Any = None) -> None:
+def attach_user_prompt(shell: Any = None) -> None:
     """Lets the shared client ask in the notebook where it is loaded, whatever asks a model."""
     from IPython import get_ipython
 
@@ -65,14 +65,14 @@ def attach(shell: Any = None) -> None:
         session.client.asker = session.asker
 
 
-def _prepare() -> None:
+def _preload() -> None:
     """Loads what the first cell needs, while the user writes it."""
     with suppress(Exception):  # the first cell will say what is wrong
         import_module(".cell", __package__)
         import_module(".view.markdown", __package__).parser()
 
 
-def _ask(question: Any) -> Any:
+def _ask_before_tool(question: Any) -> Any:
     """Asks the user before a tool runs."""
     from .tool_use import ask
 
@@ -97,34 +97,34 @@ def unload_ipython_extension(shell: Any) -> None:
     with suppress(AttributeError):  # not of a kernel
         shell.display_pub.unregister_hook(session.see)
     forget(shell)
-    if questions in shell.input_transformers_cleanup:
-        shell.input_transformers_cleanup.remove(questions)
+    if transform_questions in shell.input_transformers_cleanup:
+        shell.input_transformers_cleanup.remove(transform_questions)
     for name in NAMES:
         for kind in ("line", "cell"):
             shell.magics_manager.magics[kind].pop(name, None)
         shell.magics_manager.magics["cell"].pop(f"{name}_bench", None)
 
 
-_OURS, _SPOKEN = re.compile(r"%%n?b?llm(?:_bench)?\b"), r"[^\W\d_]+(?:['’-][^\W\d_]+)*,?"  # what's
+_CELL_MAGIC, _PLAIN_WORD = re.compile(r"%%n?b?llm(?:_bench)?\b"), r"[^\W\d_]+(?:['’-][^\W\d_]+)*,?"  # what's
 _QUESTION = re.compile(
     rf"(?P<before>\s*+{TARGETS})%(?P<name>llm|nbllm)\s++"
     rf"(?P<rest>(?!(?:{'|'.join(SUBCOMMANDS)})\?)[^\s?].*\?)\s*"
 )
 
 
-def questions(lines: list[str]) -> list[str]:
+def transform_questions(lines: list[str]) -> list[str]:
     """IPython reads a line that ends in `?` as a wish for help; a question to a model is not one, where the
     line is a command. What a cell magic takes is no line, and neither is what stands in a string. A cell of
     ours without a body gets an empty one, so that we say what is wrong with it and not IPython."""
     if lines and lines[0].startswith("%%"):
-        return [*lines, "\n"] if _OURS.match(lines[0]) and not "".join(lines[1:]) else lines
+        return [*lines, "\n"] if _CELL_MAGIC.match(lines[0]) and not "".join(lines[1:]) else lines
     if not any(map(_QUESTION.fullmatch, lines)):
         return lines
-    commands = statements(lines)
-    return [_asked(line) if i in commands else line for i, line in enumerate(lines)]
+    commands = statement_lines(lines)
+    return [_as_magic_call(line) if i in commands else line for i, line in enumerate(lines)]
 
 
-def _asked(line: str) -> str:
+def _as_magic_call(line: str) -> str:
     match = _QUESTION.fullmatch(line)
     return (
         f"{match['before']}get_ipython().run_line_magic({match['name']!r}, {match['rest']!r})\n"
@@ -133,7 +133,7 @@ def _asked(line: str) -> str:
     )
 
 
-def _magic(session: Session) -> Callable[..., Any]:
+def _make_magic(session: Session) -> Callable[..., Any]:
     from IPython.core.magic import no_var_expand
 
     def llm(line: str, cell: str | None = None) -> Any:
@@ -148,15 +148,18 @@ def _magic(session: Session) -> Callable[..., Any]:
 
             answer = %llm ask -m claude/haiku name a colour
         """
-        return _told(
-            session, lambda: _cell(session, line, cell) if cell is not None else _line(session, line)
+        return _run_magic(
+            session,
+            lambda: (
+                _run_cell_magic(session, line, cell) if cell is not None else _run_line_magic(session, line)
+            ),
         )
 
-    made: Callable[..., Any] = no_var_expand(llm)
-    return made
+    magic: Callable[..., Any] = no_var_expand(llm)
+    return magic
 
 
-def _bench_magic(session: Session) -> Callable[..., Any]:
+def _make_bench_magic(session: Session) -> Callable[..., Any]:
     from IPython.core.magic import no_var_expand
 
     def llm_bench(line: str, cell: str) -> Any:
@@ -167,13 +170,13 @@ def _bench_magic(session: Session) -> Callable[..., Any]:
 
         The frame with one row per request goes into NAME (`_bench` without one); see nbllm.bench.run.
         """
-        return _told(session, lambda: _bench(session, line, cell))
+        return _run_magic(session, lambda: _run_bench_magic(session, line, cell))
 
-    made: Callable[..., Any] = no_var_expand(llm_bench)
-    return made
+    magic: Callable[..., Any] = no_var_expand(llm_bench)
+    return magic
 
 
-def _told(session: Session, work: Callable[[], Any]) -> Any:
+def _run_magic(session: Session, work: Callable[[], Any]) -> Any:
     """Runs `work`; one of our errors leaves as itself, drawn in a few lines."""
     try:
         return work()
@@ -189,7 +192,7 @@ def _told(session: Session, work: Callable[[], Any]) -> Any:
         raise error.with_traceback(None) from None
 
 
-def _cell(session: Session, line: str, cell: str) -> Any:
+def _run_cell_magic(session: Session, line: str, cell: str) -> Any:
     if line.split(maxsplit=1)[:1] in (["help"], ["--help"], ["-h"], ["?"]):
         raise ConfigError("help is a line: %llm help.", hint="A %%llm cell asks a model.")
     from .cell import run_cell
@@ -197,13 +200,13 @@ def _cell(session: Session, line: str, cell: str) -> Any:
     return run_cell(session, session.parse(line), cell.replace("\r\n", "\n"))
 
 
-def _bench(session: Session, line: str, cell: str) -> Any:
+def _run_bench_magic(session: Session, line: str, cell: str) -> Any:
     from .bench_magics import bench
 
     return bench(session, line, cell)
 
 
-def _question(session: Session, line: str) -> str:
+def _as_ask_line(session: Session, line: str) -> str:
     """What `%llm ask` would be given, where a line is no command but a question: a model and a prompt (`%llm
     sim "hi"`), options first, or words that end in a question mark; "" elsewhere."""
     word, prompt = (*line.strip().split(maxsplit=1), "")[:2]
@@ -212,25 +215,25 @@ def _question(session: Session, line: str) -> str:
     try:
         session.client.resolve(word)
     except ConfigError:
-        return line if prompt.rstrip().endswith("?") and re.fullmatch(_SPOKEN, word) else ""
+        return line if prompt.rstrip().endswith("?") and re.fullmatch(_PLAIN_WORD, word) else ""
     quoted = len(prompt) > 1 and prompt[0] == prompt[-1] and prompt[0] in "\"'"
     return f"-m {word} {prompt[1:-1] if quoted else prompt}"
 
 
-def _line(session: Session, line: str) -> Any:
+def _run_line_magic(session: Session, line: str) -> Any:
     from .commands import COMMANDS
     from .overview import or_none
-    from .syntax.parser import subcommand
+    from .syntax.parser import split_subcommand
 
     try:
-        name, rest = subcommand(line)
+        name, rest = split_subcommand(line)
     except ConfigError:
-        name, rest = "ask", _question(session, line)
+        name, rest = "ask", _as_ask_line(session, line)
         if not rest:
             raise
-    named = name == "ask" and re.match(r"\w\S*[/\d]\S*\s", rest) and _question(session, rest)
+    is_question = name == "ask" and re.match(r"\w\S*[/\d]\S*\s", rest) and _as_ask_line(session, rest)
     try:
-        result = COMMANDS[name](session, named or rest)
+        result = COMMANDS[name](session, is_question or rest)
     except OSError as error:  # a folder that is gone, or that nobody may write to
         raise ConfigError(
             f"{error.filename or 'The working folder'}: {error.strerror or error}.",

@@ -360,7 +360,7 @@ def _one(rest: str) -> str:
 
 WORDS: dict[str, Callable[[Session, str], Any]] = dict(
     zip(
-        options.WORDS["mcp"],
+        options.SUBCOMMAND_WORDS["mcp"],
         (_add, _list, _allow, _tools, _resources, _prompt, _remove, _log, _login, _logout),
         strict=True,
     )

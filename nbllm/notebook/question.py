@@ -13,11 +13,11 @@ from ..core.messages import Message, Part, Text
 from ..core.schema import Shape
 from ..core.values import DEFAULT_BUDGET
 from ..store.budgets import Budget
-from .syntax.lexer import fail
+from .syntax.lexer import column_error
 from .syntax.options import OPTIONS
 from .syntax.parser import CellLine
 
-_MOST = 24  # columns; more are a benchmark
+_MAX_COLUMNS = 24  # columns; more are a benchmark
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Question:
     attached: tuple[str, ...] = ()
     history: tuple[Message, ...] = ()
     budget: Budget | None = None
-    left: str = ""
+    unfilled: str = ""
 
     @property
     def shape(self) -> Shape | None:
@@ -76,7 +76,7 @@ class Question:
         """Who is asked: models, times temperatures, times runs. Raises ConfigError for too many."""
         return contestants(self.models, self.options)
 
-    def elsewhere(
+    def with_changes(
         self, models: Sequence[str], options: Mapping[str, Any], extra: Mapping[str, Any]
     ) -> Question:
         """The same prompt for other models or with other options."""
@@ -88,7 +88,7 @@ class Question:
         )
 
 
-def several(models: Sequence[str], options: Mapping[str, Any]) -> bool:
+def asks_several(models: Sequence[str], options: Mapping[str, Any]) -> bool:
     """Whether more than one answer is wanted."""
     return len(models) > 1 or int(options.get("runs", 1)) > 1 or isinstance(options.get("temperature"), list)
 
@@ -99,15 +99,15 @@ def contestants(models: Sequence[str], options: Mapping[str, Any]) -> tuple[Cont
     sweep = list(temperatures) if isinstance(temperatures, (list, tuple)) else [temperatures]
     runs = int(options.get("runs", 1))
     numbered = len(set(models)) < len(models) or runs > 1
-    asked = list(itertools.product(models, sweep, range(runs)))
-    if len(asked) > _MOST:
+    combinations = list(itertools.product(models, sweep, range(runs)))
+    if len(combinations) > _MAX_COLUMNS:
         raise ConfigError(
-            f"{len(asked)} answers side by side are too many to read ({_MOST} at most).",
+            f"{len(combinations)} answers side by side are too many to read ({_MAX_COLUMNS} at most).",
             hint="nbllm.bench.run measures many.",
         )
     common = {k: v for k, v in options.items() if k not in ("runs", "temperature")}
     found: list[Contestant] = []
-    for model, temperature, run in asked:
+    for model, temperature, run in combinations:
         own = common if temperature is None else {**common, "temperature": temperature}
         own = {**own, "sample": run} if run else own
         label = f"{model} t={temperature:g}" if len(sweep) > 1 else model
@@ -123,7 +123,7 @@ def value_budget(options: Mapping[str, Any]) -> int:
     return int(found) if isinstance(found, (int, float)) else DEFAULT_BUDGET
 
 
-def spendable(options: Mapping[str, Any]) -> Mapping[str, float] | None:
+def spending_limits(options: Mapping[str, Any]) -> Mapping[str, float] | None:
     """What may be spent, where budget= says that."""
     found = options.get("budget")
     return found if isinstance(found, Mapping) else None
@@ -132,13 +132,13 @@ def spendable(options: Mapping[str, Any]) -> Mapping[str, float] | None:
 # --- options that exclude each other ---
 
 # What is said of a question that is sent; a time limit may stand beside anything.
-_OF_A_CALL = tuple(n for n in OPTIONS if n not in ("save", "use") and not n.startswith("timeout"))
+_CALL_OPTIONS = tuple(n for n in OPTIONS if n not in ("save", "use") and not n.startswith("timeout"))
 # (option or "several", the others that it cannot stand beside, why and what to do). An option=value counts
 # with that value only.
-_EXCLUDES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
+_EXCLUSIONS: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     (
         "save",
-        _OF_A_CALL,
+        _CALL_OPTIONS,
         "save= keeps the cell's text and sends nothing",
         "Give it where the fragment is used: %%llm use=NAME.",
     ),
@@ -203,7 +203,7 @@ _EXCLUDES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
 )
 
 
-def checked(line: CellLine, options: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_options(line: CellLine, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a cell over the notebook's defaults, without those defaults that the cell's own words
     rule out.
 
@@ -216,60 +216,60 @@ def checked(line: CellLine, options: Mapping[str, Any]) -> dict[str, Any]:
         **({"out": line.out} if line.out else {}),
     }
     merged = {**options, **line.options}
-    wanted = several(line.models, merged)
-    for name, others, why, hint in _EXCLUDES:
+    is_several = asks_several(line.models, merged)
+    for name, others, why, hint in _EXCLUSIONS:
         for other in others:
-            if not (wanted if name == "several" else _given(name, merged)) or not _given(
+            if not (is_several if name == "several" else _is_set(name, merged)) or not _is_set(
                 other, {**merged, **own}
             ):
                 continue
             key = other.partition("=")[0]
             if key in own and (name in own or name == "several"):
-                raise fail(
+                raise column_error(
                     line.spans[key][0],
                     f"{other} cannot stand beside "
-                    f"{_several_word(line) if name == 'several' else f'{name}='}: {why}",
+                    f"{_several_cause(line) if name == 'several' else f'{name}='}: {why}",
                     hint,
                 )
             merged.pop(
                 name if key in own and name in options else key, None
             )  # a default gives way to the cell's own word
-    for name, needed, why, hint in _NEEDS:
-        ways = (needed,) if isinstance(needed, str) else needed
+    for name, needed, why, hint in _REQUIREMENTS:
+        alternatives = (needed,) if isinstance(needed, str) else needed
         key = name.partition("=")[0]
-        if _given(name, merged) and not any(way in merged for way in ways):
+        if _is_set(name, merged) and not any(way in merged for way in alternatives):
             if key in own or name == "as":
-                raise fail(line.spans[key][0] if key in line.spans else 0, why, hint)
+                raise column_error(line.spans[key][0] if key in line.spans else 0, why, hint)
             del merged[key]
-    uses = "tools" if "tools" in merged else "mode" if _given("mode=execute", merged) else ""
-    if _given("bg", merged) and uses and merged.get("approve", "ask") == "ask":
-        raise fail(line.spans[uses][0] if uses in line.spans else 0, *_NOBODY)
+    tool_option = "tools" if "tools" in merged else "mode" if _is_set("mode=execute", merged) else ""
+    if _is_set("bg", merged) and tool_option and merged.get("approve", "ask") == "ask":
+        raise column_error(line.spans[tool_option][0] if tool_option in line.spans else 0, *_CANNOT_APPROVE)
     return merged
 
 
-_OF_ROWS = ("into", "run", "width", "executor", "mode=batch", "mode=now")
-_FUNCTION = "For example tools=price, where price is a function of this notebook."
+_ROW_OPTIONS = ("into", "run", "width", "executor", "mode=batch", "mode=now")
+_TOOL_EXAMPLE = "For example tools=price, where price is a function of this notebook."
 # (option, what it needs, what to say, what to do)
-_NEEDS: tuple[tuple[str, str | tuple[str, ...], str, str], ...] = (
+_REQUIREMENTS: tuple[tuple[str, str | tuple[str, ...], str, str], ...] = (
     ("as", "schema", "as= needs a schema", 'For example schema="[name, population int]" as=df'),
-    ("strict", ("tools", "schema"), "strict= is for the calls of tools, or a schema", _FUNCTION),
-    ("max_steps", "tools", "max_steps= counts the turns of a model with tools", _FUNCTION),
-    ("tool_choice", "tools", "tool_choice= says which tool a model has to call", _FUNCTION),
+    ("strict", ("tools", "schema"), "strict= is for the calls of tools, or a schema", _TOOL_EXAMPLE),
+    ("max_steps", "tools", "max_steps= counts the turns of a model with tools", _TOOL_EXAMPLE),
+    ("tool_choice", "tools", "tool_choice= says which tool a model has to call", _TOOL_EXAMPLE),
     ("compact", ("chat", "tools"), "compact= is for conversations", "Give chat=NAME, or leave it out."),
     *(
         (n, "each", f"{n.partition('=')[0]}= is for the rows of a table", "For example each=df, a DataFrame.")
-        for n in _OF_ROWS
+        for n in _ROW_OPTIONS
     ),
     ("wait", "mode", "wait= is for rows in batches", "For example each=df mode=batch wait=false"),
-    ("approve", ("tools", "mode"), "approve= says how tools may run", _FUNCTION),
+    ("approve", ("tools", "mode"), "approve= says how tools may run", _TOOL_EXAMPLE),
 )
-_NOBODY = (
+_CANNOT_APPROVE = (
     "a cell in the background cannot ask before a tool runs",
     "Say approve=auto, or approve=never for those that only read; or leave bg out.",
 )
 
 
-def _given(name: str, options: Mapping[str, Any]) -> bool:
+def _is_set(name: str, options: Mapping[str, Any]) -> bool:
     key, equals, value = name.partition("=")
     found = options.get(key)
     if equals:
@@ -277,7 +277,7 @@ def _given(name: str, options: Mapping[str, Any]) -> bool:
     return found is not None and (found is not False or name == "wait")  # wait=false is what it is for
 
 
-def _several_word(line: CellLine) -> str:
+def _several_cause(line: CellLine) -> str:
     return (
         "several models"
         if len(line.models) > 1

@@ -18,7 +18,7 @@ from ..rows.progress import TableFrontEnd, Totals
 from .buttons import approve
 from .question import Question
 from .session import Session, Stopped, current_session
-from .syntax.lexer import fail
+from .syntax.lexer import column_error
 from .syntax.parser import CellLine
 from .view.progress import Display, bar
 
@@ -58,14 +58,14 @@ def run(
     its variable then, too."""
     options = question.options
     name = str(options["each"])
-    with line.at("each"):
+    with line.locate_errors("each"):
         df = _table(session, name)
     target, sent = line.out or name, _sent(session, question)
     executor = _executor(session, line, options.get("executor"))
     try:
         made = rows.map(df, template, client=session.client, executor=executor, **sent)
     except Unfit as error:
-        raise fail(line.spans["executor"][0], error.message.rstrip("."), error.hint) from None
+        raise column_error(line.spans["executor"][0], error.message.rstrip("."), error.hint) from None
     if isinstance(made, BatchJob):
         session.namespace[line.out or "_llm"] = session.namespace["_llm"] = made
         return None if options.get("quiet") else made
@@ -95,7 +95,7 @@ def _executor(session: Session, line: CellLine, name: str | None) -> Any:
     """What the variable of executor= holds; None without one. Raises ConfigError, with the column."""
     if name is not None and name not in session.namespace:
         hint = "executor= names a concurrent.futures.Executor, or a client of dask."
-        raise fail(line.spans["executor"][0], f"there is no variable called {name}", hint)
+        raise column_error(line.spans["executor"][0], f"there is no variable called {name}", hint)
     return None if name is None else session.namespace[name]
 
 

@@ -33,7 +33,7 @@ from ..store.budgets import Budget
 from .assertions import asserted
 from .chats import Turn
 from .comparison import Comparison
-from .question import Contestant, Question, spendable
+from .question import Contestant, Question, spending_limits
 from .session import Session
 from .view.outcome import Outcome, Painter, Watcher
 from .view.state import AnswerState, gathered
@@ -114,7 +114,7 @@ class Run:
     @classmethod
     def of(cls, question: Question, send: Callable[[Question, Contestant], Stream]) -> Run:
         """A run that has not begun."""
-        most = spendable(question.options)
+        most = spending_limits(question.options)
         question = replace(question, budget=Budget.of(most) if most else None)
         asked, now = question.contestants, time.perf_counter()
         return cls(
@@ -378,7 +378,9 @@ def outcome(question: Question, label: str, stream: Stream | NbllmError) -> Outc
         ):  # the text is shown instead
             table = data_table(value)
     figures, notes = (
-        footer(response, filled=question.filled, attached=question.attached, left=question.left, figures=f)
+        footer(
+            response, filled=question.filled, attached=question.attached, left=question.unfilled, figures=f
+        )
         for f in (True, False)
     )
     return Outcome(label, response, value, error, figures, table, question.thoughts, notes)

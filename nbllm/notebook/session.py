@@ -158,7 +158,7 @@ class Session:
     def prepared(self, question: Question, contestant: Contestant) -> tuple[Route, CallSpec]:
         """Where a name leads, and what the options mean for the call."""
         from ..core.options import CALL, CallSpec
-        from .question import spendable
+        from .question import spending_limits
 
         options = contestant.options
         route = self.client.resolve(contestant.model, options.get("base_url"), options.get("dialect"))
@@ -170,7 +170,7 @@ class Session:
             "timeout": self._timeouts(options),
             "api_key": self._key(options),
             **self.usable(options),
-            "budget": question.budget or spendable(options),
+            "budget": question.budget or spending_limits(options),
         }
         return route, CallSpec(**found)
 

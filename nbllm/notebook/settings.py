@@ -15,14 +15,14 @@ from typing import Any
 from ..core.options import LEDGERS
 from ..routing.config_files import Places, configured
 from .session import Session, session_of
-from .syntax.options import OPTIONS, Unreadable, read
+from .syntax.options import OPTIONS, InvalidValue, parse_value
 
-NAMES = tuple(n for n, o in OPTIONS.items() if o.default)
-_LEDGER = "where calls are noted: disk, memory, or texts (on disk, with prompts and answers)"
+DEFAULT_NAMES = tuple(n for n, o in OPTIONS.items() if o.default)
+_LEDGER_HELP = "where calls are noted: disk, memory, or texts (on disk, with prompts and answers)"
 
 
 @lru_cache(maxsize=1)
-def _kind() -> type[Any]:
+def _configurable_class() -> type[Any]:
     """The Configurable; made of the options' table."""
     from traitlets import Any as AnyTrait
     from traitlets import Enum, TraitError, validate
@@ -31,12 +31,13 @@ def _kind() -> type[Any]:
     def checked(_self: Any, proposal: Mapping[str, Any]) -> Any:
         name, value = proposal["trait"].name, proposal["value"]
         try:
-            return value if value is None else _read(session_of(_self.parent), name, value)
-        except Unreadable as error:
+            return value if value is None else _parse_default(session_of(_self.parent), name, value)
+        except InvalidValue as error:
             raise TraitError(f"NbLLM.{name} {error}") from None
 
     traits = {
-        name: AnyTrait(None, allow_none=True, help=OPTIONS[name].help).tag(config=True) for name in NAMES
+        name: AnyTrait(None, allow_none=True, help=OPTIONS[name].help).tag(config=True)
+        for name in DEFAULT_NAMES
     }
     return type(
         "NbLLM",
@@ -44,15 +45,15 @@ def _kind() -> type[Any]:
         {
             "__doc__": "Defaults of the %%llm magics; None where a cell decides.",
             **traits,
-            "ledger": Enum(LEDGERS, None, allow_none=True, help=_LEDGER).tag(config=True),
-            "_checked": validate(*NAMES)(checked),
+            "ledger": Enum(LEDGERS, None, allow_none=True, help=_LEDGER_HELP).tag(config=True),
+            "_checked": validate(*DEFAULT_NAMES)(checked),
         },
     )
 
 
-def _read(session: Session, name: str, value: Any) -> Any:
+def _parse_default(session: Session, name: str, value: Any) -> Any:
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    found = read(OPTIONS[name], text, session.client.registry.dialects)
+    found = parse_value(OPTIONS[name], text, session.client.registry.dialects)
     return found[0] if name == "model" else found
 
 
@@ -62,34 +63,34 @@ def install(session: Session) -> None:
 
     for name, value in session.client.registry.defaults.items() if configured(Places.of(os.environ)) else ():
         try:
-            if name not in NAMES:
-                raise Unreadable("is no option that can be a default")
-            session.defaults.setdefault(name, _read(session, name, value))
-        except Unreadable as error:
+            if name not in DEFAULT_NAMES:
+                raise InvalidValue("is no option that can be a default")
+            session.defaults.setdefault(name, _parse_default(session, name, value))
+        except InvalidValue as error:
             session.say(f"nbllm leaves out the default {name!r} of a configuration file: it {error}.")
     shell = session.shell
     try:
-        settings = _kind()(parent=shell)
+        settings = _configurable_class()(parent=shell)
     except TraitError as error:  # from an earlier %config, or a profile's file
         session.say(f"nbllm leaves out what %config says of it: {error}.")
         shell.config.pop("NbLLM", None)
-        settings = _kind()(parent=shell)
-    session.defaults.update({n: v for n in NAMES if (v := getattr(settings, n)) is not None})
-    settings.observe(lambda change: _changed(session, change["name"], change["new"]), list(NAMES))
-    settings.observe(lambda change: _keep(session, change["new"]), "ledger")
+        settings = _configurable_class()(parent=shell)
+    session.defaults.update({n: v for n in DEFAULT_NAMES if (v := getattr(settings, n)) is not None})
+    settings.observe(lambda change: _set_default(session, change["name"], change["new"]), list(DEFAULT_NAMES))
+    settings.observe(lambda change: _set_ledger(session, change["new"]), "ledger")
     if settings.ledger is not None:
-        _keep(session, settings.ledger)
+        _set_ledger(session, settings.ledger)
     session.settings = settings
     shell.configurables.append(settings)
 
 
-def _keep(session: Session, kept: str | None) -> None:
+def _set_ledger(session: Session, mode: str | None) -> None:
     """Where calls are noted from now on; as the configuration says where it is None."""
     if session.client.ledger is not None:
-        session.client.ledger.kept = kept or session.client.registry.ledger
+        session.client.ledger.kept = mode or session.client.registry.ledger
 
 
-def _changed(session: Session, name: str, value: Any) -> None:
+def _set_default(session: Session, name: str, value: Any) -> None:
     if value is None:
         session.defaults.pop(name, None)
     else:

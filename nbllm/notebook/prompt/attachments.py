@@ -23,7 +23,9 @@ from ...core.values import (
 )
 
 _PDF = b"%PDF"
-_WHOLE = 4_000  # bytes of a table's file that goes along as it is; of a larger one a sample does
+_COMPLETE_TABLE_BYTES = (
+    4_000  # bytes of a table's file that goes along as it is; of a larger one a sample does
+)
 _TEXT_TYPES = (
     "text/",
     "application/json",
@@ -53,7 +55,7 @@ _TEXT_SUFFIXES = {
 }
 
 
-def told(name: str, part: Part, budget: int) -> str:
+def describe_part(name: str, part: Part, budget: int) -> str:
     """What the line of figures says of a part: a picture, or about how many tokens."""
     if isinstance(part, Text):
         size = token_estimate(part.text)
@@ -62,44 +64,44 @@ def told(name: str, part: Part, budget: int) -> str:
     return f"{name} ({'image' if isinstance(part, Image) else 'document'})"
 
 
-def attached(what: str, namespace: Mapping[str, Any], budget: int = DEFAULT_BUDGET) -> Part:
+def load_attachment(reference: str, namespace: Mapping[str, Any], budget: int = DEFAULT_BUDGET) -> Part:
     """The part that `what` means: a file's path, an http(s) address of a picture or document, or a variable's
     name. Raises ConfigError for what is not there, too large, or of a type that no model reads."""
-    if what.startswith(("http://", "https://")):
-        return _address(what)
-    path = Path(what).expanduser()
+    if reference.startswith(("http://", "https://")):
+        return _url_part(reference)
+    path = Path(reference).expanduser()
     if path.is_file():
-        return _file(path)
-    if what.isidentifier() and what in namespace:
-        return _variable(what, namespace[what], budget)
+        return _file_part(path)
+    if reference.isidentifier() and reference in namespace:
+        return _variable_part(reference, namespace[reference], budget)
     raise ConfigError(
-        f"Nothing to attach: {what!r} is no file, address or variable.",
+        f"Nothing to attach: {reference!r} is no file, address or variable.",
         hint=f"Paths are looked up from {Path.cwd().name}/, the notebook's working directory.",
     )
 
 
-def _address(url: str) -> Part:
+def _url_part(url: str) -> Part:
     kind = mimetypes.guess_type(url.partition("?")[0])[0] or "image/png"
     return (
         Image(url=url, media_type=kind) if kind.startswith("image/") else Document(url=url, media_type=kind)
     )
 
 
-def _file(path: Path) -> Part:
+def _file_part(path: Path) -> Part:
     if path.suffix.lower() in (".parquet", ".csv", ".tsv") and (
-        path.suffix == ".parquet" or path.stat().st_size > _WHOLE
+        path.suffix == ".parquet" or path.stat().st_size > _COMPLETE_TABLE_BYTES
     ):
-        return _table(path)
+        return _table_part(path)
     _check_size(path.stat().st_size, path.name)
-    return from_bytes(path.read_bytes(), mimetypes.guess_type(path.name)[0] or "", path.name)
+    return part_from_bytes(path.read_bytes(), mimetypes.guess_type(path.name)[0] or "", path.name)
 
 
-def from_bytes(data: bytes, kind: str, name: str) -> Part:
+def part_from_bytes(data: bytes, kind: str, name: str) -> Part:
     """A part from a file's bytes: pictures and PDFs, by what they are and not by their name, text (SVG too)
     as text under its name. Raises ConfigError for what is too large, or of a type that no model reads."""
     _check_size(len(data), name)
-    if is_picture := picture_type(data):
-        return Image(data, media_type=is_picture)
+    if media_type := picture_type(data):
+        return Image(data, media_type=media_type)
     if data.startswith(_PDF):
         return Document(data, media_type="application/pdf", name=name)
     if kind.startswith(_TEXT_TYPES) or Path(name).suffix.lower() in _TEXT_SUFFIXES or _is_text(data):
@@ -125,21 +127,21 @@ def _is_text(data: bytes) -> bool:
         return False
 
 
-def part_of(name: str, value: Any) -> Part | None:
+def value_part(name: str, value: Any) -> Part | None:
     """The part that a variable is at its place in a prompt: a picture for what draws itself, a file's content
     for a path; None where it becomes text. Raises ConfigError for a file that is too large or of a type that
     no model reads."""
     if isinstance(value, (Text, Image, Document)):
         return value
     if isinstance(value, Path):
-        return _file(value) if value.is_file() else None
+        return _file_part(value) if value.is_file() else None
     data = to_bytes(value)
     if data is not None and data.startswith(_PDF):
-        return from_bytes(data, "", name)
+        return part_from_bytes(data, "", name)
     return render_image(name, value) if is_drawable(value) else None
 
 
-def _table(path: Path) -> Text:
+def _table_part(path: Path) -> Text:
     """A file of a table as its columns and first rows."""
     if path.suffix == ".parquet":
         require_packages("A Parquet file", "bench", "pyarrow")
@@ -161,14 +163,14 @@ def _table(path: Path) -> Text:
 # How a variable becomes a part, by what it can do; the first that fits.
 _FORMS: tuple[tuple[Callable[[Any], bool], Callable[[str, Any], Part]], ...] = (
     (lambda v: isinstance(v, (Text, Image, Document)), lambda _n, v: v),
-    (lambda v: isinstance(v, Path), lambda _n, v: _file(v)),
+    (lambda v: isinstance(v, Path), lambda _n, v: _file_part(v)),
     (is_drawable, render_image),
-    (lambda v: to_bytes(v) is not None, lambda n, v: from_bytes(to_bytes(v) or b"", "", n)),
+    (lambda v: to_bytes(v) is not None, lambda n, v: part_from_bytes(to_bytes(v) or b"", "", n)),
     (lambda v: isinstance(v, str), lambda n, v: Text(f"\n\n{n}:\n```\n{v}\n```\n")),
 )
 
 
-def _variable(name: str, value: Any, budget: int) -> Part:
+def _variable_part(name: str, value: Any, budget: int) -> Part:
     if find_formatter(value) is not None and to_bytes(value) is None:
         return Text(f"\n\n{name}: {format_value(value, budget=budget)}")
     for fits, make in _FORMS:

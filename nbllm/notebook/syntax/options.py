@@ -15,10 +15,10 @@ from ...core.errors import looks_like_key, similar_names
 from ...core.options import Option
 
 OPTIONS: dict[str, Option] = {o.name: o for o in options.OPTIONS if o.kind and o.scope != "bench"}
-SHORT: dict[str, Option] = {o.short: o for o in OPTIONS.values() if o.short}
+SHORT_OPTIONS: dict[str, Option] = {o.short: o for o in OPTIONS.values() if o.short}
 # The options of a benchmark's line by every name that they have there: bench.blocks, and blocks too, as no
 # call has an option of that name.
-BENCH: dict[str, Option] = {
+BENCH_OPTIONS: dict[str, Option] = {
     name: o
     for o in options.OPTIONS
     for name in (o.name, o.name.removeprefix("bench."))
@@ -26,7 +26,7 @@ BENCH: dict[str, Option] = {
 }
 
 # What people's fingers write instead of a line's first word, and what they mean.
-LINES = {
+SUBCOMMAND_SYNONYMS = {
     "list": "models",
     "list_models": "models",
     "available": "models",
@@ -106,7 +106,7 @@ SUBCOMMANDS: dict[str, str] = {
     "help": "this list, or one topic: %llm help temperature",
 }
 # Words that a subcommand takes, for completion.
-WORDS: dict[str, tuple[str, ...]] = {
+SUBCOMMAND_WORDS: dict[str, tuple[str, ...]] = {
     name: tuple(words.split())
     for name, words in {
         "log": "today yesterday 7d ever since= n= all -q",
@@ -131,11 +131,11 @@ WORDS: dict[str, tuple[str, ...]] = {
 
 
 # What is a place and nothing else; and the options that take a variable by its name.
-WHOLE = re.compile(r"\{+\s*[^\W\d][^{}\s]*\s*\}+|\$\{?[^\W\d]\w*\}?")
+PLACEHOLDER = re.compile(r"\{+\s*[^\W\d][^{}\s]*\s*\}+|\$\{?[^\W\d]\w*\}?")
 _BY_NAME = frozenset(("model", "schema", "key", "attach", "tools", "approve", "each", "out"))
 
 
-def instead(option: str, name: str) -> str:
+def placeholder_hint(option: str, name: str) -> str:
     """How to give an option the value of a variable: options are not filled."""
     known = OPTIONS.get(option)
     if option in _BY_NAME:
@@ -147,11 +147,11 @@ def instead(option: str, name: str) -> str:
     return f"Call nbllm.complete(prompt, {option}={name}), or name it in the prompt, which is filled."
 
 
-class Unreadable(ValueError):
+class InvalidValue(ValueError):
     """A value that is not of its option's kind; the message says what was expected."""
 
 
-def read(option: Option, text: str, dialects: Iterable[str] = ()) -> Any:
+def parse_value(option: Option, text: str, dialects: Iterable[str] = ()) -> Any:
     """The value of `text` for `option`. dialects: those that dialect= may name, which packages add to;
     without them it is refused where it is used. Raises Unreadable."""
     if option.name == "dialect":
@@ -159,34 +159,31 @@ def read(option: Option, text: str, dialects: Iterable[str] = ()) -> Any:
     return _READERS[option.kind](option, text)
 
 
-def _shown(text: str) -> str:
+def safe_repr(text: str) -> str:
     """`text` as an error may show it: short, on one line, and never a key."""
-    return (
-        "what stands there" if looks_like_key(text) else repr(text if len(text) <= 40 else text[:37] + "...")
-    )
+    return "this" if looks_like_key(text) else repr(text if len(text) <= 40 else text[:37] + "...")
 
 
-def _number(kind: Callable[[str], float], what: str) -> Callable[[Option, str], Any]:
+def _number_reader(kind: Callable[[str], float], expected: str) -> Callable[[Option, str], Any]:
     def reader(option: Option, text: str) -> Any:
         try:
             number = kind(text)
         except ValueError:
-            raise Unreadable(f"needs {what}, not {_shown(text)}") from None
+            raise InvalidValue(f"needs {expected}, not {safe_repr(text)}") from None
         if option.least is not None and number < option.least:
-            raise Unreadable(
-                f"is {'above 0' if option is _ABOVE else f'at least {option.least:g}'}, not {_shown(text)}"
-            )
+            least = "above 0" if option is _BUDGET_AMOUNT else f"at least {option.least:g}"
+            raise InvalidValue(f"is {least}, not {safe_repr(text)}")
         return number
 
     return reader
 
 
-def _floats(option: Option, text: str) -> float | list[float]:
-    found = [_READERS["float"](option, part) for part in text.strip("[]").split(",")]
-    return found if len(found) > 1 else found[0]
+def _read_floats(option: Option, text: str) -> float | list[float]:
+    numbers = [_READERS["float"](option, part) for part in text.strip("[]").split(",")]
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
-_TRUTH = {
+_BOOLEANS = {
     "true": True,
     "yes": True,
     "on": True,
@@ -198,68 +195,68 @@ _TRUTH = {
 }
 
 
-def _bool(_option: Option, text: str) -> bool:
-    if text.lower() not in _TRUTH:
-        raise Unreadable(f"needs true or false, not {_shown(text)}")
-    return _TRUTH[text.lower()]
+def _read_bool(_option: Option, text: str) -> bool:
+    if text.lower() not in _BOOLEANS:
+        raise InvalidValue(f"needs true or false, not {safe_repr(text)}")
+    return _BOOLEANS[text.lower()]
 
 
-def _choice(option: Option, text: str) -> str:
+def _read_choice(option: Option, text: str) -> str:
     if text not in option.values:
         near = similar_names(text.lower(), option.values)
-        raise Unreadable(
-            f"needs one of {', '.join(option.values)}, not {_shown(text)}"
+        raise InvalidValue(
+            f"needs one of {', '.join(option.values)}, not {safe_repr(text)}"
             + (f": did you mean {near[0]}?" if near else "")
         )
     return text
 
 
-def _choice_or_function(option: Option, text: str) -> str:
+def _read_choice_or_function(option: Option, text: str) -> str:
     """One of its words, or the name of a function of the notebook."""
-    return text if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", text) else _choice(option, text)
+    return text if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", text) else _read_choice(option, text)
 
 
-_IPYTHONS = frozenset(
+_IPYTHON_NAMES = frozenset(
     ("In", "Out", "get_ipython", "exit", "quit", "open", "_", "__", "___", "_ih", "_oh", "_dh")
 )
 
 
-def _name(_option: Option, text: str) -> str:
+def _read_name(_option: Option, text: str) -> str:
     text = normalize("NFKC", text)  # as Python reads names
     if not text.isidentifier() or keyword.iskeyword(text):
-        raise Unreadable(f"needs a variable's name, not {_shown(text)}")
-    if text in _IPYTHONS:
-        raise Unreadable(f"is {text}, which IPython keeps for itself: take another name")
+        raise InvalidValue(f"needs a variable's name, not {safe_repr(text)}")
+    if text in _IPYTHON_NAMES:
+        raise InvalidValue(f"is {text}, which IPython keeps for itself: take another name")
     return text
 
 
-def _kept(option: Option, text: str) -> str:
+def _read_prompt_name(option: Option, text: str) -> str:
     """A name, or a file of the project's prompts."""
-    place, _, own = text.rpartition("/")
-    if place not in ("", "prompts") or not re.fullmatch(r"[^\W\d][\w\-]{0,79}", own):
-        raise Unreadable(f"needs a name, or prompts/NAME to keep it in the project, not {_shown(text)}")
+    folder, _, name = text.rpartition("/")
+    if folder not in ("", "prompts") or not re.fullmatch(r"[^\W\d][\w\-]{0,79}", name):
+        raise InvalidValue(f"needs a name, or prompts/NAME to keep it in the project, not {safe_repr(text)}")
     return text
 
 
-def _word(_option: Option, text: str) -> str:
+def _read_word(_option: Option, text: str) -> str:
     if not 0 < len(text) <= 80 or not text.isprintable() or looks_like_key(text, surely=True):
-        raise Unreadable(f"needs a word of at most 80 characters, not {_shown(text)}")
+        raise InvalidValue(f"needs a word of at most 80 characters, not {safe_repr(text)}")
     return text
 
 
-def _variable(_option: Option, text: str) -> str:
+def _read_variable(_option: Option, text: str) -> str:
     # A key typed here by mistake must not be echoed, so the text stays out of the message, whatever it is.
     if not re.fullmatch(r"[A-Za-z_]\w{0,63}", text) or looks_like_key(text):
-        raise Unreadable("needs the NAME of a variable that holds the key, never the key itself")
+        raise InvalidValue("needs the NAME of a variable that holds the key, never the key itself")
     return text
 
 
-def _effort(option: Option, text: str) -> str | int:
+def _read_effort(option: Option, text: str) -> str | int:
     if text.isdecimal() and len(text) <= 9:
         return int(text)
     if text not in option.values:
-        raise Unreadable(
-            f"needs one of {', '.join(option.values)}, or a number of tokens, not {_shown(text)}"
+        raise InvalidValue(
+            f"needs one of {', '.join(option.values)}, or a number of tokens, not {safe_repr(text)}"
         )
     return text
 
@@ -267,91 +264,97 @@ def _effort(option: Option, text: str) -> str | int:
 _UNITS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 
-def _duration(_option: Option, text: str) -> float:
+def _read_duration(_option: Option, text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|)", text)
     if not match or float(match[1]) <= 0:
-        raise Unreadable(f"needs a time such as 30, 30s, 2m or 500ms, not {_shown(text)}")
+        raise InvalidValue(f"needs a time such as 30, 30s, 2m or 500ms, not {safe_repr(text)}")
     return float(match[1]) * _UNITS[match[2]]
 
 
-def _list(_option: Option, text: str) -> list[str]:
+def _read_list(_option: Option, text: str) -> list[str]:
     if not (text.startswith("[") and text.endswith("]")):
         return [text]
     try:
-        found = json.loads(text)
+        values = json.loads(text)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, list) or not all(isinstance(v, str) for v in found):
-        raise Unreadable(f"needs text or a JSON list of texts, not {_shown(text)}")
-    return found
+        values = None
+    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+        raise InvalidValue(f"needs text or a JSON list of texts, not {safe_repr(text)}")
+    return values
 
 
-def _models(_option: Option, text: str) -> list[str]:
+def _read_models(_option: Option, text: str) -> list[str]:
     names = [n.strip() for n in re.split(r",(?![a-z_]+=)", text)]  # sim/openai@ttft=1,gap=0 is one name
     if re.match(r"(?:[sr]k|gsk|hf)[-_][\w\-]{16,}|AIza[\w\-]{16,}", text):
-        raise Unreadable("needs a model's name, not a key: key= takes the NAME of the variable that holds it")
+        raise InvalidValue(
+            "needs a model's name, not a key: key= takes the NAME of the variable that holds it"
+        )
     if not all(n and n.count("(") == n.count(")") for n in names):
-        raise Unreadable(f"needs names joined by commas without spaces, or as cheap(a|b), not {_shown(text)}")
+        raise InvalidValue(
+            f"needs names joined by commas without spaces, or as cheap(a|b), not {safe_repr(text)}"
+        )
     return names
 
 
-def _finite(text: str) -> float:
+def _finite_float(text: str) -> float:
     value = float(text)
     if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - nan
         raise ValueError(text)
     return value
 
 
-def _names(_option: Option, text: str) -> list[str]:
-    found = [n.strip() for n in text.split(",")]
-    if not all(found):
-        raise Unreadable(f"needs names joined by commas, not {_shown(text)}")
-    return found
+def _read_names(_option: Option, text: str) -> list[str]:
+    names = [n.strip() for n in text.split(",")]
+    if not all(names):
+        raise InvalidValue(f"needs names joined by commas, not {safe_repr(text)}")
+    return names
 
 
-_ABOVE = Option("budget", least=1e-9)
+_BUDGET_AMOUNT = Option("budget", least=1e-9)
 
 
-def _budget(option: Option, text: str) -> int | dict[str, float]:
+def _read_budget(option: Option, text: str) -> int | dict[str, float]:
     """Tokens of a value, or what may be spent."""
     if "$" in (text[:1], text[-1:]):
         text = f"usd:{text.strip('$')}"
     if ":" not in text:
-        tokens: int = _number(int, "a whole number of tokens, or dollars as $0.5")(option, text)
+        tokens: int = _number_reader(int, "a whole number of tokens, or dollars as $0.5")(option, text)
         return tokens
-    found: dict[str, float] = {}
+    limits: dict[str, float] = {}
     for pair in text.split(","):
         name, _, number = pair.partition(":")
         if name not in ("usd", "tokens"):
-            raise Unreadable(f"has usd and tokens, as in usd:0.5,tokens:20000, not {_shown(name)}")
-        found[name] = _number(_finite, "a number")(_ABOVE, number)
-    return found
+            raise InvalidValue(f"has usd and tokens, as in usd:0.5,tokens:20000, not {safe_repr(name)}")
+        limits[name] = _number_reader(_finite_float, "a number")(_BUDGET_AMOUNT, number)
+    return limits
 
 
-def _dollars(option: Option, text: str) -> Any:
+def _read_dollars(option: Option, text: str) -> Any:
     """What may be spent, where a bare number is dollars."""
-    return _budget(option, text if ":" in text or text.startswith("$") else f"usd:{text}")
+    return _read_budget(option, text if ":" in text or text.startswith("$") else f"usd:{text}")
 
 
 _COMPACT = "auto, off, a share such as 0.8, or tokens"
 _READERS: dict[str, Callable[[Option, str], Any]] = {
     "str": lambda _o, text: text,
-    "int": _number(int, "a whole number"),
-    "float": _number(_finite, "a number"),
-    "floats": _floats,
-    "bool": _bool,
-    "choice": _choice,
-    "choice or function": _choice_or_function,
-    "name": _name,
-    "kept": _kept,
-    "word": _word,
-    "variable": _variable,
-    "effort": _effort,
-    "duration": _duration,
-    "list": _list,
-    "models": _models,
-    "names": _names,
-    "budget": _budget,
-    "dollars": _dollars,
-    "compact": lambda o, text: text if text in ("auto", "off") else _number(_finite, _COMPACT)(o, text),
+    "int": _number_reader(int, "a whole number"),
+    "float": _number_reader(_finite_float, "a number"),
+    "floats": _read_floats,
+    "bool": _read_bool,
+    "choice": _read_choice,
+    "choice or function": _read_choice_or_function,
+    "name": _read_name,
+    "kept": _read_prompt_name,
+    "word": _read_word,
+    "variable": _read_variable,
+    "effort": _read_effort,
+    "duration": _read_duration,
+    "list": _read_list,
+    "models": _read_models,
+    "names": _read_names,
+    "budget": _read_budget,
+    "dollars": _read_dollars,
+    "compact": lambda o, text: (
+        text if text in ("auto", "off") else _number_reader(_finite_float, _COMPACT)(o, text)
+    ),
 }

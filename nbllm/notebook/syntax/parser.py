@@ -22,22 +22,23 @@ from typing import Any
 
 from ...core.errors import ConfigError, looks_like_key, similar_names
 from ...core.options import ALIASES, Option
-from .lexer import end, fail, value
+from .lexer import column_error, match_end, read_value
 from .options import (
-    BENCH,
-    LINES,
+    BENCH_OPTIONS,
     OPTIONS,
-    SHORT,
+    PLACEHOLDER,
+    SHORT_OPTIONS,
+    SUBCOMMAND_SYNONYMS,
     SUBCOMMANDS,
-    WHOLE,
-    Unreadable,
-    instead,
-    read,
+    InvalidValue,
+    parse_value,
+    placeholder_hint,
+    safe_repr,
 )
 
 _EACH = re.compile(r"(?<!\S)(?:--)?each[=\s]")  # with it, the number in budget= is dollars
-_ASSIGNED = re.compile(r"(?P<dash>-{0,2})(?P<name>[A-Za-z_][\w.\-]*)=")
-_DASHED = re.compile(r"(?P<dash>--?)(?P<name>[A-Za-z][\w.\-]*)(?!\S)")
+_ASSIGNMENT = re.compile(r"(?P<dash>-{0,2})(?P<name>[A-Za-z_][\w.\-]*)=")
+_FLAG = re.compile(r"(?P<dash>--?)(?P<name>[A-Za-z][\w.\-]*)(?!\S)")
 _NO_VALUE = re.compile(r"--?[A-Za-z]|(?:<<|>>)(?!\S)")
 _ARROW = re.compile(r"\s+<<(?!\S)")
 _SPACE = re.compile(r"\s*")
@@ -58,35 +59,35 @@ class CellLine:
     spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @contextmanager
-    def at(self, option: str) -> Iterator[None]:
+    def locate_errors(self, option: str) -> Iterator[None]:
         """Says where an option stands that cannot be honoured."""
         try:
             yield
         except ConfigError as error:
-            raise fail(self.spans[option][0], error.message.rstrip("."), error.hint) from None
+            raise column_error(self.spans[option][0], error.message.rstrip("."), error.hint) from None
 
 
 def parse(line: str, dialects: Iterable[str] = ()) -> CellLine:
     """Reads a line; dialects: as `read` takes them. Raises ConfigError, one line with the column and the
     nearest name, for what is not in the grammar."""
-    reader = _Reader(line, dialects)
-    while reader.more():
-        if not reader.option():
-            reader.bare()
-    return reader.line_read()
+    reader = _LineReader(line, dialects)
+    while reader.skip_spaces():
+        if not reader.read_option():
+            reader.read_word()
+    return reader.result()
 
 
-def ask(line: str, dialects: Iterable[str] = ()) -> tuple[CellLine, str]:
+def parse_ask(line: str, dialects: Iterable[str] = ()) -> tuple[CellLine, str]:
     """(options, prompt) of `%llm ask`: options come first, the prompt is all from the first word that is
     none."""
-    reader = _Reader(line, dialects)
-    while reader.more() and reader.option(prose=True):
+    reader = _LineReader(line, dialects)
+    while reader.skip_spaces() and reader.read_option(prose=True):
         pass
-    return reader.line_read(), line[reader.at :].strip()
+    return reader.result(), line[reader.position :].strip()
 
 
 # What a bare word that is no model may be: (its form, what is wrong, what to do).
-_NO_MODEL = (
+_NOT_A_MODEL = (
     (r"<<?|>>?|[-=]>", "{} in the wrong place", "Write NAME << first, or >> NAME last."),
     (r"\|+", "{} stands alone", "Write a|b without spaces around the |."),
     (r"=.*", "{} stands alone", "Write key=value without spaces around the =."),
@@ -110,101 +111,105 @@ _NO_MODEL = (
 )
 
 
-class _Reader:
+class _LineReader:
     def __init__(self, line: str, dialects: Iterable[str]) -> None:
-        self.line, self.at, self.dialects = line, 0, dialects
+        self.line, self.position, self.dialects = line, 0, dialects
         self.options: dict[str, Any] = {}
         self.extra: dict[str, Any] = {}
         self.spans: dict[str, tuple[int, int]] = {}
 
-    def line_read(self) -> CellLine:
+    def result(self) -> CellLine:
         """What was read."""
         models = tuple(self.options.pop("model", ()))
         return CellLine(models, self.options, self.extra, self.options.pop("out", None), self.spans)
 
-    def more(self) -> bool:
+    def skip_spaces(self) -> bool:
         """Goes to the next word; whether there is one."""
-        self.at = end(_SPACE, self.line, self.at)
-        return self.at < len(self.line)
+        self.position = match_end(_SPACE, self.line, self.position)
+        return self.position < len(self.line)
 
-    def option(self, *, prose: bool = False) -> bool:
+    def read_option(self, *, prose: bool = False) -> bool:
         """Reads one option, if one stands here. In prose, an unknown `name=` is a word like others."""
-        if match := _ASSIGNED.match(self.line, self.at):
+        if match := _ASSIGNMENT.match(self.line, self.position):
             if (
                 prose
                 and not match["dash"]
                 and not match["name"].startswith("x.")
-                and _canonical(match["name"]) not in OPTIONS
+                and _canonical_name(match["name"]) not in OPTIONS
             ):
                 return False
-            self._read(_find(match["dash"], match["name"], self.at), self.at, match.end())
-        elif match := _DASHED.match(self.line, self.at):
-            self._dashed(match["dash"], match["name"], match.end())
+            self._read_value(
+                _find_option(match["dash"], match["name"], self.position),
+                self.position,
+                match.end(),
+            )
+        elif match := _FLAG.match(self.line, self.position):
+            self._read_flag(match["dash"], match["name"], match.end())
         else:
             return False
         return True
 
-    def bare(self) -> None:
+    def read_word(self) -> None:
         """Reads a model, `NAME <<` or `>> NAME`."""
-        start, first = self.at, not self.spans
-        text, self.at, quoted = value(self.line, start)
+        start, first = self.position, not self.spans
+        text, self.position, quoted = read_value(self.line, start)
         if not quoted and text == ">>":
-            self._last(start)
-        elif not quoted and first and self._arrow():
-            self._set(OPTIONS["out"], text, start)
-        elif not quoted and _canonical(text) in OPTIONS:
-            raise fail(
+            self._read_target(start)
+        elif not quoted and first and self._skip_arrow():
+            self._set_option(OPTIONS["out"], text, start)
+        elif not quoted and _canonical_name(text) in OPTIONS:
+            raise column_error(
                 start,
                 f"{text} needs a value",
                 f"Write --{text}, or {text}=true."
-                if OPTIONS[_canonical(text)].kind == "bool"
+                if OPTIONS[_canonical_name(text)].kind == "bool"
                 else f"Write {text}=value without spaces.",
             )
         else:
             for wrong, hint in (
-                row[1:] for row in _NO_MODEL if not quoted and re.fullmatch(row[0], text, re.DOTALL)
+                row[1:] for row in _NOT_A_MODEL if not quoted and re.fullmatch(row[0], text, re.DOTALL)
             ):
-                raise fail(start, wrong.format(_brief(text)), hint)
-            self._set(OPTIONS["model"], text, start)
+                raise column_error(start, wrong.format(safe_repr(text)), hint)
+            self._set_option(OPTIONS["model"], text, start)
 
-    def _arrow(self) -> bool:
+    def _skip_arrow(self) -> bool:
         """Goes past a `<<`, if one comes next."""
-        match = _ARROW.match(self.line, self.at)
-        self.at = match.end() if match else self.at
+        match = _ARROW.match(self.line, self.position)
+        self.position = match.end() if match else self.position
         return match is not None
 
-    def _last(self, start: int) -> None:
-        if not self.more():
-            raise fail(start, ">> needs a name")
-        name, self.at, _ = value(self.line, self.at)
-        self._set(OPTIONS["out"], name, start)
-        if self.more():
-            raise fail(start, ">> in the wrong place", "Write >> NAME last.")
+    def _read_target(self, start: int) -> None:
+        if not self.skip_spaces():
+            raise column_error(start, ">> needs a name")
+        name, self.position, _ = read_value(self.line, self.position)
+        self._set_option(OPTIONS["out"], name, start)
+        if self.skip_spaces():
+            raise column_error(start, ">> in the wrong place", "Write >> NAME last.")
 
-    def _dashed(self, dash: str, name: str, after: int) -> None:
-        start, positive = self.at, OPTIONS.get(_canonical(name.removeprefix("no-")))
+    def _read_flag(self, dash: str, name: str, after: int) -> None:
+        start, positive = self.position, OPTIONS.get(_canonical_name(name.removeprefix("no-")))
         if dash == "--" and name.startswith("no-") and positive is not None and positive.kind == "bool":
-            self.at = after
-            self._set(positive, "false", start)
+            self.position = after
+            self._set_option(positive, "false", start)
             return
-        option = _find(dash, name, start)
+        option = _find_option(dash, name, start)
         if option.kind == "bool":
-            self.at = after
-            self._set(option, "true", start)
+            self.position = after
+            self._set_option(option, "true", start)
             return
-        at = end(_SPACE, self.line, after)
+        at = match_end(_SPACE, self.line, after)
         if at == len(self.line) or _NO_VALUE.match(self.line, at):
-            raise fail(start, f"{dash}{name} needs a value")
-        self._read(option, start, at)
+            raise column_error(start, f"{dash}{name} needs a value")
+        self._read_value(option, start, at)
 
-    def _read(self, option: Option, start: int, at: int) -> None:
-        text, self.at, quoted = value(self.line, at)
+    def _read_value(self, option: Option, start: int, at: int) -> None:
+        text, self.position, quoted = read_value(self.line, at)
         if option.kind == "extra":
-            self._extra(option.name[2:].split("."), text if quoted else _json(text), start)
+            self._set_extra(option.name[2:].split("."), text if quoted else _json(text), start)
         else:
-            self._set(option, text, start)
+            self._set_option(option, text, start)
 
-    def _set(self, option: Option, text: str, start: int) -> None:
+    def _set_option(self, option: Option, text: str, start: int) -> None:
         if option.name in self.options and not option.many:
             hint = (
                 "Quote a value that has spaces; several models are joined by commas. The prompt stands below "
@@ -212,35 +217,37 @@ class _Reader:
                 if option.name == "model"
                 else "Give it once."
             )
-            raise fail(start, f"{option.name} is given twice", hint)
+            raise column_error(start, f"{option.name} is given twice", hint)
         try:
-            each = option.kind == "budget" and _EACH.search(self.line)
-            meant = read(replace(option, kind="dollars") if each else option, text, self.dialects)
-        except Unreadable as error:
-            hint = instead(option.name, text.strip("${} ")) if WHOLE.fullmatch(text) else ""
-            raise fail(start, f"{option.name} {error}", hint) from None
-        self.options[option.name] = [*self.options.get(option.name, ()), *meant] if option.many else meant
-        self.spans[option.name] = (start, self.at)
+            in_dollars = option.kind == "budget" and _EACH.search(self.line)
+            parsed = parse_value(
+                replace(option, kind="dollars") if in_dollars else option, text, self.dialects
+            )
+        except InvalidValue as error:
+            hint = placeholder_hint(option.name, text.strip("${} ")) if PLACEHOLDER.fullmatch(text) else ""
+            raise column_error(start, f"{option.name} {error}", hint) from None
+        self.options[option.name] = [*self.options.get(option.name, ()), *parsed] if option.many else parsed
+        self.spans[option.name] = (start, self.position)
 
-    def _extra(self, path: list[str], given: Any, start: int) -> None:
+    def _set_extra(self, path: list[str], value: Any, start: int) -> None:
         name = "x." + ".".join(path)
         if not all(path):
-            raise fail(start, f"{name} is no name")
-        if isinstance(given, str) and looks_like_key(given, surely=True):
-            raise fail(
+            raise column_error(start, f"{name} is no name")
+        if isinstance(value, str) and looks_like_key(value, surely=True):
+            raise column_error(
                 start,
                 f"{name} looks like a key",
                 "Keys never go into a request's body: key= takes the NAME of the variable that holds it.",
             )
-        place = self.extra
+        target = self.extra
         for step in path[:-1]:
-            place = place.setdefault(step, {})
-            if not isinstance(place, dict):
-                raise fail(start, f"{name} goes through a value that is no object")
-        if path[-1] in place:
-            raise fail(start, f"{name} is given twice")
-        place[path[-1]] = given
-        self.spans[name] = (start, self.at)
+            target = target.setdefault(step, {})
+            if not isinstance(target, dict):
+                raise column_error(start, f"{name} goes through a value that is no object")
+        if path[-1] in target:
+            raise column_error(start, f"{name} is given twice")
+        target[path[-1]] = value
+        self.spans[name] = (start, self.position)
 
 
 def _json(text: str) -> Any:
@@ -255,44 +262,40 @@ def _no_constant(name: str) -> Any:
     raise ValueError(name)
 
 
-def _canonical(name: str) -> str:
+def _canonical_name(name: str) -> str:
     name = name.replace("-", "_")
     return "timeout" if name == "timeout.total" else name
 
 
-def _brief(text: str) -> str:
-    return "this" if looks_like_key(text) else repr(text if len(text) <= 40 else text[:37] + "...")
-
-
-def _find(dash: str, name: str, start: int) -> Option:
+def _find_option(dash: str, name: str, start: int) -> Option:
     """The option that is meant. Raises ConfigError with the nearest name for an unknown one, or one that is
     not there yet."""
     if name.startswith("x."):
         return Option(name, "extra")
-    found = SHORT.get(name) if dash == "-" else OPTIONS.get(_canonical(name))
+    found = SHORT_OPTIONS.get(name) if dash == "-" else OPTIONS.get(_canonical_name(name))
     if found is None:
-        near = _near(_canonical(name))
-        shown = f"unknown option {_brief('-' + name if dash == '-' else name)}"
-        raise fail(
+        near = _nearest_option(_canonical_name(name))
+        shown = f"unknown option {safe_repr('-' + name if dash == '-' else name)}"
+        raise column_error(
             start,
             f"{shown}: did you mean {near}?" if near else shown,
             ""
             if near
-            else f"Short options are one letter: {' '.join(f'-{s}' for s in SHORT)}."
+            else f"Short options are one letter: {' '.join(f'-{s}' for s in SHORT_OPTIONS)}."
             if dash == "-"
             else "`%llm help` lists the options; x.name=value goes to the provider as it is.",
         )
     return found
 
 
-def _near(name: str) -> str:
-    if name in SHORT and name not in ALIASES:
-        return SHORT[name].name
-    near = similar_names(name.lower().removeprefix("no_"), [*OPTIONS, *ALIASES, *BENCH])
-    return ALIASES.get(near[0], near[0] + "= of %llm bench" * (near[0] in BENCH)) if near else ""
+def _nearest_option(name: str) -> str:
+    if name in SHORT_OPTIONS and name not in ALIASES:
+        return SHORT_OPTIONS[name].name
+    near = similar_names(name.lower().removeprefix("no_"), [*OPTIONS, *ALIASES, *BENCH_OPTIONS])
+    return ALIASES.get(near[0], near[0] + "= of %llm bench" * (near[0] in BENCH_OPTIONS)) if near else ""
 
 
-def subcommand(line: str) -> tuple[str, str]:
+def split_subcommand(line: str) -> tuple[str, str]:
     """(subcommand, rest) of a `%llm` line; "help" for an empty one. Raises ConfigError with the nearest
     name."""
     word, *rest = line.split(maxsplit=1) or [""]
@@ -300,17 +303,19 @@ def subcommand(line: str) -> tuple[str, str]:
         return "help", "".join(rest).strip()
     if word in SUBCOMMANDS:
         return word, "".join(rest).strip()
-    spoken = len(line.split()) > 2  # of which the first word is rarely a command's
+    is_sentence = len(line.split()) > 2  # of which the first word is rarely a command's
     near = (
         []
         if re.search(r"^-|[=/]", word)
-        else similar_names(word.lower(), [*SUBCOMMANDS, *LINES], least=0.8 if spoken else 0.6)
+        else similar_names(
+            word.lower(), [*SUBCOMMANDS, *SUBCOMMAND_SYNONYMS], least=0.8 if is_sentence else 0.6
+        )
     )
     raise ConfigError(
-        f"No subcommand {_brief(word)}"
-        + (f": did you mean %llm {LINES.get(near[0], near[0])}?" if near else "."),
-        hint=("" if near or spoken else f"There are {', '.join(SUBCOMMANDS)}. ")
-        + f"To ask: %llm ask {line.strip()[:60] if spoken else '...'}, or a %%llm cell.",
+        f"No subcommand {safe_repr(word)}"
+        + (f": did you mean %llm {SUBCOMMAND_SYNONYMS.get(near[0], near[0])}?" if near else "."),
+        hint=("" if near or is_sentence else f"There are {', '.join(SUBCOMMANDS)}. ")
+        + f"To ask: %llm ask {line.strip()[:60] if is_sentence else '...'}, or a %%llm cell.",
     )
 
 
@@ -332,31 +337,35 @@ class Completion:
     option: str = ""
 
 
-def complete(line: str, cursor: int | None = None, *, subcommands: bool = False) -> Completion:
+def completion_at(line: str, cursor: int | None = None, *, subcommands: bool = False) -> Completion:
     """What could be typed at `cursor` (the end of the line where it is None)."""
     line = line[:cursor]
     start, before = _last_word(line)
-    kind, prefix, option = _standing(line[start:], before, first=subcommands and not line[:start].strip())
+    kind, prefix, option = _word_kind(line[start:], before, first=subcommands and not line[:start].strip())
     return Completion(len(line) - len(prefix), len(line), kind, prefix, option)
 
 
-def _standing(typed: str, before: str, *, first: bool) -> tuple[str, str, str]:
+def _word_kind(typed: str, before: str, *, first: bool) -> tuple[str, str, str]:
     """(kind, prefix, option) of the word that is being typed; `before` is the word before it."""
     if first:
         return "subcommand", typed, ""
-    if match := _ASSIGNED.match(typed):
-        option = SHORT.get(match["name"]) if match["dash"] == "-" else None
-        return _of(option.name if option else _canonical(match["name"]), typed[match.end() :])
+    if match := _ASSIGNMENT.match(typed):
+        option = SHORT_OPTIONS.get(match["name"]) if match["dash"] == "-" else None
+        return _value_kind(option.name if option else _canonical_name(match["name"]), typed[match.end() :])
     if before == ">>":
-        return _of("out", typed)
-    if match := _DASHED.fullmatch(before):
-        option = SHORT.get(match["name"]) if match["dash"] == "-" else OPTIONS.get(_canonical(match["name"]))
+        return _value_kind("out", typed)
+    if match := _FLAG.fullmatch(before):
+        option = (
+            SHORT_OPTIONS.get(match["name"])
+            if match["dash"] == "-"
+            else OPTIONS.get(_canonical_name(match["name"]))
+        )
         if option is not None and option.kind != "bool":
-            return _of(option.name, typed)
+            return _value_kind(option.name, typed)
     return ("option", typed, "") if typed.startswith("-") else ("word", typed.rpartition(",")[2], "")
 
 
-def _of(option: str, typed: str) -> tuple[str, str, str]:
+def _value_kind(option: str, typed: str) -> tuple[str, str, str]:
     if option == "model":
         return "model", typed.lstrip("\"'").rpartition(",")[2], option
     many = option in OPTIONS and OPTIONS[option].kind == "names"
@@ -366,14 +375,14 @@ def _of(option: str, typed: str) -> tuple[str, str, str]:
 def _last_word(line: str) -> tuple[int, str]:
     """(where the word at the end of `line` starts, the word before it); an open quote or bracket belongs to
     its word."""
-    at, before = end(_SPACE, line, 0), ""
+    at, before = match_end(_SPACE, line, 0), ""
     while at < len(line):
-        head = end(_ASSIGNED, line, at)
+        head = match_end(_ASSIGNMENT, line, at)
         try:
-            close = value(line, head)[1]
+            close = read_value(line, head)[1]
         except ConfigError:
             break
         if close == len(line):
             break
-        at, before = end(_SPACE, line, close), line[at:close]
+        at, before = match_end(_SPACE, line, close), line[at:close]
     return at, before

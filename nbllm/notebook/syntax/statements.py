@@ -17,7 +17,7 @@ _LEXEME = re.compile(r"""\#.*|\\\n|[([{]|[)\]}]|(?P<q>\"{3}|'{3}|["'])""")
 _CLOSING = {q: re.compile(rf"(?:[^\\]|\\[\s\S])*?(?P<end>{q})") for q in ('"""', "'''", '"', "'")}
 
 
-def statements(lines: list[str]) -> set[int]:
+def statement_lines(lines: list[str]) -> set[int]:
     """The numbers of those lines, from 0."""
     found, state = set(), _State()
     for number, line in enumerate(lines):
@@ -25,7 +25,7 @@ def statements(lines: list[str]) -> set[int]:
             found.add(number)
             if _MAGIC.match(line):
                 continue
-        state = _after(line, state)
+        state = _state_after(line, state)
     return found
 
 
@@ -35,16 +35,16 @@ class _State:
 
     quote: str = ""
     depth: int = 0
-    goes_on: bool = False
+    is_continued: bool = False
 
 
-def _after(line: str, state: _State) -> _State:
-    at, quote, depth, goes_on = 0, state.quote, state.depth, False
+def _state_after(line: str, state: _State) -> _State:
+    at, quote, depth, is_continued = 0, state.quote, state.depth, False
     while match := (_CLOSING[quote].match if quote else _LEXEME.search)(line, at):
         at, text = match.end(), match[0]
         depth = max(0, depth + (not quote) * ((text in _OPEN) - (text in _CLOSE)))
-        goes_on = not quote and text == "\\\n"
+        is_continued = not quote and text == "\\\n"
         quote = "" if quote else match["q"] or ""
     if len(quote) == 1 and not line.endswith("\\\n"):  # a string of one line that nobody closed
         quote = ""
-    return _State(quote, depth, goes_on)
+    return _State(quote, depth, is_continued)
