@@ -19,7 +19,7 @@ from nbllm.client.answers import Kept
 from nbllm.client.engine import engine
 from nbllm.client.policy import Retries
 from nbllm.core import errors
-from nbllm.core.calls import Guard, Hidden, HttpCall
+from nbllm.core.calls import Guard, HiddenTexts, HttpCall
 from nbllm.core.events import (
     Finished,
     Notice,
@@ -147,7 +147,7 @@ def test_a_key_is_no_part_of_the_key():
     """Nor what stands before an @, nor a secret in the query."""
 
     def call(secret):
-        guard = Guard((), Hidden((secret, f"u:{secret}", "u")))
+        guard = Guard((), HiddenTexts((secret, f"u:{secret}", "u")))
         url = f"https://u:{secret}@a.test/v1?api={secret}&version=2"
         return HttpCall(url, {"authorization": secret}, {"m": 1, "stream": True}, guard=guard)
 

@@ -599,23 +599,27 @@ def test_a_folder_that_is_not_there_is_told(cwd):
 def test_a_command_sees_no_variable_that_waits_for_consent(cli, keep):
     """The others of its row it sees."""
     row = replace(
-        ROWS[f"cli/{cli}"], passes=("AWS_SECRET_ACCESS_KEY", "CODEX_HOME"), held=("AWS_SECRET_ACCESS_KEY",)
+        ROWS[f"cli/{cli}"],
+        passes=("AWS_SECRET_ACCESS_KEY", "CODEX_HOME"),
+        pending_consent=("AWS_SECRET_ACCESS_KEY",),
     )
     request = Request("m", (Message("user", "hello"),))
     call = (
         keep_talking(request, row, None).process if keep else DIALECTS[row.dialect].encode(request, row, None)
     )
-    assert ("CODEX_HOME",) == call.passes
+    assert ("CODEX_HOME",) == call.passthrough_env
 
 
 def test_a_server_that_we_start_sees_none_either():
     """OpenCode's, with x.start=true."""
     row = replace(
-        ROWS["opencode"], passes=("AWS_SECRET_ACCESS_KEY", "CODEX_HOME"), held=("AWS_SECRET_ACCESS_KEY",)
+        ROWS["opencode"],
+        passes=("AWS_SECRET_ACCESS_KEY", "CODEX_HOME"),
+        pending_consent=("AWS_SECRET_ACCESS_KEY",),
     )
     assert ("CODEX_HOME",) == DIALECTS[row.dialect].encode(
         Request("a/b", (Message("user", "hello"),), extra={"start": True}), row, None
-    ).start.passes
+    ).start.passthrough_env
 
 
 # what each CLI tells of its usage where it told the output alone

@@ -12,7 +12,7 @@ import pytest
 from nbllm.agents.base import failure
 from nbllm.agents.protocols import AcpTalk, ClaudeTalk, CodexTalk
 from nbllm.core import errors
-from nbllm.core.calls import Frame, Turn
+from nbllm.core.calls import Frame, SessionTurn
 from nbllm.core.events import TextDelta
 from nbllm.routing.dialects import DIALECTS
 
@@ -328,7 +328,7 @@ def read(decoder, lines, last=None):
 def answered(talk, text):
     """What an AgentProtocol writes in answer to a line; of an error of ours, nothing."""
     with contextlib.suppress(errors.NbllmError):
-        return [json.loads(said) for said in talk.heard(text)]
+        return [json.loads(said) for said in talk.handle_line(text)]
     return []
 
 
@@ -385,7 +385,7 @@ def test_a_kept_commands_lines_of_wrong_types_are_our_errors_or_none(cli):
     """Both for what we answer and for what is read of a turn."""
     for good, bad in mutations(SPOKEN[cli] + distinct(spoken(cli))):
         talk = TALKS[cli]()
-        talk.say(Turn((("model", "m"),), ("user", "x"), "x", "x"), "")
+        talk.start_turn(SessionTurn((("model", "m"),), ("user", "x"), "x", "x"), "")
         talk.session = "s"
         decoder = talk.decoder()
         for text in (bad, good, bad):
@@ -418,7 +418,7 @@ def test_depth_and_digits_are_no_errors_of_python(cli, text):
     """What Python's own reader refuses is no line of JSON."""
     row = ROWS[f"cli/{cli}"]
     read(DIALECTS[row.dialect].decoder(row), [text], exit_frame())
-    TALKS[cli]().heard(text)
+    TALKS[cli]().handle_line(text)
 
 
 def test_halves_of_a_character_are_joined():

@@ -17,7 +17,7 @@ from nbllm.agents.json_lines import Objects, parsed
 from nbllm.agents.protocols import AcpTalk, CodexTalk
 from nbllm.client.policy import Retries, wait_before_retry
 from nbllm.core import errors
-from nbllm.core.calls import Frame, Turn
+from nbllm.core.calls import Frame, SessionTurn
 from nbllm.core.events import Fold, Notice, Restarted, UsageReport
 from nbllm.core.messages import Message, Request
 from nbllm.routing.dialects import DIALECTS
@@ -288,7 +288,7 @@ def test_a_tool_of_the_agent_client_protocol_is_told_whole():
         "toolCall": {"toolCallId": "2"},
         "options": [{"optionId": "n", "kind": "reject_once"}],
     }
-    talk.heard(line(id=5, method="session/request_permission", params=ask))
+    talk.handle_line(line(id=5, method="session/request_permission", params=ask))
     for update in [
         {"sessionUpdate": "tool_call", "toolCallId": "1", "title": "read", "status": "pending"},
         {"sessionUpdate": "tool_call_update", "toolCallId": "1", "rawInput": {"path": "x"}},
@@ -367,11 +367,11 @@ def test_opencode_ends_as_it_says(reason, word):
 def test_a_session_without_a_name_is_an_error(talk, method, result, session):
     """It is not called None, and no prompt is sent to it."""
     talk = talk(ROWS["cli/gemini"], "m", "", "/")
-    (first,) = talk.say(Turn((), ("user", "x"), "x", "x"), "")
-    asked = talk.heard(line(id=json.loads(first)["id"], result={}))
+    (first,) = talk.start_turn(SessionTurn((), ("user", "x"), "x", "x"), "")
+    asked = talk.handle_line(line(id=json.loads(first)["id"], result={}))
     asked = [json.loads(a) for a in asked if method in a]
     with pytest.raises(errors.ProtocolError, match="session without a name"):
-        talk.heard(line(id=asked[0]["id"], result={result: session} if session is not None else {}))
+        talk.handle_line(line(id=asked[0]["id"], result={result: session} if session is not None else {}))
 
 
 # --- failures ---
@@ -501,8 +501,8 @@ def test_a_row_that_leaves_the_switch_out_gets_no_key_of_a_cloud_either():
     """A project's row for claude may name what nbllm's own passes; it goes by the same switch."""
     row = replace(ROWS["cli/claude"], passes=("AWS_SECRET_ACCESS_KEY",))
     call = DIALECTS[row.dialect].encode(Request("", (Message("user", "x"),)), row, None)
-    assert "AWS_SECRET_ACCESS_KEY" not in switched(call.passes, {})
-    assert "AWS_SECRET_ACCESS_KEY" in switched(call.passes, {"CLAUDE_CODE_USE_BEDROCK": "1"})
+    assert "AWS_SECRET_ACCESS_KEY" not in switched(call.passthrough_env, {})
+    assert "AWS_SECRET_ACCESS_KEY" in switched(call.passthrough_env, {"CLAUDE_CODE_USE_BEDROCK": "1"})
 
 
 @pytest.mark.parametrize(
@@ -517,8 +517,8 @@ def test_opencode_sees_the_cloud_of_its_model(model, there, away):
     """By the provider in the model's name."""
     row = ROWS["cli/opencode"]
     call = DIALECTS[row.dialect].encode(Request(model, (Message("user", "x"),)), row, None)
-    assert there in call.passes
-    assert away not in call.passes
+    assert there in call.passthrough_env
+    assert away not in call.passthrough_env
 
 
 def test_bytes_and_other_things_are_no_objects():

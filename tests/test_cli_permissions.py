@@ -11,7 +11,7 @@ import pytest
 from nbllm import Client, Message, Request
 from nbllm.agents.protocols import AcpTalk, ClaudeTalk, CodexTalk, execute
 from nbllm.core import errors
-from nbllm.core.calls import Frame, Turn
+from nbllm.core.calls import Frame, SessionTurn
 from nbllm.core.events import Notice
 from nbllm.notebook.cell import _able
 from nbllm.notebook.syntax.parser import parse
@@ -54,9 +54,9 @@ def test_execute_keeps_what_is_safe_and_asks_for_the_rest():
     codex = made("codex", "execute")
     assert 'sandbox_mode="workspace-write"' in codex.process.argv
     assert "shell_tool" not in codex.process.argv
-    talk = codex.talk("/work")
-    (opening,) = talk.say(Turn((), ("user", "x"), "x", "x"), "")
-    start = json.loads(talk.heard(line(id=json.loads(opening)["id"], result={}))[1])["params"]
+    talk = codex.make_protocol("/work")
+    (opening,) = talk.start_turn(SessionTurn((), ("user", "x"), "x", "x"), "")
+    start = json.loads(talk.handle_line(line(id=json.loads(opening)["id"], result={}))[1])["params"]
     assert ("untrusted", "workspace-write") == (start["approvalPolicy"], start["sandbox"])
     copilot = made("copilot", "execute").process.argv
     assert not [w for w in copilot if w.startswith(("--available-tools", "--allow"))]
@@ -150,10 +150,10 @@ def test_a_question_is_taken_with_all_it_shows_and_answered_in_its_own_words(cas
     """Once, and never for good; with the arguments that were shown."""
     kind, asks, name, arguments, word = case
     one = talk(kind, asks=True)
-    assert [] == one.heard(asks)
-    (asked,) = one.asked
+    assert [] == one.handle_line(asks)
+    (asked,) = one.pending_permissions
     assert (name, "t", arguments) == (asked.name, asked.id, asked.arguments)
-    (told,) = map(json.loads, one.permitted(asked, yes))
+    (told,) = map(json.loads, one.answer_permission(asked, yes))
     told.get("response", {}).get("response", {}).pop("message", None)
     assert word(yes) == told
 
@@ -162,21 +162,23 @@ def test_a_question_is_taken_with_all_it_shows_and_answered_in_its_own_words(cas
 def test_where_nothing_may_be_asked_it_is_no_at_once(kind, asks, word):
     """mode=query: told in the protocol's own words."""
     one = talk(kind, asks=False)
-    (told,) = map(json.loads, one.heard(asks))
+    (told,) = map(json.loads, one.handle_line(asks))
     told.get("response", {}).get("response", {}).pop("message", None)
     assert word(False) == told
-    assert [] == one.asked
+    assert [] == one.pending_permissions
 
 
 def test_a_change_of_files_is_shown_whole():
     """Codex asks by the item, whose changes came before."""
     one = talk(CodexTalk, asks=True)
     changes = [{"path": "/w/a", "kind": {"type": "add"}, "diff": "+1"}]
-    one.heard(
+    one.handle_line(
         line(method="item/started", params={"item": {"type": "fileChange", "id": "t", "changes": changes}})
     )
-    one.heard(line(id=1, method="item/fileChange/requestApproval", params={"itemId": "t", "turnId": "u"}))
-    assert {"changes": changes} == one.asked[0].arguments
+    one.handle_line(
+        line(id=1, method="item/fileChange/requestApproval", params={"itemId": "t", "turnId": "u"})
+    )
+    assert {"changes": changes} == one.pending_permissions[0].arguments
 
 
 @pytest.mark.parametrize(
@@ -186,8 +188,8 @@ def test_without_a_word_for_once_it_is_no(options):
     """A permission for good is none of ours to give."""
     one = talk(AcpTalk, asks=True)
     params = {"sessionId": "s", "toolCall": CALL, "options": options}
-    one.heard(line(id=9, method="session/request_permission", params=params))
-    (told,) = map(json.loads, one.permitted(one.asked[0], True))
+    one.handle_line(line(id=9, method="session/request_permission", params=params))
+    (told,) = map(json.loads, one.answer_permission(one.pending_permissions[0], True))
     assert {"outcome": {"outcome": "cancelled"}} == told["result"]
 
 
@@ -195,9 +197,9 @@ def test_what_is_no_permission_is_refused_also_while_executing():
     """Files, terminals, more rights, hooks."""
     for method in ("fs/write_text_file", "terminal/create", "item/permissions/requestApproval"):
         for kind in (AcpTalk, CodexTalk):
-            (told,) = map(json.loads, talk(kind, asks=True).heard(line(id=1, method=method, params={})))
+            (told,) = map(json.loads, talk(kind, asks=True).handle_line(line(id=1, method=method, params={})))
             assert -32601 == told["error"]["code"]
-    (told,) = talk(ClaudeTalk, asks=True).heard(
+    (told,) = talk(ClaudeTalk, asks=True).handle_line(
         line(type="control_request", request_id="h", request={"subtype": "hook_callback"})
     )
     assert "deny" == json.loads(told)["response"]["response"]["behavior"]
@@ -313,8 +315,8 @@ def test_a_refusal_of_which_the_agent_says_no_more_is_told():
     """Gemini ends its turn there."""
     one = talk(AcpTalk, asks=True)
     decoder = one.decoder()
-    one.heard(ACP_ASKS)
-    one.permitted(one.asked[0], False)
+    one.handle_line(ACP_ASKS)
+    one.answer_permission(one.pending_permissions[0], False)
     events = list(decoder.feed(Frame(line(id=3, result={"stopReason": "cancelled"}))))
     (told,) = [e.data for e in events if isinstance(e, Notice) and e.kind == "server_tool"]
     assert ("rm x", "refused", {"rawInput": {"command": "rm x"}}) == (

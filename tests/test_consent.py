@@ -52,7 +52,7 @@ def sent(r, name):
     row = route.provider
     return (
         f"{key.reveal() if key else ''} {dict(row.headers)} {dict(row.query)} {row.base_url} "
-        f"{row.passes} {[ENV.get(p) for p in row.passes if p not in row.held]}"
+        f"{row.passes} {[ENV.get(p) for p in row.passes if p not in row.pending_consent]}"
     )
 
 
@@ -78,7 +78,7 @@ def test_no_variable_of_the_user_s_is_spent(load, host, entry, name):
     either."""
     r = load(f'[provider.acme]\nbase_url = "{host}"\nlocal = true\n{entry.format(v=name)}\n')
     assert [] == r.problems
-    assert name in r.rows["acme"].held
+    assert name in r.rows["acme"].pending_consent
     assert ENV[name] not in sent(r, "acme/m")
 
 
@@ -163,13 +163,13 @@ def test_what_may_lead_elsewhere_or_run_waits(load, text):
     r = load(text)
     name = text.partition("provider.")[2].partition("]")[0].strip('"')
     row = r.rows[name]
-    assert row.held, text
+    assert row.pending_consent, text
     assert [] == r.problems
     with pytest.raises(errors.ConfigError, match=rf"(?s)changes where or how.*%llm key allow {name}"):
         r.resolve(f"{name}/m")
-    allow = '[allow]\n"{}" = ' + json.dumps(list(row.held)) + "\n"
-    assert () == load(text, allow=allow.replace("{}", keys.origin(row.base_url))).rows[name].held
-    assert load(text, allow=allow.replace("{}", "https://other.example")).rows[name].held
+    allow = '[allow]\n"{}" = ' + json.dumps(list(row.pending_consent)) + "\n"
+    assert () == load(text, allow=allow.replace("{}", keys.origin(row.base_url))).rows[name].pending_consent
+    assert load(text, allow=allow.replace("{}", "https://other.example")).rows[name].pending_consent
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_what_a_project_may_do_freely(load, text):
     """Describe a provider of its own; change how a known one is called and counted."""
     r = load(text)
     name = text.partition("provider.")[2].partition("]")[0]
-    assert ((), []) == (r.rows[name].held, r.problems)
+    assert ((), []) == (r.rows[name].pending_consent, r.problems)
 
 
 @pytest.mark.parametrize("name", ["cli/claude", "cli/codex", "cli/copilot", "opencode"])
@@ -205,7 +205,7 @@ def test_what_is_held_is_not_passed_to_a_command(load, name):
     call = DIALECTS[row.dialect].encode(
         Request("", (Message("user", "x"),), extra={"start": True} if name == "opencode" else {}), row, None
     )
-    passes = (call.start if name == "opencode" else call).passes
+    passes = (call.start if name == "opencode" else call).passthrough_env
     assert "OTHER_SECRET_ACCESS_KEY" not in passes
     assert ("CODEX_HOME" in passes) == (name == "cli/codex")
 
@@ -336,9 +336,9 @@ def test_a_consent_is_for_a_value(load, tmp_path):
     ]
     for text in texts:
         r = load(text, user=path.read_text("utf-8") if path.exists() else "")
-        assert r.rows["acme"].held
+        assert r.rows["acme"].pending_consent
         r.allow(r.rows["acme"], path)
-        assert () == load(text, user=path.read_text("utf-8")).rows["acme"].held
+        assert () == load(text, user=path.read_text("utf-8")).rows["acme"].pending_consent
     (names,) = tomllib.loads(path.read_text("utf-8"))["allow"].values()
     assert 'acme: command = ["tool", "a"]' in names
     assert 4 == len(names)
@@ -352,7 +352,7 @@ def test_an_address_given_in_python_sets_free_what_is_named_with_it(load):
         '["AWS_SECRET_ACCESS_KEY"]\nheaders = { X = "${GITHUB_TOKEN}" }\n'
     )
     r.register("acme", {"base_url": "https://acme.example/v1", "label": "Mine", "local": True})
-    assert {"AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN"} == set(r.rows["acme"].held)
+    assert {"AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN"} == set(r.rows["acme"].pending_consent)
     r.register(
         "acme", {"base_url": "https://acme.example/v1", "key_env": "AWS_SECRET_ACCESS_KEY", "headers": {}}
     )

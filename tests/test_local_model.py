@@ -284,7 +284,7 @@ def test_a_projects_folder_waits_for_consent(tmp_path):
             assert f"%llm key allow {name}" in caught.value.hint
         assert () == found.placed(found.rows[name]).folders
         assert name != auto.choose(found, lambda _url: False).provider.name
-        consent = f'[allow]\n"http://127.0.0.1" = [{json.dumps(found.rows[name].held[0])}]\n'
+        consent = f'[allow]\n"http://127.0.0.1" = [{json.dumps(found.rows[name].pending_consent[0])}]\n'
         route = placed(tmp_path, consent + USER, text).resolve(f"{name}/m")
         assert tmp_path / "project" / "theirs" / "m.gguf" == path_of(route.provider, route.model)
         with pytest.raises(ConfigError, match="changes where or how"):

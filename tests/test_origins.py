@@ -110,7 +110,7 @@ def test_an_address_that_cannot_be_read_is_only_itself(url):
 def test_a_call_with_a_key_is_sent_to_its_origin_alone(base, url, goes):
     """Checked where the call becomes bytes, with the address as it will be sent; nothing else is asked."""
     row, key = ProviderSpec("acme", "openai_chat", base), Secret(KEY, "TEST", origin(base))
-    call = HttpCall(url, {"authorization": f"Bearer {KEY}"}, {}, guard=Guard.of(row, key))
+    call = HttpCall(url, {"authorization": f"Bearer {KEY}"}, {}, guard=Guard.for_provider(row, key))
     if goes:
         assert KEY.encode() in PreparedRequest(call).wire
     else:
@@ -156,14 +156,19 @@ def test_where_the_connection_goes_and_what_it_is_told_are_one_place(url):
     """Two readers of an address may not differ: what one of them reads otherwise is refused."""
     row = ProviderSpec("acme", "openai_chat", url)
     with suppress(errors.ConfigError):
-        letter = PreparedRequest(HttpCall(url, {}, {}, guard=Guard.of(row, Secret(KEY).at(url))))
+        letter = PreparedRequest(
+            HttpCall(url, {}, {}, guard=Guard.for_provider(row, Secret(KEY).bound_to(url)))
+        )
         assert str(letter.address) == origin(str(letter.request.url)) == origin(url)
 
 
 def test_a_key_that_belongs_nowhere_goes_nowhere():
     """A call that says it holds one, but not whose."""
     call = HttpCall(
-        "https://h/v1", {}, {}, guard=Guard.of(ProviderSpec("a", "openai_chat", "https://h"), Secret(KEY))
+        "https://h/v1",
+        {},
+        {},
+        guard=Guard.for_provider(ProviderSpec("a", "openai_chat", "https://h"), Secret(KEY)),
     )
     with pytest.raises(errors.ConfigError):
         PreparedRequest(call)
@@ -405,8 +410,8 @@ def test_opencode_s_keys_stay_at_the_addresses_that_ship_with_nbllm(tmp_path, he
             ask()
     c.close()
     assert KEY not in here.text
-    assert layer == "user" or r.rows[name].held
-    assert registry.load({}).rows["openai"].shipped == "https://api.openai.com"
+    assert layer == "user" or r.rows[name].pending_consent
+    assert registry.load({}).rows["openai"].builtin_origin == "https://api.openai.com"
 
 
 @pytest.mark.parametrize(
@@ -438,7 +443,7 @@ def test_a_project_cannot_have_a_list_s_path_changed(tmp_path):
     ):
         (tmp_path / "pyproject.toml").write_text(f'[tool.nbllm.provider.anthropic]\nmodels = "{path}"\n')
         r = registry.load({}, Places(start=tmp_path))
-        assert held == r.rows["anthropic"].held
+        assert held == r.rows["anthropic"].pending_consent
         assert bool(held) != bool(r.problems)
 
 

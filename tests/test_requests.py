@@ -399,7 +399,7 @@ def test_no_word_of_a_command_and_no_variable_is_too_long(cli, letter, keep):
     client = Client(registry.load({}))
     request = client.request("hello", "m", system=letter * 50_000)
     call = client.encode(request, client.resolve(f"cli/{cli}/m"), None, keep=keep)
-    command, told = (call.process, call.turn.retold) if keep else (call, call.stdin)
+    command, told = (call.process, call.turn.full_prompt) if keep else (call, call.stdin)
     sizes = [len(f"{name}={value}".encode()) for name, value in command.env.items()]
     assert max(*(len(word.encode()) for word in command.argv), *sizes, 0) < 131_000
     if letter == "\U0001f388" and cli in ("codex", "opencode") and not (keep and cli == "codex"):

@@ -287,7 +287,7 @@ def test_what_nbllm_s_own_rows_say_is_no_secret():
     """Azure's version in the query is public; the user's own value for it is not."""
     env = {"AZURE_OPENAI_ENDPOINT": "https://acme.openai.azure.com", "AZURE_OPENAI_API_KEY": KEY}
     row = registry.load(env).resolve("azure/m").provider
-    assert ((), "https://acme.openai.azure.com/openai/deployments/m") == (row.secrets, row.shown)
+    assert ((), "https://acme.openai.azure.com/openai/deployments/m") == (row.secrets, row.display_url)
     assert ("2030-01-01-canary",) == registry.load(
         {**env, "OPENAI_API_VERSION": "2030-01-01-canary"}
     ).resolve("azure/m").provider.secrets
@@ -296,7 +296,7 @@ def test_what_nbllm_s_own_rows_say_is_no_secret():
         .resolve("azure/m")
         .provider
     )
-    assert "https://gw.example/•••/openai/deployments/m" == row.shown
+    assert "https://gw.example/•••/openai/deployments/m" == row.display_url
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_reprs_without_a_guard_show_no_values(entry):
         {"X": "hdr-canary-1", "accept": "a"},
         {"model": KEY},
     )
-    assert hidden(f"{row!r} {call!r} {row.shown}")
+    assert hidden(f"{row!r} {call!r} {row.display_url}")
     assert "ProviderSpec(name='a'" in repr(row)
     assert repr(provider_row("b", {"base_url": "https://h"})).startswith(
         "ProviderSpec(name='b', dialect='openai_chat', base_url='https://h'"

@@ -12,7 +12,7 @@ import pytest
 from nbllm import Client, Image, Message
 from nbllm.agents.protocols import AcpTalk, ClaudeTalk, CodexTalk
 from nbllm.core import errors
-from nbllm.core.calls import Frame, Secret, Turn
+from nbllm.core.calls import Frame, Secret, SessionTurn
 from nbllm.core.events import Fold, Notice, ReasoningDelta, Restarted, TextDelta, UsageReport
 from nbllm.routing.dialects import DIALECTS
 from nbllm.routing.registry import load
@@ -25,7 +25,7 @@ HELLO = "Hello from the fake endpoint : alpha beta gamma delta . "
 
 
 def turn(text):
-    return Turn((("model", "m"),), ("user", text), text, text)
+    return SessionTurn((("model", "m"),), ("user", text), text, text)
 
 
 def transcript(name):
@@ -48,7 +48,7 @@ def replayed(talk, said, name):
         nonlocal decoder, events
         prompt = next(prompts, None)
         if prompt is not None:
-            written.extend(talk.say(turn(prompt), session))
+            written.extend(talk.start_turn(turn(prompt), session))
             decoder, events = talk.decoder(), []
 
     begin()
@@ -63,7 +63,7 @@ def replayed(talk, said, name):
             ours = json.loads(written.pop(0)) if written else None
             wrong += [] if _meant(ours) == _meant(value) else [(ours, value)]
             continue
-        written.extend(talk.heard(text))
+        written.extend(talk.handle_line(text))
         if decoder is not None and not decoder.done:
             events += list(decoder.feed(Frame(text)))
         if not talk.busy and decoder is not None:
@@ -292,15 +292,15 @@ def test_whatever_a_command_asks_for_is_refused():
         },
     }
     assert [{"jsonrpc": "2.0", "id": 7, "result": {"outcome": {"outcome": "selected", "optionId": "n"}}}] == [
-        json.loads(t) for t in talk.heard(json.dumps(ask))
+        json.loads(t) for t in talk.handle_line(json.dumps(ask))
     ]
-    (told,) = talk.heard(
+    (told,) = talk.handle_line(
         json.dumps(
             {"jsonrpc": "2.0", "id": 8, "method": "fs/read_text_file", "params": {"path": "/etc/passwd"}}
         )
     )
     assert -32601 == json.loads(told)["error"]["code"]
-    (told,) = ClaudeTalk(ROWS["cli/claude"]).heard(
+    (told,) = ClaudeTalk(ROWS["cli/claude"]).handle_line(
         json.dumps(
             {
                 "type": "control_request",
@@ -622,10 +622,10 @@ def test_a_line_without_an_end_is_bounded_in_a_kept_command_too(agent):
 def test_a_session_without_a_name_is_our_error(cli):
     """No prompt is said into it."""
     talk = AcpTalk(ROWS[f"cli/{cli}"], "m", "", "/work")
-    talk.say(turn("x"), "")
-    talk.heard(json.dumps({"id": 1, "result": {}}))
+    talk.start_turn(turn("x"), "")
+    talk.handle_line(json.dumps({"id": 1, "result": {}}))
     with pytest.raises(errors.ProtocolError, match="without a name"):
-        talk.heard(json.dumps({"id": 2, "result": {"sessionId": None}}))
+        talk.handle_line(json.dumps({"id": 2, "result": {"sessionId": None}}))
 
 
 def test_closing_the_client_ends_every_process(agent, tmp_path):

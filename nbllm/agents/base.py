@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core import errors
-from ..core.calls import Endpoint, Frame, ProcessCall, Secret, Turn
+from ..core.calls import Endpoint, Frame, ProcessCall, Secret, SessionTurn
 from ..core.errors import ConfigError
 from ..core.events import (
     Event,
@@ -150,12 +150,12 @@ def texts(request: Request, provider: Endpoint) -> tuple[str, str]:
     )
 
 
-def turn(request: Request, provider: Endpoint) -> Turn:
+def turn(request: Request, provider: Endpoint) -> SessionTurn:
     """The request's last message as a turn after all others. Raises ConfigError for parts that are no
     text."""
     system, retold = texts(request, provider)
     *before, last = [(m.role, spoken(m, provider)) for m in request.messages if m.role != "system"]
-    return Turn((("model", request.model), ("system", system), *before), last, last[1], retold)
+    return SessionTurn((("model", request.model), ("system", system), *before), last, last[1], retold)
 
 
 def spoken(message: Message, provider: Endpoint) -> str:
@@ -189,13 +189,13 @@ def call(provider: Endpoint, words: list[str], prompt: str, key: Secret | None, 
     env = dict(more.pop("env", {}))
     if key is not None and provider.key_env:
         env[provider.key_env[0]] = key.reveal()
-    more.setdefault("passes", passed(provider))
+    more.setdefault("passthrough_env", passed(provider))
     return ProcessCall((*provider.command, *words), prompt, env, **more)
 
 
 def passed(provider: Endpoint) -> tuple[str, ...]:
     """The variables that the row's command may see: none that waits for the user's consent."""
-    mine = tuple(n for n in provider.passes if n not in provider.held)
+    mine = tuple(n for n in provider.passes if n not in provider.pending_consent)
     clouds = _CLOUDS if provider.dialect == "cli_claude" else ()  # also where a row leaves the switch out
     switches = [s for names, own in clouds if any(map(names.fullmatch, mine)) for s in own]
     return tuple(dict.fromkeys((*mine, *switches)))
@@ -331,7 +331,7 @@ class Lines:
     """Reads the lines of one run. A subclass has `_line`; `_at_exit` is asked at the exit, where no terminal
     event came before."""
 
-    whole = False  # whether text comes in whole messages, so that no time to first token can be told
+    non_streaming = False  # whether text comes in complete messages, so there is no time to first token
 
     def __init__(self, provider: Endpoint) -> None:
         self.provider = provider

@@ -72,11 +72,11 @@ class LocalTransport(Transport):
         self._http, self._processes, self._idle = http, processes, idle
         self._servers: dict[tuple[str, int], asyncio.Task[_Server]] = {}
 
-    def ready(self, call: LocalCall, *, fresh: bool) -> LocalCall:
+    def prepare_call(self, call: LocalCall, *, fresh: bool) -> LocalCall:
         """The call as it is: where it goes is known once the model is loaded."""
         return call
 
-    def waits(self, call: LocalCall) -> str:
+    def describe_wait(self, call: LocalCall) -> str:
         """See core.calls.Transport."""
         return "" if self._running(call.key) else f"Loading {Path(call.file).name} on this machine."
 
@@ -151,7 +151,7 @@ class LocalTransport(Transport):
     async def _start(self, call: LocalCall) -> _Server:
         key = secrets.token_urlsafe(24)
         command = await self._processes.start(
-            ProcessCall((sys.executable, "-P", str(_PROGRAM)), passes=_PASSES)
+            ProcessCall((sys.executable, "-P", str(_PROGRAM)), passthrough_env=_PASSES)
         )
         asked = {"path": call.file, "name": Path(call.file).stem, "key": key, "context": call.context}
         why = f"in {_LOAD:g} s"

@@ -373,7 +373,7 @@ def gemini(request: Request, provider: Endpoint, key: Secret | None) -> ProcessC
 class CodexLines(Lines):
     """Items that are completed, no deltas: no time to first token can be told."""
 
-    whole = True
+    non_streaming = True
 
     def _line(self, value: dict[str, Any]) -> Iterator[Event]:
         kind, item = value.get("type"), obj(value.get("item"))
@@ -642,7 +642,7 @@ _REASONS: dict[str, FinishReason] = {
 class OpenCodeLines(Lines):
     """Whole parts, no deltas and no terminal event: the last step's reason and a clean exit are the end."""
 
-    whole = True
+    non_streaming = True
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
@@ -752,7 +752,7 @@ def opencode(request: Request, provider: Endpoint, key: Secret | None) -> Proces
         key,
         env=opencode_settings(system, own),
         cwd=own.get("cwd"),
-        passes=opencode_passes(provider, request.model),
+        passthrough_env=opencode_passes(provider, request.model),
     )
 
 
@@ -825,7 +825,7 @@ def plain(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCa
         made.stdin,
         made.env,
         made.cwd,
-        made.passes,
+        made.passthrough_env,
     )
 
 

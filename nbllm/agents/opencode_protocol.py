@@ -27,7 +27,7 @@ OWN_PORT, OTHER_PORT = "http://127.0.0.1:4096", "http://127.0.0.1:8787"
 class SessionEvents(OpenCodeLines):
     """The events of one turn in one session."""
 
-    whole = False
+    non_streaming = False
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
@@ -113,7 +113,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> SessionC
             f"{provider.label} takes models by their provider.",
             hint="Write opencode/PROVIDER/MODEL, as `opencode models` lists them.",
         )
-    tools, system = names(own.get("allowed_tools") or []), dict(before.before[:2])["system"]
+    tools, system = names(own.get("allowed_tools") or []), dict(before.history[:2])["system"]
     rules = [
         {"permission": "*", "pattern": "*", "action": "deny"},
         *({"permission": t, "pattern": "*", "action": "allow"} for t in tools),
@@ -134,7 +134,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> SessionC
         ProcessCall(
             ("opencode", "serve", "--pure", "--hostname", "127.0.0.1", "--port", "0"),
             env=opencode_settings("", {}),
-            passes=passed(provider),
+            passthrough_env=passed(provider),
         )
         if own.get("start")
         else None

@@ -84,7 +84,7 @@ class SessionReply(Refusable):
     def finish(self, answer: Callable[[], str]) -> None:
         """Notes what was answered, so that the next turn goes to the same session."""
         if not self.call.fresh:
-            self.transport.heard[_kindred(self.place, self.call), self.call.turn.after(answer())] = (
+            self.transport.heard[_kindred(self.place, self.call), self.call.turn.history_after(answer())] = (
                 self.place,
                 self.session,
             )
@@ -129,7 +129,7 @@ class OpenCodeTransport(Transport):
         place, session = await self._place(call, connect), ""
         trace.address = place.url
         try:
-            known = None if call.fresh else self.heard.pop((_kindred(place, call), call.turn.before), None)
+            known = None if call.fresh else self.heard.pop((_kindred(place, call), call.turn.history), None)
             session = known[1] if known else _ident(await self._ask(place.call("/session", call.session)))
             async with self._http.open(place.call("/event", method="GET"), trace, connect) as reply:
                 frames = await self._listening(reply)
@@ -139,7 +139,7 @@ class OpenCodeTransport(Transport):
                         {
                             **call.message,
                             "parts": [
-                                {"type": "text", "text": call.turn.prompt if known else call.turn.retold}
+                                {"type": "text", "text": call.turn.prompt if known else call.turn.full_prompt}
                             ],
                         },
                     )

@@ -292,7 +292,7 @@ def environment(call: ProcessCall, place: Path) -> dict[str, str]:
     """What the child sees: the allow-list of ours, the variables its row names, what the call sets, no
     colours."""
     allowed = _FOREIGN if call.foreign else _ALLOWED
-    passes = frozenset(switched(call.passes, os.environ))
+    passes = frozenset(switched(call.passthrough_env, os.environ))
     kept = {k: v for k, v in os.environ.items() if allowed.fullmatch(k) or k in passes}
     return {**kept, "TERM": "dumb", "NO_COLOR": "1", "TMPDIR": str(place), **call.env}
 
@@ -332,7 +332,7 @@ class ProcessTransport(Transport):
         """Lets go of that process; call it when no command runs any more."""
         self._reaper.close()
 
-    def ready(self, call: ProcessCall, *, fresh: bool) -> ProcessCall:
+    def prepare_call(self, call: ProcessCall, *, fresh: bool) -> ProcessCall:
         """The call: each has a command of its own."""
         return call
 

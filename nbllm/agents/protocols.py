@@ -22,7 +22,7 @@ from typing import Any, ClassVar, TypeVar
 
 from msgspec import structs
 
-from ..core.calls import AgentCall, Decoder, Endpoint, Permission, Secret, SessionCall, Turn
+from ..core.calls import AgentCall, Decoder, Endpoint, Permission, Secret, SessionCall, SessionTurn
 from ..core.errors import ConfigError, ProtocolError, ProviderError
 from ..core.events import Event, Finished, FinishReason, Notice, ReasoningDelta, UsageReport
 from ..core.messages import Request
@@ -68,15 +68,15 @@ class _Talk(ABC):
     """What is known of a conversation with a command. asked: what it asks to be allowed; denied: the calls of
     tools that were refused, by their ids."""
 
-    many = True
+    multi_session = True
 
     def __init__(self, provider: Endpoint, *, asks: bool = False) -> None:
         self.provider, self.busy, self.session, self.asks = provider, False, "", asks
-        self.asked: list[Permission] = []
+        self.pending_permissions: list[Permission] = []
         self.denied: dict[str, Permission] = {}
         self._objects = Objects()
 
-    def heard(self, line: str) -> list[str]:
+    def handle_line(self, line: str) -> list[str]:
         """The next step, once what it waits for is answered; a refusal of whatever the command asks for."""
         return [answer for value in self._objects.read(line)[0] for answer in self._heard(value)]
 
@@ -87,22 +87,22 @@ class _Talk(ABC):
     def _wish(self, asked: Permission, *, told: bool) -> list[str]:
         """What the command asks to be allowed waits for the user where it is `told`, else it is refused."""
         if told:
-            self.asked.append(asked)
-        return [] if told else self.permitted(asked, False)
+            self.pending_permissions.append(asked)
+        return [] if told else self.answer_permission(asked, False)
 
-    def permitted(self, asked: Permission, yes: bool) -> list[str]:
+    def answer_permission(self, permission: Permission, allow: bool) -> list[str]:
         """The answer in the protocol's own words."""
-        self.denied |= {} if yes else {asked.id: asked}
-        return [json.dumps(self._verdict(asked, yes))]
+        self.denied |= {} if allow else {permission.id: permission}
+        return [json.dumps(self._verdict(permission, allow))]
 
     def _verdict(self, asked: Permission, yes: bool) -> dict[str, Any]:
-        return {"jsonrpc": "2.0", "id": asked.request, "result": asked.words[0 if yes else 1]}
+        return {"jsonrpc": "2.0", "id": asked.request, "result": asked.decisions[0 if yes else 1]}
 
 
 class ClaudeTalk(_Talk):
     """stream-json in both directions. One process is one conversation."""
 
-    many = False
+    multi_session = False
 
     def __init__(self, provider: Endpoint, *, asks: bool = False) -> None:
         super().__init__(provider, asks=asks)
@@ -110,12 +110,12 @@ class ClaudeTalk(_Talk):
         self._open = False
         self._waiting: list[str] = []
 
-    def say(self, turn: Turn, session: str) -> list[str]:
+    def start_turn(self, turn: SessionTurn, session: str) -> list[str]:
         """The turn; before the first one, the opening, whose answer the turn waits for."""
         words = json.dumps(
             {
                 "type": "user",
-                "message": {"role": "user", "content": turn.prompt if session else turn.retold},
+                "message": {"role": "user", "content": turn.prompt if session else turn.full_prompt},
                 "parent_tool_use_id": None,
                 "session_id": "default",
             }
@@ -224,9 +224,9 @@ class _Rpc(_Talk):
         self._asked: dict[int, str] = {}  # a request's number, and its method
         self._next, self._ready, self._words = 0, False, ""
 
-    def say(self, turn: Turn, session: str) -> list[str]:
+    def start_turn(self, turn: SessionTurn, session: str) -> list[str]:
         """The turn, or what must come before it: the opening of a command just started, a new session."""
-        self.busy, self.session, self._words = True, session, turn.prompt if session else turn.retold
+        self.busy, self.session, self._words = True, session, turn.prompt if session else turn.full_prompt
         return self._speak() if self._ready else [self._request("initialize", self.client)]
 
     def _speak(self) -> list[str]:
@@ -709,7 +709,7 @@ def _codex(request: Request, provider: Endpoint, key: Secret | None, does: bool)
     said, sandbox = turn(request, provider), str(own.get("permission_mode") or "read-only")
     if does:
         own, sandbox = {**own, "allowed_tools": ["shell_tool"]}, "workspace-write"
-    system = dict(said.before[:2])["system"]
+    system = dict(said.history[:2])["system"]
     words = [
         "app-server",
         *one_shot.codex_settings(own),
@@ -725,19 +725,19 @@ def _codex(request: Request, provider: Endpoint, key: Secret | None, does: bool)
 
 def _copilot(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> AgentCall:
     own, said = options(request, provider, ("allowed_tools", "cwd", "trust")), turn(request, provider)
-    system = dict(said.before[:2])["system"]
+    system = dict(said.history[:2])["system"]
     words = ["--acp", *one_shot.copilot_settings(request, own)]
     words = [w for w in words if not (does and w.startswith("--available-tools="))]
     return AgentCall(
         call(provider, words, "", key, env={"COPILOT_AUTO_UPDATE": "false"}, cwd=own.get("cwd")),
-        structs.replace(said, retold=f"{system}\n\n{said.retold}") if system else said,
+        structs.replace(said, full_prompt=f"{system}\n\n{said.full_prompt}") if system else said,
         lambda place: AcpTalk(provider, request.model, "", place, cumulative=True, asks=does),
     )
 
 
 def _opencode(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> AgentCall:
     own, said = options(request, provider, ("allowed_tools", "cwd", "trust")), turn(request, provider)
-    system, retold = fitting(dict(said.before[:2])["system"], said.retold)
+    system, retold = fitting(dict(said.history[:2])["system"], said.full_prompt)
     env = one_shot.opencode_settings(
         system,
         own,
@@ -753,9 +753,9 @@ def _opencode(request: Request, provider: Endpoint, key: Secret | None, does: bo
             key,
             env=env,
             cwd=own.get("cwd"),
-            passes=one_shot.opencode_passes(provider, request.model),
+            passthrough_env=one_shot.opencode_passes(provider, request.model),
         ),
-        structs.replace(said, retold=retold),
+        structs.replace(said, full_prompt=retold),
         lambda place: AcpTalk(provider, request.model, "", place, agent="nbllm", asks=does),
     )
 

@@ -205,7 +205,7 @@ class RemoteTransport(Transport):
         self.heard: dict[tuple[str, Heard], tuple[str, str]] = {}
         self._cards: dict[str, tuple[float, Any]] = {}
 
-    def warming(self, call: RemoteCall) -> Coroutine[Any, Any, None] | None:
+    def warm_up(self, call: RemoteCall) -> Coroutine[Any, Any, None] | None:
         """Loads the SDK, and what the first request needs."""
         return self._warm(call)
 
@@ -239,7 +239,7 @@ class RemoteTransport(Transport):
         call, bound, kit = reply.call, reply.bound, reply.kit
         card, trace.address = _interfaces(await self._card(kit, bound.connect, call), call.url)
         reply.streams = card.capabilities.streaming
-        known = None if call.fresh else self.heard.pop((call.url, call.turn.before), None)
+        known = None if call.fresh else self.heard.pop((call.url, call.turn.history), None)
         ways = {"polling": not reply.streams, "supported_protocol_bindings": [*_BINDINGS]}
         reply.agent = kit.factory(kit.config(httpx_client=client, **ways)).create(card)
         bound.trace, trace.reused = trace, known is not None
@@ -299,7 +299,7 @@ class RemoteTransport(Transport):
 
     def remember(self, call: RemoteCall, answer: str, place: tuple[str, str]) -> None:
         """A conversation that may go on: (the agent's context, its task where it waits)."""
-        self.heard[call.url, call.turn.after(answer)] = place
+        self.heard[call.url, call.turn.history_after(answer)] = place
         while len(self.heard) > LIMIT:
             del self.heard[next(iter(self.heard))]
 
@@ -336,7 +336,7 @@ def _is_web(url: str) -> bool:
 
 def _message(kit: Any, call: RemoteCall, known: tuple[str, str] | None) -> Any:
     """The user's message in the protocol's form."""
-    words = call.turn.prompt if known else call.turn.retold
+    words = call.turn.prompt if known else call.turn.full_prompt
     context, task = known or ("", "")
     told = {
         "role": "ROLE_USER",

@@ -188,14 +188,14 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> RemoteCa
     before = turn(replace(request, messages=tuple(messages)), provider)
     last = request.messages[-1]
     files = tuple(_file(p) for p in last.parts if isinstance(p, (Image, Document)))
-    system = dict(before.before[:2])["system"]
+    system = dict(before.history[:2])["system"]
     prompt = "\n".join(p.text for p in last.parts if isinstance(p, Text))
-    retold = before.retold if len(before.before) > 2 else prompt
+    retold = before.full_prompt if len(before.history) > 2 else prompt
     headers = dict(provider.headers)
     if key is not None:
         name = provider.key_header or "authorization"
         headers[name] = key.reveal() if provider.key_header else f"Bearer {key.reveal()}"
-    told = structs.replace(before, prompt=prompt, retold="\n\n".join(filter(None, (system, retold))))
+    told = structs.replace(before, prompt=prompt, full_prompt="\n\n".join(filter(None, (system, retold))))
     return RemoteCall(provider.base_url, headers, told, files)
 
 

@@ -39,8 +39,8 @@ class _Kept:
     """One running command."""
 
     def __init__(self, call: AgentCall, command: Command) -> None:
-        self.process, self.command, self.talk = call.process, command, call.talk(command.work)
-        self.suits = call.turn.before[
+        self.process, self.command, self.talk = call.process, command, call.make_protocol(command.work)
+        self.suits = call.turn.history[
             :2
         ]  # the model and the system prompt for which its conversations are begun
         self.heard: dict[Heard, str] = {}  # what was said in which of its conversations
@@ -66,7 +66,7 @@ class _Kept:
             async for lines, at, size in self.command.lines():
                 number += 1
                 for line in filter(bytes.strip, lines):
-                    answer = self.talk.heard(line.decode("utf-8", "replace"))
+                    answer = self.talk.handle_line(line.decode("utf-8", "replace"))
                     if self.inbox is not None:
                         self.inbox.put_nowait(_Line(line, at, size, number))
                     if not self.talk.busy:
@@ -88,7 +88,7 @@ class _Kept:
 
     def _ask(self) -> None:
         """Has the user asked what the command asks; nobody there is a no, told in its own words."""
-        asked, self.talk.asked = self.talk.asked, []
+        asked, self.talk.pending_permissions = self.talk.pending_permissions, []
         for one in asked:
             task = asyncio.create_task(self._decide(one))
             self._asking.add(task)
@@ -100,7 +100,7 @@ class _Kept:
             yes = self.permit is not None and await self.permit(asked)
         finally:
             alive.cancel()
-            await self.say(self.talk.permitted(asked, yes))
+            await self.say(self.talk.answer_permission(asked, yes))
 
     async def _wait(self) -> None:
         """A person who thinks is no command that is silent."""
@@ -133,7 +133,7 @@ class SessionTurn(CommandReply):
     def finish(self, answer: Callable[[], str]) -> None:
         """Notes what was answered, so that the next turn finds who said it."""
         if self._kept.talk.session:
-            self._kept.heard[self._call.turn.after(answer())] = self._kept.talk.session
+            self._kept.heard[self._call.turn.history_after(answer())] = self._kept.talk.session
         while len(self._kept.heard) > _HEARD:
             del self._kept.heard[next(iter(self._kept.heard))]
 
@@ -180,7 +180,7 @@ class KeptTransport(Transport):
             kept.free.clear()
             inbox: asyncio.Queue[_Line] = asyncio.Queue()
             kept.inbox, kept.permit = inbox, call.permit
-            await kept.say(kept.talk.say(call.turn, session))
+            await kept.say(kept.talk.start_turn(call.turn, session))
             marks["sent"], trace.bytes_out = time.perf_counter(), len(call.turn.prompt)
             yield SessionTurn(kept, call, trace, inbox)
         finally:
@@ -192,9 +192,9 @@ class KeptTransport(Transport):
         none."""
         idle = [k for k in self._all if not k.taken and not k.gone and k.process == call.process]
         for kept in idle:
-            if call.turn.before in kept.heard:
-                return kept, kept.heard.pop(call.turn.before)
-        return next((k for k in idle if k.talk.many and k.suits == call.turn.before[:2]), None), ""
+            if call.turn.history in kept.heard:
+                return kept, kept.heard.pop(call.turn.history)
+        return next((k for k in idle if k.talk.multi_session and k.suits == call.turn.history[:2]), None), ""
 
     async def _leave(self, kept: _Kept, *, stays: bool) -> None:
         await kept.unasked()
@@ -204,7 +204,7 @@ class KeptTransport(Transport):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(kept.free.wait(), _GRACE)
         kept.inbox = None
-        if not stays or kept.gone or kept.talk.busy or not (kept.talk.many or kept.heard):
+        if not stays or kept.gone or kept.talk.busy or not (kept.talk.multi_session or kept.heard):
             await self._end(kept)
             return
         kept.taken, kept.since = False, time.monotonic()

@@ -17,7 +17,7 @@ import msgspec
 
 from ..client.policy import Retries, Timeouts
 from ..core import codec
-from ..core.calls import Hidden, ProviderSpec, Secret
+from ..core.calls import HiddenTexts, ProviderSpec, Secret
 from ..core.errors import MASK, ConfigError
 from ..routing.keys import origin
 from ..routing.registry import Route
@@ -162,7 +162,9 @@ def with_headers(row: ProviderSpec, headers: Mapping[str, str]) -> ProviderSpec:
     """The row with headers given by hand, whose values nothing may show."""
     if headers and row.command:
         raise ConfigError(f"{row.name!r} is a command: it has no headers.", hint="Leave headers out.")
-    return replace(row, headers={**row.headers, **headers}, values=Hidden((*row.secrets, *headers.values())))
+    return replace(
+        row, headers={**row.headers, **headers}, secret_values=HiddenTexts((*row.secrets, *headers.values()))
+    )
 
 
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

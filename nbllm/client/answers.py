@@ -79,7 +79,7 @@ async def _found(
         flight.publish(Notice("warning", told))
     place = len(flight.log)
     await handler(attempt, flight)
-    events = worth([event for _, event in flight.log[place:]], attempt.guard.texts)
+    events = worth([event for _, event in flight.log[place:]], attempt.guard.secrets)
     if events:
         simulated = attempt.route.simulated or any(trace.simulated for trace in flight.traces[-1:])
         await asyncio.to_thread(answers.put, key, Known(events, time.time(), simulated))

@@ -72,7 +72,7 @@ class Attempt(msgspec.Struct, frozen=True):
         """(provider, model, hash of the address and the secrets): equal for attempts that share rate limits
         and failures. Hashed, because an address may hold a password."""
         row = self.route.provider
-        return row.name, self.route.model, hash((row.base_url, self.guard.texts))
+        return row.name, self.route.model, hash((row.base_url, self.guard.secrets))
 
     def timed_out(self, which: str, stderr: str = "") -> errors.NbllmError:
         """The error for the limit of `timeouts` called `which`. stderr: what a command wrote to standard
@@ -157,8 +157,10 @@ def sender(transport: Callable[[AnyCall], Transport]) -> Handler:
             call, route, key = attempt.call, attempt.route, attempt.key
             if isinstance(error, errors.AuthenticationError) and key is None:
                 error.hint = call.no_key_hint or error.hint
-            error.sent = "" if route.simulated else call.told(route.provider, key, trace.address)
-            trace.error = error.scrubbed(attempt.guard.texts).with_traceback(None)
+            error.sent = (
+                "" if route.simulated else call.describe_destination(route.provider, key, trace.address)
+            )
+            trace.error = error.scrubbed(attempt.guard.secrets).with_traceback(None)
             raise error from None
 
     return send
@@ -189,7 +191,7 @@ class _AttemptRun:
         try:
             async with asyncio.timeout(None) as self.clock:
                 self._check_limits()
-                if wait_message := transport.waits(attempt.ready):
+                if wait_message := transport.describe_wait(attempt.ready):
                     sink.publish(Notice("wait", wait_message))
                 async with transport.open(attempt.ready, trace, attempt.timeouts.connect) as reply:
                     if reply.status >= 300:
@@ -253,12 +255,12 @@ class _AttemptRun:
         return spoken(self.sink.partial().message, self.attempt.route.provider)
 
     async def _read(self, decoder: Decoder, reply: Reply) -> None:
-        self.trace.whole = getattr(decoder, "whole", False)
+        self.trace.non_streaming = getattr(decoder, "non_streaming", False)
         self.read_fast = getattr(decoder, "read_fast", self.read_fast)
         self.grace_clock = clock = asyncio.timeout(None)
         try:
             async with clock:
-                await reply.each(partial(self._handle_frames, decoder))
+                await reply.for_each_batch(partial(self._handle_frames, decoder))
         except TimeoutError:
             if not clock.expired():
                 raise
@@ -385,13 +387,13 @@ async def open_response(
     connection: a reused one that the server has closed would make us send it again, and it might be created
     and paid for twice. Raises NbllmError with secrets masked."""
     try:
-        sent = http.ready(call, fresh=call.method == "POST")
+        sent = http.prepare_call(call, fresh=call.method == "POST")
         async with asyncio.timeout(limit), http.open(sent, Trace(), connect) as reply:
             if not 200 <= reply.status < 300:
                 raise refusal_error(dialect, reply, await reply.body(LIMIT), row)
             yield reply
     except errors.NbllmError as error:
-        raise error.scrubbed(call.guard.texts).with_traceback(None) from None
+        raise error.scrubbed(call.guard.secrets).with_traceback(None) from None
     except TimeoutError:
         raise errors.Timeout(
             f"No answer from {row.label or row.name} within {limit:g} s.",

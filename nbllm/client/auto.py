@@ -17,7 +17,7 @@ def choose(registry: Registry, listens: Callable[[str], bool]) -> Route:
     simulating, beside, wrong = registry.simulating, "", list[errors.ConfigError]()
     for name, row in registry.rows.items() if not simulating else ():
         key = _key_of(registry, name, wrong) if not row.local else None
-        if key is not None and not key.beside:
+        if key is not None and not key.from_project:
             return _chosen(registry, name, f"{row.label or name} has a key ({key.source})")
         beside = beside or (f"{name} {key.source}" if key is not None else "")
     ollama = registry.rows.get("ollama")

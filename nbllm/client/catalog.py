@@ -117,10 +117,10 @@ def _lacks(client: Client, row: ProviderSpec, address: str, key: Secret | None) 
     """Why a provider is not ready, "" where nothing is known against it."""
     if row.refused:
         return row.refused
-    if row.held:
+    if row.pending_consent:
         return (
-            f"{row.source} wants to use {', '.join(row.held)} at {address}: allow it with `%llm key "
-            f"allow {row.name}`"
+            f"{row.source} wants to use {', '.join(row.pending_consent)} at {address}: allow it with "
+            f"`%llm key allow {row.name}`"
         )
     if "${" in address:
         return f"set {address.partition('${')[2].partition('}')[0]}"
@@ -157,7 +157,7 @@ def health(client: Client, name: str) -> Health:
         if row.models:
             fetch(client, route, row.models)
         elif not client.check(row.base_url, TIMEOUT).result():
-            return Health(row.name, row.mode, False, None, None, f"nothing answers at {row.shown}")
+            return Health(row.name, row.mode, False, None, None, f"nothing answers at {row.display_url}")
     except (errors.AuthenticationError, errors.PermissionDenied) as error:
         return Health(row.name, row.mode, True, False, time.perf_counter() - began, error.message)
     except errors.TransportError as error:
@@ -206,7 +206,7 @@ async def _version(client: Client, row: ProviderSpec) -> str:
     async with (
         asyncio.timeout(TIMEOUT),
         client.pool.transports.processes.open(
-            ProcessCall((*row.command, "--version"), passes=passed(row)), Trace()
+            ProcessCall((*row.command, "--version"), passthrough_env=passed(row)), Trace()
         ) as reply,
     ):
         frames = [frame async for batch in reply.frames() for frame in batch]

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from ..core import errors
 from ..core import prompt as prompts
-from ..core.calls import NO_CALL, AnyCall, Guard, Secret
+from ..core.calls import EMPTY_CALL, AnyCall, Guard, Secret
 from ..core.events import Fold, Notice, Response, Timing, Usage, sum_usage
 from ..core.history import describe_files
 from ..core.messages import Effort, Message, Request, Tool
@@ -457,7 +457,7 @@ class Client:
         watched = self._traced()
 
         def secrets() -> Sequence[str]:
-            return (*first.guard.texts, *self.registry.secrets)
+            return (*first.guard.secrets, *self.registry.secrets)
 
         async def work() -> None:
             with nullcontext() if watched is None else watched.agent(stream, first):
@@ -565,21 +565,21 @@ class Client:
     ) -> Attempt:
         """What `send` sends, made ready, with what it needs of the network's libraries: for a handler that
         asks another route than the one it was given."""
-        guard, running = Guard.of(route.provider, key), self._engine()
+        guard, running = Guard.for_provider(route.provider, key), self._engine()
         limits = (timeouts or self.timeouts).at_least(self.registry.patience(route.provider))
         if self.tapes.look() is not None:
             dialect = prepare.dialect(route.provider, self.registry.dialects)
-            return Attempt(request, route, dialect, key, guard, NO_CALL, None, limits)
+            return Attempt(request, route, dialect, key, guard, EMPTY_CALL, None, limits)
         try:
             request, call = self._encoded(request, route, key, keep=keep, mode=mode)
-            call = call.permitting(permits, stays=keep) if mode == "execute" else call
+            call = call.with_permit(permits, persistent=keep) if mode == "execute" else call
             fresh = fresh or (mode == "execute" and not keep)
             transport = self._pool.transport(call)
-            if not running.is_here() and (warming := transport.warming(call)) is not None:
+            if not running.is_here() and (warming := transport.warm_up(call)) is not None:
                 running.run(warming)
-            ready = transport.ready(call, fresh=fresh)
+            ready = transport.prepare_call(call, fresh=fresh)
         except errors.NbllmError as error:
-            raise error.scrubbed(guard.texts).with_traceback(None) from None  # whose frames hold the key
+            raise error.scrubbed(guard.secrets).with_traceback(None) from None  # whose frames hold the key
         dialect = prepare.dialect(route.provider, self.registry.dialects)
         return Attempt(request, route, dialect, key, guard, call, ready, limits)
 
@@ -663,7 +663,7 @@ def _answer(fold: Fold, stream: Stream, first: Attempt) -> Response:
     simulated = route.simulated or trace.simulated
     simulated = simulated or (known is not None and known.data.get("simulated") is True)
     usage = fold.usage
-    model = errors.scrub(found, asked.guard.texts) if found and found != route.model else route.model
+    model = errors.scrub(found, asked.guard.secrets) if found and found != route.model else route.model
     kept = [Usage(n.data["kept"], 0) for n in fold.notices if n.kind == "context" and n.data]  # as input
     costs = (prices.cost(used, model, route.provider) for used in (usage, *kept))
     cost = None if simulated or not stream.done else _sum(costs)
@@ -678,9 +678,9 @@ def _answer(fold: Fold, stream: Stream, first: Attempt) -> Response:
         simulated=simulated,
         raw={"status": trace.status, "headers": trace.headers, "usage": usage.raw if usage else {}},
     )
-    if not any(secret in f"{answer.id} {answer.finish_raw}" for secret in asked.guard.texts):
+    if not any(secret in f"{answer.id} {answer.finish_raw}" for secret in asked.guard.secrets):
         return answer
-    named = {n: errors.scrub(getattr(answer, n) or "", asked.guard.texts) for n in ("id", "finish_raw")}
+    named = {n: errors.scrub(getattr(answer, n) or "", asked.guard.secrets) for n in ("id", "finish_raw")}
     return replace(answer, id=named["id"], finish_raw=named["finish_raw"])  # a server gave a key back
 
 

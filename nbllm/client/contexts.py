@@ -79,7 +79,7 @@ class Contexts(msgspec.Struct):
         """Whether the answer came by the name of what is kept; not where that is gone."""
         call, place = prompt.with_cache(found.name, found.pieces), len(sink.log)
         named = msgspec.structs.replace(
-            attempt, call=call, ready=self.http.ready(call, fresh=attempt.ready.fresh)
+            attempt, call=call, ready=self.http.prepare_call(call, fresh=attempt.ready.fresh)
         )
         try:
             await handler(named, sink)
@@ -124,7 +124,7 @@ class Contexts(msgspec.Struct):
         try:
             made = await asyncio.shield(self._making[key])
         except errors.NbllmError as error:
-            said = error.scrubbed(attempt.guard.texts).message
+            said = error.scrubbed(attempt.guard.secrets).message
             self._least[attempt.route.provider.name, attempt.route.model] = min_tokens(
                 attempt.route.model, said
             )

@@ -112,7 +112,7 @@ def failing_over(
             except errors.NbllmError as error:
                 breaker.note(error, clock())
                 shown = any(is_token(event) for _, event in sink.log[place:])
-                acted = one.call.acts and may_have_acted(error, sink.log[place:])
+                acted = one.call.has_side_effects and may_have_acted(error, sink.log[place:])
                 stands = acted or (shown and how != "restart")
                 if following is None or stands or not (moves_on(error, how) or _fits(error, one, following)):
                     raise

@@ -62,7 +62,9 @@ def retried(handler: Handler, retries: Retries) -> Handler:
             except errors.NbllmError as error:
                 shown = any(is_token(event) for _, event in sink.log[start:])
                 wait = wait_before_retry(error, number, shown, retries, random.SystemRandom().random())
-                if wait is None or (attempt.call.acts and may_have_acted(error, sink.log[start:])):
+                if wait is None or (
+                    attempt.call.has_side_effects and may_have_acted(error, sink.log[start:])
+                ):
                     raise
                 sink.publish(_retry_notice(error, wait, number, retries.attempts))
             await asyncio.sleep(wait)

@@ -41,7 +41,9 @@ def encode(
         from ..agents.local_server import local_call
 
         return local_call(path, words(request, row, None))
-    return words(request, row, key).guarded(Guard.of(row, key.at(row.base_url) if key is not None else None))
+    return words(request, row, key).with_guard(
+        Guard.for_provider(row, key.bound_to(row.base_url) if key is not None else None)
+    )
 
 
 def dialect(row: ProviderSpec, dialects: Mapping[str, Dialect]) -> Dialect:

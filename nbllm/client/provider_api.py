@@ -53,9 +53,13 @@ def question(client: Client, row: ProviderSpec, path: str, key: Secret | None) -
     """The call that asks for `path` of the row's server, the key carried as its dialect does."""
     base = row.base_url.rstrip("/")
     path = path.removeprefix("/v1") if base.endswith("/v1") else path
-    key = key.at(row.base_url) if key is not None else None
+    key = key.bound_to(row.base_url) if key is not None else None
     return HttpCall(
-        f"{base}/{path.removeprefix('/')}", auth_headers(client, row, key), {}, "GET", Guard.of(row, key)
+        f"{base}/{path.removeprefix('/')}",
+        auth_headers(client, row, key),
+        {},
+        "GET",
+        Guard.for_provider(row, key),
     )
 
 

@@ -21,7 +21,7 @@ from .attempt import Attempt, Handler, Sink
 
 def _told(attempt: Attempt, others: Sequence[Attempt] = ()) -> Told:
     """A call as it is written down; the order of models that are asked in turn may be of the moment."""
-    there = [told(o.request, o.route.provider.name, o.guard.texts) for o in (attempt, *others)]
+    there = [told(o.request, o.route.provider.name, o.guard.secrets) for o in (attempt, *others)]
     if not others:
         return there[0]
     request = {**there[0].request, "others": [f"{t.provider}/{t.model}" for t in there[1:]]}
@@ -45,7 +45,7 @@ def recording(to: Recording, others: Sequence[Attempt]) -> Callable[[Handler], H
             asked = (attempt, *others)[moves]
             by = _told(asked) if moves else None
             simulated = asked.route.simulated or any(trace.simulated for trace in sink.traces[-1:])
-            secrets = [text for one in (attempt, *others) for text in one.guard.texts]
+            secrets = [text for one in (attempt, *others) for text in one.guard.secrets]
             to.problem = await asyncio.to_thread(
                 to.add, about, came, secrets, simulated, by=by, failed=failed
             )

@@ -101,7 +101,7 @@ class Tracing:
             await stream.wait_end_async()
             stopped = stream.partial().finish_reason == "cancelled"
             if error := asyncio.CancelledError() if stopped else stream.error:
-                self._failed(span, error, stream.attempts[-1].guard.texts if stream.attempts else ())
+                self._failed(span, error, stream.attempts[-1].guard.secrets if stream.attempts else ())
             span.end()
 
         engine.submit(ended())
@@ -141,13 +141,13 @@ class Tracing:
             name = f"{about['gen_ai.operation.name']} {attempt.route.model}"
             with self._opened(name, self._api.SpanKind.CLIENT, about) as span:
                 if self.content and span.is_recording():
-                    self._said(span, attempt.request, attempt.guard.texts)
+                    self._said(span, attempt.request, attempt.guard.secrets)
                 failed: BaseException | None = None
                 try:
                     await handler(attempt, sink)
                 except BaseException as error:
                     failed = error
-                    self._failed(span, error, attempt.guard.texts)
+                    self._failed(span, error, attempt.guard.secrets)
                     raise
                 finally:
                     self._ended(span, attempt, sink, began, failed)
@@ -182,7 +182,7 @@ class Tracing:
             said = [
                 _message(Message("assistant", response.parts)) | {"finish_reason": response.finish_reason}
             ]
-            span.set_attribute("gen_ai.output.messages", _json(said, attempt.guard.texts))
+            span.set_attribute("gen_ai.output.messages", _json(said, attempt.guard.secrets))
 
     def _said(self, span: Any, request: Request, secrets: Sequence[str]) -> None:
         messages = [_message(m) for m in request.messages if m.role != "system"]
@@ -200,7 +200,7 @@ class Tracing:
             try:
                 yield
             finally:
-                self._tools(stream, first.guard.texts)
+                self._tools(stream, first.guard.secrets)
                 span.set_attribute("nbllm.turns", len(stream.turns))
 
     def _tools(self, stream: Stream, secrets: Sequence[str]) -> None:

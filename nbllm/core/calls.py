@@ -32,7 +32,7 @@ def origin(url: str) -> str:
     try:
         return str(parse(url)) if may_hold_secret(url) else _origin(url)
     except ConfigError:  # an address that cannot be read, or still waits for a variable, is no other's
-        return shown(re.match(r"(?:[^/?#]*//[^/?#]*)?", url)[0] or url)  # type: ignore[index]
+        return display_url(re.match(r"(?:[^/?#]*//[^/?#]*)?", url)[0] or url)  # type: ignore[index]
 
 
 @functools.lru_cache(512)
@@ -45,7 +45,7 @@ def same_host(a: str, b: str) -> bool:
     return a == b or origin(a) == origin(b)
 
 
-def shown(url: str, secrets: tuple[str, ...] = ()) -> str:
+def display_url(url: str, secrets: tuple[str, ...] = ()) -> str:
     """An address as people may see it: without what stands before an @, and without secrets."""
     return scrub(_USERINFO.sub(f"{MASK}@", url), secrets)
 
@@ -58,20 +58,24 @@ class Secret:
     which somebody else may have put there.
     """
 
-    __slots__ = ("_text", "beside", "origin", "source")
+    __slots__ = ("_text", "from_project", "origin", "source")
 
     def __init__(
-        self, text: str, source: str = "argument", origin: str = "", *, beside: bool = False
+        self, text: str, source: str = "argument", origin: str = "", *, from_project: bool = False
     ) -> None:
-        self._text, self.source, self.origin, self.beside = text, source, origin, beside
+        self._text, self.source, self.origin, self.from_project = text, source, origin, from_project
 
     def reveal(self) -> str:
         """The key itself."""
         return self._text
 
-    def at(self, url: str) -> Secret:
+    def bound_to(self, url: str) -> Secret:
         """This key as one of the server at `url`, where it does not belong to one already."""
-        return self if self.origin else Secret(self._text, self.source, origin(url), beside=self.beside)
+        return (
+            self
+            if self.origin
+            else Secret(self._text, self.source, origin(url), from_project=self.from_project)
+        )
 
     @property
     def masked(self) -> str:
@@ -146,7 +150,7 @@ class Trace(msgspec.Struct):
     reads: ColumnStore[Read] = msgspec.field(default_factory=lambda: ColumnStore(Read, "dddIOIO"))
     arrivals: ColumnStore[Arrival] = msgspec.field(default_factory=lambda: ColumnStore(Arrival, "IiI"))
     stalls: tuple[tuple[float, float], ...] = ()
-    whole: bool = False
+    non_streaming: bool = False
     address: str = ""
     stderr: str = ""
     error: NbllmError | None = None
@@ -157,7 +161,7 @@ class Trace(msgspec.Struct):
         return "x-nbllm-simulated" in self.headers
 
 
-class Hidden(tuple[str, ...]):
+class HiddenTexts(tuple[str, ...]):
     """Texts that no repr shows: tracebacks that show local variables look into attributes as well."""
 
     __slots__ = ()
@@ -170,14 +174,15 @@ class Guard(msgspec.Struct, frozen=True):
     """What a call holds that is secret: its texts, and the origins that they belong to."""
 
     origins: tuple[str, ...] = ()
-    texts: Hidden = msgspec.field(default_factory=Hidden)
+    secrets: HiddenTexts = msgspec.field(default_factory=HiddenTexts)
 
     @classmethod
-    def of(cls, row: Endpoint, key: Secret | None) -> Guard:
+    def for_provider(cls, row: Endpoint, key: Secret | None) -> Guard:
         """The guard of calls to a row: its headers and query belong to its address, the key to its own."""
         mine = (key.reveal(),) if key is not None and key.source != "simulator" else ()
         return cls(
-            (origin(row.base_url), *((key.origin,) if key is not None else ())), Hidden((*mine, *row.secrets))
+            (origin(row.base_url), *((key.origin,) if key is not None else ())),
+            HiddenTexts((*mine, *row.secrets)),
         )
 
     def check(self, url: str) -> None:
@@ -216,16 +221,16 @@ class _Call:
     rate_limited: ClassVar[bool] = False  # it goes straight to a provider, who may limit how often
 
     @property
-    def acts(self) -> bool:
+    def has_side_effects(self) -> bool:
         """Whether who is asked does more than answer, so that it is not asked again once it has begun."""
         return False
 
-    def guarded(self, guard: Guard) -> Self:
+    def with_guard(self, guard: Guard) -> Self:
         """It with what of it is secret, and where that may go; a command is told its key by its
         environment."""
         return self
 
-    def permitting(self, permit: Permit | None, *, stays: bool) -> Self:
+    def with_permit(self, permit: Permit | None, *, persistent: bool) -> Self:
         """It where the user is asked what it asks to be allowed; most ask for nothing. stays: who is asked
         goes on to the next turn."""
         return self
@@ -234,29 +239,29 @@ class _Call:
         """(what would be done with it: sent or run; what it holds, without secrets)."""
         raise NotImplementedError
 
-    def told(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
+    def describe_destination(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
         """Where it went, which is `address` where the transport found it, and with which key."""
         raise NotImplementedError
 
 
-class _Sent(_Call):
+class _AddressedCall(_Call):
     """A call that goes to an address."""
 
     __slots__ = ()
 
-    def guarded(self, guard: Guard) -> Self:
+    def with_guard(self, guard: Guard) -> Self:
         """See _Call."""
         return msgspec.structs.replace(self, guard=guard)  # type: ignore[type-var]
 
-    def told(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
+    def describe_destination(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
         """See _Call."""
         own = key is not None and bool(address) and same_host(address, row.base_url)
         which = f"the key {key.masked} from {key.source}" if key is not None and own else "no key"
-        return f"Sent to {shown(address, row.secrets)} with {which}." if address else ""
+        return f"Sent to {display_url(address, row.secrets)} with {which}." if address else ""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class HttpCall(_Sent):
+class HttpCall(_AddressedCall):
     """An HTTP request, ready to be sent: `body` is a JSON object. guard: what of it is secret, and where it
     may go. content: what is sent in place of a body, where it is no JSON object of ours."""
 
@@ -273,21 +278,25 @@ class HttpCall(_Sent):
 
     def __repr__(self) -> str:
         headers = {k: v if k.lower() in _PUBLIC_HEADERS else MASK for k, v in self.headers.items()}
-        path, mark, query = shown(self.url, self.guard.texts).partition("?")
+        path, mark, query = display_url(self.url, self.guard.secrets).partition("?")
         query = re.sub(r"=[^&]+", f"={MASK}", query)
         return f"HttpCall({self.method} {path}{mark}{query}, headers={headers}, body keys={list(self.body)})"
 
     def preview(self, row: ProviderSpec) -> tuple[str, dict[str, Any]]:
         """See _Call."""
-        private, texts = SECRET_HEADERS | {name.lower() for name in row.headers}, self.guard.texts
+        private, texts = SECRET_HEADERS | {name.lower() for name in row.headers}, self.guard.secrets
         headers = {k: MASK if k.lower() in private else scrub(v, texts) for k, v in self.headers.items()}
-        return "sent", {"url": shown(self.url, texts), "headers": headers, "body": _shortened(self.body)}
+        return "sent", {
+            "url": display_url(self.url, texts),
+            "headers": headers,
+            "body": _shortened(self.body),
+        }
 
-    def told(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
+    def describe_destination(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
         """See _Call."""
-        return super(HttpCall, self).told(row, key, row.base_url)
+        return super(HttpCall, self).describe_destination(row, key, row.base_url)
 
-    def guarded(self, guard: Guard) -> HttpCall:
+    def with_guard(self, guard: Guard) -> HttpCall:
         """See _Call; each call is."""
         return HttpCall(self.url, self.headers, self.body, self.method, guard, self.content)
 
@@ -304,17 +313,17 @@ def _shortened(value: Any) -> Any:
 
 
 class ProcessCall(_Call, msgspec.Struct, frozen=True):
-    """A command, ready to be run: its words, never a shell's line. `stdin` is written and closed; `env` is
-    set over the allow-listed environment, with the variables that `passes` names; `cwd` None is a fresh
-    temporary directory. `inputs` are files to be there before, `files` those to be read after; {tmp} in words
-    and values is the folder they lie in. foreign: a program that knows nothing of us; its words stand as they
-    are, and of our environment it sees the few names without which programs do not start."""
+    """A command to run: an argument list, never a shell line. `stdin` is written and closed; `env` is set on
+    top of the allowed environment and the variables in `passthrough_env`; `cwd` None is a new temporary
+    directory. `inputs` are files to write before, `files` those to read after; {tmp} in arguments and values
+    is their folder. foreign: a program that does not know nbllm: its arguments are used as they are, and it
+    sees only the few variables without which programs do not start."""
 
     argv: tuple[str, ...]
     stdin: str = ""
     env: Mapping[str, str] = msgspec.field(default_factory=dict)
     cwd: str | None = None
-    passes: tuple[str, ...] = ()
+    passthrough_env: tuple[str, ...] = ()
     inputs: Mapping[str, str] = msgspec.field(default_factory=dict)
     files: tuple[str, ...] = ()
     foreign: bool = False
@@ -328,26 +337,26 @@ class ProcessCall(_Call, msgspec.Struct, frozen=True):
         command = {"command": list(self.argv), "variables": sorted(self.env), "standard input": self.stdin}
         return "run", command
 
-    def told(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
+    def describe_destination(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
         """See _Call."""
         return f"Ran {address or self.argv[0]}" + (
             f" with the key {key.masked} from {key.source}." if key else "."
         )
 
 
-class Turn(msgspec.Struct, frozen=True):
-    """One turn with somebody who remembers. before: what must have been heard and said for it to fit, as
-    (role, text), the model first; said: what is new, likewise; prompt: the words for one who heard the rest;
-    retold: those for one who did not."""
+class SessionTurn(msgspec.Struct, frozen=True):
+    """A turn in a session with an agent that remembers. history: the messages that the session must already
+    hold, as (role, text), the model first; message: the new one, likewise; prompt: the text for a session
+    that has the history; full_prompt: the text for a new one."""
 
-    before: tuple[tuple[str, str], ...]
-    said: tuple[str, str]
+    history: tuple[tuple[str, str], ...]
+    message: tuple[str, str]
     prompt: str
-    retold: str
+    full_prompt: str
 
-    def after(self, answer: str) -> tuple[tuple[str, str], ...]:
-        """What has been said once it was answered."""
-        return (*self.before, self.said, ("assistant", answer))
+    def history_after(self, answer: str) -> tuple[tuple[str, str], ...]:
+        """The history that the session holds once it has answered."""
+        return (*self.history, self.message, ("assistant", answer))
 
 
 class Permission(msgspec.Struct, frozen=True):
@@ -360,7 +369,7 @@ class Permission(msgspec.Struct, frozen=True):
     name: str
     arguments: Any
     source: str
-    words: tuple[Any, Any] = (None, None)
+    decisions: tuple[Any, Any] = (None, None)
 
 
 Permit = Callable[[Permission], Coroutine[Any, Any, bool]]
@@ -372,31 +381,31 @@ class AgentCall(_Call, msgspec.Struct, frozen=True):
     what the command asks to be allowed; None where nothing is."""
 
     process: ProcessCall
-    turn: Turn
-    talk: Callable[[str], AgentProtocol]
+    turn: SessionTurn
+    make_protocol: Callable[[str], AgentProtocol]
     fresh: bool = False
     permit: Permit | None = None
     headers: ClassVar[None] = None  # it is told its key by its environment
 
     @property
-    def acts(self) -> bool:
+    def has_side_effects(self) -> bool:
         """See _Call."""
         return self.permit is not None
 
-    def permitting(self, permit: Permit | None, *, stays: bool) -> AgentCall:
+    def with_permit(self, permit: Permit | None, *, persistent: bool) -> AgentCall:
         """See _Call."""
-        return msgspec.structs.replace(self, permit=permit, fresh=self.fresh or not stays)
+        return msgspec.structs.replace(self, permit=permit, fresh=self.fresh or not persistent)
 
     def preview(self, row: ProviderSpec) -> tuple[str, dict[str, Any]]:
         """See _Call."""
         return self.process.preview(row)
 
-    def told(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
+    def describe_destination(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
         """See _Call."""
-        return self.process.told(row, key, address)
+        return self.process.describe_destination(row, key, address)
 
 
-class SessionCall(_Sent, msgspec.Struct, frozen=True):
+class SessionCall(_AddressedCall, msgspec.Struct, frozen=True):
     """A turn in a session of OpenCode's server: the addresses to try (`headers` are the first's alone: they
     hold its password), the bodies that open a session and carry a message (its parts are the turn's), how to
     start a server where none answers (None for never), the folder to work in ("" for its own). fresh: in a
@@ -406,7 +415,7 @@ class SessionCall(_Sent, msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     session: Mapping[str, Any]
     message: Mapping[str, Any]
-    turn: Turn
+    turn: SessionTurn
     start: ProcessCall | None = None
     folder: str = ""
     fresh: bool = False
@@ -414,43 +423,43 @@ class SessionCall(_Sent, msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return (
-            f"SessionCall({[shown(a, self.guard.texts) for a in self.addresses]}, "
+            f"SessionCall({[display_url(a, self.guard.secrets) for a in self.addresses]}, "
             f"headers={list(self.headers)})"
         )
 
     def preview(self, row: ProviderSpec) -> tuple[str, dict[str, Any]]:
         """See _Call."""
         return "sent", {
-            "addresses": [shown(a, self.guard.texts) for a in self.addresses],
+            "addresses": [display_url(a, self.guard.secrets) for a in self.addresses],
             "session": self.session,
-            "message": {**self.message, "parts": [{"type": "text", "text": self.turn.retold}]},
+            "message": {**self.message, "parts": [{"type": "text", "text": self.turn.full_prompt}]},
         }
 
 
-class RemoteCall(_Sent, msgspec.Struct, frozen=True):
+class RemoteCall(_AddressedCall, msgspec.Struct, frozen=True):
     """A turn with an agent on another machine: the address of its card, what goes to that origin alone, the
     turn, and the files that go with it (as the protocol's parts, in JSON). fresh: in a context of its own."""
 
     url: str
     headers: Mapping[str, str]
-    turn: Turn
+    turn: SessionTurn
     files: tuple[Mapping[str, Any], ...] = ()
     fresh: bool = False
     guard: Guard = Guard()
     no_key_hint: ClassVar[str] = "No key was sent. Name one in the agent's row: key_env."
 
     @property
-    def acts(self) -> bool:
+    def has_side_effects(self) -> bool:
         """See _Call."""
         return True
 
     def __repr__(self) -> str:
-        return f"RemoteCall({shown(self.url, self.guard.texts)}, headers={list(self.headers)})"
+        return f"RemoteCall({display_url(self.url, self.guard.secrets)}, headers={list(self.headers)})"
 
     def preview(self, row: ProviderSpec) -> tuple[str, dict[str, Any]]:
         """See _Call."""
-        parts = [{"text": self.turn.retold}, *self.files]
-        return "sent", {"card": shown(self.url, self.guard.texts), "parts": _shortened(parts)}
+        parts = [{"text": self.turn.full_prompt}, *self.files]
+        return "sent", {"card": display_url(self.url, self.guard.secrets), "parts": _shortened(parts)}
 
 
 class LocalCall(_Call, msgspec.Struct, frozen=True):
@@ -471,13 +480,13 @@ class LocalCall(_Call, msgspec.Struct, frozen=True):
         """See _Call."""
         return "sent", {"model": self.file, "n_ctx": self.context, "body": _shortened(self.http.body)}
 
-    def told(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
+    def describe_destination(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
         """See _Call."""
         return f"Sent to {self.file} on this machine."
 
 
 AnyCall = HttpCall | ProcessCall | AgentCall | SessionCall | RemoteCall | LocalCall
-NO_CALL = HttpCall("", {}, {})  # of an attempt that is never sent
+EMPTY_CALL = HttpCall("", {}, {})  # of an attempt that is never sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -549,17 +558,21 @@ class Endpoint:
     quirks: Quirks = field(default_factory=Quirks)
     query: Mapping[str, str] = field(default_factory=dict)
     key_header: str = ""
-    held: tuple[str, ...] = ()
+    pending_consent: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     passes: tuple[str, ...] = ()
-    values: Hidden | None = None
+    secret_values: HiddenTexts | None = None
 
     @property
-    def secrets(self) -> Hidden:
+    def secrets(self) -> HiddenTexts:
         """The texts of this row that no message, repr or file may hold."""
-        own = (*self.headers.values(), *self.query.values()) if self.values is None else self.values
+        own = (
+            (*self.headers.values(), *self.query.values())
+            if self.secret_values is None
+            else self.secret_values
+        )
         user, _, password = (_USERINFO.search(self.base_url) or [""])[0][:-1].partition(":")
-        return Hidden(filter(None, (*own, f"{user}:{password}" if password else "", password, user)))
+        return HiddenTexts(filter(None, (*own, f"{user}:{password}" if password else "", password, user)))
 
     @property
     def takes_cache_key(self) -> bool:
@@ -573,19 +586,19 @@ class Endpoint:
         return _OPENAI.fullmatch(origin(self.base_url)) is not None
 
     @property
-    def shown(self) -> str:
+    def display_url(self) -> str:
         """The address as people may see it."""
-        return shown(self.base_url, self.secrets)
+        return display_url(self.base_url, self.secrets)
 
     def __repr__(self) -> str:
         """Its address and entries, without what may be secret."""
         told = {
             f.name: getattr(self, f.name)
             for f in fields(self)
-            if f.name not in _UNTOLD and getattr(self, f.name) != f.default
+            if f.name not in _HIDDEN_FIELDS and getattr(self, f.name) != f.default
         }
         told |= {
-            "base_url": self.shown,
+            "base_url": self.display_url,
             "headers": dict.fromkeys(self.headers, MASK),
             "query": dict.fromkeys(self.query, MASK),
         }
@@ -627,7 +640,7 @@ class ProviderSpec(Endpoint):
     refused: str = ""
     source: str = ""
     oauth: OAuth | None = None
-    shipped: str = ""
+    builtin_origin: str = ""
     batch: str = ""
     embeddings: Mapping[str, str] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
@@ -640,12 +653,12 @@ class ProviderSpec(Endpoint):
         return "headless" if self.dialect.startswith("cli") else "local" if self.local else "api"
 
     @property
-    def unapproved(self) -> bool:
+    def needs_consent(self) -> bool:
         """Whether the user has yet to allow where or how it is asked."""
-        return any(h == self.name or h.startswith(f"{self.name}: ") for h in self.held)
+        return any(h == self.name or h.startswith(f"{self.name}: ") for h in self.pending_consent)
 
 
-_UNTOLD = frozenset({"values", "facts", "quirks", "embeddings"})
+_HIDDEN_FIELDS = frozenset({"secret_values", "facts", "quirks", "embeddings"})
 
 
 class Decoder(Protocol):
@@ -688,12 +701,12 @@ class Reply(Protocol):
     def frames(self) -> AsyncGenerator[list[Frame], None]:
         """The answer's messages, those that came together in one list, which is never empty."""
 
-    async def each(self, take: Callable[[list[Frame]], bool]) -> None:
+    async def for_each_batch(self, handle: Callable[[list[Frame]], bool]) -> None:
         """Hands the answer's messages to `take`, as `frames` gives them; ends with the answer, or where
         `take` says that this was all of it. Raises what `take` raises."""
         async with aclosing(self.frames()) as frames:
             async for batch in frames:
-                if take(batch):
+                if handle(batch):
                     await self.drain(frames)
                     break
 
@@ -714,16 +727,16 @@ class Reply(Protocol):
 class Transport(Protocol):
     """A way to send one kind of call. Used on one event loop."""
 
-    def ready(self, call: Any, *, fresh: bool) -> Any:
+    def prepare_call(self, call: Any, *, fresh: bool) -> Any:
         """The call as `open` takes it: all that can be made before a clock starts. fresh: over a connection,
         to a command or in a session of its own. Raises ConfigError for what cannot be sent."""
         return msgspec.structs.replace(call, fresh=fresh)
 
-    def warming(self, call: Any) -> Coroutine[Any, Any, None] | None:
+    def warm_up(self, call: Any) -> Coroutine[Any, Any, None] | None:
         """What is to be done before the first call's clock starts; None where nothing is."""
         return None
 
-    def waits(self, call: Any) -> str:
+    def describe_wait(self, call: Any) -> str:
         """What the user waits for beside the answer, in words; "" for nothing."""
         return ""
 
@@ -740,18 +753,18 @@ class AgentProtocol(Protocol):
     last turn. asked: what the command asks to be allowed, in its order; whoever answers takes it out.
     """
 
-    many: bool
+    multi_session: bool
     busy: bool
     session: str
-    asked: list[Permission]
+    pending_permissions: list[Permission]
 
-    def say(self, turn: Turn, session: str) -> list[str]:
+    def start_turn(self, turn: SessionTurn, session: str) -> list[str]:
         """Begins a turn in `session`, or in a new one ("")."""
 
-    def heard(self, line: str) -> list[str]:
+    def handle_line(self, line: str) -> list[str]:
         """What to write in answer to a line."""
 
-    def permitted(self, asked: Permission, yes: bool) -> list[str]:
+    def answer_permission(self, permission: Permission, allow: bool) -> list[str]:
         """What to write in answer to a question: this once, or no."""
 
     def interrupt(self) -> list[str]:

@@ -77,24 +77,24 @@ class Reply(AnyReply):
             if batch := frames.close():
                 yield batch
 
-    async def each(self, take: Callable[[list[Frame]], bool]) -> None:
+    async def for_each_batch(self, handle: Callable[[list[Frame]], bool]) -> None:
         """See core.calls.Reply. What comes over a connection of ours is handed on in the callback that read
         it: a turn of the loop for each read would cost more than all the rest."""
         body = self._body
         if not isinstance(body, OwnAnswer) or "content-encoding" in self.headers:
-            await super().each(take)
+            await super().for_each_batch(handle)
             return
         with self._cut() as frames:
             over = False
 
             def feed(data: bytes, read: Read) -> bool:
                 nonlocal over
-                over = bool(batch := frames.feed(data, read)) and take(batch)
+                over = bool(batch := frames.feed(data, read)) and handle(batch)
                 return over
 
             await body.each(feed)
             if not over and (batch := frames.close()):
-                take(batch)
+                handle(batch)
             if over and not body.ended:
                 await drained(aiter(body))
 
@@ -219,7 +219,7 @@ class HttpTransport(Transport):
             self._clients[key] = ThroughHttpx(proxy, _KEEPALIVE)
         return self._clients[key]
 
-    def warming(self, call: HttpCall) -> Coroutine[Any, Any, None] | None:
+    def warm_up(self, call: HttpCall) -> Coroutine[Any, Any, None] | None:
         """What `prepare` makes for a call, where it is not there already."""
         way, own = self._way(addresses.parse(call.url)), self._stamped
         if way.own:
@@ -228,7 +228,7 @@ class HttpTransport(Transport):
             there = (way.proxy.url if way.proxy else "", authorities()) in self._clients
         return None if there else self.prepare(call.url)
 
-    def ready(self, call: HttpCall, *, fresh: bool) -> PreparedRequest:
+    def prepare_call(self, call: HttpCall, *, fresh: bool) -> PreparedRequest:
         """See PreparedRequest."""
         return PreparedRequest(call, fresh=fresh)
 
@@ -310,7 +310,7 @@ class _Opened:
         if trace.reused is None:
             trace.reused = "connect_start" not in trace.marks
         kept = {k: v for k, v in headers.items() if k in _KEPT or k.startswith(_KEPT_PREFIXES)}
-        trace.headers = _without(kept, prepared.call.guard.texts)
+        trace.headers = _without(kept, prepared.call.guard.secrets)
         return Reply(answer, headers, prepared.address, trace)
 
     async def __aexit__(self, *_exc: object) -> None:

@@ -174,7 +174,7 @@ def _key_where(session: Session, row: ProviderSpec) -> str:
 def _key_allow(session: Session, row: ProviderSpec) -> str:
     """Consent, in the user's own file, to what a project's row would use."""
     registry = session.client.registry
-    if not row.held:
+    if not row.pending_consent:
         return f"{row.label or row.name} waits for nothing."
     names = registry.allow(row)
     return (

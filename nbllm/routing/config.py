@@ -8,7 +8,7 @@ with its file and line, and everything else stays in force.
 Trust. A row that moves to another host loses the key variables, the address variables and the stored keys of
 the row it replaces, whoever moves it: they were meant for the old host. A project's file comes with a
 repository that somebody else may have written. It may do this freely, and all else waits for the user's
-consent (`ProviderSpec.held`):
+consent (`ProviderSpec.pending_consent`):
 
 - describe a provider under a new name, with an address and what goes into its requests. What it would spend
   of the user's waits: variables (as a key, in ${...} anywhere, for a command), OpenCode's keys, a login; so
@@ -339,7 +339,9 @@ def _apply(config: Config, layer: Layer) -> None:
     for name, table in _items(config, layer, "provider"):
         try:
             row = _written(config, layer, name, table)
-            config.rows[name] = replace(row, held=_held(row, table, below)) if layer.project else row
+            config.rows[name] = (
+                replace(row, pending_consent=_held(row, table, below)) if layer.project else row
+            )
         except ConfigError as error:
             config.problems.append(
                 Problem(
@@ -556,7 +558,7 @@ def _held(row: ProviderSpec, table: Mapping[str, Any], below: Config) -> tuple[s
         for e in table
         if _asks(e, row, same, below)
     }
-    if "opencode" in table and not row.shipped:
+    if "opencode" in table and not row.builtin_origin:
         waits.add(f"opencode = {_value(row.opencode)}")
     return tuple(sorted(waits - below.allowed.get(origin(row.base_url), set())))
 

@@ -8,8 +8,8 @@ to kernels, so it is none of them.
 A key goes to its own address only: what is found is a Secret with its origin, and wire.Guard compares that
 with the address that is really sent. In the keyring a key lies under its origin (https://api.openai.com), so
 no other row finds it there; OpenCode's keys belong to the address that nbllm's own row has; a variable that a
-project's file names waits for the user's consent (`ProviderSpec.held`). A key in `.env` may have come
-with the folder (`Secret.beside`): `auto` prefers all others.
+project's file names waits for the user's consent (`ProviderSpec.pending_consent`). A key in `.env` may have
+come with the folder (`Secret.from_project`): `auto` prefers all others.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def forget(provider: str) -> bool:
 
 
 def _names(row: ProviderSpec) -> Iterator[str]:
-    return (name for name in row.key_env if name not in row.held)
+    return (name for name in row.key_env if name not in row.pending_consent)
 
 
 def _environment(row: ProviderSpec, address: str, stores: KeyStores) -> Secret | None:
@@ -83,13 +83,13 @@ def _dotenv(row: ProviderSpec, address: str, stores: KeyStores) -> Secret | None
         values = stores.dotenv(path)
         found = next((n for n in _names(row) if values.get(n, "").strip()), None)
         if found:
-            return Secret(values[found].strip(), f"{found} in {path}", beside=True)
+            return Secret(values[found].strip(), f"{found} in {path}", from_project=True)
     return None
 
 
 def _ring(row: ProviderSpec, address: str, stores: KeyStores) -> Secret | None:
     ring = stores.keyring()
-    if ring is None or (row.local and not row.key_env) or row.unapproved:
+    if ring is None or (row.local and not row.key_env) or row.needs_consent:
         return None
     found = stores.cached_lookup(
         "keyring", origin(address), lambda: ring.get_password(SERVICE, origin(address))
@@ -107,7 +107,12 @@ def _secrets(row: ProviderSpec, address: str, stores: KeyStores) -> Secret | Non
 
 def _opencode(row: ProviderSpec, address: str, stores: KeyStores) -> Secret | None:
     """An api key, or an access token that has not expired (`expires` is in milliseconds, 0 for never)."""
-    if not row.opencode or stores.auth is None or not row.shipped or origin(address) != row.shipped:
+    if (
+        not row.opencode
+        or stores.auth is None
+        or not row.builtin_origin
+        or origin(address) != row.builtin_origin
+    ):
         return None
     entry = _read_json(stores.auth).get(row.opencode)
     if not isinstance(entry, dict):
@@ -123,7 +128,7 @@ def _opencode(row: ProviderSpec, address: str, stores: KeyStores) -> Secret | No
 
 def _login(row: ProviderSpec, address: str, stores: KeyStores) -> Secret | None:
     """The token of a login, renewed where it has ended. Raises AuthenticationError where it cannot be."""
-    if row.oauth is None or row.dialect not in _BEARERS or row.unapproved:
+    if row.oauth is None or row.dialect not in _BEARERS or row.needs_consent:
         return None
     from . import oauth
 
@@ -219,8 +224,10 @@ def _usable(key: Secret, row: ProviderSpec, address: str) -> tuple[Secret | None
             )
     if not text:
         return None, None
-    clean = key if text == key.reveal() else Secret(text, key.source, key.origin, beside=key.beside)
-    return clean.at(address), None
+    clean = (
+        key if text == key.reveal() else Secret(text, key.source, key.origin, from_project=key.from_project)
+    )
+    return clean.bound_to(address), None
 
 
 def _named(character: str) -> str:

@@ -124,7 +124,7 @@ def _declared(row: ProviderSpec) -> OAuth:
         raise ConfigError(
             f"{row.label or row.name} has no login.", hint=f"It takes a key: %llm key set {row.name}."
         )
-    if row.unapproved:
+    if row.needs_consent:
         raise ConfigError(
             f"{row.source} may not be logged in to yet.",
             hint=f"If that is meant: `%llm key allow {row.name}`.",

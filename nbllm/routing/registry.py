@@ -20,7 +20,7 @@ import msgspec
 
 from ..agents.model_files import newest, path_of
 from ..core.addresses import may_hold_secret, parse_ip
-from ..core.calls import Hidden, ProviderSpec, Quirks, Secret, shown
+from ..core.calls import HiddenTexts, ProviderSpec, Quirks, Secret, display_url
 from ..core.errors import AuthenticationError, ConfigError, is_secret_name, similar_names
 from ..dialects._limits import parse_duration
 from . import config, keys
@@ -201,7 +201,7 @@ class Registry(config.Settings):
         if provider is None:
             raise self._unknown(asked)
         model, file = model or provider.default_model, None
-        if provider.folders and not (model or provider.held or base_url or self.simulating):
+        if provider.folders and not (model or provider.pending_consent or base_url or self.simulating):
             model, file = newest(self.placed(provider))
         route = Route(asked, provider, model, file=file)
         return self._place(
@@ -222,7 +222,12 @@ class Registry(config.Settings):
         the table."""
         row = provider_row(name, table, self.rows.get(name), "register_provider", self.dialects)
         if "base_url" in table:  # consent is for an address, and for the variables that are named with it
-            row = replace(row, held=tuple(h for h in row.held if h in spent(row) and h not in str(table)))
+            row = replace(
+                row,
+                pending_consent=tuple(
+                    h for h in row.pending_consent if h in spent(row) and h not in str(table)
+                ),
+            )
         self.rows[name] = row
         return row
 
@@ -300,17 +305,17 @@ class Registry(config.Settings):
             dialect=spoken,
             local=row.local or elsewhere,
             refused="" if base_url else row.refused,
-            values=Hidden((*self._values(row), *query.values())),
+            secret_values=HiddenTexts((*self._values(row), *query.values())),
         )
 
     def _ready(self, row: ProviderSpec, model: str) -> ProviderSpec:
         """The row with its variables and the model's name filled in. Raises ConfigError where it cannot be
         asked."""
         name = row.label or row.name
-        if row.unapproved:
+        if row.needs_consent:
             raise ConfigError(
-                f"{row.source} changes where or how {row.name!r} is asked: {row.shown}, and what you ask "
-                f"would go there.",
+                f"{row.source} changes where or how {row.name!r} is asked: {row.display_url}, and what you "
+                f"ask would go there.",
                 hint=f"If that is meant: `%llm key allow {row.name}`.",
             )
         if row.refused:
@@ -321,9 +326,11 @@ class Registry(config.Settings):
                 hint=f"Name one: {row.name}/MODEL."
                 + (f" `%llm models {row.name}/` lists them." if row.models or row.folders else ""),
             )
-        missing = list(dict.fromkeys(n for text in _texts(row) for n in filled(text, self.env, row.held)[1]))
+        missing = list(
+            dict.fromkeys(n for text in _texts(row) for n in filled(text, self.env, row.pending_consent)[1])
+        )
         if missing:
-            held = [n for n in missing if n in row.held]
+            held = [n for n in missing if n in row.pending_consent]
             raise ConfigError(
                 f"{name} needs {' and '.join(missing)}, "
                 + (f"which {row.source} may not use yet." if held else "which is not set."),
@@ -336,12 +343,14 @@ class Registry(config.Settings):
         if row.folders:
             row = self.placed(row)
         headers, query = (
-            {k: filled(v, self.env, row.held)[0] for k, v in pairs.items()}
+            {k: filled(v, self.env, row.pending_consent)[0] for k, v in pairs.items()}
             for pairs in (row.headers, row.query)
         )
         return replace(
             row,
-            base_url=filled(row.base_url, self.env, row.held)[0].replace("{model}", quote(model, safe="")),
+            base_url=filled(row.base_url, self.env, row.pending_consent)[0].replace(
+                "{model}", quote(model, safe="")
+            ),
             headers=headers,
             query=query,
         )
@@ -350,13 +359,13 @@ class Registry(config.Settings):
         """The row with the folders of model files that are in force, none where they wait for consent."""
         other = self.env.get("NBLLM_MODELS", "").strip() if row.folders else ""
         found = other.split(os.pathsep) if other else (filled(f, self.env)[0] for f in row.folders)
-        if row.held:
+        if row.pending_consent:
             found = []
         paths = (os.path.abspath(os.path.expanduser(f)) for f in found if f and "${" not in f)
         return replace(row, folders=tuple(paths))
 
     @property
-    def secrets(self) -> Hidden:
+    def secrets(self) -> HiddenTexts:
         """What the environment holds that is nobody's business: keys of providers, and variables that are
         called as secrets are, and passwords within addresses. Short values, which may be words ("dummy"), and
         paths to secrets are none."""
@@ -365,16 +374,16 @@ class Registry(config.Settings):
         for value in self.env.values():
             for _, password in re.findall(r"://([^/?#\s:@]*):(?!\1@)([^/?#\s@]+)@", value):
                 found |= {password, unquote(password)}  # one that is the user's name too is a word
-        return Hidden(
+        return HiddenTexts(
             sorted(v for v in found if len(v) >= _SHORTEST and not os.path.exists(os.path.expanduser(v)))
         )
 
-    def _values(self, row: ProviderSpec) -> Hidden:
+    def _values(self, row: ProviderSpec) -> HiddenTexts:
         """What the row's texts hold that is nobody's business: the values of variables, and what stands in
         headers and query as it is. Of an address that is a variable, what follows the host."""
         own = [v for v in (*row.headers.values(), *row.query.values()) if "${" not in v]
-        found = [value for text in _texts(row) for value in variables(text, self.env, row.held)]
-        return Hidden(
+        found = [value for text in _texts(row) for value in variables(text, self.env, row.pending_consent)]
+        return HiddenTexts(
             filter(
                 None,
                 (
@@ -390,10 +399,10 @@ class Registry(config.Settings):
     def address(self, row: ProviderSpec) -> str:
         """The address in force: the first of the row's variables that is set, else the row's own. Variables
         in it that are not set stay as they are written."""
-        names = (v for v in row.base_url_env if v not in row.held)
+        names = (v for v in row.base_url_env if v not in row.pending_consent)
         found = next((value for v in names if (value := bare(self.env.get(v, "")))), None)
         if found is None:
-            return filled(row.base_url, self.env, row.held)[0]
+            return filled(row.base_url, self.env, row.pending_consent)[0]
         url = place(_as_url(found, row) if row.local else found, row.dialect).url
         known = row.local or is_loopback(url) or keys.same_host(url, row.base_url)
         lacks = known and "/" not in url.partition("//")[2]  # such a server is known to answer below a path
@@ -414,7 +423,7 @@ class Registry(config.Settings):
 
     def shown(self, row: ProviderSpec) -> str:
         """The address in force as people may see it."""
-        return shown(self.address(row), self._values(row))
+        return display_url(self.address(row), self._values(row))
 
     def _simulated(self, asked: str, full: str) -> Route:
         which, _, model = full.partition("/")[2].partition("/")
@@ -535,10 +544,12 @@ class Registry(config.Settings):
             path,
             "allow",
             place,
-            lambda before: sorted({*([before] if isinstance(before, str) else before or ()), *row.held}),
+            lambda before: sorted(
+                {*([before] if isinstance(before, str) else before or ()), *row.pending_consent}
+            ),
         )
-        self.rows[row.name] = replace(row, held=())
-        return row.held
+        self.rows[row.name] = replace(row, pending_consent=())
+        return row.pending_consent
 
     def where(self, row: ProviderSpec) -> list[tuple[str, str | None]]:
         """Each place that may hold the row's key, with the masked key it holds, None for none."""
@@ -560,7 +571,7 @@ def _without_its_own(row: ProviderSpec) -> ProviderSpec:
 
 
 def _host(url: str) -> str:
-    return url.partition("://")[2].partition("/")[0].rpartition("@")[2] or shown(url)
+    return url.partition("://")[2].partition("/")[0].rpartition("@")[2] or display_url(url)
 
 
 def _as_url(address: str, row: ProviderSpec) -> str:
@@ -594,7 +605,7 @@ def _paid_for(registry: Registry, source: str) -> None:
     model = str(registry.defaults["model"])
     row = config.leads_to(model, registry.rows, registry.aliases)
     key = registry.own_key(row, quick=True) if row is not None else None
-    if key is not None and key.beside:
+    if key is not None and key.from_project:
         del registry.defaults["model"]
         registry.problems.append(
             Problem(

@@ -230,16 +230,16 @@ def provider_row(
             headers={},
             query={},
             verified=(),
-            held=(),
+            pending_consent=(),
             oauth=None,
             passes=(),
-            shipped="",
+            builtin_origin="",
         )
     old = below or ProviderSpec(name, "openai_chat", given["base_url"], models="/models")
     shipped = (
         origin(given["base_url"])
         if source == BUILT_IN
-        else old.shipped
+        else old.builtin_origin
         if given.get("opencode", old.opencode) == old.opencode
         else ""
     )
@@ -249,7 +249,7 @@ def provider_row(
         facts={**old.facts, **facts},
         quirks=replace(old.quirks, **quirks),
         source=source,
-        shipped=shipped,
+        builtin_origin=shipped,
     )
 
 
@@ -272,7 +272,11 @@ def _read(name: str, entry: str, value: Any) -> Any:
 
 def spent(row: ProviderSpec) -> set[str]:
     """The environment variables that a row would send or go by."""
-    values = {f.name: getattr(row, f.name) for f in fields(row) if f.name not in ("held", "source", "facts")}
+    values = {
+        f.name: getattr(row, f.name)
+        for f in fields(row)
+        if f.name not in ("pending_consent", "source", "facts")
+    }
     return {*row.key_env, *row.base_url_env, *row.passes, *(m[1] for m in _VARIABLE.finditer(str(values)))}
 
 

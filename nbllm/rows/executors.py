@@ -25,7 +25,7 @@ from ..client.attempt import Attempt, Handler, Sink
 from ..client.client import Client
 from ..client.policy import Retries
 from ..core import errors
-from ..core.calls import Secret, origin, shown
+from ..core.calls import Secret, display_url, origin
 from ..core.events import Event
 from ..routing.registry import Registry, Route
 
@@ -66,7 +66,7 @@ class Place(NamedTuple):
     def of(cls, route: Route, given: str | None) -> Place:
         """given: base_url of the run. Raises ConfigError where that holds a password."""
         row = route.provider
-        if given is not None and shown(given) != given:
+        if given is not None and display_url(given) != given:
             raise Unfit(
                 "base_url holds a password, which would travel with every row.",
                 hint="Give the workers a row in their providers.toml, or a key in their environment.",
@@ -171,7 +171,7 @@ def sender(executor: Executor, base_url: str | None) -> Handler:
 
     async def send(attempt: Attempt, sink: Sink) -> None:
         trace = sink.begin(attempt)
-        trace.whole = True  # when its tokens came, nobody here saw
+        trace.non_streaming = True  # when its tokens came, nobody here saw
         packed = _packed(attempt, base_url)
         try:
             try:
@@ -186,7 +186,7 @@ def sender(executor: Executor, base_url: str | None) -> Handler:
             if reply.error is not None:
                 raise _unpacked(*reply.error)
         except errors.NbllmError as error:
-            trace.error = error.scrubbed(attempt.guard.texts).with_traceback(None)
+            trace.error = error.scrubbed(attempt.guard.secrets).with_traceback(None)
             raise error from None
 
     return send

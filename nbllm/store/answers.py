@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..core.calls import shown
+from ..core.calls import display_url
 from ..core.codec import VERSION, check_version, digest, from_plain, to_plain
 from ..core.errors import ConfigError, NbllmError, ProtocolError
 from ..core.events import Event, Finished, Notice, Restarted
@@ -60,7 +60,7 @@ def key_of(call: Any, dialect: str, sample: int = 0) -> str:
     one question apart. Raises ConfigError for a body that has no JSON form."""
     body = _numbered({name: value for name, value in call.body.items() if name not in _STREAMING})
     headers = {k.lower(): v for k, v in call.headers.items() if k.lower() in _MEANT}
-    return digest([_FORMAT, dialect, shown(call.url, call.guard.texts), headers, body, sample])
+    return digest([_FORMAT, dialect, display_url(call.url, call.guard.secrets), headers, body, sample])
 
 
 def _numbered(value: Any) -> Any:

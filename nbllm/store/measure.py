@@ -156,7 +156,7 @@ def _attempt(stream: Recorded, call: CallContext, found: list[Chunk], i: int) ->
     row: Row = {
         "attempt": i + 1,
         "provider": call.provider.name,
-        "route": call.provider.shown,
+        "route": call.provider.display_url,
         "model": call.model,
         "request_model": call.request.model,
         "transport": "cli" if call.provider.command else "h1",
@@ -250,7 +250,7 @@ def _answer(stream: Recorded, call: CallContext, found: list[Chunk], disturbed: 
         row["ns_event1"] = ns(found[0].at, call.epoch)
     if bearing and when is not None:
         row.update(_token_times(bearing, when, call.epoch))
-    if stream.trace.whole:  # when the first token was made, nobody saw
+    if stream.trace.non_streaming:  # when the first token was made, nobody saw
         row = {
             k: v
             for k, v in row.items()

@@ -65,7 +65,7 @@ def timing(stream: Recorded, turns: Sequence[Recorded] = (), usage: Usage | None
     trace, start = calls[0].trace, stream.called_at
     marks = trace.marks
     # of whole messages, nobody saw when their tokens were made
-    came = [(m, c) for c in calls if not c.trace.whole and (m := moments(c)) is not None]
+    came = [(m, c) for c in calls if not c.trace.non_streaming and (m := moments(c)) is not None]
     counts = [streamed(c.partial().usage if turns else usage, m) for m, c in came]
     set_up, head = marks.get("secured", marks.get("connected")), marks.get("headers", marks.get("stdout"))
     visible = next((m.visible for m, _ in came if m.visible is not None), None)

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote, urljoin
 
 from ..core import addresses
-from ..core.calls import Guard, Hidden, HttpCall, Secret, Trace, origin, same_host
+from ..core.calls import Guard, HiddenTexts, HttpCall, Secret, Trace, origin, same_host
 from ..core.errors import ConfigError, NbllmError, Timeout, scrub, similar_names
 from ..core.messages import Tool
 from ..core.schema import checked_schema, schema_problems
@@ -71,7 +71,7 @@ class HttpTool:
     reads: bool | None = None
     timeout: float = _SECONDS
     budget: int = DEFAULT_BUDGET
-    secrets: Hidden = field(default_factory=Hidden)
+    secrets: HiddenTexts = field(default_factory=HiddenTexts)
 
     def __post_init__(self) -> None:
         given = {n: getattr(self, n) for n in _KINDS}
@@ -115,7 +115,7 @@ class HttpTool:
         texts = (v.reveal() if isinstance(v, Secret) else v for v in self.headers.values())
         words = [w for t in texts for w in (t, t.rpartition(" ")[2])]
         own = (v.origin for v in self.headers.values() if isinstance(v, Secret) and v.origin)
-        return Guard((origin(self.url), *own), Hidden((*words, *self.secrets)))
+        return Guard((origin(self.url), *own), HiddenTexts((*words, *self.secrets)))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class HttpTool:
     def usable(self, connections: Callable[[], HttpTransport]) -> Usable:
         """As a tool; `connections` gives those of the engine's loop, on which it runs."""
         head, path, _ = self._split()
-        about = self.description or scrub(f"{self.method} {head}{path}", self._guard().texts)
+        about = self.description or scrub(f"{self.method} {head}{path}", self._guard().secrets)
         return Usable(
             Tool(fit(self.name), about, self.parameters),
             partial(self._ask, connections),
@@ -162,7 +162,7 @@ class HttpTool:
 
     async def _ask(self, connections: Callable[[], HttpTransport], arguments: Arguments) -> Any:
         call = self.request(arguments)
-        texts = call.guard.texts
+        texts = call.guard.secrets
         try:
             async with asyncio.timeout(self.timeout):
                 value = await self._answer(connections(), call)
@@ -290,7 +290,7 @@ def from_table(name: str, table: Mapping[str, Any], env: Mapping[str, str]) -> H
     url = fill(table.get("url", ""))
     headers = {k: Secret(fill(str(v))) for k, v in table.get("headers", {}).items()}
     rest = {k: v for k, v in table.items() if k not in ("url", "headers")}
-    return HttpTool(name, url, headers=headers, secrets=Hidden(secrets), **rest)
+    return HttpTool(name, url, headers=headers, secrets=HiddenTexts(secrets), **rest)
 
 
 def _check_entries(name: str, table: Mapping[str, Any]) -> None:

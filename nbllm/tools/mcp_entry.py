@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ..core.calls import Hidden, Secret, origin, shown
+from ..core.calls import HiddenTexts, Secret, display_url, origin
 from ..core.errors import MASK, ConfigError, looks_like_key
 
 SESSION = "this session"
@@ -76,21 +76,21 @@ class Entry:
         return run(self) == run(other)
 
     @property
-    def secrets(self) -> Hidden:
+    def secrets(self) -> HiddenTexts:
         """What of it no message, log or result may show."""
         values = (v for k, v in self.env.items() if _is_secret(k, v) or _is_odd(v))
         texts = (part for s in self.headers.values() for part in (s.reveal(), *s.reveal().split()))
         typed = (v for k, v in _pairs(self.argv) if _is_secret(k, v))
         query = (v for v in re.findall(r"=([^&#]+)", urlsplit(self.url).query))
         found = (*values, *texts, *typed, *query, *filter(None, [self.login.secret]))
-        return Hidden(dict.fromkeys(v for v in found if v.lower() not in _SCHEMES))
+        return HiddenTexts(dict.fromkeys(v for v in found if v.lower() not in _SCHEMES))
 
     @property
     def runs(self) -> str:
         """Its command or address as it is written, for people: what is filled in stands as its name, and what
         looks like a key is masked."""
         if self.url or self.written.get("url"):
-            return re.sub(r"=(?!\$\{)[^&#]+", f"={MASK}", shown(self.written["url"]))
+            return re.sub(r"=(?!\$\{)[^&#]+", f"={MASK}", display_url(self.written["url"]))
         words = self.written.get("words", ())
         found = [_masked(w, *pair) for w, pair in zip(words, _pairs(words), strict=True)]
         return shlex.join(found).replace(shlex.quote(MASK), MASK)
