@@ -22,7 +22,7 @@ from nbllm.bench import ground_truth as truth
 from nbllm.bench import plan
 from nbllm.bench import selftests as checks
 from nbllm.bench import supervisor as conducting
-from nbllm.bench.recorder import Pressure
+from nbllm.bench.recorder import CpuPressure
 
 RESULTS: list[tuple[str, str, str, bool]] = []
 
@@ -43,7 +43,7 @@ def tokens() -> None:
             "disturb": (30, 80),
         },
     }.items():
-        pressure = Pressure()
+        pressure = CpuPressure()
         began, waited = time.perf_counter(), pressure.now()
         table = checks.selftest(**settings).set_index("metric")
         share = (
@@ -206,7 +206,7 @@ def reuse() -> None:
             directory=Path(place) / "run",
             progress=False,
         )
-        known = truth.records(addresses[""])
+        known = truth.fetch_records(addresses[""])
     df = df[df.phase == "measure"]
     df = df.assign(first=[known[i]["first"] for i in df.provider_request_id])
     for kind, bar in (("warm", 0.99), ("cold_conn", 0.0)):

@@ -23,7 +23,7 @@ import scipy.stats
 
 from nbllm.bench import statistics as st
 from nbllm.bench.comparison import compare
-from nbllm.bench.early_stop import Stopper
+from nbllm.bench.early_stop import EarlyStop
 
 Rng = np.random.Generator
 Series = dict[str, np.ndarray]
@@ -240,7 +240,7 @@ def stopping(runs: int) -> None:
     for r in (0.0, 0.5, 0.8, 0.95):
         rng, missed, blocks = np.random.default_rng(4), 0, []
         for _ in range(runs):
-            stopper = Stopper(0.05)
+            stopper = EarlyStop(0.05)
             for i, value in enumerate(NOISE * ar(1500, r, rng)):
                 stopper.add("m", float(value))
                 if i % 5 == 4 and stopper.done:

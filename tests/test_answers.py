@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbllm import Client, simulator
-from nbllm.bench.recorder import spent
+from nbllm.bench.recorder import cost_and_tokens
 from nbllm.client.policy import Retries
 from nbllm.core import errors
 from nbllm.core.calls import Frame, ProviderSpec
@@ -304,7 +304,7 @@ def test_a_stopped_answer_over_a_socket(serve, client):
         row["tok_source"],
         row.get("cost_usd"),
     )
-    assert (pytest.approx((12 * 3 + 100 * 15) / 1e6), 112) == spent(
+    assert (pytest.approx((12 * 3 + 100 * 15) / 1e6), 112) == cost_and_tokens(
         {**row, "price_in": 3.0, "price_out": 15.0}
     )
 
@@ -325,9 +325,9 @@ def test_a_price_needs_the_count():
 
 def test_what_a_request_costs_the_budget():
     """Its cost; an estimate where it was cut; nothing where nothing came."""
-    assert (0.25, 30) == spent({"cost_usd": 0.25, "in_tokens": 10, "out_tokens": 20})
-    assert (0.0, 0) == spent({"bytes_out": 4_000, "status": "rate_limited"})
-    assert (pytest.approx(0.003), 1_500) == spent(
+    assert (0.25, 30) == cost_and_tokens({"cost_usd": 0.25, "in_tokens": 10, "out_tokens": 20})
+    assert (0.0, 0) == cost_and_tokens({"bytes_out": 4_000, "status": "rate_limited"})
+    assert (pytest.approx(0.003), 1_500) == cost_and_tokens(
         {"bytes_out": 4_000, "out_tokens": 500, "price_in": 2.0, "price_out": 2.0}
     )
 

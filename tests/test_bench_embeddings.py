@@ -4,7 +4,7 @@ import pytest
 
 import nbllm
 from nbllm.bench import store
-from nbllm.bench.frames import leading
+from nbllm.bench.frames import leading_metric
 from nbllm.client.client import Client
 from nbllm.client.embeddings import embed
 from nbllm.core import errors
@@ -41,7 +41,7 @@ def test_every_format_is_measured_with_its_tokens_and_no_text():
     assert df[["ttft_ms", "itl_ms", "out_tok_s"]].isna().all(axis=None)
     assert (df["texts_s"] * df["e2e_ms"]).to_numpy() == pytest.approx(3000.0)
     assert not len(nbllm.bench.answers(df))
-    assert "e2e_ms" == leading(df)
+    assert "e2e_ms" == leading_metric(df)
     assert "texts_s" in nbllm.bench.leaderboard(df)
     assert "time to last token" in nbllm.bench.report(df)
 
@@ -97,7 +97,7 @@ def test_what_embeddings_cannot_have_is_said_before_anything_is_sent(model, opti
     """One line; no directory is left behind."""
     with pytest.raises(errors.ConfigError, match=words):
         run(model, **{"batch": 2, **options})
-    assert [] == list(store.home().glob("*"))
+    assert [] == list(store.runs_directory().glob("*"))
 
 
 def test_an_ordinary_call_has_the_same_columns():

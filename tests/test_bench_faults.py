@@ -188,7 +188,7 @@ def test_an_address_that_can_be_nobodys_is_refused_before_the_start(address):
     """With the model's label; nothing was sent to the others, and no folder is left."""
     with pytest.raises(errors.ConfigError, match=r"odd|address"):
         run(GOOD, {"model": "m", "base_url": address, "name": "odd"})
-    assert [] == list(store.home().glob("*"))
+    assert [] == list(store.runs_directory().glob("*"))
 
 
 def test_a_host_that_nobody_knows_is_rows_of_failure():
@@ -233,7 +233,7 @@ def test_what_a_format_cannot_say_is_refused_before_the_start(tmp_path, model, p
     with pytest.raises(errors.ConfigError, match="cannot be asked"):
         run(GOOD, model, prompts=["Plain.", prompt] if isinstance(model, str) else [prompt], client=client)
     client.close()
-    assert [] == list(store.home().glob("*"))
+    assert [] == list(store.runs_directory().glob("*"))
     assert not (tmp_path / "RAN").exists()
 
 
@@ -312,7 +312,7 @@ def test_rules_that_are_none_are_refused_before_the_start(options):
     """They used to end the worker."""
     with pytest.raises(errors.ConfigError):
         run(GOOD, **options)
-    assert [] == list(store.home().glob("*"))
+    assert [] == list(store.runs_directory().glob("*"))
 
 
 # --- warming ---

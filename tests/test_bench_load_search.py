@@ -3,7 +3,7 @@
 import pytest
 
 import nbllm
-from nbllm.bench.load_search import _climb, _whole
+from nbllm.bench.load_search import _search_load, _whole_load
 from nbllm.core import errors
 from nbllm.store import columns
 
@@ -16,7 +16,7 @@ def runs_here(tmp_path, monkeypatch):
     monkeypatch.setenv("NBLLM_RUNS", str(tmp_path / "runs"))
 
 
-@pytest.mark.parametrize("shaped", [float, _whole])
+@pytest.mark.parametrize("shaped", [float, _whole_load])
 @pytest.mark.parametrize("truth", [0.5, 1.0, 3.3, 17.0, 63.9, 64.0, 1000.0])
 def test_the_search_ends_at_the_highest_load_that_holds(truth, shaped):
     """Within 10 %, or by whole numbers to the next; in few steps, and never above the end."""
@@ -26,7 +26,7 @@ def test_the_search_ends_at_the_highest_load_that_holds(truth, shaped):
         asked.append(load)
         return load <= truth
 
-    _climb(holds, shaped, (1.0, 64.0), 0.1)
+    _search_load(holds, shaped, (1.0, 64.0), 0.1)
     assert len(asked) == len(set(asked)) <= 13
     assert max(asked) <= 64.0
     best = max((a for a in asked if a <= truth), default=None)
@@ -36,13 +36,13 @@ def test_the_search_ends_at_the_highest_load_that_holds(truth, shaped):
         assert best == 64.0
     else:
         wrong = min(a for a in asked if a > truth)
-        assert wrong <= best * 1.1 or (shaped is _whole and wrong - best <= 1.0)
+        assert wrong <= best * 1.1 or (shaped is _whole_load and wrong - best <= 1.0)
 
 
 def test_a_search_that_is_over_asks_no_more():
     """A budget, or the user."""
     asked = []
-    _climb(lambda load: (asked.append(load), None)[1], float, (1.0, 64.0), 0.1)
+    _search_load(lambda load: (asked.append(load), None)[1], float, (1.0, 64.0), 0.1)
     assert [1.0] == asked
 
 

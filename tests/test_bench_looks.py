@@ -16,7 +16,7 @@ from PIL import Image
 
 import nbllm
 from nbllm.bench import figures, naming, plots
-from nbllm.bench.pages import dollars
+from nbllm.bench.pages import format_dollars
 
 from .test_bench_pages import frame, rows
 
@@ -180,10 +180,11 @@ def test_a_model_looks_the_same_in_every_figure_of_a_run_and_in_every_order_of_r
 
 def test_a_model_keeps_its_colour_in_another_run():
     """Whatever the order in which it is given, and from a file that knows no order."""
-    one = naming.places(TWELVE)
-    assert one == naming.places(reversed(TWELVE))
+    one = naming.palette_positions(TWELVE)
+    assert one == naming.palette_positions(reversed(TWELVE))
     found = [
-        naming.places(["openai/mini", *others])["openai/mini"] for others in ([], ["a/b"], ["c/d", "e/f"])
+        naming.palette_positions(["openai/mini", *others])["openai/mini"]
+        for others in ([], ["a/b"], ["c/d", "e/f"])
     ]
     assert 1 == len(set(found))
 
@@ -191,7 +192,10 @@ def test_a_model_keeps_its_colour_in_another_run():
 @given(some.lists(some.text(max_size=9), max_size=40, unique=True))
 def test_no_two_models_look_alike(names):
     """Six have six colours; beyond, a marker and a dash are another."""
-    looks = {n: figures._look(n, at, figures.THEMES["light"])[1:] for n, at in naming.places(names).items()}
+    looks = {
+        n: figures._model_style(n, at, figures.THEMES["light"])[1:]
+        for n, at in naming.palette_positions(names).items()
+    }
     assert len(names) == len(set(map(str, looks.values())))
     assert min(len(names), naming.COLOURS) == len({look[0] for look in looks.values()})
     for a, b in itertools.combinations(looks.values(), 2):
@@ -284,7 +288,7 @@ def test_what_it_costs_stands_in_every_part_of_a_report(of_twelve):
 )
 def test_a_price_is_written_out(amount, told):
     """Never as a power of ten."""
-    assert told == dollars(amount)
+    assert told == format_dollars(amount)
 
 
 def test_a_price_that_never_varies_is_compared():

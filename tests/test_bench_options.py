@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 import nbllm
-from nbllm.bench.achieved_load import missed
-from nbllm.bench.counting import counter
+from nbllm.bench.achieved_load import missed_load_warning
+from nbllm.bench.counting import token_counter
 from nbllm.core import errors
 from nbllm.store import columns
 
@@ -97,7 +97,7 @@ def test_a_tokenizers_package_is_named_where_it_is_missing(tmp_path, package, mo
     monkeypatch.setitem(sys.modules, package, None)
     given = "o200k_base" if package == "tiktoken" else tmp_path / "tokenizer.json"
     with pytest.raises(errors.ConfigError, match=package) as told:
-        counter(given)
+        token_counter(given)
     assert "nbllm[tokens]" in told.value.hint
 
 
@@ -114,7 +114,7 @@ class Encodes:
 @pytest.mark.parametrize("given", [lambda t: len(t.split()), str.split, Encodes()])
 def test_what_counts_may_be_a_function_or_a_tokenizer(given):
     """A number, a list, or `encode` without tokens that begin a text."""
-    assert [0, 3] == counter(given)(["", "one two three"])
+    assert [0, 3] == token_counter(given)(["", "one two three"])
 
 
 def test_tokens_are_counted_where_the_server_does_not(tmp_path):
@@ -182,8 +182,8 @@ def test_a_load_that_was_not_reached_is_said(lasts, said):
     row = {"run_id": "r", "name": "m", "block": 0, "phase": "measure", "start_kind": "warm"}
     load = {"concurrency": wanted, "sched_delay_ms": 0.0}
     df = columns.frame({**row, **load, "ns_call": at, "ns_tokN": at + int(lasts * 1e9)} for at in calls)
-    assert missed(df).removeprefix("The load was not reached: ").startswith(said)
-    assert bool(said) == bool(missed(df))
+    assert missed_load_warning(df).removeprefix("The load was not reached: ").startswith(said)
+    assert bool(said) == bool(missed_load_warning(df))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        missed(df[:0])
+        missed_load_warning(df[:0])

@@ -30,25 +30,27 @@ LOADS = {
 
 @settings(max_examples=60, deadline=None)
 @given(
-    arms=some.integers(1, 4),
+    contestants=some.integers(1, 4),
     n_prompts=some.integers(1, 5),
     blocks=some.integers(1, 6),
     load=some.sampled_from(sorted(LOADS)),
     seed=some.integers(0, 2**40),
     kinds=some.sampled_from([("warm",), ("cold_conn", "warm")]),
 )
-def test_a_plan_is_made_of_complete_random_blocks(arms, n_prompts, blocks, load, seed, kinds):  # noqa: PLR0917
+def test_a_plan_is_made_of_complete_random_blocks(contestants, n_prompts, blocks, load, seed, kinds):  # noqa: PLR0917
     """Every model and start once in a block, with the same prompts; every slot has its own number; the same
     seed, the same plan."""
-    turns = plan.plan(arms, n_prompts, blocks=blocks, loads=LOADS[load], start_kinds=kinds, seed=seed)
-    assert turns == plan.plan(arms, n_prompts, blocks=blocks, loads=LOADS[load], start_kinds=kinds, seed=seed)
+    turns = plan.plan(contestants, n_prompts, blocks=blocks, loads=LOADS[load], start_kinds=kinds, seed=seed)
+    assert turns == plan.plan(
+        contestants, n_prompts, blocks=blocks, loads=LOADS[load], start_kinds=kinds, seed=seed
+    )
     assert turns == msgspec.convert(json.loads(json.dumps(msgspec.to_builtins(turns))), tuple[plan.Turn, ...])
     numbers = [slot.seq for turn in turns for slot in turn.slots]
     assert list(range(len(numbers))) == sorted(numbers)
     for block in {turn.block for turn in turns}:
         mine = [turn for turn in turns if turn.block == block]
-        assert sorted((arm, kind) for arm in range(arms) for kind in kinds) == sorted(
-            (t.arm, t.start_kind) for t in mine
+        assert sorted((contestant, kind) for contestant in range(contestants) for kind in kinds) == sorted(
+            (t.contestant, t.start_kind) for t in mine
         )
         assert list(range(len(mine))) == [t.order for t in mine]
         assert 1 == len({tuple(s.prompt for s in t.slots) for t in mine if t.start_kind == "warm"})
@@ -58,8 +60,8 @@ def test_a_plan_is_made_of_complete_random_blocks(arms, n_prompts, blocks, load,
 def test_the_order_within_blocks_is_random():
     """Over many blocks every model is first about as often."""
     turns = plan.plan(3, 1, blocks=600, loads=plan.LoadShape.of(), seed=1)
-    first = [t.arm for t in turns if t.order == 0]
-    assert all(150 < first.count(arm) < 250 for arm in range(3))
+    first = [t.contestant for t in turns if t.order == 0]
+    assert all(150 < first.count(contestant) < 250 for contestant in range(3))
 
 
 @pytest.mark.parametrize(
@@ -85,8 +87,8 @@ def test_a_turn_is_long_enough_and_a_cooldown_is_at_its_end(load, phases):
 
 def test_a_turn_that_is_too_short_for_its_load_is_told():
     """Before anything is sent."""
-    assert "16 at a time" in plan.unsteady(plan.LoadShape.of(concurrency=16, per_turn=32))
-    assert "" == plan.unsteady(plan.LoadShape.of(concurrency=[1, 16]))
+    assert "16 at a time" in plan.unsteady_warning(plan.LoadShape.of(concurrency=16, per_turn=32))
+    assert "" == plan.unsteady_warning(plan.LoadShape.of(concurrency=[1, 16]))
 
 
 @pytest.mark.parametrize("rate", [2.0, 20.0])
@@ -155,7 +157,7 @@ def test_a_load_that_contradicts_itself(options, words):
 )
 def test_warm_up_ends_when_times_are_stable(values, over):
     """Or when there have been thirty."""
-    assert over == plan.stable(values)
+    assert over == plan.is_stable(values)
 
 
 def test_a_budget_says_which_limit_is_used_up():
@@ -305,13 +307,13 @@ def test_prefixes_stand_at_the_very_beginning():
     """A unique one differs for every request and is the same again for the same seed; a shared one is the
     same for all."""
     said = tuple(TALK)
-    unique = [prompts.prefixed(said, "unique", 7, seq)[0].parts[0].text for seq in range(50)]
+    unique = [prompts.add_prefix(said, "unique", 7, seq)[0].parts[0].text for seq in range(50)]
     assert 50 == len(set(unique))
-    assert unique[3] == prompts.prefixed(said, "unique", 7, 3)[0].parts[0].text
-    assert 1 == len({prompts.prefixed(said, "shared", 7, seq)[0].parts[0].text for seq in range(5)})
-    assert said == prompts.prefixed(said, None, 7, 0)
+    assert unique[3] == prompts.add_prefix(said, "unique", 7, 3)[0].parts[0].text
+    assert 1 == len({prompts.add_prefix(said, "shared", 7, seq)[0].parts[0].text for seq in range(5)})
+    assert said == prompts.add_prefix(said, None, 7, 0)
     with pytest.raises(errors.ConfigError, match="prefix"):
-        prompts.prefixed(said, "other", 7, 0)
+        prompts.add_prefix(said, "other", 7, 0)
 
 
 def test_synthetic_prompts_have_the_length_that_was_asked_for():

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import nbllm
-from nbllm.bench.judging import _WORD, _winner, shares
+from nbllm.bench.judging import _WINNER_WORD, _parse_winner, win_shares
 from nbllm.bench.prompts import prompt_set
 from nbllm.bench.quality import Quality
 from nbllm.client.client import Client
@@ -172,7 +172,7 @@ def test_templates_by_cases_are_a_table_of_prompts():
 )
 def test_a_judges_last_word_counts(text, winner):
     """Whatever it thought before."""
-    assert winner == _winner(text, "a", "b")
+    assert winner == _parse_winner(text, "a", "b")
 
 
 def judges(word):
@@ -198,7 +198,7 @@ def test_a_judge_who_prefers_the_first_place_says_nothing(answered):
     assert {"good"} == set(by.loc[("good", "down"), "winner"])
     told = found.attrs["judge"]
     assert (4, 0.0) == (told["asked"], told["agreement"])
-    assert {0.75, 0.0} == set(shares(found).values()), "two won one and tied one, the third lost both"
+    assert {0.75, 0.0} == set(win_shares(found).values()), "two won one and tied one, the third lost both"
 
 
 def test_a_judge_who_reads_decides_and_its_score_is_kept():
@@ -405,7 +405,7 @@ def test_what_is_no_comparison_says_so():
         nbllm.bench.win_rates(pd.DataFrame({"a": ["x"], "b": ["y"]}))
     with pytest.raises(errors.ConfigError, match="neither a, b nor tie"):
         nbllm.bench.win_rates(pd.DataFrame({"a": ["x"], "b": ["y"], "winner": ["z"]}))
-    assert _WORD.search(json.dumps("firstly")) is None
+    assert _WINNER_WORD.search(json.dumps("firstly")) is None
 
 
 def test_a_grid_has_the_models_in_the_given_order():

@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 from nbllm.bench.plan import Budget
-from nbllm.bench.recorder import MeasuredRequest, Pressure, Recorder
+from nbllm.bench.recorder import CpuPressure, MeasuredRequest, Recorder
 from nbllm.bench.store import Store
 
 MANY = 200
@@ -83,7 +83,7 @@ def test_what_no_json_writer_of_ours_takes_is_kept(tmp_path):
 
 def test_pressure_is_read_once_a_turn():
     """Whatever begins and ends in one turn of the loop sees one value; the next turn sees its own."""
-    waited = Pressure()
+    waited = CpuPressure()
     first = waited.at(1.0)
     assert first == waited.at(1.0)
     assert first is None or waited.at(2.0) >= first
@@ -91,6 +91,6 @@ def test_pressure_is_read_once_a_turn():
 
 def test_pressure_only_grows():
     """Where the system tells it, time that tasks have waited."""
-    waited = Pressure()
+    waited = CpuPressure()
     first, then = waited.now(), waited.now()
     assert first is None or then >= first

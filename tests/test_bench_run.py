@@ -16,7 +16,7 @@ import pytest
 import nbllm
 from nbllm.bench import store
 from nbllm.bench import supervisor as conducting
-from nbllm.bench.achieved_load import missed
+from nbllm.bench.achieved_load import missed_load_warning
 from nbllm.core import errors
 from nbllm.store import columns
 
@@ -158,7 +158,7 @@ def test_what_cannot_be_run_says_so_before_anything_is_sent(models, options, wor
     """One line with what to do; no directory is left behind."""
     with pytest.raises(errors.ConfigError, match=words):
         run(models, **options)
-    assert [] == list(store.home().glob("*"))
+    assert [] == list(store.runs_directory().glob("*"))
 
 
 def test_the_cold_ladder_has_its_own_rows():
@@ -293,7 +293,7 @@ def test_a_user_thinks_before_going_on():
     assert 1 <= used.isna().sum() <= 2, "of each user the first"
     both = thought.index.intersection(others.dropna().index)
     assert list(thought[both]) == list(others[both]), "by the seed"
-    assert "" == missed(df)
+    assert "" == missed_load_warning(df)
 
 
 @pytest.mark.parametrize("think", [-1, (2, 1), (1, 2, 3), "long", float("inf"), True])

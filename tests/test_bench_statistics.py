@@ -9,7 +9,7 @@ import pytest
 
 from nbllm.bench import compare, summary
 from nbllm.bench import statistics as st
-from nbllm.bench.early_stop import Stopper
+from nbllm.bench.early_stop import EarlyStop
 from nbllm.core import errors
 from nbllm.store import columns
 
@@ -119,7 +119,7 @@ def test_superiority_counts_ties_by_half():
 @pytest.mark.parametrize(("p", "n"), [(0.5, 5), (0.9, 29), (0.95, 59), (0.99, 299)])
 def test_the_least_n_of_a_percentile(p, n):
     """ln .05 / ln p."""
-    assert n == st.least_n(p)
+    assert n == st.min_n(p)
 
 
 def test_a_mean_of_a_drifting_series_has_a_wider_interval():
@@ -314,7 +314,7 @@ def test_looking_after_every_block_does_not_spoil_the_coverage():
     rng = np.random.default_rng(13)
     held = 0
     for _ in range(200):
-        stopper, good = Stopper(0.01, min_blocks=10), True
+        stopper, good = EarlyStop(0.01, min_blocks=10), True
         for i, value in enumerate(rng.normal(2.0, 0.3, 150)):
             stopper.add("a", float(value))
             if i >= 20:
@@ -326,7 +326,7 @@ def test_looking_after_every_block_does_not_spoil_the_coverage():
 
 def test_it_stops_when_every_name_is_narrow():
     """Not before min_blocks, and not for one of two."""
-    stopper = Stopper(0.05, min_blocks=5)
+    stopper = EarlyStop(0.05, min_blocks=5)
     for value in (0.0, 0.001, -0.001, 0.0):
         stopper.add("a", value)
     assert not stopper.done

@@ -9,8 +9,8 @@ import pytest
 
 from nbllm.bench import compare, planning, power, run, summary
 from nbllm.bench import statistics as st
-from nbllm.bench.correlation import plausible, weaker, worth
-from nbllm.bench.early_stop import Stopper
+from nbllm.bench.correlation import adjusted_p, effective_size, plausible_autocorrelation
+from nbllm.bench.early_stop import EarlyStop
 from nbllm.core import errors
 
 NEAR = pytest.approx
@@ -100,17 +100,17 @@ def test_a_baseline_has_fewer_comparisons():
 
 def test_a_power_is_told_before_the_run():
     """Nothing for a run that can decide; the power and what would do for one that cannot."""
-    assert "" == planning.foretold(5, 10, None)
-    assert "At least 6 blocks" in planning.foretold(2, 5, None)
-    assert "" == planning.foretold(1, 2, None)
-    few = planning.foretold(5, 10, 0.1)
+    assert "" == planning.power_warning(5, 10, None)
+    assert "At least 6 blocks" in planning.power_warning(2, 5, None)
+    assert "" == planning.power_warning(1, 2, None)
+    few = planning.power_warning(5, 10, 0.1)
     assert "10 comparisons" in few
     needed = planning.blocks_for(5, 0.1)
     assert f"blocks={needed}" in few
-    assert "" == planning.foretold(5, needed, 0.1)
+    assert "" == planning.power_warning(5, needed, 0.1)
     assert power(5, needed, 0.1) >= 0.8 > power(5, needed - 1, 0.1)
     with pytest.raises(errors.ConfigError, match="detect"):
-        planning.foretold(2, 10, 0)
+        planning.power_warning(2, 10, 0)
 
 
 def test_a_run_that_cannot_find_it_says_so():
@@ -294,8 +294,8 @@ def test_what_neighbours_share_weakens_a_verdict():
     lags = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
     mean = (r**lags).sum() / n**2
     inside = (n - (r**lags).sum() / n) / (n - 1)
-    assert NEAR(mean / (inside / n)) == worth(r, n).inflation
-    assert 0.0 == plausible([np.ones(20)]) == plausible([np.arange(3.0)])
+    assert NEAR(mean / (inside / n)) == effective_size(r, n).inflation
+    assert 0.0 == plausible_autocorrelation([np.ones(20)]) == plausible_autocorrelation([np.arange(3.0)])
 
 
 @pytest.mark.parametrize("n", [8, 10, 14])
@@ -304,10 +304,13 @@ def test_a_short_series_is_trusted_less_than_its_own_autocorrelation_says(n):
     rng, false = np.random.default_rng(9), 0
     for _ in range(400):
         series = autoregressive(n, 0.95, rng)
-        false += weaker(st.paired_p(series), n - 1, worth(plausible([series]), n)) < 0.05
+        false += (
+            adjusted_p(st.paired_p(series), n - 1, effective_size(plausible_autocorrelation([series]), n))
+            < 0.05
+        )
     assert false <= 0.06 * 400
     far = math.log(2) + np.random.default_rng(3).normal(0, 0.07, n)
-    assert weaker(st.paired_p(far), n - 1, worth(plausible([far]), n)) < 0.05, (
+    assert adjusted_p(st.paired_p(far), n - 1, effective_size(plausible_autocorrelation([far]), n)) < 0.05, (
         "a factor of two is still found"
     )
 
@@ -344,7 +347,7 @@ def test_stopping_waits_longer_where_neighbours_resemble_each_other():
     """Not sooner, as a variance of independent values would have it."""
     blocks = []
     for r in (0.0, 0.8):
-        rng, stopper, n = np.random.default_rng(8), Stopper(0.05), 0
+        rng, stopper, n = np.random.default_rng(8), EarlyStop(0.05), 0
         for value in 0.1 * autoregressive(2000, r, rng):
             stopper.add("a", float(value))
             n += 1

@@ -54,4 +54,4 @@ WITHOUT = {"run", "resume", "runs", "chunks", "tokens", "selftest"}
 @pytest.mark.parametrize("name", sorted(set(nbllm.bench.__all__) - WITHOUT))
 def test_what_a_name_of_bench_needs_is_looked_for_first(name):
     """Those that need none of them run without."""
-    assert heavy(nbllm.bench._HOME[name].lstrip(".")) == set(nbllm.bench._NEEDS.get(name, ()))
+    assert heavy(nbllm.bench._MODULE_OF[name].lstrip(".")) == set(nbllm.bench._EXTRA_PACKAGES.get(name, ()))

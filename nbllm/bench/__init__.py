@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .synthetic_prompts import synthetic as synthetic
     from .traces import trace as trace
 
-_HOME = {
+_MODULE_OF = {
     **dict.fromkeys(("run", "resume", "runs", "chunks", "tokens"), "runner"),
     **dict.fromkeys(("coldstart", "ladder", "warm", "streaming", "gateway"), "presets"),
     **dict.fromkeys(("load", "save"), "files"),
@@ -72,7 +72,7 @@ _HOME = {
     "synthetic": "synthetic_prompts",
 }
 # What these need beside pandas: said before a run that ends in them costs anything.
-_NEEDS = {
+_EXTRA_PACKAGES = {
     **dict.fromkeys(
         (
             *(
@@ -92,21 +92,21 @@ _NEEDS = {
     ),
     **dict.fromkeys(("plot", "report"), ("scipy", "matplotlib")),
 }
-__all__ = list(_HOME)
+__all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
+    home = _MODULE_OF.get(name)
     if home is None:
         raise AttributeError(
             f"module 'nbllm.bench' has no attribute {name!r}"
             + "".join(
                 f": did you mean {near}?"
-                for near in import_module("difflib").get_close_matches(name, _HOME, 1)
+                for near in import_module("difflib").get_close_matches(name, _MODULE_OF, 1)
                 if name[0] != "_"
             )
         )
-    require_packages(f"bench.{name}", "bench", *_NEEDS.get(name, ()))
+    require_packages(f"bench.{name}", "bench", *_EXTRA_PACKAGES.get(name, ()))
     value = globals()[name] = getattr(import_module(f".{home}", __name__), name)
     return value
 

@@ -14,17 +14,17 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-_REACHED = 0.8  # of the requests at a time that were asked for
-_LATE_MS = 100.0  # by which a request of an open loop may begin late
-_TURN = ["run_id", "name", "start_kind", "block"]
+_MIN_ACHIEVED_SHARE = 0.8  # of the requests at a time that were asked for
+_MAX_DELAY_MS = 100.0  # by which a request of an open loop may begin late
+_TURN_KEY = ["run_id", "name", "start_kind", "block"]
 
 
-def achieved(df: pd.DataFrame, part: pd.DataFrame) -> tuple[float, float]:
+def achieved_load(df: pd.DataFrame, part: pd.DataFrame) -> tuple[float, float]:
     """(requests in flight on average, requests begun a second) in the turns of `part`, which are rows of
     `df`; where a turn is one request, so many a second come one after another. NaN where nothing tells."""
     busy, wide, begun, spans = 0.0, 0.0, 0, 0.0
-    turns = _intervals(df, _TURN)
-    for key, mine in _intervals(part, _TURN).items():
+    turns = _intervals(df, _TURN_KEY)
+    for key, mine in _intervals(part, _TURN_KEY).items():
         low = mine[:, 0].min()
         # to the last call where that is a window: what drains after it is no load any more
         high = mine[:, 0].max() if len(mine) > 2 else mine[:, 1].max()
@@ -38,20 +38,20 @@ def achieved(df: pd.DataFrame, part: pd.DataFrame) -> tuple[float, float]:
     return busy / wide, begun / spans if spans > 0 else len(part) / wide
 
 
-def missed(df: pd.DataFrame) -> str:
+def missed_load_warning(df: pd.DataFrame) -> str:
     """Which loads were named and not made, in words; "" where there is none."""
     used = df[(df["phase"].astype("string") == "measure") & (df["start_kind"].astype("string") == "warm")]
     words = []
     thinking = bool(used["think_s"].notna().any())  # its users are not always in flight
     closed = used[(used["concurrency"].fillna(1) > 1) & (not thinking)]
     for (name, wanted), part in closed.groupby(["name", "concurrency"], sort=False, observed=True):
-        made = achieved(df, part)[0]
-        if made < _REACHED * float(str(wanted)):
+        made = achieved_load(df, part)[0]
+        if made < _MIN_ACHIEVED_SHARE * float(str(wanted)):
             words.append(f"{name}: {made:.3g} of {wanted:g} requests at a time")
     timed = used[used["target_rate"].notna()]
     for (name, wanted), part in timed.groupby(["name", "target_rate"], sort=False, observed=True):
         late = part["sched_delay_ms"].quantile(0.9)
-        if late > _LATE_MS:
+        if late > _MAX_DELAY_MS:
             words.append(f"{name}: requests of a rate of {wanted:g} a second began {late:.0f} ms late")
     return f"The load was not reached: {'; '.join(words)}." if words else ""
 

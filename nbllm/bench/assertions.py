@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import ConfigError, did_you_mean
 from ..core.events import PASS_THRESHOLD
-from .frames import last_attempts, measured, once, ordered, requests, several
+from .frames import (
+    check_unique_names,
+    last_attempts,
+    measured_requests,
+    normalize_requests,
+    ordered_values,
+    string_list,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FIELD = re.compile(r"\{([^{}\n]+)\}")  # a column's name may have blanks
+_PLACEHOLDER = re.compile(r"\{([^{}\n]+)\}")  # a column's name may have blanks
 
 
 def grid(
@@ -27,13 +34,13 @@ def grid(
 
     if "passed" not in df and "score" not in df:
         raise ConfigError("Nothing was asserted.", hint='bench.run(..., asserts=["contains: Paris"])')
-    used = last_attempts(measured(requests(df)))
-    places = {str(name): i for i, name in enumerate(ordered(used, "name"))}
+    used = last_attempts(measured_requests(normalize_requests(df)))
+    places = {str(name): i for i, name in enumerate(ordered_values(used, "name"))}
     used = used.sort_values("name", key=lambda names: names.astype(str).map(places), kind="stable")
     good = (
         used["passed"] if "passed" in used else (used["score"] >= PASS_THRESHOLD).where(used["score"].notna())
     )
-    keys = [several(name, k) or [] for name, k in (("rows", rows), ("columns", columns))]
+    keys = [string_list(name, k) or [] for name, k in (("rows", rows), ("columns", columns))]
     if not (keys[0] and keys[1]) or len({*keys[0], *keys[1]}) < len(keys[0]) + len(keys[1]):
         raise ConfigError("A grid has rows by one thing and columns by another.", hint="bench.grid(df)")
     missing = next((k for k in (*keys[0], *keys[1]) if k not in used), None)
@@ -58,7 +65,7 @@ def cases(templates: Mapping[str, str] | Sequence[str], table: pd.DataFrame) -> 
         raise ConfigError("Templates are a list of texts, or a mapping of names.", hint='["Please: {q}"]')
     if not isinstance(table, pd.DataFrame):
         raise ConfigError(f"That is no DataFrame but {type(table).__name__}.", hint="pd.DataFrame(table)")
-    once(table.columns)
+    check_unique_names(table.columns)
     table = table.rename(columns=str)
     named = (
         dict(templates) if isinstance(templates, Mapping) else {str(i): t for i, t in enumerate(templates)}
@@ -69,6 +76,6 @@ def cases(templates: Mapping[str, str] | Sequence[str], table: pd.DataFrame) -> 
             odd = next((f for f in re.findall(r"\{(\w+)\}", text) if f not in row), None)
             if odd is not None:
                 raise ConfigError(f"The table has no column {odd!r}.", hint=did_you_mean(odd, map(str, row)))
-            told = _FIELD.sub(lambda found, row=row: str(row.get(found[1], found[0])), text)  # type: ignore[misc]
+            told = _PLACEHOLDER.sub(lambda found, row=row: str(row.get(found[1], found[0])), text)  # type: ignore[misc]
             rows.append({**row, "prompt": told, "template": name, "case": str(case)})
     return pd.DataFrame(rows)

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_BOOT = """
+_BOOTSTRAP = """
 import sys, runpy
 from importlib.util import module_from_spec, spec_from_file_location
 sys.path += [place for place in {paths!r} if place not in sys.path]
@@ -28,8 +28,10 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 def command(module: str, *words: str) -> tuple[str, ...]:
     """The command that runs one of our modules; to be started with `environment()`, its standard input a pipe
     of ours."""
-    boot = _BOOT.format(
-        paths=list(filter(_outside, sys.path)), init=str(_PACKAGE / "__init__.py"), package=str(_PACKAGE)
+    boot = _BOOTSTRAP.format(
+        paths=list(filter(_is_outside_working_folder, sys.path)),
+        init=str(_PACKAGE / "__init__.py"),
+        package=str(_PACKAGE),
     )
     return (sys.executable, "-P", "-c", boot, module, *words)
 
@@ -37,11 +39,11 @@ def command(module: str, *words: str) -> tuple[str, ...]:
 def environment() -> dict[str, str]:
     """Ours, without what of PYTHONPATH means the working folder, or a place in it that its name alone
     decides."""
-    places = filter(_outside, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    places = filter(_is_outside_working_folder, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
 
 
-def _outside(place: str) -> bool:
+def _is_outside_working_folder(place: str) -> bool:
     try:
         return os.path.isabs(place) and os.path.realpath(place) != os.path.realpath(os.getcwd())
     except OSError:  # the working folder is gone
@@ -53,7 +55,7 @@ def end_with_parent(within: float = 0.0) -> None:
     is killed cleans nothing up. To be called when nothing more is read from there."""
 
     def watch() -> None:
-        while _read():
+        while _read_stdin():
             continue
         threading.Event().wait(within)
         os._exit(1)
@@ -61,7 +63,7 @@ def end_with_parent(within: float = 0.0) -> None:
     threading.Thread(target=watch, name="nbllm-parent", daemon=True).start()
 
 
-def _read() -> bytes:
+def _read_stdin() -> bytes:
     try:
         return os.read(0, 4096)
     except OSError:

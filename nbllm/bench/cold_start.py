@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from ..core.messages import Message
     from .run_spec import Contestant
 
-_PATIENCE = 600.0  # seconds for a fresh process, its request included
+_TIMEOUT = 600.0  # seconds for a fresh process, its request included
 
 Row = dict[str, Any]
 
 
 @asynccontextmanager
 async def client_for(
-    start_kind: str, client: Client, arm: Contestant, extra: Row, epoch: float
+    start_kind: str, client: Client, contestant: Contestant, extra: Row, epoch: float
 ) -> AsyncIterator[Client]:
     """The client for a request of this kind: a new one for cold_client, whose making then belongs to the
     request."""
@@ -39,7 +39,7 @@ async def client_for(
 
     start = time.perf_counter()
     fresh = Fresh(client.registry, ledger=None, paced=False)
-    await fresh.http.prepare(arm.route.provider.base_url)
+    await fresh.http.prepare(contestant.route.provider.base_url)
     made = time.perf_counter()
     extra.update(
         ns_call=round((start - epoch) * 1e9),
@@ -52,18 +52,22 @@ async def client_for(
         await fresh.http.close()
 
 
-async def process(
-    arm: Contestant, messages: tuple[Message, ...], options: Mapping[str, Any], epoch: float, extra: Row
+async def run_in_fresh_process(
+    contestant: Contestant,
+    messages: tuple[Message, ...],
+    options: Mapping[str, Any],
+    epoch: float,
+    extra: Row,
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """Sends one request from a fresh interpreter; gives its rows and chunks. Raises NbllmError where the
     child dies, or does not end."""
     from ..core import errors
     from . import children, prompts
-    from .run_spec import _arm, secret_of
+    from .run_spec import public_part, secret_part
 
     given = {
-        "arm": _arm(arm),
-        "secret": secret_of(arm),
+        "contestant": public_part(contestant),
+        "secret": secret_part(contestant),
         "prompt": prompts.dump((prompts.Prompt("cold", (messages,), options),)),
         "epoch": epoch,
         "extra": extra,
@@ -78,13 +82,13 @@ async def process(
     )
     given["extra"] = {**extra, "ns_spawn": round((spawned - epoch) * 1e9)}
     try:
-        async with asyncio.timeout(_PATIENCE):
-            out, err = await _talked(child, json.dumps(given).encode() + b"\n")
+        async with asyncio.timeout(_TIMEOUT):
+            out, err = await _communicate(child, json.dumps(given).encode() + b"\n")
     except TimeoutError:
         raise errors.Timeout(
             "The fresh process did not end.",
             which="total",
-            seconds=_PATIENCE,
+            seconds=_TIMEOUT,
             hint="Set timeout.total below that.",
         ) from None
     finally:
@@ -101,7 +105,7 @@ async def process(
     return tuple(found["rows"]), tuple(found["chunks"])
 
 
-async def _talked(child: asyncio.subprocess.Process, line: bytes) -> tuple[bytes, bytes]:
+async def _communicate(child: asyncio.subprocess.Process, line: bytes) -> tuple[bytes, bytes]:
     """All that a child says to a line. Its standard input stays open meanwhile: at its end it ends too."""
     assert child.stdin is not None
     assert child.stdout is not None
@@ -115,25 +119,25 @@ async def _talked(child: asyncio.subprocess.Process, line: bytes) -> tuple[bytes
     return out, err
 
 
-def _child() -> None:
+def _child_main() -> None:
     """The fresh process."""
     from ..client import client as clients
     from ..core import errors
     from ..store import chunks as pieces
     from ..store import measure
     from . import children, prompts
-    from .run_spec import to_arm
+    from .run_spec import to_contestant
 
     imported = time.perf_counter()
     given = json.loads(sys.stdin.buffer.readline())
     children.end_with_parent()
     epoch, extra = given["epoch"], given["extra"]
-    arm = to_arm(given["arm"], given["secret"])
+    contestant = to_contestant(given["contestant"], given["secret"])
     (prompt,) = prompts.load(given["prompt"])
     start = time.perf_counter()
     client = clients.Client(ledger=None, paced=False)
-    if not arm.route.provider.command:
-        client.run(client.http.prepare(arm.route.provider.base_url))
+    if not contestant.route.provider.command:
+        client.run(client.http.prepare(contestant.route.provider.base_url))
     made = time.perf_counter()
     extra.update(
         ns_import=round((imported - epoch) * 1e9),
@@ -142,23 +146,36 @@ def _child() -> None:
     )
     rows, chunks = [], []
     try:
-        request = client.request(prompt.turns[0], arm.route.model, **{**arm.options, **prompt.options})
-        stream = client.send(
-            request, arm.route, key=arm.key, timeouts=arm.limits, retries=arm.patience, keep=arm.keep
+        request = client.request(
+            prompt.turns[0], contestant.route.model, **{**contestant.options, **prompt.options}
         )
-        stream.wait_end(_PATIENCE)
+        stream = client.send(
+            request,
+            contestant.route,
+            key=contestant.key,
+            timeouts=contestant.limits,
+            retries=contestant.patience,
+            keep=contestant.keep,
+        )
+        stream.wait_end(_TIMEOUT)
         rows = measure.rows(
             stream,
-            measure.CallContext(request, arm.route.provider, arm.route.asked, arm.route.simulated, epoch),
+            measure.CallContext(
+                request, contestant.route.provider, contestant.route.asked, contestant.route.simulated, epoch
+            ),
             extra,
         )
         chunks = list(
             pieces.rows(stream, epoch, {"request_id": rows[-1]["request_id"], "attempt": rows[-1]["attempt"]})
         )
     except errors.NbllmError as error:
-        rows = [measure.failed(error.scrubbed(arm.secrets), arm.route.provider, arm.route.asked, extra)]
+        rows = [
+            measure.failed(
+                error.scrubbed(contestant.secrets), contestant.route.provider, contestant.route.asked, extra
+            )
+        ]
     print(json.dumps({"rows": rows, "chunks": chunks}))  # noqa: T201 - its answer
 
 
 if __name__ == "__main__":
-    _child()
+    _child_main()

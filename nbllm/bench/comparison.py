@@ -10,21 +10,41 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..core.errors import ConfigError
 from ..core.values import plural
 from . import statistics as st
-from .correlation import plausible
-from .frames import SCORE, grouped, last_attempts, measured, ordered, requests, retried, several, share
-from .pairs import Pair, Side, timed
-from .summaries import RATES, SHARE, _known, _wanted, derived
+from .correlation import plausible_autocorrelation
+from .frames import (
+    SCORE,
+    check_share,
+    has_retries,
+    last_attempts,
+    measured_requests,
+    normalize_requests,
+    ordered_groups,
+    ordered_values,
+    string_list,
+)
+from .pairs import Pair, Side, is_timed
+from .summaries import HIGHER_IS_BETTER, OK_SHARE, add_derived_metrics, check_columns, choose_metrics
 
 if TYPE_CHECKING:
     import pandas as pd
 
-USUAL = ("ttft_ms", "e2e_ms", "itl_ms", "out_tok_s", "in_tok_s", "texts_s", SHARE)
-SETTING = ("start_kind", "load_kind", "concurrency", "target_rate", "idle_s")  # what must be alike in a pair
-WAITED = "ttft_sched_ms"  # where requests were sent again
-_RECIPROCAL = {"out_tok_s": "itl_ms"}  # the same comparison in other words
-_GOOD_BAD = {SHARE: ("better", "worse"), SCORE: ("better", "worse"), "cost_usd": ("cheaper", "dearer")}
-GOOD = frozenset(("faster", "better", "cheaper"))
-BAD = frozenset(("slower", "worse", "dearer"))
+DEFAULT_METRICS = ("ttft_ms", "e2e_ms", "itl_ms", "out_tok_s", "in_tok_s", "texts_s", OK_SHARE)
+SETTING_COLUMNS = (
+    "start_kind",
+    "load_kind",
+    "concurrency",
+    "target_rate",
+    "idle_s",
+)  # what must be alike in a pair
+WAITING_METRIC = "ttft_sched_ms"  # where requests were sent again
+_RECIPROCAL_OF = {"out_tok_s": "itl_ms"}  # the same comparison in other words
+_VERDICT_WORDS = {
+    OK_SHARE: ("better", "worse"),
+    SCORE: ("better", "worse"),
+    "cost_usd": ("cheaper", "dearer"),
+}
+BETTER = frozenset(("faster", "better", "cheaper"))
+WORSE = frozenset(("slower", "worse", "dearer"))
 _COLUMNS = [
     *("metric", "a", "b", "stat", "verdict", "ratio", "ci_lo", "ci_hi", "p", "p_holm", "n_family"),
     *("prob_a_faster", "value_a", "value_b", "diff", "diff_lo", "diff_hi", "n_blocks", "n_dropped"),
@@ -75,28 +95,28 @@ def compare(
     """
     import pandas as pd
 
-    df, given = requests(df), several("metrics", metrics)
-    _checked(df, by, family, margin, level)
-    df = derived(df, given)
-    wanted = _wanted(df, _usual(df) if given is None else given)
-    used = measured(df, phase)
-    setting = [k for k in ("name", *SETTING) if k != by]
+    df, given = normalize_requests(df), string_list("metrics", metrics)
+    _check_options(df, by, family, margin, level)
+    df = add_derived_metrics(df, given)
+    wanted = choose_metrics(df, _default_metrics(df) if given is None else given)
+    used = measured_requests(df, phase)
+    setting = [k for k in ("name", *SETTING_COLUMNS) if k != by]
     rows: list[dict[str, Any]] = []
-    yardstick = _yardstick(used, by, reference)
-    asked = _Asked(by, baseline, wanted, level, contaminated, seed)
-    for key, part in grouped(used, setting):
+    yardstick = _reference_rows(used, by, reference)
+    asked = _Options(by, baseline, wanted, level, contaminated, seed)
+    for key, part in ordered_groups(used, setting):
         place = dict(zip(setting, key, strict=True))
         if reference is None or str(place["name"]) != reference:
-            rows += [{**place, **row} for row in _setting(part, _alike(yardstick, place), asked)]
+            rows += [{**place, **row} for row in _setting_rows(part, _same_setting(yardstick, place), asked)]
     for members in _families(rows, setting, family):
-        _corrected(members, margin, level)
+        _apply_correction(members, margin, level)
     out = pd.DataFrame(rows, columns=[*setting, *_COLUMNS])
     shown = [k for k in setting if out[k].nunique(dropna=False) > 1]
     out.attrs.update(df.attrs)
     return out.drop(columns=[k for k in setting if k not in shown])
 
 
-class _Asked(NamedTuple):
+class _Options(NamedTuple):
     """What a caller of `compare` wants of every setting."""
 
     by: str
@@ -107,29 +127,31 @@ class _Asked(NamedTuple):
     seed: int
 
 
-def _checked(df: pd.DataFrame, by: str, family: str, margin: float, level: float) -> None:
+def _check_options(df: pd.DataFrame, by: str, family: str, margin: float, level: float) -> None:
     if not isinstance(by, str):
         raise ConfigError("by= is one column.", hint='by="name", by="concurrency" ...')
-    _known(df, [by])
+    check_columns(df, [by])
     if family not in ("metric", "all"):
         raise ConfigError(f"No family is called {family!r}.", hint='family="metric", or family="all".')
-    share("level", level)
+    check_share("level", level)
     if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < math.inf:
         raise ConfigError(f"margin is a share of at least 0, not {margin!r}.", hint="margin=0.05 is 5 %.")
 
 
-def _usual(df: pd.DataFrame) -> list[str]:
-    usual = [m for m in USUAL if m == SHARE or df[m].notna().any()]
+def _default_metrics(df: pd.DataFrame) -> list[str]:
+    usual = [m for m in DEFAULT_METRICS if m == OK_SHARE or df[m].notna().any()]
     usual += [SCORE] if SCORE in df and df[SCORE].notna().any() else []
-    return [*usual, *([WAITED] if retried(df) and df[WAITED].notna().any() else [])]
+    return [*usual, *([WAITING_METRIC] if has_retries(df) and df[WAITING_METRIC].notna().any() else [])]
 
 
-def _setting(part: pd.DataFrame, yardstick: pd.DataFrame | None, asked: _Asked) -> list[dict[str, Any]]:
+def _setting_rows(
+    part: pd.DataFrame, yardstick: pd.DataFrame | None, asked: _Options
+) -> list[dict[str, Any]]:
     """The rows of one setting."""
     sides, yardsticks = (
         {
             str(value): Side(last_attempts(side), asked.contaminated)
-            for (value,), side in grouped(frame, [asked.by])
+            for (value,), side in ordered_groups(frame, [asked.by])
         }
         for frame in (part, part[:0] if yardstick is None else yardstick)
     )
@@ -148,10 +170,10 @@ def _setting(part: pd.DataFrame, yardstick: pd.DataFrame | None, asked: _Asked) 
                     seed=asked.seed,
                 ),
             )
-            for a, b in _pairs(list(sides), asked.baseline)
+            for a, b in _name_pairs(list(sides), asked.baseline)
         ]
-        r = {paired: _plausible(pairs, paired, len(sides)) for paired in (True, False)}
-        about = _variance([pair for *_, pair in pairs]), len(sides)
+        r = {paired: _family_autocorrelation(pairs, paired, len(sides)) for paired in (True, False)}
+        about = _mean_pair_variance([pair for *_, pair in pairs]), len(sides)
         rows += [
             {"metric": metric, "a": a, "b": b, **pair.row(r[pair.plain.paired], *about)}
             for a, b, pair in pairs
@@ -159,10 +181,10 @@ def _setting(part: pd.DataFrame, yardstick: pd.DataFrame | None, asked: _Asked) 
     return rows
 
 
-def _yardstick(df: pd.DataFrame, by: str, reference: str | None) -> pd.DataFrame | None:
+def _reference_rows(df: pd.DataFrame, by: str, reference: str | None) -> pd.DataFrame | None:
     if reference is None:
         return None
-    names = [str(name) for name in ordered(df, "name")]
+    names = [str(name) for name in ordered_values(df, "name")]
     if by == "name" or reference not in names:
         raise ConfigError(
             f"No run has measured {reference!r}."
@@ -173,7 +195,7 @@ def _yardstick(df: pd.DataFrame, by: str, reference: str | None) -> pd.DataFrame
     return df[df["name"].astype(str) == reference]
 
 
-def _alike(yardstick: pd.DataFrame | None, place: dict[str, Any]) -> pd.DataFrame | None:
+def _same_setting(yardstick: pd.DataFrame | None, place: dict[str, Any]) -> pd.DataFrame | None:
     """The reference's requests in a setting."""
     if yardstick is None:
         return None
@@ -184,19 +206,19 @@ def _alike(yardstick: pd.DataFrame | None, place: dict[str, Any]) -> pd.DataFram
     return yardstick
 
 
-def _plausible(pairs: list[tuple[str, str, Pair]], paired: bool, sides: int) -> float:
+def _family_autocorrelation(pairs: list[tuple[str, str, Pair]], paired: bool, sides: int) -> float:
     alike = [pair for _, _, pair in pairs if pair.plain.paired == paired]
     several = sides - 1 if paired else sides
-    return plausible([series for pair in alike for series in pair.series()], several)
+    return plausible_autocorrelation([series for pair in alike for series in pair.series()], several)
 
 
-def _variance(pairs: list[Pair]) -> float:
+def _mean_pair_variance(pairs: list[Pair]) -> float:
     """Of the differences within pairs, on average."""
     found = [d.var(ddof=1) for pair in pairs if pair.plain.paired and len(d := pair.series()[0]) > 1]
     return float(sum(found)) / max(1, len(found))
 
 
-def _pairs(names: list[str], baseline: str | None) -> list[tuple[str, str]]:
+def _name_pairs(names: list[str], baseline: str | None) -> list[tuple[str, str]]:
     if baseline is None:
         return list(itertools.combinations(names, 2))
     if names and baseline not in names:
@@ -212,10 +234,10 @@ def _families(rows: list[dict[str, Any]], setting: list[str], family: str) -> li
     return list(found.values())
 
 
-def _corrected(rows: list[dict[str, Any]], margin: float, level: float) -> None:
+def _apply_correction(rows: list[dict[str, Any]], margin: float, level: float) -> None:
     """Enters p_holm, verdict and what else is to be noted into the rows of a family."""
     metrics = {row["metric"] for row in rows}
-    twice = [row for row in rows if _RECIPROCAL.get(row["metric"]) in metrics]
+    twice = [row for row in rows if _RECIPROCAL_OF.get(row["metric"]) in metrics]
     distinct = [row for row in rows if not any(row is other for other in twice)]
     for row, p in zip(distinct, st.holm([row["p"] for row in distinct]), strict=True):
         row["p_holm"] = p
@@ -225,7 +247,7 @@ def _corrected(rows: list[dict[str, Any]], margin: float, level: float) -> None:
     for row in rows:
         row["n_family"] = size
         row["verdict"], why = _verdict(row, margin, level)
-        row["note"] = "; ".join(filter(None, (row["note"], why, _too_few(row, size, level))))
+        row["note"] = "; ".join(filter(None, (row["note"], why, _too_few_note(row, size, level))))
 
 
 def _verdict(row: dict[str, Any], margin: float, level: float) -> tuple[str, str]:
@@ -235,40 +257,44 @@ def _verdict(row: dict[str, Any], margin: float, level: float) -> tuple[str, str
     lo, hi, none = (row["ci_lo"], row["ci_hi"], 1.0) if by_ratio else (row["diff_lo"], row["diff_hi"], 0.0)
     if math.isnan(lo) or math.isnan(hi):
         return "undecided", ""
-    fails = row["failed_a"] - row["failed_b"] if timed(metric) and metric != SHARE else 0.0
+    fails = row["failed_a"] - row["failed_b"] if is_timed(metric) and metric != OK_SHARE else 0.0
     beside = (
-        (1.0 / (1.0 + margin), 1.0 + margin) if by_ratio else (-margin, margin) if metric == SHARE else (0, 0)
+        (1.0 / (1.0 + margin), 1.0 + margin)
+        if by_ratio
+        else (-margin, margin)
+        if metric == OK_SHARE
+        else (0, 0)
     )
     if beside[0] <= lo and hi <= beside[1]:
         return ("equivalent", "") if abs(fails) <= margin else ("undecided", "")
     if not row["p_holm"] < 1.0 - level or not (hi < none or lo > none):
         return "undecided", ""
-    good, bad = words(metric)
-    better = (hi < none) != (metric in RATES)
+    good, bad = verdict_words(metric)
+    better = (hi < none) != (metric in HIGHER_IS_BETTER)
     if (fails if better else -fails) > margin:
         who = row["a"] if better else row["b"]
         return "undecided", f"{who} is {good} when it answers: no verdict while it fails more often"
     return (good if better else bad), ""
 
 
-def words(metric: str) -> tuple[str, str]:
+def verdict_words(metric: str) -> tuple[str, str]:
     """What the better and the worse one is called: faster and slower of times and speeds."""
-    return _GOOD_BAD.get(metric) or (("faster", "slower") if timed(metric) else ("lower", "higher"))
+    return _VERDICT_WORDS.get(metric) or (("faster", "slower") if is_timed(metric) else ("lower", "higher"))
 
 
-def _too_few(row: dict[str, Any], size: int, level: float) -> str:
+def _too_few_note(row: dict[str, Any], size: int, level: float) -> str:
     """Says where the number of blocks alone makes a verdict impossible."""
     n, paired = row["n_blocks"], row["method"].startswith("paired")
-    if row["verdict"] != "undecided" or row["metric"] == SHARE:
+    if row["verdict"] != "undecided" or row["metric"] == OK_SHARE:
         return ""
     if not paired:
         return "too few requests for an interval" if math.isnan(row["ci_lo"]) else ""
-    finest = st.finest(n) if n else 1.0
-    if n >= st.LEAST and not (row["p"] <= 1.01 * finest and finest * size >= 1.0 - level):
+    finest = st.smallest_p(n) if n else 1.0
+    if n >= st.MIN_PAIRS and not (row["p"] <= 1.01 * finest and finest * size >= 1.0 - level):
         return ""
     least = (
-        st.LEAST
-        if n < st.LEAST and not row["failed_a"] and not row["failed_b"]
-        else st.least_blocks(size, level)
+        st.MIN_PAIRS
+        if n < st.MIN_PAIRS and not row["failed_a"] and not row["failed_b"]
+        else st.min_blocks(size, level)
     )
     return f"at least {least} blocks are needed to decide among {plural(size, 'comparison')}"

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-_MOST = 0.95  # beyond, a run of ordinary length says nothing at all
-_LEAST_DOF = 1.5
+_MAX_R = 0.95  # beyond, a run of ordinary length says nothing at all
+_MIN_DOF = 1.5
 
 
-class Worth(NamedTuple):
+class EffectiveSize(NamedTuple):
     """inflation: K above. dof: degrees of freedom. r: the autocorrelation that was allowed for."""
 
     inflation: float
@@ -55,12 +55,12 @@ def lag1(values: Array | Sequence[float]) -> float:
     return float(np.dot(centred[1:], centred[:-1])) / total if varied else math.nan
 
 
-def unbiased(r: float, n: float) -> float:
+def unbiased_lag1(r: float, n: float) -> float:
     """A sample's r of n values without its bias."""
-    return max(-_MOST, min(_MOST, (n * r + 1.0) / max(1.0, n - 4.0)))
+    return max(-_MAX_R, min(_MAX_R, (n * r + 1.0) / max(1.0, n - 4.0)))
 
 
-def plausible(
+def plausible_autocorrelation(
     series: Sequence[Array | Sequence[float]], independent: int = 1, caution: float | None = None
 ) -> float:
     """The largest autocorrelation that series of one kind (the pairs of a family) plausibly have, between 0
@@ -71,23 +71,23 @@ def plausible(
     if not known:
         return 0.0
     n = sum(n for _, n in known) / len(known)
-    r = unbiased(sum(r for r, _ in known) / len(known), n)
+    r = unbiased_lag1(sum(r for r, _ in known) / len(known), n)
     several = max(1, independent)
     usual = max(0.5, 1.0 / math.sqrt(several) + 7.0 / (n * several**2))
     errors = usual if caution is None else caution / math.sqrt(several)
-    return min(_MOST, max(0.0, r + errors * math.sqrt((1.0 - r * r) / n)))
+    return min(_MAX_R, max(0.0, r + errors * math.sqrt((1.0 - r * r) / n)))
 
 
-def worth(r: float, n: int) -> Worth:
+def effective_size(r: float, n: int) -> EffectiveSize:
     """What n values are worth whose autocorrelation is r."""
     if r <= 0 or n < 3:
-        return Worth(1.0, max(_LEAST_DOF, n - 1.0))
+        return EffectiveSize(1.0, max(_MIN_DOF, n - 1.0))
     v = (1 + r) / (1 - r) - 2 * r * (1 - r**n) / (n * (1 - r) ** 2)
     v = min(v, n - 0.5)
-    return Worth(v / (1 - (v - 1) / (n - 1)), max(_LEAST_DOF, n * (1 - r) / (1 + r) - 1.0), r)
+    return EffectiveSize(v / (1 - (v - 1) / (n - 1)), max(_MIN_DOF, n * (1 - r) / (1 + r) - 1.0), r)
 
 
-def weaker(p: float, plain_dof: float, told: Worth) -> float:
+def adjusted_p(p: float, plain_dof: float, told: EffectiveSize) -> float:
     """A two-sided p of a test that took its values for independent, as what they are worth."""
     from scipy.stats import t
 
@@ -96,7 +96,9 @@ def weaker(p: float, plain_dof: float, told: Worth) -> float:
     return float(2.0 * t.sf(t.isf(max(p, 1e-300) / 2.0, plain_dof) / math.sqrt(told.inflation), told.dof))
 
 
-def by_all(series: Array, variance: float, models: int, told: Worth, level: float) -> tuple[float, float]:
+def pooled_test(
+    series: Array, variance: float, models: int, told: EffectiveSize, level: float
+) -> tuple[float, float]:
     """(p, by how much an interval of the series alone must grow) by the mean variance of all pairs of so many
     models."""
     import numpy as np
@@ -110,7 +112,7 @@ def by_all(series: Array, variance: float, models: int, told: Worth, level: floa
     return p, grown * float(t.ppf(tail, dof) / t.ppf(tail, len(series) - 1))
 
 
-def widening(level: float, plain_dof: float, told: Worth) -> float:
+def interval_widening(level: float, plain_dof: float, told: EffectiveSize) -> float:
     """By how much an interval that took its values for independent must grow."""
     from scipy.stats import t
 

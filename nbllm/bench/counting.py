@@ -15,14 +15,14 @@ from ..core.errors import ConfigError
 from ..core.extras import require_packages
 
 # The number of tokens of each text; None where nobody could count.
-Counter = Callable[[Sequence[str]], Sequence[int] | None]
-_FORMS = (
+TokenCounter = Callable[[Sequence[str]], Sequence[int] | None]
+_ACCEPTED = (
     'A name of tiktoken\'s ("o200k_base"), the path of a Hugging Face tokenizer.json, a tokenizer, or a '
     "function of a text."
 )
 
 
-def counter(given: Any) -> Counter | None:
+def token_counter(given: Any) -> TokenCounter | None:
     """What counts as `given` says: a name of tiktoken's, a tokenizer.json or its folder, a tokenizer with
     `encode`, or a function of a text that gives a number or a list of tokens. None for None.
 
@@ -31,18 +31,18 @@ def counter(given: Any) -> Counter | None:
     if given is None:
         return None
     try:
-        count = _encoder(_named(given) if isinstance(given, (str, os.PathLike)) else given)
+        count = _count_function(_load_tokenizer(given) if isinstance(given, (str, os.PathLike)) else given)
         counted = count("One, two, three.")
         if isinstance(counted, bool) or counted < 1:
             raise TypeError(f"{counted!r} tokens for a text of three words")
     except ConfigError:
         raise
     except Exception as exc:  # noqa: BLE001 - a user's function, or a package of others
-        raise ConfigError(f"The tokenizer does not count: {exc}.", hint=_FORMS) from None
+        raise ConfigError(f"The tokenizer does not count: {exc}.", hint=_ACCEPTED) from None
     return lambda texts: [count(text) for text in texts]
 
 
-def _named(name: str | os.PathLike[str]) -> Any:
+def _load_tokenizer(name: str | os.PathLike[str]) -> Any:
     place = Path(name)
     place = place / "tokenizer.json" if place.is_dir() else place
     if place.suffix == ".json":
@@ -57,7 +57,7 @@ def _named(name: str | os.PathLike[str]) -> Any:
     return (tiktoken.get_encoding if known else tiktoken.encoding_for_model)(os.fspath(name))
 
 
-def _encoder(found: Any) -> Callable[[str], int]:
+def _count_function(found: Any) -> Callable[[str], int]:
     """Its own tokens alone: none that begin or end a text."""
     if hasattr(found, "encode_ordinary"):  # tiktoken
         return lambda text: len(found.encode_ordinary(text))
@@ -67,8 +67,8 @@ def _encoder(found: Any) -> Callable[[str], int]:
         return lambda text: len(found.encode(text, add_special_tokens=False))
     if not callable(found):
         raise TypeError(f"{type(found).__name__} is none")
-    return lambda text: _number(found(text))
+    return lambda text: _to_count(found(text))
 
 
-def _number(counted: int | Sized) -> int:
+def _to_count(counted: int | Sized) -> int:
     return len(counted) if isinstance(counted, Sized) else int(counted)

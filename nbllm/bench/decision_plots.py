@@ -9,31 +9,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import statistics as st
-from .decisions import cost
-from .figures import Look, Sheet, label, ticks
-from .frames import SCORE, ordered, succeeded
-from .pages import dollars
-from .summaries import RATES, split
+from .decisions import cost_columns
+from .figures import ModelStyle, Sheet, format_axis, metric_label
+from .frames import SCORE, ordered_values, success_mask
+from .pages import format_dollars
+from .summaries import HIGHER_IS_BETTER, split_values
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _WINDOWS = 12  # of a run's time
-_LEAST = 5  # values of a window or a cell that say something of a median
-_LENGTHS = 5  # classes of prompts by their length
-_TALL = (("p50", 0.5, 2.0), ("p90", 0.9, 1.2), ("p99", 0.99, 0.8))
+_MIN_VALUES = 5  # values of a window or a cell that say something of a median
+_MAX_LENGTH_CLASSES = 5  # classes of prompts by their length
+_CURVES = (("p50", 0.5, 2.0), ("p90", 0.9, 1.2), ("p99", 0.99, 0.8))
 
 
 def pareto(sheet: Sheet) -> None:
     """Price against speed, quality as the size of a point; who is beaten in all of them is hollow."""
-    used, where = _calm(sheet.df)
+    used, where = _lowest_load(sheet.df)
     points, unknown = [], []
     for look, part in sheet.groups(used):
-        values, _, _ = split(part, sheet.metric)
-        price = 1000.0 * cost(part)["cost_usd"]
+        values, _, _ = split_values(part, sheet.metric)
+        price = 1000.0 * cost_columns(part)["cost_usd"]
         if len(values) and not math.isnan(price):
             points.append(
-                (look, price, st.quantile(values, 0.5), st.order_interval(values, 0.5), _score(part))
+                (look, price, st.quantile(values, 0.5), st.order_interval(values, 0.5), _mean_score(part))
             )
         else:
             unknown.append(look.short)
@@ -45,11 +45,11 @@ def pareto(sheet: Sheet) -> None:
         title=f"filled: nobody beats it in {told}{where}"
         + (f"\nprice not known: {', '.join(unknown)}" if unknown else ""),
         x="cost of 1,000 answers, $",
-        y=label(sheet.metric),
+        y=metric_label(sheet.metric),
     )
-    up = 1.0 if sheet.metric in RATES else -1.0
+    up = 1.0 if sheet.metric in HIGHER_IS_BETTER else -1.0
     worth = [(-price, up * middle, score if judged else 0.0) for _, price, middle, _, score in points]
-    best = [not any(_beats(other, mine) for other in worth) for mine in worth]
+    best = [not any(_dominates(other, mine) for other in worth) for mine in worth]
     for (look, price, middle, interval, score), leads in zip(points, best, strict=True):
         if not math.isnan(interval.lo) and not math.isnan(interval.hi):
             axes.vlines(price, interval.lo, interval.hi, color=look.colour, alpha=0.5, linewidth=1.5)
@@ -63,7 +63,7 @@ def pareto(sheet: Sheet) -> None:
             linewidth=1.6,
             zorder=3,
         )
-    front = _front([(-worth[i][0], worth[i][1]) for i in range(len(points))])
+    front = _pareto_front([(-worth[i][0], worth[i][1]) for i in range(len(points))])
     axes.plot(
         [p for p, _ in front],
         [up * m for _, m in front],
@@ -72,11 +72,11 @@ def pareto(sheet: Sheet) -> None:
         linewidth=1.4,
         zorder=1,
     )
-    ticks(axes)
-    ticks(axes, "y")
+    format_axis(axes)
+    format_axis(axes, "y")
     axes.margins(0.12)
     words = [
-        f"{dollars(price)} · {middle:,.4g}" + (f" · {score:.2f}" if judged else "")
+        f"{format_dollars(price)} · {middle:,.4g}" + (f" · {score:.2f}" if judged else "")
         for _, price, middle, _, score in points
     ]
     named = [
@@ -88,18 +88,18 @@ def pareto(sheet: Sheet) -> None:
     return None
 
 
-def _score(part: pd.DataFrame) -> float:
+def _mean_score(part: pd.DataFrame) -> float:
     return (
         float(part[SCORE].astype(float).mean()) if SCORE in part and part[SCORE].notna().any() else math.nan
     )
 
 
-def _beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+def _dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     """Whether a is nowhere worse than b, and somewhere better."""
     return a != b and all(x >= y for x, y in zip(a, b, strict=True))
 
 
-def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+def _pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """(price, worth) from the cheapest on, each worth more than all cheaper ones."""
     found: list[tuple[float, float]] = []
     for price, worth in sorted(points, key=lambda p: (p[0], -p[1])):
@@ -108,7 +108,7 @@ def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return found
 
 
-def _headed(sheet: Sheet, title: str, across: str, up: str) -> None:
+def _add_common_labels(sheet: Sheet, title: str, across: str, up: str) -> None:
     """Writes what the panels of a figure have in common above, below and beside them."""
     figure, ink = sheet.figure, sheet.theme.ink
     figure.suptitle(title, fontsize=10, color=ink, x=0.01, ha="left")
@@ -116,11 +116,11 @@ def _headed(sheet: Sheet, title: str, across: str, up: str) -> None:
     figure.supylabel(up, fontsize=9, color=ink)
 
 
-def _calm(df: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def _lowest_load(df: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The requests of one setting, warm and at the lowest load, and which that is."""
     words = []
     for column in ("start_kind", "concurrency", "target_rate"):
-        values = ordered(df.dropna(subset=column), column)
+        values = ordered_values(df.dropna(subset=column), column)
         if len(values) > 1:
             chosen = "warm" if "warm" in values else values[0]
             df = df[df[column] == chosen]
@@ -130,15 +130,15 @@ def _calm(df: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 def over_time(sheet: Sheet) -> None:
     """Percentiles in windows of the run's time, a panel a model, on one scale; failures at the bottom."""
-    used, where = _calm(sheet.df)
+    used, where = _lowest_load(sheet.df)
     used = used[used["ns_call"].notna()]
     groups = [(look, part) for look, part in sheet.groups(used) if len(part)]
     if not groups:
         return sheet.nothing("No request of this frame has a time of day.")
-    begin = _seconds(used, used).min()
-    span = max(1e-9, float(_seconds(used, used).max() - begin))
+    begin = _call_seconds(used, used).min()
+    span = max(1e-9, float(_call_seconds(used, used).max() - begin))
     scale, unit = (60.0, "min") if span > 180 else (1.0, "s")
-    n = max(1, min(_WINDOWS, min(len(part) for _, part in groups) // _LEAST))
+    n = max(1, min(_WINDOWS, min(len(part) for _, part in groups) // _MIN_VALUES))
     edges = np.linspace(0.0, span, n + 1)
     columns = min(3, len(groups))
     lines = -(-len(groups) // columns)
@@ -152,14 +152,14 @@ def over_time(sheet: Sheet) -> None:
             **({} if first is None else {"sharex": first, "sharey": first}),
         )
         first = first or axes
-        at = _seconds(part, used) - begin
+        at = _call_seconds(part, used) - begin
         values = part[sheet.metric].astype("Float64").to_numpy(float, na_value=math.nan)
-        ok = succeeded(part).to_numpy()
+        ok = success_mask(part).to_numpy()
         place = np.clip(np.searchsorted(edges, at, side="right") - 1, 0, n - 1)
         middle = (edges[:-1] + edges[1:]) / 2 / scale
-        for name, p, width in _TALL:
+        for name, p, width in _CURVES:
             told = [values[(place == k) & ok & ~np.isnan(values)] for k in range(n)]
-            known = [len(v) >= (_LEAST if p == 0.5 else st.least_n(p)) for v in told]
+            known = [len(v) >= (_MIN_VALUES if p == 0.5 else st.min_n(p)) for v in told]
             if not any(known):
                 continue
             y = [st.quantile(v, p) if fine else math.nan for v, fine in zip(told, known, strict=True)]
@@ -185,18 +185,18 @@ def over_time(sheet: Sheet) -> None:
             transform=axes.get_xaxis_transform(),
         )
         axes.tick_params(labelleft=i % columns == 0, labelbottom=i + columns >= len(groups))
-    ticks(first, "y")
-    _headed(
+    format_axis(first, "y")
+    _add_common_labels(
         sheet,
         f"percentiles over time{where}; dots: requests, x: failures",
         f"since the run's begin, {unit}",
-        label(sheet.metric),
+        metric_label(sheet.metric),
     )
     sheet.size(3.4 * columns + (5.2 if columns == 1 else 1.0), 1.2 + 2.1 * lines)
     return None
 
 
-def _seconds(part: pd.DataFrame, whole: pd.DataFrame) -> np.ndarray[Any, Any]:
+def _call_seconds(part: pd.DataFrame, whole: pd.DataFrame) -> np.ndarray[Any, Any]:
     """When each request was called: seconds, counted from the first call of its run."""
     begin = part["run_id"].map(whole.groupby("run_id", observed=True)["ns_call"].min())
     found: np.ndarray[Any, Any] = (
@@ -216,15 +216,15 @@ def heatmap(sheet: Sheet) -> None:
         if df["target_rate"].nunique() > 1 and df["concurrency"].nunique() < 2
         else "concurrency"
     )
-    loads = ordered(df.dropna(subset=level), level) or [math.nan]
-    lengths, classes = _lengths(df)
-    panels: list[tuple[Look, np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
+    loads = ordered_values(df.dropna(subset=level), level) or [math.nan]
+    lengths, classes = _length_classes(df)
+    panels: list[tuple[ModelStyle, np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
     for look, part in sheet.groups():
         grid, n = np.full((len(classes), len(loads)), math.nan), np.zeros((len(classes), len(loads)), int)
         for y in range(len(classes)):
             for x, load in enumerate(loads):
                 mine = part[(lengths.loc[part.index] == y) & ((part[level] == load) | (load != load))]  # noqa: PLR0124
-                values, _, _ = split(mine, sheet.metric)
+                values, _, _ = split_values(mine, sheet.metric)
                 n[y, x] = len(values)
                 grid[y, x] = st.quantile(values, 0.5) if len(values) else math.nan
         if n.any():
@@ -245,11 +245,11 @@ def heatmap(sheet: Sheet) -> None:
             if not math.isnan(value):
                 words = f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
                 r, g, b, _ = colours(norm(value))
-                ink = "black" if _bright(r, g, b) > 0.18 else "white"
+                ink = "black" if _luminance(r, g, b) > 0.18 else "white"
                 axes.text(
                     x,
                     y,
-                    words if n[y, x] >= _LEAST else f"({words})",
+                    words if n[y, x] >= _MIN_VALUES else f"({words})",
                     ha="center",
                     va="center",
                     fontsize=8,
@@ -259,9 +259,9 @@ def heatmap(sheet: Sheet) -> None:
         axes.set_yticks(range(len(classes)), classes)
         axes.tick_params(length=0, labelleft=i % columns == 0, labelbottom=i + columns >= len(panels))
     asked = "requests at a time" if level == "concurrency" else "requests a second asked for"
-    _headed(
+    _add_common_labels(
         sheet,
-        f"median {label(sheet.metric)}; in brackets: of fewer than {_LEAST}",
+        f"median {metric_label(sheet.metric)}; in brackets: of fewer than {_MIN_VALUES}",
         asked,
         "tokens of the prompt",
     )
@@ -272,13 +272,13 @@ def heatmap(sheet: Sheet) -> None:
     return None
 
 
-def _bright(*rgb: float) -> float:
+def _luminance(*rgb: float) -> float:
     """Relative luminance."""
     bent = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
     return 0.2126 * bent[0] + 0.7152 * bent[1] + 0.0722 * bent[2]
 
 
-def _lengths(df: pd.DataFrame) -> tuple[pd.Series, list[str]]:
+def _length_classes(df: pd.DataFrame) -> tuple[pd.Series, list[str]]:
     """The class of each request's prompt by its length, and what the classes are called. A prompt is as long
     for every model, whatever each one's tokens are."""
     import pandas as pd
@@ -289,7 +289,7 @@ def _lengths(df: pd.DataFrame) -> tuple[pd.Series, list[str]]:
     values = np.sort(long.dropna().unique().astype(float))
     if not len(values):
         return pd.Series(0, index=df.index), ["not known"]
-    groups = np.array_split(values, min(_LENGTHS, len(values)))
+    groups = np.array_split(values, min(_MAX_LENGTH_CLASSES, len(values)))
     names = [f"{g[0]:,.0f}" if len(g) == 1 else f"{g[0]:,.0f} to {g[-1]:,.0f}" for g in groups]
     ends = np.array([g[-1] for g in groups])
     place = np.searchsorted(ends, long.fillna(-1.0).astype(float).to_numpy())

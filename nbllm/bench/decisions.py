@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
 from . import statistics as st
-from .achieved_load import achieved
-from .comparison import BAD, GOOD, compare
-from .comparison import SETTING as _SETTING
+from .achieved_load import achieved_load
+from .comparison import BETTER, WORSE, compare
+from .comparison import SETTING_COLUMNS as _SETTING
 from .files import load
 from .frames import (
     SCORE,
-    grouped,
+    check_share,
     last_attempts,
-    leading,
-    measured,
-    ordered,
-    requests,
-    share,
-    succeeded,
+    leading_metric,
+    measured_requests,
+    normalize_requests,
+    ordered_groups,
+    ordered_values,
+    success_mask,
 )
 from .naming import short_names
-from .summaries import RATES, SHARE, _wanted, summary
+from .summaries import HIGHER_IS_BETTER, OK_SHARE, choose_metrics, summary
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FIGURES = ("ttft_ms", "e2e_ms", "out_tok_s", "in_tok_s", "texts_s", SCORE)
+BOARD_METRICS = ("ttft_ms", "e2e_ms", "out_tok_s", "in_tok_s", "texts_s", SCORE)
 _MARKS = {"equivalent": "=", "undecided": "?"}
 
 
@@ -54,8 +54,10 @@ def check(
     """
     import pandas as pd
 
-    now, then = (requests(load(x) if isinstance(x, (str, os.PathLike)) else x) for x in (df, baseline))
-    names, before = ([str(n) for n in ordered(x, "name")] for x in (now, then))
+    now, then = (
+        normalize_requests(load(x) if isinstance(x, (str, os.PathLike)) else x) for x in (df, baseline)
+    )
+    names, before = ([str(n) for n in ordered_values(x, "name")] for x in (now, then))
     told = now
     now = now[now["name"].astype(str).isin(before)]
     both = pd.concat([then.assign(side="baseline"), now.assign(side="now")], ignore_index=True)
@@ -64,7 +66,7 @@ def check(
         both, by="side", baseline="baseline", margin=margin, metrics=metrics, reference=reference, level=level
     )
     if "name" not in found:  # one model alone
-        found.insert(0, "name", str(ordered(both, "name")[0]) if len(both) else "")
+        found.insert(0, "name", str(ordered_values(both, "name")[0]) if len(both) else "")
     rows = [
         {"name": n, "metric": "", "verdict": verdict, "note": f"it is not in the {run}"}
         for verdict, run, mine, others in (
@@ -76,9 +78,9 @@ def check(
     ]
     found["name"] = found["name"].astype(object)
     out = pd.concat([found, pd.DataFrame(rows)], ignore_index=True) if rows else found
-    sizes = out["ratio"].where(out["metric"] != SHARE, 1.0 + out["diff"]).astype(float)
+    sizes = out["ratio"].where(out["metric"] != OK_SHARE, 1.0 + out["diff"]).astype(float)
     within = (sizes - 1.0).abs() <= margin  # not where a ratio to 0 is none
-    out["passed"] = ~(out["verdict"].isin(BAD) & ~within) & (out["verdict"] != "missing")
+    out["passed"] = ~(out["verdict"].isin(WORSE) & ~within) & (out["verdict"] != "missing")
     leading = [
         "name",
         "metric",
@@ -104,28 +106,30 @@ def leaderboard(
     `metric` (None: the time to the first token, or to the last where none was seen), against each model by
     its number: < faster or better, > slower or worse, = equivalent, ? undecided.
     """
-    df = requests(df)
-    metric = metric or leading(df)
+    df = normalize_requests(df)
+    metric = metric or leading_metric(df)
     if not isinstance(metric, str):
         raise ConfigError(f"metric is one name, not {metric!r}.", hint='metric="e2e_ms"')
     rows = compare(df, metrics=metric, level=level, margin=margin) if df["name"].nunique() > 1 else None
-    return board(df, rows, metric=metric, level=level)
+    return build_leaderboard(df, rows, metric=metric, level=level)
 
 
-def board(
+def build_leaderboard(
     df: pd.DataFrame, compared: pd.DataFrame | None, *, metric: str, level: float = 0.95
 ) -> pd.DataFrame:
     """The leaderboard, with the verdicts that `compare` has given."""
     import pandas as pd
 
-    figures = [m for m in FIGURES if m in df and df[m].notna().any()]
-    used = measured(df)
+    figures = [m for m in BOARD_METRICS if m in df and df[m].notna().any()]
+    used = measured_requests(df)
     setting = [k for k in _SETTING if used[k].nunique(dropna=False) > 1]
-    told = summary(df, by=["name", *setting], metrics=[*figures, SHARE], stats=("p50", "mean"), level=level)
-    names = [str(n) for n in ordered(used, "name")]
+    told = summary(
+        df, by=["name", *setting], metrics=[*figures, OK_SHARE], stats=("p50", "mean"), level=level
+    )
+    names = [str(n) for n in ordered_values(used, "name")]
     marks = {} if compared is None else _marks(compared[compared["metric"] == metric], setting)
     rows = []
-    for key, part in grouped(used, ["name", *setting]):
+    for key, part in ordered_groups(used, ["name", *setting]):
         line: dict[str, Any] = {"no": names.index(str(key[0])) + 1, "name": str(key[0])}
         line |= dict(zip(setting, key[1:], strict=True))
         mine = told.loc[
@@ -139,7 +143,11 @@ def board(
         for m in figures:
             row = by[m, "mean" if m == SCORE else "p50"]
             line |= {m: row["value"], f"{m}_lo": row["ci_lo"], f"{m}_hi": row["ci_hi"]}
-        line |= {SHARE: by[SHARE, "mean"]["value"], "retries": by[SHARE, "mean"]["retries"], **cost(part)}
+        line |= {
+            OK_SHARE: by[OK_SHARE, "mean"]["value"],
+            "retries": by[OK_SHARE, "mean"]["retries"],
+            **cost_columns(part),
+        }
         place = tuple(repr(v) for v in key[1:])
         line |= {
             str(i + 1): "" if other == line["name"] else marks.get((place, line["name"], other), "?")
@@ -152,7 +160,7 @@ def board(
     return out
 
 
-def cost(part: pd.DataFrame) -> dict[str, float]:
+def cost_columns(part: pd.DataFrame) -> dict[str, float]:
     """cost_usd of an answer, total_usd of all: every attempt has been paid for. NaN where it is not known."""
     if not part["cost_usd"].notna().any():
         return dict.fromkeys(("cost_usd", "total_usd"), math.nan)
@@ -165,7 +173,7 @@ def _marks(rows: pd.DataFrame, setting: list[str]) -> dict[tuple[tuple[str, ...]
     for row in rows.to_dict("records"):
         place = tuple(repr(row[k]) for k in setting)
         a, b = row["a"], row["b"]
-        better = row["verdict"] in GOOD or row["verdict"] == "lower"
+        better = row["verdict"] in BETTER or row["verdict"] == "lower"
         mark = _MARKS.get(row["verdict"], "<" if better else ">")
         found[place, a, b] = mark
         found[place, b, a] = {"<": ">", ">": "<"}.get(mark, mark)
@@ -186,7 +194,7 @@ def goodput(
     """
     import pandas as pd
 
-    if not limits or SHARE in limits:
+    if not limits or OK_SHARE in limits:
         raise ConfigError("Good is what keeps to a limit.", hint="bench.goodput(df, ttft_ms=500, itl_ms=50)")
     wrong = next(
         (m for m, v in limits.items() if isinstance(v, bool) or not isinstance(v, Real) or not float(v) > 0),
@@ -194,21 +202,25 @@ def goodput(
     )
     if wrong is not None:
         raise ConfigError(f"{wrong} is a limit above 0, not {limits[wrong]!r}.", hint=f"{wrong}=500")
-    share("at_least", at_least)
-    share("level", level)
-    df = requests(df)
-    _wanted(df, list(limits))
-    used = measured(df)
+    check_share("at_least", at_least)
+    check_share("level", level)
+    df = normalize_requests(df)
+    choose_metrics(df, list(limits))
+    used = measured_requests(df)
     keys = ["name", *(k for k in _SETTING if used[k].nunique(dropna=False) > 1)]
     rows = []
-    for key, part in grouped(used, keys):
+    for key, part in ordered_groups(used, keys):
         last = last_attempts(part)
-        good = succeeded(last)
+        good = success_mask(last)
         for metric, limit in limits.items():
             values = last[metric].astype("Float64")
-            good &= (values >= limit if metric in RATES else values <= limit).fillna(False).astype(bool)
+            good &= (
+                (values >= limit if metric in HIGHER_IS_BETTER else values <= limit)
+                .fillna(False)
+                .astype(bool)
+            )
         ends = st.wilson(int(good.sum()), len(last), level)
-        found, rate = float(good.mean()) if len(last) else math.nan, achieved(df, last)[1]
+        found, rate = float(good.mean()) if len(last) else math.nan, achieved_load(df, last)[1]
         rows.append(
             {
                 **dict(zip(keys, key, strict=True)),
@@ -225,16 +237,16 @@ def goodput(
         )
     out = pd.DataFrame(rows)
     if len(out):
-        _highest(out, keys)
+        _mark_highest(out, keys)
     out.attrs.update(df.attrs)
     return out
 
 
-def _highest(out: pd.DataFrame, keys: list[str]) -> None:
+def _mark_highest(out: pd.DataFrame, keys: list[str]) -> None:
     """Marks the highest load of each model that holds with all below it; rows stand in the order of loads."""
     apart = [k for k in keys if k not in ("concurrency", "target_rate")]
     out["highest"] = False
-    for _, part in grouped(out, apart):
+    for _, part in ordered_groups(out, apart):
         below = part.index[part["holds"].astype(bool).cummin()]
         if len(below):
             out.loc[below[-1], "highest"] = True

@@ -17,12 +17,12 @@ import math
 import statistics
 from collections.abc import Mapping
 
-from .correlation import plausible, worth
+from .correlation import effective_size, plausible_autocorrelation
 
 _NARROWEST_AT = 50  # values
 
 
-class Stopper:
+class EarlyStop:
     """Takes one value (the logarithm of a time) per block and name; done when every name's interval is narrow
     enough.
 
@@ -48,7 +48,7 @@ class Stopper:
             return -math.inf, math.inf
         base = -2.0 * math.log(self._alpha)
         r2 = (base + math.log(base) + 1.0) / _NARROWEST_AT
-        neighbours = worth(plausible([values]), t).inflation
+        neighbours = effective_size(plausible_autocorrelation([values]), t).inflation
         narrowing = 2.0 * (t * r2 + 1.0) / (t * t * r2) * math.log(math.sqrt(t * r2 + 1.0) / self._alpha)
         half = statistics.stdev(values) * math.sqrt(neighbours * narrowing)
         mean = statistics.fmean(values)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.events import PASS_THRESHOLD
-from .frames import SCORE, known, measured, ordered
-from .grades import PREFIX
+from .frames import SCORE, measured_requests, ordered_values, plain_row
+from .grades import CHECK_PREFIX
 from .scoring import answers
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 _NO_TIME = "1970-01-01T00:00:00+00:00"
-_REASONS = {
+_STOP_REASONS = {
     "length": "max_tokens",
     "stop": "stop",
     "tool_calls": "tool_calls",
@@ -24,32 +24,34 @@ _REASONS = {
 }
 
 
-def _requests(df: pd.DataFrame) -> list[Row]:
+def _request_rows(df: pd.DataFrame) -> list[Row]:
     """Each measured request with its question and its answer."""
     texts = {
         (row["run_id"], row["request_id"]): (row["prompt"], row["answer"])
         for row in answers(df).to_dict("records")
     }
-    used = measured(df).drop_duplicates(["run_id", "request_id"], keep="last")
+    used = measured_requests(df).drop_duplicates(["run_id", "request_id"], keep="last")
     asked_again = used.groupby(["name", "prompt_id"], observed=True, dropna=False).cumcount() + 1
     found = []
     for row in used.assign(epoch=asked_again).to_dict("records"):
         asked, said = texts.get((row["run_id"], row["request_id"]), ("", ""))
-        told = {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in known(row).items()}
+        told = {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in plain_row(row).items()}
         found.append(told | {"asked": asked, "said": said})
     return found
 
 
-def _checks(row: Mapping[str, Any]) -> dict[str, float]:
+def _scores_of(row: Mapping[str, Any]) -> dict[str, float]:
     """What was asserted and scored of a request, by name."""
-    named = {k: float(v) for k, v in row.items() if k.startswith(PREFIX) and v is not None}
+    named = {k: float(v) for k, v in row.items() if k.startswith(CHECK_PREFIX) and v is not None}
     return named | ({SCORE: float(row[SCORE])} if row.get(SCORE) is not None else {})
 
 
 def to_inspect(df: pd.DataFrame) -> list[Row]:
     """inspect's log (version 2) of each model, one sample a request."""
-    rows = _requests(df)
-    return [_log(str(name), [r for r in rows if r["name"] == str(name)]) for name in ordered(df, "name")]
+    rows = _request_rows(df)
+    return [
+        _log(str(name), [r for r in rows if r["name"] == str(name)]) for name in ordered_values(df, "name")
+    ]
 
 
 def _log(name: str, rows: list[Row]) -> Row:
@@ -76,16 +78,16 @@ def _log(name: str, rows: list[Row]) -> Row:
         "results": {
             "total_samples": len(rows),
             "completed_samples": sum(bool(r["ok"]) for r in rows),
-            "scores": [_mean(check, rows) for check in dict.fromkeys(c for r in rows for c in _checks(r))],
+            "scores": [_mean(check, rows) for check in dict.fromkeys(c for r in rows for c in _scores_of(r))],
         },
-        "stats": {"started_at": first, "completed_at": last, "model_usage": {name: _total(usage)}},
+        "stats": {"started_at": first, "completed_at": last, "model_usage": {name: _with_total(usage)}},
         "samples": [_sample(r) for r in rows],
     }
 
 
 def _mean(check: str, rows: list[Row]) -> Row:
     """A score of a log's, whose name is its scorer's."""
-    values = [told[check] for r in rows if check in (told := _checks(r))]
+    values = [told[check] for r in rows if check in (told := _scores_of(r))]
     return {
         "name": check,
         "scorer": check,
@@ -97,15 +99,15 @@ def _mean(check: str, rows: list[Row]) -> Row:
 _USAGE = {"input_tokens": "in_tokens", "output_tokens": "out_tokens"}
 
 
-def _total(usage: dict[str, int]) -> dict[str, int]:
+def _with_total(usage: dict[str, int]) -> dict[str, int]:
     return {**usage, "total_tokens": sum(usage.values())}
 
 
 def _sample(row: Row) -> Row:
     said = {"role": "assistant", "content": row["said"], "source": "generate"}
-    choice = {"message": said, "stop_reason": _REASONS.get(str(row["finish_reason"]), "unknown")}
+    choice = {"message": said, "stop_reason": _STOP_REASONS.get(str(row["finish_reason"]), "unknown")}
     seconds = row["e2e_ms"] / 1e3 if row["e2e_ms"] is not None else None
-    usage = _total({k: row[c] or 0 for k, c in _USAGE.items()})
+    usage = _with_total({k: row[c] or 0 for k, c in _USAGE.items()})
     output = {
         "model": str(row["model"]),
         "choices": [choice] if row["ok"] else [],
@@ -120,7 +122,7 @@ def _sample(row: Row) -> Row:
         "target": "",
         "messages": [{"role": "user", "content": row["asked"]}, *([said] if row["ok"] else [])],
         "output": output,
-        "scores": {name: {"value": value, "answer": row["said"]} for name, value in _checks(row).items()},
+        "scores": {name: {"value": value, "answer": row["said"]} for name, value in _scores_of(row).items()},
         "metadata": {
             k: row[k] for k in ("request_id", "block", "ttft_ms", "e2e_ms", "out_tok_s", "cost_usd", "status")
         },
@@ -135,9 +137,9 @@ def _sample(row: Row) -> Row:
 def to_promptfoo(df: pd.DataFrame) -> Row:
     """promptfoo's results (version 3), as its `import` takes them: a prompt is a test each time that it was
     asked (a row of its table), a model a provider."""
-    rows = _requests(df)
+    rows = _request_rows(df)
     tests = {t: i for i, t in enumerate(dict.fromkeys((r["prompt_id"], r["epoch"]) for r in rows))}
-    names = [str(n) for n in ordered(df, "name")]
+    names = [str(n) for n in ordered_values(df, "name")]
     results = [
         _result(row, tests[row["prompt_id"], row["epoch"]], names.index(str(row["name"]))) for row in rows
     ]
@@ -196,7 +198,7 @@ def _metrics(results: list[Row]) -> Row:
 
 
 def _result(row: Row, test: int, place: int) -> Row:
-    checks = _checks(row)
+    checks = _scores_of(row)
     good = bool(row["ok"]) and all(value >= PASS_THRESHOLD for value in checks.values())
     score = sum(checks.values()) / len(checks) if checks else float(good)
     parts = [

@@ -22,31 +22,31 @@ from ..core.values import plural
 from ..store import columns
 from ..store.measure import derive
 from . import evals
-from .frames import last_attempts, requests, succeeded
-from .prompts import values
+from .frames import last_attempts, normalize_requests, success_mask
+from .prompts import iter_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
-_MOST = 1e19  # beyond, a number is no time and no count
+_MAX_NUMBER = 1e19  # beyond, a number is no time and no count
 _UNITS = {"ms": 1.0, "sec": 1e3, "s": 1e3, "us": 1e-3, "ns": 1e-6}
 _STRATEGIES = {"constant": "constant", "poisson": "poisson", "trace": "replay", "async": "constant"}
 
 
-def foreign(text: str, place: Path) -> pd.DataFrame | None:
+def read_foreign(text: str, place: Path) -> pd.DataFrame | None:
     """The frame of a file that guidellm (benchmarks.json) or aiperf (profile_export.jsonl) wrote; None for
     any other. Raises ValueError and RecursionError for what is no JSON."""
-    head = next(values(text), None)
+    head = next(iter_json(text), None)
     if isinstance(head, dict) and isinstance(head.get("benchmarks"), list):
-        return _framed(_guidellm(head), place)
+        return _to_frame(_guidellm_rows(head), place)
     if isinstance(head, dict) and isinstance(head.get("metadata"), dict) and "metrics" in head:
-        asked = _asked(place)
-        return _framed((_aiperf(record, *asked) for record in values(text)), place)
+        asked = _aiperf_settings(place)
+        return _to_frame((_aiperf_row(record, *asked) for record in iter_json(text)), place)
     return None
 
 
-def _framed(rows: Iterator[Row], place: Path) -> pd.DataFrame:
+def _to_frame(rows: Iterator[Row], place: Path) -> pd.DataFrame:
     """As a frame of one run that is named after its file. Times count from its first call."""
     every = list(rows)
     found = [row for row in every if row.get("ns_call") is not None or not row["ok"]]
@@ -55,7 +55,7 @@ def _framed(rows: Iterator[Row], place: Path) -> pd.DataFrame:
     first = min((row["ns_call"] for row in found if row.get("ns_call") is not None), default=0)
     for number, row in enumerate(found):
         if row.get("ns_call") is not None:
-            row["t_wall"] = _iso(row["ns_call"])
+            row["t_wall"] = _iso_time(row["ns_call"])
         called = row.get("ns_call") or 0  # a later time that lies before it is none
         row.update(
             {
@@ -76,7 +76,7 @@ def _framed(rows: Iterator[Row], place: Path) -> pd.DataFrame:
     return columns.frame(found)
 
 
-def _iso(ns: int) -> str | None:
+def _iso_time(ns: int) -> str | None:
     from datetime import UTC, datetime
 
     try:
@@ -85,28 +85,28 @@ def _iso(ns: int) -> str | None:
         return None
 
 
-def _at(given: Any, *path: str) -> Any:
+def _get(given: Any, *path: str) -> Any:
     """What stands at a place in nested mappings; None where nothing does."""
     for step in path:
         given = given.get(step) if isinstance(given, Mapping) else None
     return given
 
 
-def _number(*given: Any) -> float | None:
+def _first_number(*given: Any) -> float | None:
     """The first of these that is a finite number and not below 0: a time, a count."""
     known = (v for v in given if isinstance(v, (int, float)) and not isinstance(v, bool))
-    return next((float(v) for v in known if 0 <= v < _MOST), None)  # NaN is not below anything
+    return next((float(v) for v in known if 0 <= v < _MAX_NUMBER), None)  # NaN is not below anything
 
 
-def _text(*given: Any) -> str | None:
+def _first_text(*given: Any) -> str | None:
     return next((v for v in given if isinstance(v, str) and v), None)
 
 
-def _ns(seconds: float | None) -> int | None:
+def _nanoseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1e9)
 
 
-def _counted(row: Row, out: float | None, chunks: float | None) -> None:
+def _add_token_counts(row: Row, out: float | None, chunks: float | None) -> None:
     """Tokens, and the share of the first chunk."""
     row["chunks"] = None if chunks is None else int(chunks)
     if out is None:
@@ -120,38 +120,41 @@ def _counted(row: Row, out: float | None, chunks: float | None) -> None:
 # --- guidellm ---
 
 
-def _guidellm(report: Mapping[str, Any]) -> Iterator[Row]:
+def _guidellm_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     for number, benchmark in enumerate(report["benchmarks"]):
-        strategy = _at(benchmark, "config", "strategy") or _at(benchmark, "scheduler", "strategy") or {}
-        kind = _text(_at(strategy, "type_")) or "synchronous"
+        strategy = _get(benchmark, "config", "strategy") or _get(benchmark, "scheduler", "strategy") or {}
+        kind = _first_text(_get(strategy, "type_")) or "synchronous"
         about: Row = {
-            "model": _text(
-                _at(benchmark, "config", "backend", "model"),
-                _at(report, "args", "model"),
-                _at(report, "args", "backend_kwargs", "model"),
+            "model": _first_text(
+                _get(benchmark, "config", "backend", "model"),
+                _get(report, "args", "model"),
+                _get(report, "args", "backend_kwargs", "model"),
             ),
             "load_kind": _STRATEGIES.get(kind, "closed"),
         }
         if about["load_kind"] == "closed":
-            wide = _number(_at(strategy, "streams"), _at(strategy, "max_concurrency"))
+            wide = _first_number(_get(strategy, "streams"), _get(strategy, "max_concurrency"))
             about["concurrency"] = int(wide) if wide else 1 if kind == "synchronous" else None
         else:
-            about["target_rate"] = _number(_at(strategy, "rate"))
+            about["target_rate"] = _first_number(_get(strategy, "rate"))
         for outcome in ("successful", "incomplete", "errored"):
-            several = _at(benchmark, "requests", outcome)
+            several = _get(benchmark, "requests", outcome)
             for place, request in enumerate(several if isinstance(several, list) else ()):
                 yield (
                     about
-                    | _of_guidellm(request, outcome)
-                    | {"request_id": _text(_at(request, "request_id")) or f"{number}.{outcome}.{place}"}
+                    | _guidellm_row(request, outcome)
+                    | {
+                        "request_id": _first_text(_get(request, "request_id"))
+                        or f"{number}.{outcome}.{place}"
+                    }
                 )
 
 
-def _of_guidellm(request: Any, outcome: str) -> Row:
-    times = _at(request, "info", "timings") or {}
+def _guidellm_row(request: Any, outcome: str) -> Row:
+    times = _get(request, "info", "timings") or {}
 
     def at(name: str, *older: str) -> int | None:
-        return _ns(_number(_at(times, name), *(_at(request, o) for o in older)))
+        return _nanoseconds(_first_number(_get(times, name), *(_get(request, o) for o in older)))
 
     row: Row = {
         "ns_sched": at("targeted_start"),
@@ -160,68 +163,68 @@ def _of_guidellm(request: Any, outcome: str) -> Row:
         "ns_out1": at("first_output_token_iteration"),
         "ns_tokN": at("last_token_iteration", "last_token_time"),
         "ns_done": at("request_end", "request_end_time", "end_time"),
-        "in_tokens": _number(
-            *(_at(request, "input_metrics", k) for k in ("total_tokens", "text_tokens")),
-            _at(request, "prompt_tokens"),
+        "in_tokens": _first_number(
+            *(_get(request, "input_metrics", k) for k in ("total_tokens", "text_tokens")),
+            _get(request, "prompt_tokens"),
         ),
-        "in_cached": _number(_at(request, "input_metrics", "cached_tokens")),
+        "in_cached": _first_number(_get(request, "input_metrics", "cached_tokens")),
         "ok": outcome == "successful",
         "status": {"successful": "ok", "incomplete": "cancelled"}.get(outcome, "http_error"),
-        "error_msg": _text(_at(request, "info", "error"), _at(request, "error")),
+        "error_msg": _first_text(_get(request, "info", "error"), _get(request, "error")),
         "finish_reason": None,
     }
-    out = _number(
-        *(_at(request, "output_metrics", k) for k in ("total_tokens", "text_tokens")),
-        _at(request, "output_tokens"),
+    out = _first_number(
+        *(_get(request, "output_metrics", k) for k in ("total_tokens", "text_tokens")),
+        _get(request, "output_tokens"),
     )
-    _counted(row, out, _number(_at(times, "token_iterations")) or None)
+    _add_token_counts(row, out, _first_number(_get(times, "token_iterations")) or None)
     return row
 
 
 # --- aiperf ---
 
 
-def _asked(place: Path) -> tuple[str | None, Row]:
+def _aiperf_settings(place: Path) -> tuple[str | None, Row]:
     """(the model, its load), by the summary that aiperf writes beside its records."""
     try:
         told = json.loads((place.parent / "profile_export_aiperf.json").read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
         told = {}
-    names = _at(told, "input_config", "endpoint", "model_names")
-    rate = _number(_at(told, "input_config", "loadgen", "request_rate"))
-    wide = _number(_at(told, "input_config", "loadgen", "concurrency"))
+    names = _get(told, "input_config", "endpoint", "model_names")
+    rate = _first_number(_get(told, "input_config", "loadgen", "request_rate"))
+    wide = _first_number(_get(told, "input_config", "loadgen", "concurrency"))
     load: Row = {"load_kind": "poisson" if rate else "closed", "target_rate": rate}
-    return _text(*names) if isinstance(names, list) else _text(names), load | (
+    return _first_text(*names) if isinstance(names, list) else _first_text(names), load | (
         {"concurrency": int(wide)} if wide and not rate else {}
     )
 
 
-def _aiperf(record: Any, model: str | None, load: Row) -> Row:
-    about, metrics, error = (_at(record, k) for k in ("metadata", "metrics", "error"))
+def _aiperf_row(record: Any, model: str | None, load: Row) -> Row:
+    about, metrics, error = (_get(record, k) for k in ("metadata", "metrics", "error"))
 
     def ms(name: str) -> float | None:
-        value = _number(_at(metrics, name, "value"))
-        return None if value is None else value * _UNITS.get(str(_at(metrics, name, "unit")), math.nan)
+        value = _first_number(_get(metrics, name, "value"))
+        return None if value is None else value * _UNITS.get(str(_get(metrics, name, "unit")), math.nan)
 
-    called, ended = (_number(_at(about, k)) for k in ("request_start_ns", "request_end_ns"))
+    called, ended = (_first_number(_get(about, k)) for k in ("request_start_ns", "request_end_ns"))
     first, latency, gaps = (
         ms("time_to_first_token"),
         ms("request_latency"),
-        _at(metrics, "inter_chunk_latency", "value"),
+        _get(metrics, "inter_chunk_latency", "value"),
     )
     row: Row = {
-        "request_id": _text(_at(about, "x_request_id")) or f"{_at(about, 'session_num')}",
-        "model": _text(_at(about, "model_name"), model),
-        "phase": "measure" if _at(about, "benchmark_phase") in ("profiling", None) else "warmup",
+        "request_id": _first_text(_get(about, "x_request_id")) or f"{_get(about, 'session_num')}",
+        "model": _first_text(_get(about, "model_name"), model),
+        "phase": "measure" if _get(about, "benchmark_phase") in ("profiling", None) else "warmup",
         "ns_call": None if called is None else int(called),
         "ns_done": None if ended is None else int(ended),
-        "in_tokens": _number(_at(metrics, "input_sequence_length", "value")),
-        "reasoning_tokens": _number(_at(metrics, "reasoning_token_count", "value")),
+        "in_tokens": _first_number(_get(metrics, "input_sequence_length", "value")),
+        "reasoning_tokens": _first_number(_get(metrics, "reasoning_token_count", "value")),
         "ok": not error,
-        "status": "cancelled" if _at(about, "was_cancelled") else "http_error" if error else "ok",
-        "error_type": _text(_at(error, "type")),
-        "error_msg": _text(_at(error, "message")),
-        "http_status": _number(_at(error, "code")),
+        "status": "cancelled" if _get(about, "was_cancelled") else "http_error" if error else "ok",
+        "error_type": _first_text(_get(error, "type")),
+        "error_msg": _first_text(_get(error, "message")),
+        "http_status": _first_number(_get(error, "code")),
         **load,
     }
     for column, after in (
@@ -231,9 +234,11 @@ def _aiperf(record: Any, model: str | None, load: Row) -> Row:
     ):
         if called is not None and after is not None and math.isfinite(after):
             row[column] = round(called + after * 1e6)
-    _counted(
+    _add_token_counts(
         row,
-        _number(_at(metrics, "output_sequence_length", "value"), _at(metrics, "output_token_count", "value")),
+        _first_number(
+            _get(metrics, "output_sequence_length", "value"), _get(metrics, "output_token_count", "value")
+        ),
         len(gaps) + 1 if isinstance(gaps, list) else None,
     )
     return row
@@ -255,27 +260,27 @@ def export(df: pd.DataFrame, path: str | os.PathLike[str], to: str) -> Path:
         raise ConfigError(f"No tool is called {to!r} here.", hint=did_you_mean(to, _WRITERS))
     if not isinstance(path, (str, os.PathLike)):
         raise ConfigError(f"No path is {path!r}.", hint='bench.export(df, "run.json", to="inspect")')
-    made = writer(requests(df))
+    made = writer(normalize_requests(df))
     if made == []:
         raise ConfigError("There are no requests to write.", hint="A run that measured something has them.")
     place = Path(path)
     if isinstance(made, list) and len(made) > 1:
-        with writing(place):
+        with translate_write_errors(place):
             place.mkdir(parents=True, exist_ok=True)
         for number, log in enumerate(made):
-            _written(place / f"{number:02}.json", log)
+            _write_json(place / f"{number:02}.json", log)
         return place
-    _written(place, made[0] if isinstance(made, list) else made)
+    _write_json(place, made[0] if isinstance(made, list) else made)
     return place
 
 
-def _written(place: Path, found: Any) -> None:
-    with writing(place):
+def _write_json(place: Path, found: Any) -> None:
+    with translate_write_errors(place):
         place.write_text(json.dumps(found, ensure_ascii=True, indent=1, default=str), "utf-8")
 
 
 @contextlib.contextmanager
-def writing(place: Path) -> Iterator[None]:
+def translate_write_errors(place: Path) -> Iterator[None]:
     """Says in our words where a file cannot be written. Raises ConfigError."""
     try:
         yield
@@ -296,20 +301,22 @@ def _to_guidellm(df: pd.DataFrame) -> Any:
         alone = closed and not (wide and wide > 1)
         strategy: Row = {"type_": "synchronous" if alone else "concurrent" if closed else str(kind)}
         strategy |= (
-            {"streams": 1 if alone or wide is None else int(wide)} if closed else {"rate": _number(rate)}
+            {"streams": 1 if alone or wide is None else int(wide)}
+            if closed
+            else {"rate": _first_number(rate)}
         )
-        good = succeeded(part)
+        good = success_mask(part)
         requests = {
-            "successful": [_as_guidellm(r) for r in part[good].to_dict("records")],
+            "successful": [_guidellm_request(r) for r in part[good].to_dict("records")],
             "incomplete": [],
-            "errored": [_as_guidellm(r) for r in part[~good].to_dict("records")],
+            "errored": [_guidellm_request(r) for r in part[~good].to_dict("records")],
         }
         about = {"strategy": strategy, "backend": {"model": str(name)}}
         benchmarks.append({"type_": "generative_benchmark", "config": about, "requests": requests})
     return {"metadata": {"version": 1, "made_by": "nbllm"}, "args": {}, "benchmarks": benchmarks}
 
 
-def _as_guidellm(row: Mapping[Any, Any]) -> Row:
+def _guidellm_request(row: Mapping[Any, Any]) -> Row:
     """A request by guidellm's names. Its times are seconds since 1970."""
     import pandas as pd
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..core.errors import ConfigError
-from .frames import grouped, last_attempts, ordered
-from .naming import COLOURS, places, short_names
-from .summaries import UNITS, WORDS
+from .frames import last_attempts, ordered_groups, ordered_values
+from .naming import COLOURS, palette_positions, short_names
+from .summaries import LABELS, UNITS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +44,7 @@ _MARKERS = "osD^vPX"
 _DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 
 
-class Look(NamedTuple):
+class ModelStyle(NamedTuple):
     """How a model is drawn: in every figure of a run the same."""
 
     short: str
@@ -66,11 +66,11 @@ class Sheet:
     df: pd.DataFrame
     metric: str
     chunks: pd.DataFrame | None
-    looks: dict[str, Look]
+    looks: dict[str, ModelStyle]
 
-    def groups(self, df: pd.DataFrame | None = None) -> Iterator[tuple[Look, pd.DataFrame]]:
+    def groups(self, df: pd.DataFrame | None = None) -> Iterator[tuple[ModelStyle, pd.DataFrame]]:
         """The models with their requests, in the order in which the run was given them."""
-        for (name,), part in grouped(self.df if df is None else df, ["name"]):
+        for (name,), part in ordered_groups(self.df if df is None else df, ["name"]):
             yield self.looks[str(name)], last_attempts(part)
 
     def axes(self, *place: int, title: str = "", x: str = "", y: str = "", **shared: Any) -> Axes:
@@ -88,7 +88,7 @@ class Sheet:
         axes.set_axisbelow(True)
         return axes
 
-    def legend(self, axes: Axes, looks: list[Look], **line: Any) -> None:
+    def legend(self, axes: Axes, looks: list[ModelStyle], **line: Any) -> None:
         """Beside the axes, each with its line as it is drawn; one alone stands in the title."""
         from matplotlib.lines import Line2D
 
@@ -96,7 +96,9 @@ class Sheet:
             axes.set_title(f"{looks[0].short}: {axes.get_title(loc='left')}", loc="left", fontsize=10)
             return
         axes.legend(
-            handles=[Line2D([], [], **k.line(markersize=5, **line), label=_spelled(k.short)) for k in looks],
+            handles=[
+                Line2D([], [], **k.line(markersize=5, **line), label=_legend_label(k.short)) for k in looks
+            ],
             loc="upper left",
             bbox_to_anchor=(1.01, 1.02),
             frameon=False,
@@ -116,12 +118,12 @@ class Sheet:
         self.figure.set_size_inches(width, height)
 
 
-def _spelled(name: str) -> str:
+def _legend_label(name: str) -> str:
     """Matplotlib leaves a label out that begins with an underscore."""
     return f"\u200b{name}" if name.startswith("_") else name
 
 
-def sheet(
+def new_sheet(
     df: pd.DataFrame, metric: str, chunks: pd.DataFrame | None, theme: str | None, models: list[str]
 ) -> Sheet:
     """An empty sheet outside pyplot, so that nothing is kept or shown twice, which draws itself in a cell."""
@@ -142,15 +144,17 @@ def sheet(
 
     chosen = THEMES[theme or ("dark" if _is_dark(mpl.rcParams["figure.facecolor"]) else "light")]
     figure: Figure = Drawn(figsize=(8.6, 3.6), layout="constrained", facecolor=chosen.page)
-    names = list(dict.fromkeys([*models, *(str(n) for n in ordered(df, "name"))]))
-    short, at = short_names(names), places(names)
-    looks = {name: _look(short[name], at[name], chosen) for name in names}
+    names = list(dict.fromkeys([*models, *(str(n) for n in ordered_values(df, "name"))]))
+    short, at = short_names(names), palette_positions(names)
+    looks = {name: _model_style(short[name], at[name], chosen) for name in names}
     return Sheet(figure, chosen, df, metric, chunks, looks)
 
 
-def _look(short: str, place: int, theme: Theme) -> Look:
+def _model_style(short: str, place: int, theme: Theme) -> ModelStyle:
     turn, colour = divmod(place, COLOURS)
-    return Look(short, theme.colours[colour], _MARKERS[turn % len(_MARKERS)], _DASHES[turn % len(_DASHES)])
+    return ModelStyle(
+        short, theme.colours[colour], _MARKERS[turn % len(_MARKERS)], _DASHES[turn % len(_DASHES)]
+    )
 
 
 def _is_dark(colour: Any) -> bool:
@@ -159,13 +163,13 @@ def _is_dark(colour: Any) -> bool:
     return sum(to_rgb(colour)) < 1.5
 
 
-def label(metric: str) -> str:
+def metric_label(metric: str) -> str:
     """A metric in words, with its unit."""
-    words = WORDS.get(metric, metric.removesuffix("_ms").replace("_", " "))
+    words = LABELS.get(metric, metric.removesuffix("_ms").replace("_", " "))
     return f"{words}, {UNITS[metric]}" if UNITS.get(metric) else words
 
 
-def ticks(axes: Axes, which: str = "x") -> None:
+def format_axis(axes: Axes, which: str = "x") -> None:
     """A logarithmic scale where what is drawn spans more than a factor of 8, also in axes that share it, with
     plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -181,7 +185,7 @@ def ticks(axes: Axes, which: str = "x") -> None:
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.4g}" if abs(v) < 10_000 else f"{v:,.0f}"))
 
 
-def verbatim(figure: Figure) -> Figure:
+def disable_mathtext(figure: Figure) -> Figure:
     """The figure with all its words drawn as they are: a model's name may hold what would be a formula."""
     from matplotlib.text import Text
 

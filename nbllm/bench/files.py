@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import ConfigError
 from ..core.extras import require_packages
 from ..store import columns
-from .exchange import foreign, writing
-from .frames import requests
-from .prompts import values
-from .store import FILE, Store, find
+from .exchange import read_foreign, translate_write_errors
+from .frames import normalize_requests
+from .prompts import iter_json
+from .store import FILE, Store, find_run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_META = b"nbllm"
-_FIELD = "nbllm"
+_METADATA_KEY = b"nbllm"
+_METADATA_FIELD = "nbllm"
 _FORMULA = re.compile(
     r"'*(?:[=+\-@\t\r\n＝＋－＠]|\Z)"
 )  # an empty text has an apostrophe too: it is not missing
@@ -45,8 +45,8 @@ def save(df: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
             f"Frames are not written as {place.suffix or 'a file without an ending'}.",
             hint=f"Use {', '.join(_SUFFIXES)}.",
         )
-    df = _encodable(requests(df))
-    with writing(place):
+    df = _replace_surrogates(normalize_requests(df))
+    with translate_write_errors(place):
         handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
         os.close(handle)
         try:
@@ -58,19 +58,19 @@ def save(df: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     return place
 
 
-def _encodable(df: pd.DataFrame) -> pd.DataFrame:
+def _replace_surrogates(df: pd.DataFrame) -> pd.DataFrame:
     """With question marks for halves of characters, which no file can hold."""
     import pandas as pd
 
     own = {
-        name: pd.Series([_utf8(value) for value in df[name]], df.index, dtype=object)
+        name: pd.Series([_valid_utf8(value) for value in df[name]], df.index, dtype=object)
         for name in df.columns
         if df[name].dtype == object
     }
     return df.assign(**own) if own else df
 
 
-def _utf8(value: Any) -> Any:
+def _valid_utf8(value: Any) -> Any:
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
@@ -84,7 +84,7 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise ConfigError(f"No path or run is {path!r}.", hint='bench.load("run.parquet")')
     place = Path(path)
     if not place.suffix or place.is_dir():
-        directory = place if (place / FILE).exists() else find(str(path))
+        directory = place if (place / FILE).exists() else find_run(str(path))
         if directory is None:
             raise ConfigError(
                 f"There is no benchmark run {os.fspath(path)!r}.",
@@ -110,10 +110,10 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
             f"{str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__}.",
             hint="It may be cut short; bench.save writes it again from the run's directory.",
         ) from None
-    return _checked(df, about, place)
+    return _checked_frame(df, about, place)
 
 
-def _checked(df: pd.DataFrame, about: dict[str, Any], place: Path) -> pd.DataFrame:
+def _checked_frame(df: pd.DataFrame, about: dict[str, Any], place: Path) -> pd.DataFrame:
     if about.get("schema", columns.VERSION) > columns.VERSION:
         raise ConfigError(
             f"{place} was written by a newer nbllm (schema {about['schema']}, here {columns.VERSION}).",
@@ -143,7 +143,9 @@ def _write_parquet(df: pd.DataFrame, path: Path) -> None:
         ) from None
     about = {"schema": columns.VERSION, **df.attrs.get("nbllm", {})}
     pq.write_table(
-        table.replace_schema_metadata({**(table.schema.metadata or {}), _META: json.dumps(about).encode()}),
+        table.replace_schema_metadata(
+            {**(table.schema.metadata or {}), _METADATA_KEY: json.dumps(about).encode()}
+        ),
         path,
     )
 
@@ -153,41 +155,41 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
-    about = json.loads((table.schema.metadata or {}).get(_META, b"{}"))
+    about = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
     return table.to_pandas(), about
 
 
-def _about(df: pd.DataFrame) -> str:
+def _metadata(df: pd.DataFrame) -> str:
     """What text files say beside the rows: of the run, and of the columns that are not ours."""
-    own = {str(name): _kind(df[name]) for name in df.columns if name not in columns.NAMES}
+    own = {str(name): _dtype_name(df[name]) for name in df.columns if name not in columns.NAMES}
     return json.dumps({"schema": columns.VERSION, **df.attrs.get("nbllm", {}), "dtypes": own}, default=str)
 
 
-def _kind(series: pd.Series) -> str:
+def _dtype_name(series: pd.Series) -> str:
     """The dtype by which a column is read; "" where its values tell."""
     texts = series.dropna().map(lambda value: isinstance(value, str)).all()
     kind = str(series.dtype)
     return ("text" if texts else "") if kind == "object" else kind
 
 
-def _restored(df: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _restore_dtypes(df: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The frame without its field nbllm, and what that says."""
-    if _FIELD not in df or not len(df) or not isinstance(df[_FIELD].iloc[0], str):
+    if _METADATA_FIELD not in df or not len(df) or not isinstance(df[_METADATA_FIELD].iloc[0], str):
         return df, {}
     try:
-        about = json.loads(df[_FIELD].iloc[0])
+        about = json.loads(df[_METADATA_FIELD].iloc[0])
         kinds = about.pop("dtypes")
     except (ValueError, AttributeError, KeyError, TypeError):  # a column of the user's that is called so
         return df, {}
-    df = df.drop(columns=_FIELD)
+    df = df.drop(columns=_METADATA_FIELD)
     df = df.reindex(columns=[*df, *(n for n in kinds if n not in df)])  # JSON lines hold no missing values
     for name in df.columns:
         if kinds.get(name):
-            df[name] = _as(df[name], kinds[name])
+            df[name] = _cast_column(df[name], kinds[name])
     return df, about
 
 
-def _as(series: pd.Series, kind: Any) -> pd.Series:
+def _cast_column(series: pd.Series, kind: Any) -> pd.Series:
     """A column of texts or of JSON's values in the dtype that it had."""
     import pandas as pd
 
@@ -206,33 +208,33 @@ def _write_csv(df: pd.DataFrame, path: Path) -> None:
     """Texts that a spreadsheet would take for a formula have an apostrophe before them, as it writes them
     itself; `_read_csv` takes it away. They come from models and servers."""
     with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
-        _texts(_told(df), lambda text: f"'{text}" if _FORMULA.match(text) else text).to_csv(
+        _map_strings(_with_metadata(df), lambda text: f"'{text}" if _FORMULA.match(text) else text).to_csv(
             file, index=False, lineterminator="\r\n"
         )
 
 
-def _told(df: pd.DataFrame) -> pd.DataFrame:
-    if _FIELD in df:
+def _with_metadata(df: pd.DataFrame) -> pd.DataFrame:
+    if _METADATA_FIELD in df:
         return df
     df = df.reset_index(drop=True)
-    df[_FIELD] = [_about(df), *[None] * (len(df) - 1)] if len(df) else []
+    df[_METADATA_FIELD] = [_metadata(df), *[None] * (len(df) - 1)] if len(df) else []
     return df
 
 
 def _read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     import pandas as pd
 
-    kinds: dict[str, Any] = _read_as()
+    kinds: dict[str, Any] = _csv_dtypes()
     names = pd.read_csv(path, nrows=0).columns
-    if _FIELD in names:
+    if _METADATA_FIELD in names:
         kinds |= dict.fromkeys(set(names) - set(kinds), "string")
     df = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""])
-    return _restored(
-        _texts(df, lambda text: text[1:] if text.startswith("'") and _FORMULA.match(text) else text)
+    return _restore_dtypes(
+        _map_strings(df, lambda text: text[1:] if text.startswith("'") and _FORMULA.match(text) else text)
     )
 
 
-def _texts(df: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+def _map_strings(df: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
     """The frame with its texts changed; what else stands in a column stays."""
     import pandas as pd
 
@@ -246,7 +248,7 @@ def _texts(df: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
     return df.assign(**changed)
 
 
-def _read_as() -> dict[str, Any]:
+def _csv_dtypes() -> dict[str, Any]:
     """How columns are read from text before they are cast: identifiers must not become numbers."""
     return {
         c.name: "boolean"
@@ -264,16 +266,16 @@ def _write_jsonl(df: pd.DataFrame, path: Path) -> None:
     import pandas as pd
 
     with path.open("w", encoding="utf-8", errors="replace") as file:
-        for row in _told(df).to_dict("records"):
+        for row in _with_metadata(df).to_dict("records"):
             kept = {
                 k: v.isoformat() if isinstance(v, pd.Timestamp) else v.item() if hasattr(v, "item") else v
                 for k, v in row.items()
-                if not _missing(v)
+                if not _is_missing(v)
             }
             file.write(json.dumps(kept, ensure_ascii=False, default=str) + "\n")
 
 
-def _missing(value: Any) -> bool:
+def _is_missing(value: Any) -> bool:
     import pandas as pd
 
     found = pd.isna(value)
@@ -284,14 +286,14 @@ def _read_jsonl(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     import pandas as pd
 
     text = path.read_text("utf-8-sig")
-    if (others := foreign(text, path)) is not None:
+    if (others := read_foreign(text, path)) is not None:
         return others, {}
-    rows = list(values(text))
-    return _restored(pd.DataFrame(rows, columns=None if rows else list(columns.NAMES)))
+    rows = list(iter_json(text))
+    return _restore_dtypes(pd.DataFrame(rows, columns=None if rows else list(columns.NAMES)))
 
 
 def _read_json(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    if (others := foreign(path.read_text("utf-8-sig"), path)) is None:
+    if (others := read_foreign(path.read_text("utf-8-sig"), path)) is None:
         raise ConfigError(f"{path} is not what guidellm writes.", hint=f"Use {', '.join(_SUFFIXES)}.")
     return others, {}
 

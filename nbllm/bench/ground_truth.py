@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-_BEARING = ("content", "reasoning", "tool")
-_TOKENS = ("text", "content", "reasoning", "tool")
+_TOKEN_KINDS = ("content", "reasoning", "tool")
+_SIMULATOR_TOKEN_KINDS = ("text", "content", "reasoning", "tool")
 # a write takes some 0.03; in a longer one the sender lost the processor, before or after the bytes had gone
-_HELD_UP_MS = 1.0
-_SLACK_MS = 0.02  # the clocks of the two processes and the kernel are read one after the other
+_SLOW_WRITE_MS = 1.0
+_CLOCK_SLACK_MS = 0.02  # the clocks of the two processes and the kernel are read one after the other
 Records = Mapping[str, Mapping[str, Any]]
 
 
-def records(url: str) -> dict[str, dict[str, Any]]:
+def fetch_records(url: str) -> dict[str, dict[str, Any]]:
     """The simulator's records by request id, from its own address."""
     import json
     from urllib.request import urlopen
@@ -30,7 +30,7 @@ def records(url: str) -> dict[str, dict[str, Any]]:
         return {r["id"]: r for r in json.load(answer)}
 
 
-def requests(df: pd.DataFrame, known: Records) -> pd.DataFrame:
+def request_errors(df: pd.DataFrame, known: Records) -> pd.DataFrame:
     """One row per measured request that the simulator remembers: measured and true times in ms, and their
     difference.
 
@@ -43,7 +43,11 @@ def requests(df: pd.DataFrame, known: Records) -> pd.DataFrame:
     out = []
     for row in df.to_dict("records"):
         record = known.get(str(row["provider_request_id"]))
-        sent = [c for c in record["chunks"] if c["kind"] in _TOKENS and c["n_tokens"]] if record else []
+        sent = (
+            [c for c in record["chunks"] if c["kind"] in _SIMULATOR_TOKEN_KINDS and c["n_tokens"]]
+            if record
+            else []
+        )
         if record is None or not sent:
             continue
         first, last = sent[0], sent[-1]
@@ -66,11 +70,11 @@ def requests(df: pd.DataFrame, known: Records) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def _error(at: float, began: float, ended: float) -> float:
-    return at - began if ended - began <= _HELD_UP_MS else max(0.0, at - ended) + min(0.0, at - began)
+def _arrival_error(at: float, began: float, ended: float) -> float:
+    return at - began if ended - began <= _SLOW_WRITE_MS else max(0.0, at - ended) + min(0.0, at - began)
 
 
-def arrivals(df: pd.DataFrame, chunks: pd.DataFrame, known: Records, epoch: float) -> pd.DataFrame:
+def token_errors(df: pd.DataFrame, chunks: pd.DataFrame, known: Records, epoch: float) -> pd.DataFrame:
     """One row per token-bearing chunk: certified, error_ms (arrival minus the beginning of its write; where
     the sender was held up in its write for over 1 ms, the distance from the whole of it), width_ms of its
     bounds, contained (whether they hold the truth), gap_error_ms, in the order of the answer."""
@@ -78,9 +82,13 @@ def arrivals(df: pd.DataFrame, chunks: pd.DataFrame, known: Records, epoch: floa
 
     ids = df.set_index("request_id")["provider_request_id"].to_dict()
     out = []
-    for request_id, part in chunks[chunks["kind"].isin(_BEARING)].groupby("request_id", sort=False):
+    for request_id, part in chunks[chunks["kind"].isin(_TOKEN_KINDS)].groupby("request_id", sort=False):
         record = known.get(str(ids.get(request_id)))
-        sent = [c for c in record["chunks"] if c["kind"] in _TOKENS and c["n_tokens"]] if record else []
+        sent = (
+            [c for c in record["chunks"] if c["kind"] in _SIMULATOR_TOKEN_KINDS and c["n_tokens"]]
+            if record
+            else []
+        )
         if len(sent) != len(part):
             continue
         before: tuple[float, float] | None = None
@@ -92,9 +100,9 @@ def arrivals(df: pd.DataFrame, chunks: pd.DataFrame, known: Records, epoch: floa
                     "request_id": request_id,
                     "i": row["i"],
                     "certified": bool(row["certified"]),
-                    "error_ms": _error(at, began, ended),
+                    "error_ms": _arrival_error(at, began, ended),
                     "width_ms": hi - lo,
-                    "contained": lo <= ended + _SLACK_MS and began <= hi + _SLACK_MS,
+                    "contained": lo <= ended + _CLOCK_SLACK_MS and began <= hi + _CLOCK_SLACK_MS,
                     "gap_error_ms": (at - before[0]) - (began - before[1]) if before else None,
                     "lag_ms": (row["ns_user"] - row["ns_arrive"]) / 1e6,
                 }

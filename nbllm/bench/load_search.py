@@ -18,16 +18,16 @@ from ..core.errors import ConfigError
 from ..store import columns
 from . import statistics as st
 from .decisions import goodput
-from .frames import known, measured, share, succeeded
+from .frames import check_share, measured_requests, plain_row, success_mask
 from .plan import Budget
-from .recorder import spent
+from .recorder import cost_and_tokens
 from .runner import Model, run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SPENT = ("usd", "tokens", "seconds", "requests")
-_LOOKS = 4  # blocks of one load, at most
+_BUDGET_NAMES = ("usd", "tokens", "seconds", "requests")
+_MAX_BLOCKS = 4  # blocks of one load, at most
 _COLUMNS = ("load", "n", "good", "share", "ci_lo", "ci_hi", "holds", "sure", "achieved_s", "good_s", "e2e_ms")
 
 
@@ -76,10 +76,10 @@ def find_load(
             "options is a mapping of a run's options; blocks, seed and budget are the search's own.",
             hint='options={"per_turn": 50, "max_tokens": 100}',
         )
-    share("level", level)
+    check_share("level", level)
     goodput(columns.frame([]), **limits)  # raises for no limits, and for wrong ones
     search = _Search(model, prompts, by, limits, at_least, level, Budget.of(budget), dict(options or {}))
-    _climb(search.holds, _whole if by == "concurrency" else float, (low, high), within)
+    _search_load(search.holds, _whole_load if by == "concurrency" else float, (low, high), within)
     out = pd.DataFrame(search.rows, columns=list(_COLUMNS)).sort_values("load", ignore_index=True)
     held = out["load"][out["holds"].astype(bool)]
     power = out["achieved_s"] / out["e2e_ms"]
@@ -89,11 +89,11 @@ def find_load(
     return out
 
 
-def _whole(load: float) -> float:
+def _whole_load(load: float) -> float:
     return float(max(1, round(load)))
 
 
-def _climb(
+def _search_load(
     holds: Callable[[float], bool | None],
     shaped: Callable[[float], float],
     ends: tuple[float, float],
@@ -127,7 +127,7 @@ class _Search:
     level: float
     budget: Budget
     options: dict[str, Any]
-    spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_SPENT, 0.0))
+    spent: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_BUDGET_NAMES, 0.0))
     rows: list[dict[str, Any]] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     ended: str = ""
@@ -135,7 +135,7 @@ class _Search:
     def holds(self, load: float) -> bool | None:
         """Measures a load until it is decided; None where the budget is spent or the user stops."""
         frames: list[pd.DataFrame] = []
-        for look in range(_LOOKS):
+        for look in range(_MAX_BLOCKS):
             try:
                 frames.append(self._block(load, look))
             except KeyboardInterrupt:
@@ -143,7 +143,7 @@ class _Search:
             if not frames:
                 return None
             row, decided = self._judged(load, frames)
-            if decided is not None or self.ended or look == _LOOKS - 1:
+            if decided is not None or self.ended or look == _MAX_BLOCKS - 1:
                 break
         self.rows.append(row)
         return None if self.ended else bool(row["holds"])
@@ -160,11 +160,11 @@ class _Search:
         self.runs.append(str(about["run_id"]))
         self.ended = "" if about.get("ended") in (None, "complete") else str(about["ended"])
         for row in df.to_dict("records"):
-            dollars, tokens = spent(known(row))
+            dollars, tokens = cost_and_tokens(plain_row(row))
             self.spent["usd"] += dollars
             self.spent["tokens"] += tokens
         self.spent["requests"] += len(df)
-        self.spent["seconds"] += _lasted(df)
+        self.spent["seconds"] += _duration_s(df)
         return df
 
     def _judged(self, load: float, frames: list[pd.DataFrame]) -> tuple[dict[str, Any], bool | None]:
@@ -175,12 +175,12 @@ class _Search:
         df = pd.concat(blocks, ignore_index=True) if len(blocks) > 1 else blocks[0]
         told = goodput(df, at_least=self.at_least, **self.limits)
         n, good = int(told["n"].sum()), int(told["good"].sum())
-        lo, hi, _ = st.wilson(good, n, 1.0 - (1.0 - self.level) / _LOOKS)
+        lo, hi, _ = st.wilson(good, n, 1.0 - (1.0 - self.level) / _MAX_BLOCKS)
         share = good / n if n else 0.0
         decided = False if hi < self.at_least or not n else True if lo >= self.at_least else None
-        used = measured(df)
-        answered = used[succeeded(used)]
-        seconds = sum(_lasted(measured(f)) for f in frames)
+        used = measured_requests(df)
+        answered = used[success_mask(used)]
+        seconds = sum(_duration_s(measured_requests(f)) for f in frames)
         row = {
             "load": load,
             "n": n,
@@ -197,7 +197,7 @@ class _Search:
         return row, decided
 
 
-def _lasted(df: pd.DataFrame) -> float:
+def _duration_s(df: pd.DataFrame) -> float:
     """Seconds from the first call to the last answer."""
     calls, ends = df["ns_call"].dropna(), df["ns_tokN"].fillna(df["ns_call"]).dropna()
     return float(ends.max() - calls.min()) / 1e9 if len(calls) else 0.0

@@ -20,33 +20,37 @@ def short_names(names: Iterable[str], width: int = 26) -> dict[str, str]:
     given = list(dict.fromkeys(names))
     plain = ["".join(c if c.isprintable() else "\ufffd" for c in name) for name in given]
     if len(plain) > 1:  # parts of a path, and where they are too long, any words
-        begin = _shared([n[:-1] for n in plain], r".*[-/:@ ]" if max(map(len, plain)) > width else ".*/")
+        begin = _common_prefix_length(
+            [n[:-1] for n in plain], r".*[-/:@ ]" if max(map(len, plain)) > width else ".*/"
+        )
         plain = [name[begin:] for name in plain]
-    if len({_fitted(name, width) for name in plain}) < len(plain):
-        end = _shared([n[:0:-1] for n in plain], r".*[-/:@, ]")
+    if len({_shorten(name, width) for name in plain}) < len(plain):
+        end = _common_prefix_length([n[:0:-1] for n in plain], r".*[-/:@, ]")
         plain = [name[:-end] + "…" if end else name for name in plain]
-    fitted = [_fitted(name, width) for name in plain]
+    fitted = [_shorten(name, width) for name in plain]
     double = {words for words, n in Counter(fitted).items() if n > 1}
     found: dict[str, str] = {}
     for name, usual, whole in zip(given, fitted, plain, strict=True):
         alike = [other for other, its in zip(plain, fitted, strict=True) if its == usual]
-        stem = _fitted("…" + whole[_shared(alike, ".*") :], width) if usual in double else usual
+        stem = (
+            _shorten("…" + whole[_common_prefix_length(alike, ".*") :], width) if usual in double else usual
+        )
         words, number = stem, 2
         while words in found.values() or (usual in double and words in fitted):
             mark = f" ({number})"
-            words, number = _fitted(stem, width - len(mark)) + mark, number + 1
+            words, number = _shorten(stem, width - len(mark)) + mark, number + 1
         found[name] = words
     return found
 
 
-def _shared(names: list[str], whole: str) -> int:
+def _common_prefix_length(names: list[str], whole: str) -> int:
     """How many characters, up to the end of `whole`, all names begin with."""
     pairs = zip(min(names), max(names), strict=False)
     found = re.match(whole, "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
     return len(found[0]) if found else 0
 
 
-def _fitted(name: str, width: int) -> str:
+def _shorten(name: str, width: int) -> str:
     """The end says more than the beginning: sizes, dates and versions stand there."""
     if len(name) <= width:
         return name
@@ -54,7 +58,7 @@ def _fitted(name: str, width: int) -> str:
     return f"{name[: width - 1 - tail]}…{name[-tail:]}"
 
 
-def places(names: Iterable[str]) -> dict[str, int]:
+def palette_positions(names: Iterable[str]) -> dict[str, int]:
     """A place in the palette for each, by its name alone, whatever the order; seldom another where other
     models are in the run. No two share one; those from COLOURS on share a colour, not a marker and a dash.
     """

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from .summaries import RATES, UNITS, WORDS
+from .summaries import HIGHER_IS_BETTER, LABELS, UNITS
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1c1c1e;--dim:#5f5f66;--line:#e2e2e6;--page:#fff;--veil:#f6f6f8;
@@ -42,7 +42,7 @@ table:not(.matrix),.cards :is(tbody,tr,td){display:block}.cards thead{display:no
 .cards td:empty{display:none}.cards td:first-child{font-weight:600}.cards td:first-child::before{content:none}
 .matrix{font-size:.8rem}.matrix .name{display:none}}
 """
-LONG = 12  # rows of a table that is folded beyond
+FOLDED_ROWS = 12  # rows of a table that is folded beyond
 
 
 class Cell(NamedTuple):
@@ -76,7 +76,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, text: int = 1, 
     return f'<table class="{style}"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>'
 
 
-def folded(html: str, rows: int, words: str, *, least: int = LONG) -> str:
+def fold_long_table(html: str, rows: int, words: str, *, least: int = FOLDED_ROWS) -> str:
     """A long table behind a line that opens it."""
     return (
         html
@@ -85,13 +85,13 @@ def folded(html: str, rows: int, words: str, *, least: int = LONG) -> str:
     )
 
 
-def heading(metric: str) -> str:
+def metric_heading(metric: str) -> str:
     """A metric over a column, with its unit."""
-    unit = "" if metric in RATES else UNITS.get(metric, "")
-    return WORDS.get(metric, metric) + (f", {unit}" if unit else "")
+    unit = "" if metric in HIGHER_IS_BETTER else UNITS.get(metric, "")
+    return LABELS.get(metric, metric) + (f", {unit}" if unit else "")
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Three digits, or a dash for what is not known."""
     if math.isnan(value):
         return "–"
@@ -100,7 +100,7 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def dollars(value: float) -> str:
+def format_dollars(value: float) -> str:
     """$0.0012, $3.40."""
     if math.isnan(value):
         return "–"
@@ -109,19 +109,19 @@ def dollars(value: float) -> str:
     return "$" + f"{float(f'{value:.3g}'):.12f}".rstrip("0")
 
 
-def band(lo: float, hi: float) -> str:
+def format_interval(lo: float, hi: float) -> str:
     """An interval, where it is known."""
-    return "" if math.isnan(lo) or math.isnan(hi) else f"{number(lo)} to {number(hi)}"
+    return "" if math.isnan(lo) or math.isnan(hi) else f"{format_number(lo)} to {format_number(hi)}"
 
 
-def percent(value: float | None) -> str:
+def format_percent(value: float | None) -> str:
     """99.5%, 100%."""
     if value is None or math.isnan(value):
         return ""
     return f"{value:.1%}" if value not in (0.0, 1.0) else f"{value:.0%}"
 
 
-def plain(value: Any) -> str:
+def setting_value(value: Any) -> str:
     """A value of a setting; nothing where it is not known."""
     if value is None or value != value:  # noqa: PLR0124
         return ""
@@ -130,6 +130,8 @@ def plain(value: Any) -> str:
     return str(value).replace("_", " ") if str(value).startswith("cold") else str(value)
 
 
-def place(row: Mapping[Any, Any], setting: Mapping[str, str]) -> str:
+def setting_text(row: Mapping[Any, Any], setting: Mapping[str, str]) -> str:
     """A row's setting in words: "at a time 4, start cold conn"; nothing where there is one only."""
-    return ", ".join(f"{words} {plain(row[key])}" for key, words in setting.items() if plain(row.get(key)))
+    return ", ".join(
+        f"{words} {setting_value(row[key])}" for key, words in setting.items() if setting_value(row.get(key))
+    )

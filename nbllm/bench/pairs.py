@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import statistics as st
-from .correlation import Worth, by_all, weaker, widening, worth
-from .frames import disturbed, succeeded
-from .summaries import RATES, SHARE, UNITS, split
+from .correlation import EffectiveSize, adjusted_p, effective_size, interval_widening, pooled_test
+from .frames import contaminated_mask, success_mask
+from .summaries import HIGHER_IS_BETTER, OK_SHARE, UNITS, split_values
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KEY = ["run_id", "block"]
+BLOCK_KEY = ["run_id", "block"]
 
 
 class Side:
@@ -30,19 +30,19 @@ class Side:
 
     def __init__(self, part: pd.DataFrame, contaminated: bool) -> None:
         self._part, self._contaminated = part, contaminated
-        self.failed = 1.0 - float(succeeded(part).mean()) if len(part) else math.nan
+        self.failed = 1.0 - float(success_mask(part).mean()) if len(part) else math.nan
         self.retries = float(part["attempt"].astype(float).mean()) - 1.0 if len(part) else math.nan
         self._known: dict[tuple[str, bool], pd.Series] = {}
 
     @property
     def n(self) -> tuple[int, int]:
         """(requests that succeeded, all)."""
-        return int(succeeded(self._part).sum()), len(self._part)
+        return int(success_mask(self._part).sum()), len(self._part)
 
     @cached_property
     def tokens(self) -> float:
         """The median length of an answer, in tokens; NaN where nobody counted."""
-        found = self._part.loc[succeeded(self._part), "out_tokens"].dropna()
+        found = self._part.loc[success_mask(self._part), "out_tokens"].dropna()
         return float(found.median()) if len(found) else math.nan
 
     @cached_property
@@ -53,7 +53,7 @@ class Side:
         if self._part["block"].isna().any():
             return None
         return pd.MultiIndex.from_frame(
-            self._part[KEY].astype({"run_id": str, "block": int}).drop_duplicates()
+            self._part[BLOCK_KEY].astype({"run_id": str, "block": int}).drop_duplicates()
         )
 
     @property
@@ -63,9 +63,9 @@ class Side:
 
     def values(self, metric: str) -> np.ndarray[Any, Any]:
         """What its requests gave, one by one."""
-        if metric == SHARE:
-            return succeeded(self._part).to_numpy(float)
-        found: np.ndarray[Any, Any] = split(self._part, metric, self._contaminated)[0]
+        if metric == OK_SHARE:
+            return success_mask(self._part).to_numpy(float)
+        found: np.ndarray[Any, Any] = split_values(self._part, metric, self._contaminated)[0]
         return found
 
     def medians(self, metric: str, *, failures: bool = False) -> pd.Series:
@@ -77,16 +77,16 @@ class Side:
         return self._known[asked]
 
     def _medians(self, metric: str, failures: bool) -> pd.Series:
-        part, ok = self._part, succeeded(self._part)
-        if metric == SHARE:
+        part, ok = self._part, success_mask(self._part)
+        if metric == OK_SHARE:
             shares: pd.Series = _by_block(part, ok.to_numpy(float)).mean()
             return shares
         values = part[metric].astype("Float64").to_numpy(float, na_value=math.nan)
         used = ok.to_numpy() & np.isfinite(values)
         if not self._contaminated:
-            used &= ~disturbed(part).to_numpy()
-        if failures and timed(metric):
-            values = np.where(ok.to_numpy(), values, 0.0 if metric in RATES else math.inf)
+            used &= ~contaminated_mask(part).to_numpy()
+        if failures and is_timed(metric):
+            values = np.where(ok.to_numpy(), values, 0.0 if metric in HIGHER_IS_BETTER else math.inf)
             used |= ~ok.to_numpy()
         found: pd.Series = _by_block(part[used], values[used]).median()
         return found
@@ -98,13 +98,13 @@ def _by_block(part: pd.DataFrame, values: np.ndarray[Any, Any]) -> Any:
     return pd.Series(values, part.index).groupby([part["run_id"].astype(str), part["block"].astype(int)])
 
 
-def timed(metric: str) -> bool:
+def is_timed(metric: str) -> bool:
     """Whether a failure has a worst value of this metric: times and speeds."""
-    return metric in RATES or UNITS.get(metric, "ms") == "ms"
+    return metric in HIGHER_IS_BETTER or UNITS.get(metric, "ms") == "ms"
 
 
 @dataclass(frozen=True, slots=True)
-class Plain:
+class Samples:
     """Two samples as they are compared."""
 
     a: np.ndarray[Any, Any]
@@ -135,15 +135,15 @@ class Pair:
         self.plain = self._plain()
         self._positive = all(len(side) and (side > 0).all() for side in (self.plain.a, self.plain.b))
 
-    def _plain(self) -> Plain:
+    def _plain(self) -> Samples:
         a, b = self._a, self._b
         if a.blocks is None or b.blocks is None:
-            return Plain(
+            return Samples(
                 a.values(self._metric), b.values(self._metric), False, 0, "no blocks: drift is not controlled"
             )
         if len(self._by) == 2:
             sides = [self._against(side, by) for side, by in zip((a, b), self._by, strict=True)]
-            return Plain(
+            return Samples(
                 sides[0],
                 sides[1],
                 False,
@@ -153,11 +153,11 @@ class Pair:
         if not len(a.blocks.intersection(b.blocks)):
             why = "different blocks" if a.runs & b.runs else "different runs"
             sides = [np.asarray(side.medians(self._metric), float) for side in (a, b)]
-            return Plain(sides[0], sides[1], False, 0, f"{why}: drift between them is not controlled")
+            return Samples(sides[0], sides[1], False, 0, f"{why}: drift between them is not controlled")
         found = [side.medians(self._metric) for side in (a, b)]
         both = found[0].index.intersection(found[1].index)
         left = [side.loc[both].to_numpy(float) for side in found]
-        return Plain(left[0], left[1], True, len(a.blocks.union(b.blocks)) - len(both), "")
+        return Samples(left[0], left[1], True, len(a.blocks.union(b.blocks)) - len(both), "")
 
     def _against(self, side: Side, reference: Side) -> np.ndarray[Any, Any]:
         mine, its = side.medians(self._metric), reference.medians(self._metric)
@@ -179,26 +179,30 @@ class Pair:
         a, b = self.plain.a, self.plain.b
         faster = st.superiority(*self._ranked(), paired=self.plain.paired)
         n = len(a) if self.plain.paired else len(a) + len(b) - 1
-        told = worth(r, n if self.plain.paired else (n + 1) // 2)
+        told = effective_size(r, n if self.plain.paired else (n + 1) // 2)
         if not self.plain.paired:
             told = told._replace(dof=max(1.5, 2 * told.dof) if told.inflation > 1 else n - 1.0)
         return {
-            "stat": "mean" if self._metric == SHARE else "p50",
+            "stat": "mean" if self._metric == OK_SHARE else "p50",
             "value_a": float(np.median(a)) if len(a) else math.nan,
             "value_b": float(np.median(b)) if len(b) else math.nan,
             "n_blocks": len(a) if self.plain.paired else 0,
             "n_dropped": self.plain.dropped,
-            "prob_a_faster": 1.0 - faster if self._metric in RATES else faster,
+            "prob_a_faster": 1.0 - faster if self._metric in HIGHER_IS_BETTER else faster,
             "failed_a": self._a.failed,
             "failed_b": self._b.failed,
             "retries_a": self._a.retries,
             "retries_b": self._b.retries,
             "method": "paired by block" if self.plain.paired else "unpaired",
-            **(self._shares(told, n) if self._metric == SHARE else self._measured(told, n, variance, models)),
+            **(
+                self._shares(told, n)
+                if self._metric == OK_SHARE
+                else self._measured(told, n, variance, models)
+            ),
             "note": self._note(told),
         }
 
-    def _measured(self, told: Worth, n: int, variance: float, models: int) -> dict[str, Any]:
+    def _measured(self, told: EffectiveSize, n: int, variance: float, models: int) -> dict[str, Any]:
         a, b = self.plain.a, self.plain.b
         logs = self._logs() if self._positive else (a * math.nan, b * math.nan)
         if self.plain.paired:
@@ -207,23 +211,26 @@ class Pair:
         else:
             diff, ends, _ = st.shift(a, b, self._level)
             ratio, band, _ = st.shift(logs[0], logs[1], self._level)
-        wide, p = widening(self._level, max(1.5, n - 1.0), told), weaker(self._p(), max(1.5, n - 1.0), told)
-        if self.plain.paired and models > 3 and n >= st.LEAST and not self._failures():
-            found = by_all(self.series()[0], variance, models, told, self._level)
+        wide, p = (
+            interval_widening(self._level, max(1.5, n - 1.0), told),
+            adjusted_p(self._p(), max(1.5, n - 1.0), told),
+        )
+        if self.plain.paired and models > 3 and n >= st.MIN_PAIRS and not self._failures():
+            found = pooled_test(self.series()[0], variance, models, told, self._level)
             p, wide = min(p, found[0]), min(wide, found[1])
-        ends, band = _wider(diff, ends, wide), _wider(ratio, band, wide)
+        ends, band = _widen(diff, ends, wide), _widen(ratio, band, wide)
         return {
             "diff": diff,
             "diff_lo": ends.lo,
             "diff_hi": ends.hi,
-            "ratio": _exp(ratio),
-            "ci_lo": _exp(band.lo),
-            "ci_hi": _exp(band.hi),
+            "ratio": _finite_exp(ratio),
+            "ci_lo": _finite_exp(band.lo),
+            "ci_hi": _finite_exp(band.hi),
             "p": p,
         }
 
     def _failures(self) -> bool:
-        return timed(self._metric) and (self._a.failed > 0 or self._b.failed > 0)
+        return is_timed(self._metric) and (self._a.failed > 0 or self._b.failed > 0)
 
     def _ranked(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """The samples with failures as the worst there is."""
@@ -245,7 +252,7 @@ class Pair:
             return st.rank_p(np.where(a == b, 0.0, found), self._seed)
         return st.paired_p(self.series()[0], self._seed)
 
-    def _shares(self, told: Worth, n: int) -> dict[str, Any]:
+    def _shares(self, told: EffectiveSize, n: int) -> dict[str, Any]:
         """Of ok_share: the difference with Newcombe's interval (method 10), p by sign flips of the blocks'
         shares, or Fisher's."""
         from scipy.stats import fisher_exact
@@ -256,7 +263,7 @@ class Pair:
         low = a - b - math.hypot(a - ends[0].lo, ends[1].hi - b)
         high = a - b + math.hypot(ends[0].hi - a, b - ends[1].lo)
         if self.plain.paired:
-            p = weaker(st.sign_flip(self.plain.a - self.plain.b, self._seed), max(1.5, n - 1.0), told)
+            p = adjusted_p(st.sign_flip(self.plain.a - self.plain.b, self._seed), max(1.5, n - 1.0), told)
         else:
             p = float(fisher_exact([[good_a, n_a - good_a], [good_b, n_b - good_b]]).pvalue)
         ratio = a / b if b else math.nan
@@ -272,7 +279,7 @@ class Pair:
             "p": p,
         }
 
-    def _note(self, told: Worth) -> str:
+    def _note(self, told: EffectiveSize) -> str:
         a, b, metric = self._a, self._b, self._metric
         lengths = [t for t in (a.tokens, b.tokens) if t > 0]
         uneven = len(lengths) == 2 and max(lengths) > 1.05 * min(lengths)
@@ -284,7 +291,7 @@ class Pair:
                 (
                     f"failures differ ({a.failed:.0%} and {b.failed:.0%}): none is in the ratio, "
                     f"each is infinitely slow in p",
-                    abs(a.failed - b.failed) > 0.02 and metric != SHARE,
+                    abs(a.failed - b.failed) > 0.02 and metric != OK_SHARE,
                 ),
                 (
                     f"retries ({a.retries:.2g} and {b.retries:.2g} a request): ttft_sched_ms and "
@@ -305,9 +312,9 @@ class Pair:
         )
 
 
-def _wider(middle: float, ends: st.Interval, by: float) -> st.Interval:
+def _widen(middle: float, ends: st.Interval, by: float) -> st.Interval:
     return st.Interval(middle - (middle - ends.lo) * by, middle + (ends.hi - middle) * by, ends.method)
 
 
-def _exp(log: float) -> float:
+def _finite_exp(log: float) -> float:
     return math.exp(min(log, 700.0)) if math.isfinite(log) else math.nan

@@ -14,12 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
+import msgspec
+
 from ..core.errors import ConfigError
 from . import arrivals
 
-OPEN_TURN = 20  # requests in a turn of an open loop, at least
-OPEN_SECONDS = 10.0  # that it lasts, at least
-STEADY = 10  # requests in a turn for each one at a time: the first and the last are ramp and drain
+MIN_OPEN_REQUESTS = 20  # requests in a turn of an open loop, at least
+MIN_OPEN_SECONDS = 10.0  # that it lasts, at least
+STEADY_FACTOR = 10  # requests in a turn for each one at a time: the first and the last are ramp and drain
 
 
 class Slot(NamedTuple):
@@ -75,11 +77,11 @@ class LoadShape:
             return tuple(
                 cls(
                     "closed",
-                    _whole(c),
-                    per_turn=per_turn or (1 if c == 1 else STEADY * c),
+                    _check_concurrency(c),
+                    per_turn=per_turn or (1 if c == 1 else STEADY_FACTOR * c),
                     steady=not per_turn and c > 1,
                 )
-                for c in _several(1 if concurrency is None else concurrency)
+                for c in _levels(1 if concurrency is None else concurrency)
             )
         if concurrency is not None:
             raise ConfigError(
@@ -87,8 +89,8 @@ class LoadShape:
                 hint="Leave one of them out.",
             )
         return tuple(
-            _open(r, arrivals, per_turn)
-            for r in ([None] if rate is None else [rate] if arrivals == "ramp" else _several(rate))
+            _open_load(r, arrivals, per_turn)
+            for r in ([None] if rate is None else [rate] if arrivals == "ramp" else _levels(rate))
         )
 
     def offsets(self, rng: random.Random, more: int = 0) -> tuple[float | None, ...]:
@@ -109,14 +111,14 @@ class LoadShape:
         )
 
 
-def _several(given: Any) -> list[Any]:
+def _levels(given: Any) -> list[Any]:
     found = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
     if not found:
         raise ConfigError("A sweep needs a level at least.", hint="concurrency=[1, 4, 16]")
     return found
 
 
-def _whole(concurrency: Any) -> int:
+def _check_concurrency(concurrency: Any) -> int:
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise ConfigError(
             f"concurrency is a number of requests at a time, not {concurrency!r}.",
@@ -125,13 +127,13 @@ def _whole(concurrency: Any) -> int:
     return concurrency
 
 
-def _rate(rate: Any) -> float:
+def _check_rate(rate: Any) -> float:
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
         raise ConfigError(f"A rate is a number of requests a second above 0, not {rate!r}.", hint="rate=2.5")
     return float(rate)
 
 
-def _open(rate: Any, how: Any, per_turn: int | None) -> LoadShape:
+def _open_load(rate: Any, how: Any, per_turn: int | None) -> LoadShape:
     if how is not None and not isinstance(how, str):
         times = arrivals.replay(how)
         return LoadShape(
@@ -140,29 +142,28 @@ def _open(rate: Any, how: Any, per_turn: int | None) -> LoadShape:
             per_turn=len(times),
             rate=(len(times) - 1) / times[-1] if times[-1] else None,
         )
-    n = per_turn or OPEN_TURN
+    n = per_turn or MIN_OPEN_REQUESTS
     if how == "ramp":
         if not isinstance(rate, Sequence) or len(rate) != 2:
             raise ConfigError("A ramp needs two rates.", hint='rate=(1, 10), arrivals="ramp"')
-        return LoadShape("ramp", rate=_rate(rate[0]), to_rate=_rate(rate[1]), per_turn=n)
+        return LoadShape("ramp", rate=_check_rate(rate[0]), to_rate=_check_rate(rate[1]), per_turn=n)
     if how not in (None, "poisson", "constant"):
         raise ConfigError(
             f"No arrivals are called {how!r}.", hint='"poisson", "constant", "ramp", or recorded times.'
         )
-    n = per_turn or max(OPEN_TURN, math.ceil(_rate(rate) * OPEN_SECONDS))
-    return LoadShape(how or "poisson", rate=_rate(rate), per_turn=n, steady=not per_turn)
+    n = per_turn or max(MIN_OPEN_REQUESTS, math.ceil(_check_rate(rate) * MIN_OPEN_SECONDS))
+    return LoadShape(how or "poisson", rate=_check_rate(rate), per_turn=n, steady=not per_turn)
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """Requests of one model. level: which load of a sweep. order: its place in the block. idle_s: the pause
-    before it."""
+class Turn(msgspec.Struct, frozen=True):
+    """Requests of one contestant (its index). level: index of the load in a sweep. order: position in the
+    block. idle_s: seconds of pause before the turn."""
 
     index: int
     level: int
     block: int
     order: int
-    arm: int
+    contestant: int = msgspec.field(name="arm")  # its name in the files of runs
     phase: str
     start_kind: str
     load: LoadShape
@@ -171,7 +172,7 @@ class Turn:
 
 
 def plan(
-    arms: int,
+    contestants: int,
     prompts: int,
     *,
     blocks: int,
@@ -197,12 +198,17 @@ def plan(
     for level, load in enumerate(loads):
         for b in range(blocks):
             block = level * blocks + b
-            cells = [(arm, kind, pause) for arm in range(arms) for kind in start_kinds for pause in idle]
+            cells = [
+                (contestant, kind, pause)
+                for contestant in range(contestants)
+                for kind in start_kinds
+                for pause in idle
+            ]
             random.Random(f"order {seed} {level} {b}").shuffle(cells)
-            for order, (arm, kind, pause) in enumerate(cells):
+            for order, (contestant, kind, pause) in enumerate(cells):
                 shape = load if kind == "warm" else LoadShape("closed")
                 more = cooldown if kind == "warm" else 0
-                rng = random.Random(f"arrivals {seed} {level} {b} {arm} {kind} {pause}")
+                rng = random.Random(f"arrivals {seed} {level} {b} {contestant} {kind} {pause}")
                 offsets = shape.offsets(rng, more)
                 slots = tuple(
                     Slot(
@@ -215,7 +221,18 @@ def plan(
                 )
                 seq += len(slots)
                 turns.append(
-                    Turn(len(turns), level, block, order, arm, "measure", kind, shape, float(pause), slots)
+                    Turn(
+                        len(turns),
+                        level,
+                        block,
+                        order,
+                        contestant,
+                        "measure",
+                        kind,
+                        shape,
+                        float(pause),
+                        slots,
+                    )
                 )
     return tuple(turns)
 
@@ -227,17 +244,17 @@ def _phase(load: LoadShape, place: int, n: int, cooldown: int) -> str | None:
     return "ramp" if place < edge else "drain" if place >= n - cooldown - edge else None
 
 
-def unsteady(loads: Sequence[LoadShape]) -> str:
+def unsteady_warning(loads: Sequence[LoadShape]) -> str:
     """Which loads their turns are too short to reach, in words; "" where there is none."""
     short = [x for x in loads if x.kind == "closed" and x.concurrency > 1 and x.per_turn < 4 * x.concurrency]
     return "".join(
         f"per_turn={x.per_turn} is too little to keep {x.concurrency} at a time: leave per_turn out for "
-        f"{STEADY * x.concurrency}. "
+        f"{STEADY_FACTOR * x.concurrency}. "
         for x in short
     ).strip()
 
 
-def stable(values: Sequence[float], *, k: int = 5, within: float = 0.1, most: int = 30) -> bool:
+def is_stable(values: Sequence[float], *, k: int = 5, within: float = 0.1, most: int = 30) -> bool:
     """Whether warm-up is over: the median of the last `k` times differs from that of the `k` before by at
     most `within`, and so do the quartiles of the last ones from their median on average; or there are `most`
     of them already."""

@@ -7,11 +7,11 @@ import math
 from ..core.errors import ConfigError
 from ..core.extras import require_packages
 from ..core.values import plural
-from .statistics import LEAST
+from .statistics import MIN_PAIRS
 
 _NOISE = 0.2  # from block to block; providers on the open network vary by 10 to 40 %
-_ENOUGH = 0.8
-_MOST = 100_000  # blocks
+_TARGET_POWER = 0.8
+_MAX_BLOCKS = 100_000  # blocks
 
 
 def power(
@@ -26,9 +26,9 @@ def power(
     require_packages("detect=", "bench", "scipy")
     from scipy.stats import nct, t
 
-    checked(detect, "detect")
-    checked(noise, "noise")
-    if blocks < LEAST or models < 2:
+    check_positive(detect, "detect")
+    check_positive(noise, "noise")
+    if blocks < MIN_PAIRS or models < 2:
         return 0.0
     pairs = models * (models - 1) / 2
     edge = float(t.isf((1.0 - level) / pairs / 2.0, blocks - 1))
@@ -37,7 +37,7 @@ def power(
     return 1.0 if math.isnan(found) else found  # so far from 0 that scipy gives up
 
 
-def checked(value: float, name: str) -> None:
+def check_positive(value: float, name: str) -> None:
     """Raises ConfigError for what is no share above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise ConfigError(f"{name} is a share above 0, not {value!r}.", hint=f"{name}=0.1 is 10 %.")
@@ -45,29 +45,31 @@ def checked(value: float, name: str) -> None:
 
 def blocks_for(models: int, detect: float, *, noise: float = _NOISE) -> int:
     """The smallest number of blocks with a power of 80 %."""
-    low, high = LEAST - 1, LEAST
-    while high < _MOST and power(models, high, detect, noise=noise) < _ENOUGH:
+    low, high = MIN_PAIRS - 1, MIN_PAIRS
+    while high < _MAX_BLOCKS and power(models, high, detect, noise=noise) < _TARGET_POWER:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if power(models, middle, detect, noise=noise) >= _ENOUGH else (middle, high)
+        low, high = (
+            (low, middle) if power(models, middle, detect, noise=noise) >= _TARGET_POWER else (middle, high)
+        )
     return high
 
 
-def foretold(models: int, blocks: int, detect: float | None) -> str:
+def power_warning(models: int, blocks: int, detect: float | None) -> str:
     """What is to be said before a run, "" where nothing is."""
     pairs = models * (models - 1) // 2
     among = plural(pairs, "comparison")
     if detect is None:
-        few = blocks < LEAST and pairs > 0
-        return f"At least {LEAST} blocks are needed to decide among {among}, not {blocks}." if few else ""
-    checked(detect, "detect")
+        few = blocks < MIN_PAIRS and pairs > 0
+        return f"At least {MIN_PAIRS} blocks are needed to decide among {among}, not {blocks}." if few else ""
+    check_positive(detect, "detect")
     chance = power(models, blocks, detect) if pairs else 1.0
-    if chance >= _ENOUGH:
+    if chance >= _TARGET_POWER:
         return ""
     return (
         f"With {plural(blocks, 'block')}, a difference of {detect:.0%} among "
         f"{among} is found with a chance of {chance:.0%}, "
         f"where times vary by {_NOISE:.0%} from block to block; "
-        f"blocks={blocks_for(models, detect)} with one of {_ENOUGH:.0%}."
+        f"blocks={blocks_for(models, detect)} with one of {_TARGET_POWER:.0%}."
     )

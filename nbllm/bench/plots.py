@@ -11,17 +11,17 @@ import numpy as np
 from ..core.errors import ConfigError
 from . import statistics as st
 from .decision_plots import heatmap, over_time, pareto
-from .figures import Look, Sheet, label, sheet, ticks, verbatim
-from .frames import disturbed, leading, measured, requests, succeeded
+from .figures import ModelStyle, Sheet, disable_mathtext, format_axis, metric_label, new_sheet
+from .frames import contaminated_mask, leading_metric, measured_requests, normalize_requests, success_mask
 from .presets import PARTS, ladder
-from .summaries import _wanted, split
+from .summaries import choose_metrics, split_values
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 _PERCENTILES = (50, 75, 90, 95, 99, 99.5, 99.9)
-_PART_NAMES = {
+_PART_LABELS = {
     "import_ms": "importing",
     "client_ms": "making the client",
     "dns_ms": "name look-up",
@@ -30,7 +30,7 @@ _PART_NAMES = {
     "srv_load_ms": "loading the model",
     "rest_ms": "the request itself",
 }
-_RUNGS = {
+_START_LABELS = {
     "cold_process": "fresh process",
     "cold_client": "fresh client",
     "cold_conn": "fresh connection",
@@ -63,19 +63,19 @@ def plot(
     A model has the same colour (marker, dash) in every figure of a run, and in other runs of the same models.
     Raises ConfigError for a kind or metric there is not. Where there is nothing to draw, the figure says so.
     """
-    df = requests(df)
-    used = measured(df)
-    chosen = kind or _sensible(used)
+    df = normalize_requests(df)
+    used = measured_requests(df)
+    chosen = kind or _default_kind(used)
     if chosen not in KINDS:
         raise ConfigError(f"No plot is called {kind!r}.", hint=f"There are {', '.join(KINDS)}.")
-    metric = metric or leading(used)
+    metric = metric or leading_metric(used)
     if metric not in df:
         raise ConfigError(
             f"The frame has no column {metric!r}.", hint="ttft_ms, e2e_ms, itl_ms, out_tok_s ..."
         )
-    _wanted(df, [metric])
+    choose_metrics(df, [metric])
     told = [str(n) for n in df.attrs.get("nbllm", {}).get("models", [])]
-    drawn = sheet(used, metric, chunks, theme, told)
+    drawn = new_sheet(used, metric, chunks, theme, told)
     if len(used) and (chosen == "timeline" or used[metric].notna().any()):
         KINDS[chosen](drawn)
     else:
@@ -84,10 +84,10 @@ def plot(
             if len(used)
             else "The frame has no measured requests."
         )
-    return verbatim(drawn.figure)
+    return disable_mathtext(drawn.figure)
 
 
-def _sensible(df: pd.DataFrame) -> str:
+def _default_kind(df: pd.DataFrame) -> str:
     if df["start_kind"].nunique() > 1:
         return "coldstart"
     return "load" if any(df[c].nunique() > 1 for c in ("concurrency", "target_rate")) else "overview"
@@ -97,12 +97,14 @@ def _sensible(df: pd.DataFrame) -> str:
 
 
 def _distribution(sheet: Sheet, *place: int) -> None:
-    axes = sheet.axes(*place, title="every request; median with its 95 % interval", x=label(sheet.metric))
+    axes = sheet.axes(
+        *place, title="every request; median with its 95 % interval", x=metric_label(sheet.metric)
+    )
     rng = np.random.default_rng(0)
     names = []
     for row, (look, part) in enumerate(sheet.groups()):
-        values, failed, spoilt = split(part, sheet.metric)
-        ghosts = part.loc[disturbed(part), sheet.metric].dropna().to_numpy(float)
+        values, failed, spoilt = split_values(part, sheet.metric)
+        ghosts = part.loc[contaminated_mask(part), sheet.metric].dropna().to_numpy(float)
         alpha = max(0.15, min(0.75, 12 / math.sqrt(len(values) + 1)))
         styles: tuple[tuple[Any, dict[str, Any]], ...] = (
             (values, {"color": look.colour, "alpha": alpha, "mew": 0}),
@@ -125,23 +127,23 @@ def _distribution(sheet: Sheet, *place: int) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.65)
     axes.grid(False, axis="y")
-    ticks(axes)
+    format_axis(axes)
     sheet.size(8.6, max(2.2, 1.1 + 0.62 * len(names)))
 
 
 def _percentiles(sheet: Sheet, *place: int) -> None:
     axes = sheet.axes(
-        *place, title="percentiles; pale: too few to tell", x="percentile", y=label(sheet.metric)
+        *place, title="percentiles; pale: too few to tell", x="percentile", y=metric_label(sheet.metric)
     )
     reach, shown = 0.0, []
     for look, part in sheet.groups():
-        values, _, _ = split(part, sheet.metric)
+        values, _, _ = split_values(part, sheet.metric)
         if not len(values):
             continue
         shares = np.linspace(0.0, 1.0 - 1.0 / (2 * len(values)), 200)
         curve = np.array([st.quantile(values, s) for s in shares])
         x = -np.log10(1 - shares)
-        known = np.array([len(values) >= st.least_n(max(s, 0.5)) for s in shares])
+        known = np.array([len(values) >= st.min_n(max(s, 0.5)) for s in shares])
         mark = [int(np.searchsorted(shares, 0.5))]
         axes.plot(x, curve, **look.line(linewidth=1.3, alpha=0.4, markersize=5, markevery=mark))
         axes.plot(x[known], curve[known], **look.line(linewidth=2.0, marker=""))
@@ -151,7 +153,7 @@ def _percentiles(sheet: Sheet, *place: int) -> None:
     seen = [p for p in _PERCENTILES if at[p] <= (reach or 1.0) + 0.3]
     axes.set_xticks([at[p] for p in seen], [f"{p:g}" for p in seen])
     axes.set_xlim(0.0, (reach or 1.0) * 1.02)
-    ticks(axes, "y")
+    format_axis(axes, "y")
     sheet.legend(axes, shown)
 
 
@@ -164,7 +166,7 @@ def _overview(sheet: Sheet) -> None:
 
 def _timeline(sheet: Sheet) -> None:
     from .runner import chunks as look_up
-    from .token_times import counts
+    from .token_times import chunk_token_counts
 
     events = look_up(sheet.df) if sheet.chunks is None else sheet.chunks
     events = events[events["kind"].isin(("content", "reasoning", "tool"))]
@@ -185,7 +187,7 @@ def _timeline(sheet: Sheet) -> None:
             continue
         seen[name] = seen.get(name, 0) + 1
         look = sheet.looks[name]
-        t, share = part["t_ms"].to_numpy(float), np.cumsum(counts(part, totals.get(request, 0)))
+        t, share = part["t_ms"].to_numpy(float), np.cumsum(chunk_token_counts(part, totals.get(request, 0)))
         axes.step(t, share, where="post", **look.line(linewidth=1.1, alpha=0.55, marker=""))
         width = (part["ns_hi"] - part["ns_lo"]).to_numpy(float) / 1e6
         wide = width > 1.0
@@ -232,7 +234,7 @@ def _coldstart(sheet: Sheet) -> None:
             words = words if line["n"] else f"none of {line['n_failed']} answered"
             axes.text(left, row, f"  {words}", va="center", fontsize=8, color=theme.ink)
             rows.append(row)
-            labels.append(_RUNGS.get(str(line["start_kind"]), str(line["start_kind"])))
+            labels.append(_START_LABELS.get(str(line["start_kind"]), str(line["start_kind"])))
             row += 1.0
         row += 0.9
     axes.set_yticks(rows, labels)
@@ -241,7 +243,7 @@ def _coldstart(sheet: Sheet) -> None:
     axes.margins(x=0.16)
     axes.set_xlim(left=0)
     sheet.figure.legend(
-        handles=[Patch(color=inks[p], label=_PART_NAMES[p]) for p in PARTS if p in used],
+        handles=[Patch(color=inks[p], label=_PART_LABELS[p]) for p in PARTS if p in used],
         frameon=False,
         fontsize=8,
         loc="outside lower center",
@@ -260,13 +262,13 @@ def _load(sheet: Sheet) -> None:
     axes = sheet.axes(
         title=f"point: median at one load (number: {asked}), bar: up to the 90th percentile",
         x="answers a second",
-        y=label(sheet.metric),
+        y=metric_label(sheet.metric),
     )
-    shown: list[Look] = []
+    shown: list[ModelStyle] = []
     for look, part in sheet.groups():
         points = []
         for value, at in part.groupby(level, observed=True):
-            values, _, _ = split(at, sheet.metric, contaminated=False)
+            values, _, _ = split_values(at, sheet.metric, contaminated=False)
             if len(values):
                 middle, top = (st.quantile(values, p) for p in (0.5, 0.9))
                 points.append((float(str(value)), _throughput(at), middle, top))
@@ -285,7 +287,7 @@ def _load(sheet: Sheet) -> None:
                 color=sheet.theme.ink,
             )
         shown.append(look)
-    ticks(axes, "y")
+    format_axis(axes, "y")
     axes.set_xlim(left=0)
     axes.margins(y=0.15)
     sheet.legend(axes, shown)
@@ -299,17 +301,19 @@ def _throughput(part: pd.DataFrame) -> float:
         end = turn["ns_eof"].fillna(turn["ns_tokN"])
         span = float((end.max() - turn["ns_call"].min()) / 1e9) if end.notna().any() else math.nan
         if span > 0:
-            shares.append(float(succeeded(turn).sum()) / span)
+            shares.append(float(success_mask(turn).sum()) / span)
     return sum(shares) / len(shares) if shares else math.nan
 
 
 def _drift(sheet: Sheet) -> None:
-    axes = sheet.axes(title="median of each block, in the order of the run", x="block", y=label(sheet.metric))
+    axes = sheet.axes(
+        title="median of each block, in the order of the run", x="block", y=metric_label(sheet.metric)
+    )
     shown = []
     blocks = sheet.df.groupby("run_id", observed=True)["block"].max().astype(float).fillna(-1.0) + 1.0
     begins = blocks.cumsum() - blocks  # runs stand side by side
     for look, part in sheet.groups():
-        good = part[succeeded(part) & part[sheet.metric].notna() & part["block"].notna()]
+        good = part[success_mask(part) & part[sheet.metric].notna() & part["block"].notna()]
         for run_id, run in good.groupby("run_id", observed=True):
             medians = run.groupby("block")[sheet.metric].median().astype(float)
             axes.plot(
@@ -319,7 +323,7 @@ def _drift(sheet: Sheet) -> None:
             )
         if len(good):
             shown.append(look)
-    ticks(axes, "y")
+    format_axis(axes, "y")
     sheet.legend(axes, shown)
 
 

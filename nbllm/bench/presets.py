@@ -17,7 +17,7 @@ from ..core.errors import ConfigError
 from ..store import columns
 from . import statistics as st
 from .comparison import compare
-from .frames import disturbed, last_attempts, measured, succeeded
+from .frames import contaminated_mask, last_attempts, measured_requests, success_mask
 from .runner import Model, run
 from .summaries import summary
 
@@ -30,7 +30,7 @@ PARTS = ("import_ms", "client_ms", "dns_ms", "connect_ms", "tls_ms", "srv_load_m
 # What each rung is compared with: the next warmer one that there is. A model that is loaded or a cache that
 # is filled is another matter than processes and connections, so these two stand beside the ladder and are
 # compared with warm.
-_WARMER = {
+_WARMER_STARTS = {
     "cold_process": ("cold_client", "cold_conn", "warm"),
     "cold_client": ("cold_conn", "warm"),
     "cold_conn": ("warm",),
@@ -73,19 +73,19 @@ def ladder(df: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     """
     import pandas as pd
 
-    used = measured(df)
+    used = measured_requests(df)
     rows: list[dict[str, Any]] = []
     for name, part in used.groupby("name", sort=False, observed=True):
         rungs = [k for k in columns.START_KINDS if (part["start_kind"].astype("string") == k).any()]
         by_rung = {k: last_attempts(part[part["start_kind"].astype("string") == k]) for k in rungs}
         for rung in rungs:
-            warmer = next((k for k in _WARMER[rung] if k in by_rung), None)
+            warmer = next((k for k in _WARMER_STARTS[rung] if k in by_rung), None)
             rows.append(
                 {
                     "name": name,
                     "start_kind": rung,
-                    **_rung(by_rung[rung], level),
-                    **_added(by_rung[rung], by_rung[warmer] if warmer else None, level),
+                    **_rung_columns(by_rung[rung], level),
+                    **_added_time(by_rung[rung], by_rung[warmer] if warmer else None, level),
                 }
             )
     out = pd.DataFrame(
@@ -108,26 +108,26 @@ def ladder(df: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     return out
 
 
-def _good(part: pd.DataFrame) -> pd.DataFrame:
-    answered = part[succeeded(part) & part["ttft_ms"].notna()]
-    good = answered[~disturbed(answered)]
+def _usable(part: pd.DataFrame) -> pd.DataFrame:
+    answered = part[success_mask(part) & part["ttft_ms"].notna()]
+    good = answered[~contaminated_mask(answered)]
     return good if len(good) else answered
 
 
-def parts(good: pd.DataFrame) -> pd.DataFrame:
+def time_parts(good: pd.DataFrame) -> pd.DataFrame:
     """Each request's time to first token in its parts (ms); what did not happen is 0, all else is rest_ms."""
     named = good[[p for p in PARTS if p != "rest_ms"]].astype(float).fillna(0.0)
     return named.assign(rest_ms=(good["ttft_ms"].astype(float) - named.sum(axis=1)).clip(lower=0.0))
 
 
-def _rung(part: pd.DataFrame, level: float) -> dict[str, Any]:
-    good = _good(part)
+def _rung_columns(part: pd.DataFrame, level: float) -> dict[str, Any]:
+    good = _usable(part)
     values = good["ttft_ms"].to_numpy(float)
     interval = st.order_interval(values, 0.5, level)
-    made = parts(good).median()
+    made = time_parts(good).median()
     return {
         "n": len(values),
-        "n_failed": int((~succeeded(part)).sum()),
+        "n_failed": int((~success_mask(part)).sum()),
         "ttft_ms": st.quantile(values, 0.5) if len(values) else math.nan,
         "ci_lo": interval.lo,
         "ci_hi": interval.hi,
@@ -135,11 +135,11 @@ def _rung(part: pd.DataFrame, level: float) -> dict[str, Any]:
     }
 
 
-def _added(part: pd.DataFrame, warmer: pd.DataFrame | None, level: float) -> dict[str, Any]:
+def _added_time(part: pd.DataFrame, warmer: pd.DataFrame | None, level: float) -> dict[str, Any]:
     if warmer is None:
         return {}
     cold, warm = (
-        _good(side).groupby(["run_id", "block"], observed=True)["ttft_ms"].median().astype(float)
+        _usable(side).groupby(["run_id", "block"], observed=True)["ttft_ms"].median().astype(float)
         for side in (part, warmer)
     )
     both = cold.index.intersection(warm.index)

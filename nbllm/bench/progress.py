@@ -29,7 +29,7 @@ class RunFrontEnd(FrontEnd):
     """The parent of what a front end shows a run with."""
 
 
-def chosen(given: Progress | bool | None) -> Progress:
+def choose_display(given: Progress | bool | None) -> Progress:
     """The display for a run: what was given, none for False, else the first that fits."""
     if given is False:
         return Silent()
@@ -75,7 +75,7 @@ class RunTotals(Pace):
             self.awaited = self.awaited if row.get("ttft_ms") else "all vectors"
 
 
-def ending(reason: str, kept: int, run_id: str) -> str:
+def ended_early_text(reason: str, kept: int, run_id: str) -> str:
     """What is said of a run that was not complete."""
     rows = f"{kept:,} {'row is' if kept == 1 else 'rows are'} kept"
     return f"Ended early: {reason}. {rows}; nbllm.bench.resume({run_id!r}) goes on."
@@ -124,4 +124,4 @@ class Bar(Silent):
         """Closes the bar; says how to go on where the run is not complete."""
         self._bar.close()
         if reason:
-            self._bar.write(ending(reason, kept, self.run_id))
+            self._bar.write(ended_early_text(reason, kept, self.run_id))

@@ -21,8 +21,8 @@ from ..core.options import REQUEST
 from ..core.prompt import parse_messages as read_messages
 from ..core.prompt import parse_tools as read_tools
 from ..core.schema import provider_schema
-from .frames import once
-from .words import COMMON
+from .frames import check_unique_names
+from .words import COMMON_WORDS
 
 Turn = tuple[Message, ...]
 
@@ -46,11 +46,13 @@ _BUILT_IN = (
     "Summarise the plot of Romeo and Juliet in fifty words.",
 )
 _OPTIONS = tuple(name for name in REQUEST if name != "system")  # that is a message of its own
-_ASKED = ("prompt", "text", "messages", "turns")  # where it may stand what is asked
-_KNOWN = ("id", *_ASKED, "system", "image", "images", *_OPTIONS)
-_NAMED = re.compile(r"[!-~]*[/\\_][!-~]*|[!-~]*\w\.\w{2,8}", re.ASCII)  # one word: a path, a file, a column
-_BEGIN = re.compile(r"\S")  # of a value
-_FORMS = "text, a list, a DataFrame with a column prompt, or a .txt, .csv, .json, .jsonl or .parquet file"
+_PROMPT_FIELDS = ("prompt", "text", "messages", "turns")  # where it may stand what is asked
+_FIELDS = ("id", *_PROMPT_FIELDS, "system", "image", "images", *_OPTIONS)
+_NAME_LIKE = re.compile(
+    r"[!-~]*[/\\_][!-~]*|[!-~]*\w\.\w{2,8}", re.ASCII
+)  # one word: a path, a file, a column
+_NON_SPACE = re.compile(r"\S")  # of a value
+_ACCEPTED = "text, a list, a DataFrame with a column prompt, or a .txt, .csv, .json, .jsonl or .parquet file"
 
 
 def prompt_set(given: Any = None, prompt: str | None = None) -> tuple[Prompt, ...]:
@@ -63,9 +65,9 @@ def prompt_set(given: Any = None, prompt: str | None = None) -> tuple[Prompt, ..
     frame of a run. prompt: the column that is asked, where it is not called so. Raises ConfigError that names
     the entry.
     """
-    found = tuple(_prompt(entry, number, prompt) for number, entry in enumerate(_entries(given)))
+    found = tuple(_build_prompt(entry, number, prompt) for number, entry in enumerate(_read_entries(given)))
     if not found:
-        raise ConfigError("There are no prompts.", hint=f"prompts= takes {_FORMS}.")
+        raise ConfigError("There are no prompts.", hint=f"prompts= takes {_ACCEPTED}.")
     ids = [p.id for p in found]
     double = next((i for i in ids if ids.count(i) > 1), None) if len(set(ids)) < len(ids) else None
     if double is not None:
@@ -76,41 +78,43 @@ def prompt_set(given: Any = None, prompt: str | None = None) -> tuple[Prompt, ..
     return found
 
 
-def _entries(given: Any) -> list[Any]:
+def _read_entries(given: Any) -> list[Any]:
     if given is None:
         return list(_BUILT_IN)
     if isinstance(given, os.PathLike) or (
-        isinstance(given, str) and given.lower().endswith(tuple(_FILES)) and "\n" not in given
+        isinstance(given, str) and given.lower().endswith(tuple(_FILE_READERS)) and "\n" not in given
     ):
-        return _file(Path(given))
-    if isinstance(given, str) and _NAMED.fullmatch(given):
+        return _read_file(Path(given))
+    if isinstance(given, str) and _NAME_LIKE.fullmatch(given):
         raise ConfigError(
             f"There is no file {given!r}, and it looks like a name more than like a prompt.",
-            hint=f"prompts= takes {_FORMS}; a prompt that is one such word is a list: [{given!r}].",
+            hint=f"prompts= takes {_ACCEPTED}; a prompt that is one such word is a list: [{given!r}].",
         )
     if isinstance(given, (str, Prompt, Mapping, Message)):
         return [given]
     if hasattr(given, "to_pandas"):  # tables of polars, pyarrow and datasets
-        return _entries(given.to_pandas())
+        return _read_entries(given.to_pandas())
     if hasattr(given, "to_dict") and hasattr(given, "columns"):
-        once(given.columns)
+        check_unique_names(given.columns)
         rows = given.rename(columns=str).to_dict("records")
-        return [_Row({k: v for k, v in row.items() if not _missing(v)}) for row in rows]
+        return [_TableRow({k: v for k, v in row.items() if not _is_missing(v)}) for row in rows]
     if not isinstance(given, Iterable):
         raise ConfigError(
-            f"Prompts cannot be read from {type(given).__name__}.", hint=f"prompts= takes {_FORMS}."
+            f"Prompts cannot be read from {type(given).__name__}.", hint=f"prompts= takes {_ACCEPTED}."
         )
     return list(given)
 
 
-class _Row(dict[str, Any]):
+class _TableRow(dict[str, Any]):
     """A row of a table, which may have columns of its own."""
 
 
-def _table_row(row: Mapping[str, Any], column: str | None) -> dict[str, Any]:
+def _entry_of_row(row: Mapping[str, Any], column: str | None) -> dict[str, Any]:
     """As an entry, with what rides along as `more`. Raises ConfigError where nothing is asked."""
     given = dict(row)
-    if not {*_ASKED, column} & set(given) and isinstance(given.get("conversations"), Iterable):  # ShareGPT's
+    if not {*_PROMPT_FIELDS, column} & set(given) and isinstance(
+        given.get("conversations"), Iterable
+    ):  # ShareGPT's
         said = [m for m in given.pop("conversations") if isinstance(m, Mapping)]
         given["turns"] = [m.get("value", "") for m in said if m.get("from") in ("human", "user")]
     column = column or ("prompt" if "prompt" in given else None)  # it may have a text and messages beside it
@@ -120,36 +124,36 @@ def _table_row(row: Mapping[str, Any], column: str | None) -> dict[str, Any]:
                 f"there is nothing in column {column!r}", hint=f"It has {', '.join(given) or 'no columns'}."
             )
         given = {"prompt": given.pop(column)} | {
-            f"prompt_{k}" if k in _ASKED else k: v for k, v in given.items()
+            f"prompt_{k}" if k in _PROMPT_FIELDS else k: v for k, v in given.items()
         }
-    elif not set(_ASKED) & set(given):
+    elif not set(_PROMPT_FIELDS) & set(given):
         raise ConfigError(
             "there is nothing in a column prompt",
             hint=f'prompt="{next(iter(given), "column")}" names another.',
         )
-    return {"more": {k: _plain(given.pop(k)) for k in list(given) if k not in _KNOWN}, **given}
+    return {"more": {k: _json_value(given.pop(k)) for k in list(given) if k not in _FIELDS}, **given}
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     """A value as JSON has it."""
     one = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
     return one if isinstance(one, (str, int, float, bool)) else str(one)
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     """As it is: what ends a line is a line feed alone."""
     return path.read_bytes().decode("utf-8-sig")
 
 
-def values(text: str) -> Iterator[Any]:
+def iter_json(text: str) -> Iterator[Any]:
     """The values of JSON or JSON Lines. Raises ValueError with line and column of the whole text."""
     decoder, at = json.JSONDecoder(), 0
-    while found := _BEGIN.search(text, at):
+    while found := _NON_SPACE.search(text, at):
         value, at = decoder.raw_decode(text, found.start())
         yield value
 
 
-def _missing(value: Any) -> bool:
+def _is_missing(value: Any) -> bool:
     return (
         value is None
         or (isinstance(value, float) and value != value)  # noqa: PLR0124
@@ -161,7 +165,7 @@ def _read_parquet(path: Path) -> list[Any]:
     require_packages("A Parquet file", "bench", "pyarrow")
     import pandas as pd
 
-    return _entries(pd.read_parquet(path))
+    return _read_entries(pd.read_parquet(path))
 
 
 def _read_csv(path: Path) -> list[Any]:
@@ -169,27 +173,27 @@ def _read_csv(path: Path) -> list[Any]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
-            once(filter(None, rows.fieldnames or ()))
+            check_unique_names(filter(None, rows.fieldnames or ()))
             return [{k: v for k, v in row.items() if k and v not in (None, "")} for row in rows]
     finally:
         csv.field_size_limit(before)
 
 
-_FILES: dict[str, Callable[[Path], list[Any]]] = {
-    ".txt": lambda path: [line.removesuffix("\r") for line in _text(path).split("\n") if line.strip()],
-    ".jsonl": lambda path: list(values(_text(path))),
-    ".json": lambda path: found[0] if len(found := list(values(_text(path)))) == 1 else found,
+_FILE_READERS: dict[str, Callable[[Path], list[Any]]] = {
+    ".txt": lambda path: [line.removesuffix("\r") for line in _read_text(path).split("\n") if line.strip()],
+    ".jsonl": lambda path: list(iter_json(_read_text(path))),
+    ".json": lambda path: found[0] if len(found := list(iter_json(_read_text(path)))) == 1 else found,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
 
 
-def _file(path: Path) -> list[Any]:
-    reader = _FILES.get(path.suffix.lower())
+def _read_file(path: Path) -> list[Any]:
+    reader = _FILE_READERS.get(path.suffix.lower())
     if reader is None:
         raise ConfigError(
             f"Prompts cannot be read from a {path.suffix or 'nameless'} file.",
-            hint=f"prompts= takes {_FORMS}.",
+            hint=f"prompts= takes {_ACCEPTED}.",
         )
     try:
         found = reader(path)
@@ -203,28 +207,28 @@ def _file(path: Path) -> list[Any]:
             hint="A .jsonl file has one JSON value a line, text is UTF-8.",
         ) from None
     return [
-        _Row(entry) if isinstance(entry, dict) and "role" not in entry else entry
+        _TableRow(entry) if isinstance(entry, dict) and "role" not in entry else entry
         for entry in (found if isinstance(found, list) else [found])
     ]
 
 
-def _prompt(entry: Any, number: int, column: str | None) -> Prompt:
+def _build_prompt(entry: Any, number: int, column: str | None) -> Prompt:
     if isinstance(entry, Prompt):
         return entry
     try:
         given = (
-            _table_row(entry if isinstance(entry, Mapping) else {}, column)
-            if isinstance(entry, _Row) or column is not None
+            _entry_of_row(entry if isinstance(entry, Mapping) else {}, column)
+            if isinstance(entry, _TableRow) or column is not None
             else dict(entry)
             if isinstance(entry, Mapping) and "role" not in entry
             else {"messages": [entry] if isinstance(entry, (Mapping, Message)) else entry}
         )
         more = given.pop("more", {})
-        unknown = sorted(set(map(str, given)) - set(_KNOWN))
+        unknown = sorted(set(map(str, given)) - set(_FIELDS))
         if unknown:
             raise ConfigError(
                 f"no field is called {unknown[0]!r}",
-                hint=f"Fields are {', '.join(_KNOWN)}; in a DataFrame, others ride along.",
+                hint=f"Fields are {', '.join(_FIELDS)}; in a DataFrame, others ride along.",
             )
         return Prompt(
             str(given.get("id", f"p{number}")),
@@ -237,7 +241,7 @@ def _prompt(entry: Any, number: int, column: str | None) -> Prompt:
 
 
 def _turns(given: Mapping[str, Any]) -> tuple[Turn, ...]:
-    ways = [name for name in _ASKED if name in given]
+    ways = [name for name in _PROMPT_FIELDS if name in given]
     if len(ways) != 1:
         raise ConfigError(
             f"it has {' and '.join(ways)}" if ways else "it says nothing to ask",
@@ -252,7 +256,7 @@ def _turns(given: Mapping[str, Any]) -> tuple[Turn, ...]:
             hint='{"turns": ["first question", "second question"]}',
         )
     turns = [
-        _with_images(
+        _add_images(
             read_messages(turn, str(system) if system is not None and i == 0 else None),
             given if i == 0 else {},
         )
@@ -261,7 +265,7 @@ def _turns(given: Mapping[str, Any]) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def _with_images(turn: Turn, given: Mapping[str, Any]) -> Turn:
+def _add_images(turn: Turn, given: Mapping[str, Any]) -> Turn:
     images = given.get("images", given.get("image"))
     if images is None:
         return turn
@@ -286,22 +290,22 @@ def _image(given: Any) -> Image:
 
 
 def _options(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _option(name, given[name]) for name in _OPTIONS if name in given}
+    return {name: _parse_option(name, given[name]) for name in _OPTIONS if name in given}
 
 
-def _option(name: str, value: Any) -> Any:
+def _parse_option(name: str, value: Any) -> Any:
     """As a call takes it: tables and files have JSON and numbers as text, and a schema in its short form."""
     try:
         if isinstance(value, str) and (name == "tools" or (name == "schema" and value.lstrip()[:1] == "{")):
             value = json.loads(value)
-        return _KINDS[name](value) if name in _KINDS else value
+        return _OPTION_PARSERS[name](value) if name in _OPTION_PARSERS else value
     except ConfigError:
         raise
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise ConfigError(f"{name} cannot be {str(value)[:80]!r}", hint="Mend it, or leave it out.") from None
 
 
-_KINDS: dict[str, Callable[[Any], Any]] = {
+_OPTION_PARSERS: dict[str, Callable[[Any], Any]] = {
     "tools": read_tools,
     "schema": provider_schema,
     "max_tokens": int,
@@ -314,7 +318,7 @@ _KINDS: dict[str, Callable[[Any], Any]] = {
 # --- prefixes ---
 
 
-def prefixed(said: Sequence[Message], kind: str | None, seed: int, seq: int) -> Turn:
+def add_prefix(said: Sequence[Message], kind: str | None, seed: int, seq: int) -> Turn:
     """`said` with a prefix at its very beginning: "unique" is a line that no other request of the run has, so
     that no cache of prompts can help; "shared" is the same long text for all, so that every cache can. None
     changes nothing.
@@ -327,7 +331,9 @@ def prefixed(said: Sequence[Message], kind: str | None, seed: int, seq: int) -> 
         text = f"[{random.Random(f'prefix {seed} {seq}').getrandbits(64):016x}]\n"
     elif kind == "shared":
         rng = random.Random(f"prefix {seed}")
-        text = "Some words of no meaning: " + " ".join(rng.choice(COMMON) for _ in range(2000)) + ".\n\n"
+        text = (
+            "Some words of no meaning: " + " ".join(rng.choice(COMMON_WORDS) for _ in range(2000)) + ".\n\n"
+        )
     else:
         raise ConfigError(
             f"No prefix is called {kind!r}.",
@@ -339,8 +345,8 @@ def prefixed(said: Sequence[Message], kind: str | None, seed: int, seq: int) -> 
 
 # --- to a worker and back ---
 
-_READERS: dict[str, Callable[[Any], Any]] = {"tools": read_tools, "schema": provider_schema}
-_STORED = {"tools": tuple[Tool, ...] | None, "schema": dict | None, "extra": dict | None}
+_OPTION_ENCODERS: dict[str, Callable[[Any], Any]] = {"tools": read_tools, "schema": provider_schema}
+_OPTION_TYPES = {"tools": tuple[Tool, ...] | None, "schema": dict | None, "extra": dict | None}
 
 
 def dump(prompts: Iterable[Prompt]) -> list[dict[str, Any]]:
@@ -367,7 +373,10 @@ def load(given: Iterable[Mapping[str, Any]]) -> tuple[Prompt, ...]:
 
 def dump_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a call as JSON."""
-    return {k: codec.to_plain(_READERS[k](v) if v and k in _READERS else v) for k, v in options.items()}
+    return {
+        k: codec.to_plain(_OPTION_ENCODERS[k](v) if v and k in _OPTION_ENCODERS else v)
+        for k, v in options.items()
+    }
 
 
 def load_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -375,6 +384,6 @@ def load_options(options: Mapping[str, Any]) -> dict[str, Any]:
     if not set(options) <= set(REQUEST):
         raise ValueError(sorted(options))
     return {
-        name: codec.from_plain(value, _STORED[name]) if name in _STORED else value
+        name: codec.from_plain(value, _OPTION_TYPES[name]) if name in _OPTION_TYPES else value
         for name, value in options.items()
     }

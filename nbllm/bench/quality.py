@@ -17,9 +17,9 @@ from ..client.client import Client
 from ..core.assertions import Check, as_check, build_checks, name_assertions
 from ..core.errors import ConfigError, NbllmError
 from . import judging
-from .grades import joined
+from .grades import add_check_columns
 from .prompts import Prompt, load
-from .scoring import asked
+from .scoring import prompt_texts
 from .store import Store
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # A function of an answer and of what its prompt's row says beside the prompt.
 Scorer = Callable[[str, Mapping[str, Any]], float | bool]
 _JUDGE = "judge:"
-_AGAIN = "A function stands in no file."
+_FUNCTION_NOT_STORED = "A function stands in no file."
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +48,25 @@ class Quality:
 
     def public(self) -> dict[str, Any]:
         """For the run's file: {"name": ...} in place of what none can hold."""
-        asserts = {name: _plain(one) for name, one in self.asserts.items()}
-        return {"asserts": asserts, "score": _plain(self.score), "judge": self.judge}
+        asserts = {name: _stored_form(one) for name, one in self.asserts.items()}
+        return {"asserts": asserts, "score": _stored_form(self.score), "judge": self.judge}
 
     @classmethod
     def resumed(cls, public: Mapping[str, Any], asserts: Any, score: Any, judge: str | None) -> Quality:
         """From what `public` gave, and what was given again: that comes in place of the run's own. Raises
         ConfigError where a function is missing."""
         every = {**public.get("asserts", {}), **name_assertions(asserts)}
-        if lost := [name for name, one in every.items() if _lost(one)]:
+        if lost := [name for name, one in every.items() if _is_lost_function(one)]:
             given = ", ".join(f"{name!r}: {every[name]['name']}" for name in lost)
             raise ConfigError(
-                f"The run's answers are checked by {' and '.join(map(repr, lost))}. {_AGAIN}",
+                f"The run's answers are checked by {' and '.join(map(repr, lost))}. {_FUNCTION_NOT_STORED}",
                 hint=f"Give it again: bench.resume(run, asserts={{{given}}}).",
             )
         if not (again := score is not None or judge is not None):
             score, judge = public.get("score"), public.get("judge")
-        if _lost(score):
+        if _is_lost_function(score):
             raise ConfigError(
-                f"The run's answers are scored by {score['name']}. {_AGAIN}",
+                f"The run's answers are scored by {score['name']}. {_FUNCTION_NOT_STORED}",
                 hint=f"Give it again: bench.resume(run, score={score['name']}).",
             )
         return cls(every, score, judge, again)
@@ -106,38 +106,42 @@ class Quality:
             return
         good = df[df["ok"].fillna(False).astype(bool)]
         with Store(place) as store:
-            said = _said(store)
+            said = _read_texts(store)
             if self.asserts:
-                found = _checked(said, df.to_dict("records"), build_checks(self.asserts), "checked")
+                found = _run_checks(said, df.to_dict("records"), build_checks(self.asserts), "checked")
                 store.check(found)
-                joined(df, found)
+                add_check_columns(df, found)
             if isinstance(self.score, str) and self.score.startswith(_JUDGE):
                 self._judged(store, said, df, good, client)
             elif self.score is not None:
-                check = _expected(self.score) if isinstance(self.score, str) else as_check(self.score)
+                check = (
+                    _contains_expected(self.score) if isinstance(self.score, str) else as_check(self.score)
+                )
                 kept = good[good["request_id"].isin(list(said.answers))].to_dict("records")
-                worth = _checked(said, kept, {"score": check}, "scored")
-                _scored(store, df, {i: v for i, told in worth.items() if (v := told["score"]) is not None})
+                worth = _run_checks(said, kept, {"score": check}, "scored")
+                _store_scores(
+                    store, df, {i: v for i, told in worth.items() if (v := told["score"]) is not None}
+                )
 
     def _judged(
-        self, store: Store, said: _Said, df: pd.DataFrame, good: pd.DataFrame, client: Client
+        self, store: Store, said: _RunTexts, df: pd.DataFrame, good: pd.DataFrame, client: Client
     ) -> None:
         """The share of comparisons that each answer won; what the judge cost stands in attrs["judge"]."""
         before = {} if self.again else {i: s for i, (_, s) in said.answers.items() if s is not None}
-        open_ = df if self.again else df[df["block"].isin(_unjudged(good, before))]
+        open_ = df if self.again else df[df["block"].isin(_unjudged_blocks(good, before))]
         try:
             if len(open_):
                 question = str(self.score).removeprefix(_JUDGE).strip()
                 judged = judging.judge(open_, question, str(self.judge), client=client)
-                before |= judging.shares(judged)
+                before |= judging.win_shares(judged)
                 df.attrs["judge"] = judged.attrs["judge"]
         except NbllmError as error:
             warnings.warn(f"The judge could not be asked: {error.message} {error.hint}", stacklevel=4)
             return
-        _scored(store, df, before)
+        _store_scores(store, df, before)
 
 
-def _plain(one: Any) -> Any:
+def _stored_form(one: Any) -> Any:
     """As JSON has it; the name alone of what it has not."""
     try:
         return json.loads(json.dumps(one))
@@ -145,11 +149,11 @@ def _plain(one: Any) -> Any:
         return {"name": getattr(one, "__name__", type(one).__name__)}
 
 
-def _lost(one: Any) -> bool:
+def _is_lost_function(one: Any) -> bool:
     return isinstance(one, Mapping) and set(one) == {"name"}
 
 
-class _Said(NamedTuple):
+class _RunTexts(NamedTuple):
     """What a run's file holds of it: (answer, score) by request, what was asked by prompt, and what each
     prompt's row says beside it."""
 
@@ -158,13 +162,13 @@ class _Said(NamedTuple):
     more: Mapping[str, Mapping[str, Any]]
 
 
-def _said(store: Store) -> _Said:
+def _read_texts(store: Store) -> _RunTexts:
     prompts = load((store.get("job") or {}).get("prompts", []))
-    return _Said(store.answers(), asked(store), {p.id: p.more for p in prompts})
+    return _RunTexts(store.answers(), prompt_texts(store), {p.id: p.more for p in prompts})
 
 
-def _checked(
-    said: _Said, rows: Iterable[Any], tests: Mapping[str, Check], what: str
+def _run_checks(
+    said: _RunTexts, rows: Iterable[Any], tests: Mapping[str, Check], what: str
 ) -> dict[str, dict[str, float | None]]:
     """What each check gives each request, by its id; 0 where the request failed."""
     found: dict[str, dict[str, float | None]] = {}
@@ -185,18 +189,18 @@ def _checked(
     return found
 
 
-def _scored(store: Store, df: pd.DataFrame, found: Mapping[str, float]) -> None:
+def _store_scores(store: Store, df: pd.DataFrame, found: Mapping[str, float]) -> None:
     store.score(found)
     df["score"] = df["request_id"].map(dict(found)).astype("float64")
 
 
-def _unjudged(good: pd.DataFrame, before: Mapping[str, float]) -> list[int]:
+def _unjudged_blocks(good: pd.DataFrame, before: Mapping[str, float]) -> list[int]:
     """The blocks with an answer that no judge has seen."""
     measured = good[good["phase"].astype("string") == "measure"]
     return list(measured[~measured["request_id"].isin(list(before))]["block"].unique())
 
 
-def _expected(column: str) -> Check:
+def _contains_expected(column: str) -> Check:
     """Whether an answer holds what a column expects, whatever the case and the spaces."""
 
     def held(answer: str, more: Mapping[str, Any], _row: Mapping[str, Any]) -> float:

@@ -22,14 +22,14 @@ from ..core import errors
 from ..dialects.embeddings import EMBEDDERS
 from ..store import chunks as pieces
 from ..store import measure
-from .counting import Counter
+from .counting import TokenCounter
 from .plan import Budget
-from .store import Kept, Store
+from .store import Store, StoredRequest
 
 Row = dict[str, Any]
-_PAUSES = 20_000
-_TOTAL = re.compile(rb"some .*total=(\d+)")
-_TOGETHER = 64  # requests that are written down in one transaction, at most
+_MAX_PAUSES = 20_000
+_PSI_TOTAL = re.compile(rb"some .*total=(\d+)")
+_MAX_BATCH = 64  # requests that are written down in one transaction, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class MeasuredRequest:
     call: measure.CallContext | None = None
     rows: tuple[Row, ...] = ()
     chunks: tuple[Row, ...] = ()
-    counter: Counter | None = None
+    counter: TokenCounter | None = None
 
 
 class Recorder:
@@ -100,7 +100,7 @@ class Recorder:
                 self._store.put(seconds=time.monotonic() - self._began)
 
     def _spend(self, row: Row) -> None:
-        dollars, tokens = spent(row)
+        dollars, tokens = cost_and_tokens(row)
         self.sums["usd"] += dollars
         self.sums["tokens"] += tokens
         self.sums["requests"] += 1
@@ -131,13 +131,13 @@ class Recorder:
     def _waiting(self) -> list[MeasuredRequest | asyncio.Event | None]:
         items = [self._queue.get()]
         with contextlib.suppress(queue.Empty):
-            while len(items) < _TOGETHER:
+            while len(items) < _MAX_BATCH:
                 items.append(self._queue.get_nowait())
         return items
 
     def _record(self, items: list[MeasuredRequest]) -> None:
-        measured = [(item, *_measured(item)) for item in items]
-        kept = [Kept(rows, chunks, item.slot, self._text(item)) for item, rows, chunks in measured]
+        measured = [(item, *_measure(item)) for item in items]
+        kept = [StoredRequest(rows, chunks, item.slot, self._text(item)) for item, rows, chunks in measured]
         try:
             self._store.record(kept)
         except errors.ConfigError as exc:
@@ -159,13 +159,13 @@ class Recorder:
         self.refused[name] = 0 if row.get("ok") else self.refused.get(name, 0) + 1
 
 
-def _measured(item: MeasuredRequest) -> tuple[list[Row], list[Row]]:
+def _measure(item: MeasuredRequest) -> tuple[list[Row], list[Row]]:
     """The rows and chunks of a request; where an answer cannot be measured, a row that says so: it is one of
     many."""
     if item.stream is None or item.call is None:
         return list(item.rows), list(item.chunks)
     try:
-        call = _counted(item.stream, item.call, item.counter)
+        call = _with_token_counts(item.stream, item.call, item.counter)
         found = pieces.of(item.stream, call.tokenizer)
         rows = measure.rows(item.stream, call, item.extra, found)
         key = {"request_id": rows[-1]["request_id"], "attempt": rows[-1]["attempt"]}
@@ -174,8 +174,8 @@ def _measured(item: MeasuredRequest) -> tuple[list[Row], list[Row]]:
         return [measure.failed(exc, item.call.provider, item.call.model, item.extra)], []
 
 
-def _counted(
-    stream: streams.Stream, call: measure.CallContext, counter: Counter | None
+def _with_token_counts(
+    stream: streams.Stream, call: measure.CallContext, counter: TokenCounter | None
 ) -> measure.CallContext:
     """The call with a tokenizer that knows the texts of its answer: they are counted all at once."""
     if counter is None:
@@ -189,7 +189,7 @@ def _counted(
     return structs.replace(call, tokenizer=lambda text: known.get(text, 0))
 
 
-def spent(row: Row) -> tuple[float, int]:
+def cost_and_tokens(row: Row) -> tuple[float, int]:
     """US dollars and tokens of a request, for the budget. An answer that was cut before it was counted is
     estimated: it has been paid for all the same."""
     read, made = row.get("in_tokens"), row.get("out_tokens") or 0
@@ -215,8 +215,8 @@ class GcPauses:
             self._start = time.perf_counter()
         else:
             self._pauses.append((self._start, time.perf_counter()))
-            if len(self._pauses) > _PAUSES:
-                del self._pauses[: _PAUSES // 2]
+            if len(self._pauses) > _MAX_PAUSES:
+                del self._pauses[: _MAX_PAUSES // 2]
 
     def within(self, start: float, end: float) -> float:
         """Milliseconds of pauses between two moments (perf_counter seconds)."""
@@ -229,7 +229,7 @@ class GcPauses:
         return total * 1e3
 
 
-class Pressure:
+class CpuPressure:
     """Seconds so far in which some task of this machine waited for a processor (Linux PSI)."""
 
     def __init__(self) -> None:
@@ -247,6 +247,8 @@ class Pressure:
     def now(self) -> float | None:
         """As it is now; None where it is not told."""
         try:
-            return None if self._file is None else int(_TOTAL.findall(os.pread(self._file, 200, 0))[0]) / 1e6
+            return (
+                None if self._file is None else int(_PSI_TOTAL.findall(os.pread(self._file, 200, 0))[0]) / 1e6
+            )
         except (OSError, ValueError, IndexError):
             return None

@@ -14,21 +14,40 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.values import plural
 from ..store import columns
-from .comparison import BAD, GOOD, compare
-from .decisions import FIGURES, board, cost
-from .exchange import writing
-from .frames import grouped, leading, measured, ordered, requests, succeeded
+from .comparison import BETTER, WORSE, compare
+from .decisions import BOARD_METRICS, build_leaderboard, cost_columns
+from .exchange import translate_write_errors
+from .frames import (
+    leading_metric,
+    measured_requests,
+    normalize_requests,
+    ordered_groups,
+    ordered_values,
+    success_mask,
+)
 from .naming import short_names
-from .pages import LONG, STYLE, Cell, band, dollars, folded, heading, number, percent, plain, table
+from .pages import (
+    FOLDED_ROWS,
+    STYLE,
+    Cell,
+    fold_long_table,
+    format_dollars,
+    format_interval,
+    format_number,
+    format_percent,
+    metric_heading,
+    setting_value,
+    table,
+)
 from .plots import plot
 from .presets import ladder
-from .sentences import SETTING, sentences
-from .summaries import SHARE, WORDS, nothing_waited, summary
+from .sentences import SETTING_LABELS, sentences
+from .summaries import LABELS, OK_SHARE, has_no_waiting, summary
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_SHOWN = ("ttft_ms", "ttft_sched_ms", "e2e_ms", "itl_ms", "out_tok_s", "in_tok_s", "texts_s")
+_TIME_METRICS = ("ttft_ms", "ttft_sched_ms", "e2e_ms", "itl_ms", "out_tok_s", "in_tok_s", "texts_s")
 _COST = "cost_usd"
 
 
@@ -46,12 +65,12 @@ def report(
     selftest: the table of `bench.selftest()` on this machine. margin: see compare. The page begins with the
     verdicts; it loads nothing, runs no script, follows the reader's light or dark theme, and fits a phone.
     """
-    df = requests(df)
-    names = [str(n) for n in ordered(df, "name")] if len(df) else []
+    df = normalize_requests(df)
+    names = [str(n) for n in ordered_values(df, "name")] if len(df) else []
     short = short_names(names)
     few = ", ".join(short_names(names, 60).values()) or "nothing"
     said = title or f"Benchmark of {few if len(names) <= 3 else f'{len(names)} models'}"
-    rows = _compared(df, margin)
+    rows = _all_comparisons(df, margin)
     body = "".join(
         (
             _opening(df, said),
@@ -75,7 +94,7 @@ def report(
     if path is None:
         return page
     place = Path(path)
-    with writing(place):
+    with translate_write_errors(place):
         place.write_text(page, "utf-8", "replace")
     return place
 
@@ -83,7 +102,7 @@ def report(
 # --- parts ---
 
 
-def _compared(df: pd.DataFrame, margin: float) -> pd.DataFrame | None:
+def _all_comparisons(df: pd.DataFrame, margin: float) -> pd.DataFrame | None:
     """Every pair in every metric, cost too; None for one model."""
     import pandas as pd
 
@@ -101,9 +120,15 @@ def _verdicts(rows: pd.DataFrame | None, short: Mapping[str, str], margin: float
     if rows is None:
         return ""
     lines = [f"<li>{escape(words)}</li>" for words in sentences(rows.to_dict("records"), short)]
-    more = folded("<ul>" + "".join(lines[LONG:]) + "</ul>", len(lines), "All of them") if lines[LONG:] else ""
+    more = (
+        fold_long_table("<ul>" + "".join(lines[FOLDED_ROWS:]) + "</ul>", len(lines), "All of them")
+        if lines[FOLDED_ROWS:]
+        else ""
+    )
     said = (
-        "<ul>" + "".join(lines[:LONG]) + f"</ul>{more}" if lines else "<p>No difference is established.</p>"
+        "<ul>" + "".join(lines[:FOLDED_ROWS]) + f"</ul>{more}"
+        if lines
+        else "<p>No difference is established.</p>"
     )
     return (
         f"<h2>Verdicts</h2>{said}<p class=dim>Of pairs within blocks, so that drift cancels out; p after "
@@ -115,27 +140,27 @@ def _leaderboard(
     df: pd.DataFrame, compared: pd.DataFrame | None, short: Mapping[str, str], margin: float
 ) -> str:
     """Everybody on one screen: figures, cost, success, and who is better than whom."""
-    if not len(measured(df)):
+    if not len(measured_requests(df)):
         return ""
-    metric = leading(df)
-    found = board(df, compared, metric=metric)
-    setting = [k for k in SETTING if k in found]
-    figures = [m for m in FIGURES if m in found]
+    metric = leading_metric(df)
+    found = build_leaderboard(df, compared, metric=metric)
+    setting = [k for k in SETTING_LABELS if k in found]
+    figures = [m for m in BOARD_METRICS if m in found]
     others = [str(i + 1) for i in range(len(short)) if str(i + 1) in found]
     again = bool((found["retries"] > 0).any())
     records = found.to_dict("records")
-    head = ["model", "no.", *(SETTING[k] for k in setting), *map(heading, figures), "succeeded"]
+    head = ["model", "no.", *(SETTING_LABELS[k] for k in setting), *map(metric_heading, figures), "succeeded"]
     head += [*(["retries"] if again else []), "1,000 answers", "in all"]
     rows = [
         [
-            _name(r, short),
+            _name_cell(r, short),
             str(r["no"]),
-            *(plain(r[k]) for k in setting),
-            *(Cell(number(r[m]), band(r[f"{m}_lo"], r[f"{m}_hi"])) for m in figures),
-            percent(r[SHARE]),
-            *([number(r["retries"])] if again else []),
-            dollars(1000 * r[_COST]),
-            dollars(r["total_usd"]),
+            *(setting_value(r[k]) for k in setting),
+            *(Cell(format_number(r[m]), format_interval(r[f"{m}_lo"], r[f"{m}_hi"])) for m in figures),
+            format_percent(r[OK_SHARE]),
+            *([format_number(r["retries"])] if again else []),
+            format_dollars(1000 * r[_COST]),
+            format_dollars(r["total_usd"]),
         ]
         for r in records
     ]
@@ -150,7 +175,7 @@ def _leaderboard(
     lines = [
         [
             Cell(short[r["name"]], style="name"),
-            *([", ".join(plain(r[k]) for k in setting)] if setting else []),
+            *([", ".join(setting_value(r[k]) for k in setting)] if setting else []),
             Cell(str(r["no"]), style="weak"),
             *(Cell(r[o] or "·", style=styles.get(r[o], "weak")) for o in others),
         ]
@@ -158,79 +183,89 @@ def _leaderboard(
     ]
     matrix = table(["", *([""] if setting else []), "", *others], lines, style="matrix")
     return (
-        f"{out}<p>By {WORDS[metric]}, each row against each model by its number: &lt; faster, &gt; "
+        f"{out}<p>By {LABELS[metric]}, each row against each model by its number: &lt; faster, &gt; "
         f"slower, = equivalent (within {margin:.0%}), ? undecided.</p>"
-        + folded(matrix, len(lines), "Every pair")
+        + fold_long_table(matrix, len(lines), "Every pair")
     )
 
 
-def _name(row: Mapping[Any, Any], short: Mapping[str, str]) -> Cell:
+def _name_cell(row: Mapping[Any, Any], short: Mapping[str, str]) -> Cell:
     name = str(row["name"])
     return Cell(short[name], hint=name if short[name] != name else "")
 
 
 def _summary(df: pd.DataFrame, short: Mapping[str, str]) -> str:
-    shown = [m for m in _SHOWN if df[m].notna().any() and not (m == "ttft_sched_ms" and nothing_waited(df))]
-    told = summary(df, metrics=[*shown, SHARE], stats=("p50", "p90", "p99"))
+    shown = [
+        m for m in _TIME_METRICS if df[m].notna().any() and not (m == "ttft_sched_ms" and has_no_waiting(df))
+    ]
+    told = summary(df, metrics=[*shown, OK_SHARE], stats=("p50", "p90", "p99"))
     if not len(told):
         return "<h2>Results</h2><p>Nothing was measured.</p>"
-    setting = [k for k in SETTING if told[k].nunique(dropna=False) > 1]
+    setting = [k for k in SETTING_LABELS if told[k].nunique(dropna=False) > 1]
     again, loaded = (told["retries"] > 0).any(), bool({"concurrency", "target_rate"} & set(setting))
-    head = ["model", *(SETTING[k] for k in setting), "n", "failed", *(["retries"] if again else [])]
-    head += [*(["in flight", "begun /s"] if loaded else []), *map(heading, shown), "1,000 answers"]
-    costs = {tuple(map(repr, key)): cost(part) for key, part in grouped(measured(df), ["name", *setting])}
+    head = ["model", *(SETTING_LABELS[k] for k in setting), "n", "failed", *(["retries"] if again else [])]
+    head += [*(["in flight", "begun /s"] if loaded else []), *map(metric_heading, shown), "1,000 answers"]
+    costs = {
+        tuple(map(repr, key)): cost_columns(part)
+        for key, part in ordered_groups(measured_requests(df), ["name", *setting])
+    }
     rows = []
-    for key, part in grouped(told, ["name", *setting]):
+    for key, part in ordered_groups(told, ["name", *setting]):
         found = {(r["metric"], r["stat"]): r for r in part.to_dict("records")}
-        share = found[SHARE, "mean"]
+        share = found[OK_SHARE, "mean"]
         rows.append(
             [
-                _name({"name": key[0]}, short),
-                *map(plain, key[1:]),
+                _name_cell({"name": key[0]}, short),
+                *map(setting_value, key[1:]),
                 f"{share['n']:,}",
                 f"{share['n_failed']:,}" if share["n_failed"] else "",
-                *([number(share["retries"])] if again else []),
-                *([number(share["concurrency_achieved"]), number(share["rate_achieved"])] if loaded else []),
-                *(_figures(found, metric) for metric in shown),
-                dollars(1000 * costs[tuple(map(repr, key))][_COST]),
+                *([format_number(share["retries"])] if again else []),
+                *(
+                    [format_number(share["concurrency_achieved"]), format_number(share["rate_achieved"])]
+                    if loaded
+                    else []
+                ),
+                *(_percentile_cell(found, metric) for metric in shown),
+                format_dollars(1000 * costs[tuple(map(repr, key))][_COST]),
             ]
         )
     words = "Medians; below them percentiles 90 and 99, in brackets where so few requests do not tell them."
-    return f"<h2>Results</h2><p>{words}</p>{folded(table(head, rows), len(rows), 'Every setting')}"
+    return f"<h2>Results</h2><p>{words}</p>{fold_long_table(table(head, rows), len(rows), 'Every setting')}"
 
 
-def _figures(found: Mapping[Any, Any], metric: str) -> Cell:
+def _percentile_cell(found: Mapping[Any, Any], metric: str) -> Cell:
     """120, and below: 180 · (240)."""
     tails = [found[metric, stat] for stat in ("p90", "p99")]
-    words = [number(r["value"]) if r["supported"] else f"({number(r['value'])})" for r in tails]
+    words = [format_number(r["value"]) if r["supported"] else f"({format_number(r['value'])})" for r in tails]
     known = not math.isnan(found[metric, "p50"]["value"])
-    return Cell(number(found[metric, "p50"]["value"]), " · ".join(words) if known else "")
+    return Cell(format_number(found[metric, "p50"]["value"]), " · ".join(words) if known else "")
 
 
 def _comparison(compared: pd.DataFrame | None, short: Mapping[str, str]) -> str:
     if compared is None or not len(compared):
         return ""
-    setting = [k for k in SETTING if k in compared]
+    setting = [k for k in SETTING_LABELS if k in compared]
     rows = [
         [
             short[r["a"]],
             short[r["b"]],
-            *(plain(r[k]) for k in setting),
-            WORDS.get(r["metric"], r["metric"]),
+            *(setting_value(r[k]) for k in setting),
+            LABELS.get(r["metric"], r["metric"]),
             Cell(
-                r["verdict"], style="good" if r["verdict"] in GOOD else "bad" if r["verdict"] in BAD else ""
+                r["verdict"],
+                style="good" if r["verdict"] in BETTER else "bad" if r["verdict"] in WORSE else "",
             ),
-            Cell(number(r["ratio"]), band(r["ci_lo"], r["ci_hi"])),
+            Cell(format_number(r["ratio"]), format_interval(r["ci_lo"], r["ci_hi"])),
             "–" if math.isnan(p := r["p_holm"]) else f"{p:.3f}" if p >= 0.001 else "< 0.001",
-            percent(r["prob_a_faster"]),
+            format_percent(r["prob_a_faster"]),
             f"{r['n_blocks']}",
             Cell(r["note"], style="weak t"),
         ]
         for r in compared.to_dict("records")
     ]
-    head = ["A", "B", *(SETTING[k] for k in setting), "metric", "A is", "A / B (95 %)"]
+    head = ["A", "B", *(SETTING_LABELS[k] for k in setting), "metric", "A is", "A / B (95 %)"]
     head += ["p", "A faster in", "blocks", "note"]
-    return "<h2>Comparison</h2>" + folded(table(head, rows, text=2), len(rows), "Every comparison")
+    return "<h2>Comparison</h2>" + fold_long_table(table(head, rows, text=2), len(rows), "Every comparison")
 
 
 def _ladder(df: pd.DataFrame, short: Mapping[str, str]) -> str:
@@ -239,12 +274,12 @@ def _ladder(df: pd.DataFrame, short: Mapping[str, str]) -> str:
     parts = ("import_ms", "client_ms", "dns_ms", "connect_ms", "tls_ms", "srv_load_ms", "rest_ms")
     rows = [
         [
-            _name(r, short),
+            _name_cell(r, short),
             str(r["start_kind"]).replace("_", " "),
             f"{r['n']}",
-            number(r["ttft_ms"]),
-            Cell(number(r["added_ms"]), band(r["added_lo"], r["added_hi"])),
-            *(number(r[p]) for p in parts),
+            format_number(r["ttft_ms"]),
+            Cell(format_number(r["added_ms"]), format_interval(r["added_lo"], r["added_hi"])),
+            *(format_number(r[p]) for p in parts),
         ]
         for r in ladder(df).to_dict("records")
     ]
@@ -266,12 +301,14 @@ def _ladder(df: pd.DataFrame, short: Mapping[str, str]) -> str:
         "Median time to first token from each start, coldest first; what it adds to the next warmer one; and "
         "where it goes, in ms."
     )
-    return f"<h2>Cold start</h2><p>{words}</p>" + folded(table(head, rows, text=2), len(rows), "Every start")
+    return f"<h2>Cold start</h2><p>{words}</p>" + fold_long_table(
+        table(head, rows, text=2), len(rows), "Every start"
+    )
 
 
 def _opening(df: pd.DataFrame, heading: str) -> str:
     about = df.attrs.get("nbllm", {})
-    used = measured(df)
+    used = measured_requests(df)
     when = df["t_wall"].dropna()
     facts = [
         plural(len(used), "measured request")
@@ -281,7 +318,7 @@ def _opening(df: pd.DataFrame, heading: str) -> str:
         else "",
         plural(used["prompt_id"].nunique(), "prompt") if used["prompt_id"].notna().any() else "",
         f"{when.min():%Y-%m-%d %H:%M} to {when.max():%H:%M} UTC" if len(when) else "",
-        f"{dollars(spent)} in all" if not math.isnan(spent := cost(df)["total_usd"]) else "",
+        f"{format_dollars(spent)} in all" if not math.isnan(spent := cost_columns(df)["total_usd"]) else "",
         "ended early: " + str(about["ended"]) if about.get("ended") not in (None, "complete") else "",
     ]
     machine = [
@@ -289,7 +326,7 @@ def _opening(df: pd.DataFrame, heading: str) -> str:
         f"Python {about['python']}" if about.get("python") else "",
         str(about.get("system", "")),
         f"{about['cpus']} processors" if about.get("cpus") else "",
-        "arrivals stamped by " + _listed(df["stamp"].dropna().astype(str).unique())
+        "arrivals stamped by " + _stamp_sources(df["stamp"].dropna().astype(str).unique())
         if df["stamp"].notna().any()
         else "",
         f"made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -312,9 +349,9 @@ def _selftest(found: pd.DataFrame | None) -> str:
             r["metric"],
             f"{r['n']:,}",
             *(f"{r[c]:.3f}" for c in ("error_p50_ms", "error_p99_ms", "error_max_ms")),
-            percent(r["certified"]),
-            percent(r["contained"]),
-            percent(r["flagged"]),
+            format_percent(r["certified"]),
+            format_percent(r["contained"]),
+            format_percent(r["flagged"]),
         ]
         for r in found.to_dict("records")
         if r["n"]
@@ -362,36 +399,37 @@ def _plots(df: pd.DataFrame) -> str:
         )
         used = warm if len(warm) else df
         figures.append(
-            f'<figure><picture><source srcset="{_drawn(used, kind, "dark")}" '
+            f'<figure><picture><source srcset="{_image_data(used, kind, "dark")}" '
             f'media="(prefers-color-scheme:dark)"><img alt="{escape(words)}" '
-            f'src="{_drawn(used, kind, "light")}"></picture><figcaption>{escape(words)}</figcaption></figure>'
+            f'src="{_image_data(used, kind, "light")}"></picture>'
+            f"<figcaption>{escape(words)}</figcaption></figure>"
         )
     return "<h2>Plots</h2>" + "".join(figures)
 
 
-def _drawn(df: pd.DataFrame, kind: str, theme: str) -> str:
+def _image_data(df: pd.DataFrame, kind: str, theme: str) -> str:
     figure: Any = plot(df, kind, theme=theme)
     return "data:image/png;base64," + base64.b64encode(figure._repr_png_()).decode("ascii")
 
 
 def _failures(df: pd.DataFrame, short: Mapping[str, str]) -> str:
-    failed = measured(df[~succeeded(df)])
+    failed = measured_requests(df[~success_mask(df)])
     if not len(failed):
         return "<h2>Failures</h2><p>None.</p>"
     rows = []
-    for (name, status), part in grouped(failed, ["name", "status"]):
+    for (name, status), part in ordered_groups(failed, ["name", "status"]):
         example = part["error_msg"].dropna()
         told = Cell(str(example.iloc[0])[:160] if len(example) else "", style="weak t")
-        rows.append([_name({"name": name}, short), str(status), f"{len(part)}", told])
+        rows.append([_name_cell({"name": name}, short), str(status), f"{len(part)}", told])
     words = "They count in the shares above and are in no time."
-    shown = folded(
+    shown = fold_long_table(
         table(["model", "status", "requests", "for example"], rows, text=2), len(rows), "Every kind"
     )
     return f"<h2>Failures</h2><p>{words}</p>{shown}"
 
 
 def _caveats(df: pd.DataFrame, selftest: pd.DataFrame | None) -> str:
-    used = measured(df)
+    used = measured_requests(df)
     n = max(1, len(used))
     quality = used["quality"].astype("string")
     per_name = used.groupby("name", observed=True).size()
@@ -425,12 +463,12 @@ def _caveats(df: pd.DataFrame, selftest: pd.DataFrame | None) -> str:
     )
 
 
-_DEFINED = (*_SHOWN, "tail_ms", "err_bound_ms", "quality")
+_DEFINED_COLUMNS = (*_TIME_METRICS, "tail_ms", "err_bound_ms", "quality")
 
 
 def _method(df: pd.DataFrame) -> str:
     docs = {c.name: c.doc for c in columns.COLUMNS}
-    rows = [[name, docs[name]] for name in _DEFINED]
+    rows = [[name, docs[name]] for name in _DEFINED_COLUMNS]
     return (
         "<h2>Method</h2><p>Requests were made by a process of its own. Within a block every model answers "
         "the same prompts in random order, one after the "
@@ -443,5 +481,5 @@ def _method(df: pd.DataFrame) -> str:
     )
 
 
-def _listed(words: Iterable[str]) -> str:
+def _stamp_sources(words: Iterable[str]) -> str:
     return " and ".join({"kernel": "the kernel", "recv": "this process"}.get(w, w) for w in words)

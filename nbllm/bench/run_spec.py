@@ -22,7 +22,7 @@ from ..core.errors import MASK, ConfigError
 from ..routing.keys import origin
 from ..routing.registry import Route
 from . import plan, prompts
-from .counting import Counter
+from .counting import TokenCounter
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Contestant:
     timeout: float | Mapping[str, float | None] | None = None
     retries: int = 0
     keep: bool = False
-    counter: Counter | None = None
+    counter: TokenCounter | None = None
     batch: int | None = None
 
     @property
@@ -85,7 +85,7 @@ class Job:
     """A whole run."""
 
     run_id: str
-    arms: tuple[Contestant, ...]
+    contestants: tuple[Contestant, ...]
     prompts: tuple[prompts.Prompt, ...]
     turns: tuple[plan.Turn, ...]
     rules: Rules
@@ -95,7 +95,7 @@ class Job:
         return {
             "version": codec.VERSION,
             "run_id": self.run_id,
-            "arms": [_arm(a) for a in self.arms],
+            "arms": [public_part(a) for a in self.contestants],
             "prompts": prompts.dump(self.prompts),
             "turns": msgspec.to_builtins(self.turns),
             "rules": asdict(self.rules),
@@ -103,29 +103,29 @@ class Job:
 
     def secret(self) -> list[dict[str, Any]]:
         """What `public` leaves out, arm by arm; for a pipe, never for a file."""
-        return [secret_of(a) for a in self.arms]
+        return [secret_part(a) for a in self.contestants]
 
     @classmethod
-    def of(cls, public: Mapping[str, Any], arms: Iterable[Contestant]) -> Job:
+    def of(cls, public: Mapping[str, Any], contestants: Iterable[Contestant]) -> Job:
         """From what `public` gave, and the arms. Raises ConfigError for a later version's, and ProtocolError,
         ValueError, KeyError and the like for what it cannot have given."""
         codec.check_version(public.get("version", codec.VERSION))  # the first runs had none
         job = cls(
             public["run_id"],
-            tuple(arms),
+            tuple(contestants),
             prompts.load(public["prompts"]),
             msgspec.convert(public["turns"], tuple[plan.Turn, ...]),
             msgspec.convert(public["rules"], Rules),
         )
         for turn in job.turns:
-            if turn.arm not in range(len(job.arms)) or not all(
+            if turn.contestant not in range(len(job.contestants)) or not all(
                 slot.prompt in range(len(job.prompts)) for slot in turn.slots
             ):
                 raise ValueError("a turn of no arm or prompt")
         return job
 
 
-def described(route: Route, row: ProviderSpec, base_url: str | None) -> dict[str, Any]:
+def describe_provider(route: Route, row: ProviderSpec, base_url: str | None) -> dict[str, Any]:
     """What a run's file says of a provider, for comparison. row: as its configuration is written, with its
     variables' names in it and not their values; base_url: the address that was given by hand. What may be a
     secret is told by a short digest."""
@@ -137,11 +137,11 @@ def described(route: Route, row: ProviderSpec, base_url: str | None) -> dict[str
         "dialect": route.provider.dialect,
         "base_url": address,
         "origin": origin(route.provider.base_url),
-        **{entry: _plain(getattr(row, entry)) for entry in _COMPARED},
+        **{entry: _comparable(getattr(row, entry)) for entry in _COMPARED_FIELDS},
     }
 
 
-def own_headers(given: Any, for_all: bool) -> dict[str, str]:
+def check_headers(given: Any, for_all: bool) -> dict[str, str]:
     """Headers of one model. Raises ConfigError for what no request can have, without showing a value."""
     if for_all:
         raise ConfigError(
@@ -158,7 +158,7 @@ def own_headers(given: Any, for_all: bool) -> dict[str, str]:
     return told
 
 
-def with_headers(row: ProviderSpec, headers: Mapping[str, str]) -> ProviderSpec:
+def add_headers(row: ProviderSpec, headers: Mapping[str, str]) -> ProviderSpec:
     """The row with headers given by hand, whose values nothing may show."""
     if headers and row.command:
         raise ConfigError(f"{row.name!r} is a command: it has no headers.", hint="Leave headers out.")
@@ -168,57 +168,69 @@ def with_headers(row: ProviderSpec, headers: Mapping[str, str]) -> ProviderSpec:
 
 
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_COMPARED = ("base_url_env", "key_env", "key_header", "opencode", "command", "passes", "headers", "query")
+_COMPARED_FIELDS = (
+    "base_url_env",
+    "key_env",
+    "key_header",
+    "opencode",
+    "command",
+    "passes",
+    "headers",
+    "query",
+)
 
 
-def _plain(entry: Any) -> Any:
+def _comparable(entry: Any) -> Any:
     if isinstance(entry, Mapping):
         return {name: sha256(f"{name}: {value}".encode()).hexdigest()[:8] for name, value in entry.items()}
     return list(entry) if isinstance(entry, tuple) else entry
 
 
-def differences(given: Mapping[str, Any], arm: Contestant) -> list[str]:
+def differences(given: Mapping[str, Any], contestant: Contestant) -> list[str]:
     """In which entries the arm is not the one that a run's file tells of."""
     then = {**given["provider"], "model": given["model"], "simulated": given["simulated"]}
-    now = {**arm.about, "model": arm.route.model, "simulated": arm.route.simulated}
+    now = {**contestant.about, "model": contestant.route.model, "simulated": contestant.route.simulated}
     return [
-        f"{entry} was {_short(then[entry])}, here {_short(value)}"
+        f"{entry} was {_shorten(then[entry])}, here {_shorten(value)}"
         for entry, value in now.items()
         if then.get(entry, value) != value
     ]
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     words = repr(value)
     return words if len(words) <= 160 else f"{words[:159]}…"
 
 
-def secret_of(arm: Contestant) -> dict[str, Any]:
+def secret_part(contestant: Contestant) -> dict[str, Any]:
     """What no file may hold of an arm: its key, and how its provider is asked."""
     return {
-        "key": arm.key.reveal() if arm.key else None,
-        "origin": arm.key.origin if arm.key else "",
-        "provider": asdict(arm.route.provider) | {"oauth": None},
+        "key": contestant.key.reveal() if contestant.key else None,
+        "origin": contestant.key.origin if contestant.key else "",
+        "provider": asdict(contestant.route.provider) | {"oauth": None},
     }
 
 
-def _arm(arm: Contestant) -> dict[str, Any]:
+def public_part(contestant: Contestant) -> dict[str, Any]:
+    """What a run's file stores of a contestant."""
     return {
-        "name": arm.name,
-        "provider": dict(arm.about),
-        "model": arm.route.model,
-        "asked": arm.route.asked,
-        "simulated": arm.route.simulated,
-        "options": prompts.dump_options(arm.options),
-        "timeout": arm.timeout,
-        "retries": arm.retries,
-        "keep": arm.keep,
-        "counted": arm.counter is not None,
-        "batch": arm.batch,
+        "name": contestant.name,
+        "provider": dict(contestant.about),
+        "model": contestant.route.model,
+        "asked": contestant.route.asked,
+        "simulated": contestant.route.simulated,
+        "options": prompts.dump_options(contestant.options),
+        "timeout": contestant.timeout,
+        "retries": contestant.retries,
+        "keep": contestant.keep,
+        "counted": contestant.counter is not None,
+        "batch": contestant.batch,
     }
 
 
-def to_arm(given: Mapping[str, Any], secret: Mapping[str, Any], counter: Counter | None = None) -> Contestant:
+def to_contestant(
+    given: Mapping[str, Any], secret: Mapping[str, Any], counter: TokenCounter | None = None
+) -> Contestant:
     """From its two halves; `counter` where its tokens are counted."""
     row = msgspec.convert(secret["provider"], ProviderSpec, dec_hook=lambda kind, given: kind(given))
     route = Route(given["asked"], row, given["model"], simulated=given["simulated"])

@@ -28,15 +28,15 @@ from ..core.options import ADDRESS, REQUEST, SENDING
 from ..routing import prices
 from ..store import columns
 from . import counting, plan, planning, prompts
-from .achieved_load import missed
+from .achieved_load import missed_load_warning
 from .progress import Progress
 from .prompts import prompt_set as prompts_of
 from .quality import Quality, Scorer
-from .run_spec import Contestant, Job, Rules, described, differences, own_headers, with_headers
-from .store import FILE, POINTER, Store, find, home, opened
-from .supervisor import work
+from .run_spec import Contestant, Job, Rules, add_headers, check_headers, describe_provider, differences
+from .store import FILE, POINTER_SUFFIX, Store, find_run, open_runs, runs_directory
+from .supervisor import run_job
 from .traces import Trace
-from .words import MEANT
+from .words import OPTION_SYNONYMS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +114,7 @@ def run(
     given = (
         list(models) if isinstance(models, Iterable) and not isinstance(models, (str, Mapping)) else [models]
     )
-    _fitting(
+    _check_options(
         models=given,
         idle=idle,
         think=think,
@@ -132,24 +132,24 @@ def run(
         retries=options.get("retries"),
     )
     client = client or default_client()
-    counted = {**options, "tokenizer": counting.counter(tokenizer)}
-    arms = _arms(list(_by_batch(given, batch)), counted, client)
+    counted = {**options, "tokenizer": counting.token_counter(tokenizer)}
+    contestants = _contestants(list(_expand_batches(given, batch)), counted, client)
     recorded = isinstance(prompts, Trace)
     if recorded:
-        prompts, arrivals = _recorded(prompts, (concurrency, rate, arrivals, per_turn))
+        prompts, arrivals = _trace_load(prompts, (concurrency, rate, arrivals, per_turn))
     prompt_set = prompts_of(prompts, prompt)
     quality = Quality.of(asserts, score, judge)
-    quality.check(keep_answers, prompt_set, vectors=any(arm.batch for arm in arms))
+    quality.check(keep_answers, prompt_set, vectors=any(contestant.batch for contestant in contestants))
     if judge is not None:  # found before anything is paid for
         client.resolve(judge, None, None).check()
-        if len(arms) < 2:
+        if len(contestants) < 2:
             raise errors.ConfigError("A judge compares answers of two models.", hint="Name another model.")
     seed = secrets.randbelow(2**31) if seed is None else seed
     loads = plan.LoadShape.of(concurrency=concurrency, rate=rate, arrivals=arrivals, per_turn=per_turn)
     loads = tuple(replace(load, aligned=recorded) for load in loads)
-    kinds = (columns.START_KINDS if cold else ("warm",)) if isinstance(cold, bool) else _kinds(cold)
+    kinds = (columns.START_KINDS if cold else ("warm",)) if isinstance(cold, bool) else _start_kinds(cold)
     turns = plan.plan(
-        len(arms),
+        len(contestants),
         len(prompt_set),
         blocks=blocks,
         loads=loads,
@@ -158,13 +158,13 @@ def run(
         seed=seed,
         cooldown=cooldown,
     )
-    turns = _possible(turns, arms, client, strict=not isinstance(cold, bool))
+    turns = _drop_impossible_turns(turns, contestants, client, strict=not isinstance(cold, bool))
     limits = plan.Budget.of(budget)
     rules = Rules(
         seed,
         warmup,
         prefix,
-        _limits(limits),
+        _budget_limits(limits),
         stop_when,
         metric,
         disturb,
@@ -173,25 +173,27 @@ def run(
         None if think is None else tuple(think) if isinstance(think, Sequence) else (think, think),  # type: ignore[arg-type]
     )
     run_id = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
-    place = Path(directory) if directory is not None else home() / run_id
-    if _begun(place):
+    place = Path(directory) if directory is not None else runs_directory() / run_id
+    if _has_job(place):
         raise errors.ConfigError(
             f"There is a run in {place} already.",
             hint=f"bench.resume({str(place)!r}) goes on with it; or name another directory.",
         )
-    job = _askable(Job(run_id, arms, prompt_set, turns, rules), client)
-    _priced(arms, limits)
-    doubt = " ".join(filter(None, (planning.foretold(len(arms), blocks, detect), plan.unsteady(loads))))
+    job = _check_requests(Job(run_id, contestants, prompt_set, turns, rules), client)
+    _check_prices(contestants, limits)
+    doubt = " ".join(
+        filter(None, (planning.power_warning(len(contestants), blocks, detect), plan.unsteady_warning(loads)))
+    )
     if doubt and (detect is not None or progress is not False):  # False: nothing is shown
         warnings.warn(doubt, stacklevel=2)
     if directory is not None:
         with contextlib.suppress(OSError):  # the run is found by its directory all the same
-            home().mkdir(parents=True, exist_ok=True)
-            (home() / f"{run_id}{POINTER}").write_text(str(place.absolute()), "utf-8")
+            runs_directory().mkdir(parents=True, exist_ok=True)
+            (runs_directory() / f"{run_id}{POINTER_SUFFIX}").write_text(str(place.absolute()), "utf-8")
     with Store(place, create=True) as store:
-        store.put(run_id=run_id, about=_about(job, blocks), job=job.public(), quality=quality.public())
-    df = work(place, job, progress)
-    if progress is not False and (told := missed(df)):
+        store.put(run_id=run_id, about=_run_metadata(job, blocks), job=job.public(), quality=quality.public())
+    df = run_job(place, job, progress)
+    if progress is not False and (told := missed_load_warning(df)):
         warnings.warn(told, stacklevel=2)
     quality.applied(place, df, client)
     return df
@@ -223,9 +225,9 @@ def resume(
     the run may be somebody else's. budget: in place of the run's own, of which all count that it has spent
     before; None keeps that.
     """
-    limits = None if budget is None else _limits(plan.Budget.of(budget))
+    limits = None if budget is None else _budget_limits(plan.Budget.of(budget))
     client = client or default_client()
-    place = _place(run)
+    place = _run_directory(run)
     with Store(place) as store:
         public, wanted = store.get("job"), store.get("quality", {})
     if public is None:
@@ -238,17 +240,19 @@ def resume(
         "dialect": dialect or {},
     }
     try:
-        by_hand |= {"headers": headers or {}, "tokenizer": _each(tokenizer, public)}
-        _labels(by_hand, [given["name"] for given in public["arms"]])
+        by_hand |= {"headers": headers or {}, "tokenizer": _tokenizers_by_name(tokenizer, public)}
+        _check_names(by_hand, [given["name"] for given in public["arms"]])
         if limits is not None:
             public["rules"]["budget"] = limits
-        job = Job.of(public, [_again(given, by_hand, client) for given in public["arms"]])
+        job = Job.of(public, [_restore_contestant(given, by_hand, client) for given in public["arms"]])
         quality = Quality.resumed(wanted, asserts, score, judge)
-        quality.check(job.rules.answers, job.prompts, vectors=any(arm.batch for arm in job.arms))
-        _without_licence(job)
-        _askable(job, client)
+        quality.check(
+            job.rules.answers, job.prompts, vectors=any(contestant.batch for contestant in job.contestants)
+        )
+        _reject_agent_options(job)
+        _check_requests(job, client)
         if limits is not None:
-            _priced(job.arms, plan.Budget.of(budget))
+            _check_prices(job.contestants, plan.Budget.of(budget))
         with Store(place) as store:
             store.put(job=public, quality=quality.public())
     except errors.ConfigError:
@@ -258,12 +262,12 @@ def resume(
             f"What the run in {place} was to do cannot be read.",
             hint="bench.load gives the rows that it has; bench.run(...) begins another.",
         ) from None
-    df = work(place, job, progress)
+    df = run_job(place, job, progress)
     quality.applied(place, df, client)
     return df
 
 
-def _each(tokenizer: Any, public: Mapping[str, Any]) -> Mapping[str, Any]:
+def _tokenizers_by_name(tokenizer: Any, public: Mapping[str, Any]) -> Mapping[str, Any]:
     """The tokenizer of each model whose tokens a run counts, by its label."""
     if isinstance(tokenizer, Mapping):
         return tokenizer
@@ -276,10 +280,10 @@ def runs() -> pd.DataFrame:
     import pandas as pd
 
     found = []
-    names = {at.name.removesuffix(POINTER) for at in home().glob(f"*{POINTER}")}
-    names |= {at.parent.name for at in home().glob(f"*/{FILE}")}
+    names = {at.name.removesuffix(POINTER_SUFFIX) for at in runs_directory().glob(f"*{POINTER_SUFFIX}")}
+    names |= {at.parent.name for at in runs_directory().glob(f"*/{FILE}")}
     for name in sorted(names, reverse=True):
-        with contextlib.suppress(Exception), Store(place := find(name) or home()) as store:
+        with contextlib.suppress(Exception), Store(place := find_run(name) or runs_directory()) as store:
             about = store.get("about", {})
             found.append(
                 {
@@ -301,7 +305,7 @@ def chunks(df: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    frames = [store.chunks(part["request_id"].dropna()) for part, store in opened(df, "chunks")]
+    frames = [store.chunks(part["request_id"].dropna()) for part, store in open_runs(df, "chunks")]
     return (
         columns.cast(pd.concat(frames, ignore_index=True), columns.CHUNKS)
         if frames
@@ -313,31 +317,31 @@ def tokens(df: pd.DataFrame) -> pd.DataFrame:
     """The chunks that hold tokens as one row per token: `token` from 0, its t_ms, and `interpolated` where
     several came in one chunk and share its arrival evenly since the chunk before. Chunks whose count nobody
     tells count as their share of the request's streamed tokens, at least one."""
-    from .token_times import explode
+    from .token_times import token_rows
 
-    return explode(df, chunks(df))
+    return token_rows(df, chunks(df))
 
 
 # --- from what was asked for to a job ---
 
 
-def _arms(models: list[Model], options: Mapping[str, Any], client: Client) -> tuple[Contestant, ...]:
+def _contestants(models: list[Model], options: Mapping[str, Any], client: Client) -> tuple[Contestant, ...]:
     if not models:
         raise errors.ConfigError(
             "No model was named.", hint='bench.run(["openai/mini", "gemini/flash"], ...)'
         )
-    arms = tuple(_arm(m, options, client) for m in models)
-    names = [a.name for a in arms]
+    contestants = tuple(_contestant(m, options, client) for m in models)
+    names = [a.name for a in contestants]
     double = next((n for n in names if names.count(n) > 1), None)
     if double:
         raise errors.ConfigError(
             f"Two models are called {double!r}.",
             hint='Tell them apart: {"model": ..., "name": "another label"}.',
         )
-    return arms
+    return contestants
 
 
-def _by_batch(models: Sequence[Model], batch: int | Sequence[int] | None) -> Iterator[Model]:
+def _expand_batches(models: Sequence[Model], batch: int | Sequence[int] | None) -> Iterator[Model]:
     """Each model with each number of texts in a request."""
     for given in models:
         told = {"model": given} if isinstance(given, str) else dict(given)
@@ -348,7 +352,7 @@ def _by_batch(models: Sequence[Model], batch: int | Sequence[int] | None) -> Ite
             yield told | ({"name": f"{name} x{size}"} if len(several) > 1 else {}) | {"batch": size}
 
 
-def refuse_known(options: Mapping[str, Any]) -> None:
+def reject_cached_answers(options: Mapping[str, Any]) -> None:
     """Raises ConfigError where a benchmark is told to take answers that are known: it would measure none."""
     if options.get("cache") in ("true", "refresh", True):
         raise errors.ConfigError(
@@ -356,7 +360,7 @@ def refuse_known(options: Mapping[str, Any]) -> None:
         )
 
 
-def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Contestant:
+def _contestant(given: Model, common: Mapping[str, Any], client: Client) -> Contestant:
     told = {"model": given} if isinstance(given, str) else dict(given)
     model, name = told.pop("model", None), told.pop("name", None)
     options = {**common, **told}
@@ -365,10 +369,10 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Contestant:
     known = tuple(o for o in (*REQUEST, *ADDRESS, *SENDING) if o not in measured_alone)
     if batch is not None:
         known = ("extra", *ADDRESS, "timeout", "retries", "dimensions", "purpose")
-    refuse_known(options)
+    reject_cached_answers(options)
     tokenizer = options.pop("tokenizer", None)
-    counter = counting.counter(tokenizer) if "tokenizer" in told else tokenizer
-    headers = own_headers(told.get("headers", {}), "headers" in common)
+    counter = counting.token_counter(tokenizer) if "tokenizer" in told else tokenizer
+    headers = check_headers(told.get("headers", {}), "headers" in common)
     options.pop("headers", None)
     unknown = next((o for o in options if o not in known), None)
     if batch is not None and counter is not None:
@@ -382,7 +386,7 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Contestant:
             if not unknown
             else f"It is of the whole run: bench.run(models, prompts, {unknown}=...)."
             if batch is None and unknown in run.__annotations__
-            else errors.did_you_mean(MEANT.get(unknown, unknown), (*known, *run.__annotations__)),
+            else errors.did_you_mean(OPTION_SYNONYMS.get(unknown, unknown), (*known, *run.__annotations__)),
         )
     address = [options.pop(option, None) for option in ADDRESS]
     timeout, retries = options.pop("timeout", None), options.pop("retries", None)
@@ -391,12 +395,12 @@ def _arm(given: Model, common: Mapping[str, Any], client: Client) -> Contestant:
     if batch is not None:
         own = {name: options.pop(name) for name in ("purpose", "dimensions") if name in options}
         options["extra"] = {**(options.get("extra") or {}), **wanted(**own)}
-    arm = _found(client, model, address, headers, batch)
+    contestant = _resolve_contestant(client, model, address, headers, batch)
     more = {"timeout": timeout, "retries": int(retries or 0), "keep": keep, "counter": counter}
-    return replace(arm, name=name or model, options=options, **more)
+    return replace(contestant, name=name or model, options=options, **more)
 
 
-def _found(
+def _resolve_contestant(
     client: Client,
     model: str,
     address: Sequence[str | None],
@@ -423,14 +427,16 @@ def _found(
     row = client.registry.rows.get(route.provider.name, route.provider)
     if headers:
         row = replace(row, headers={**row.headers, **headers})
-        route = replace(route, provider=with_headers(route.provider, headers))
-    return Contestant(model, route, described(route, row, base_url), key=key, batch=batch)
+        route = replace(route, provider=add_headers(route.provider, headers))
+    return Contestant(model, route, describe_provider(route, row, base_url), key=key, batch=batch)
 
 
 # --- a run's file, which may be somebody else's ---
 
 
-def _again(given: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, Any]], client: Client) -> Contestant:
+def _restore_contestant(
+    given: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, Any]], client: Client
+) -> Contestant:
     """The arm that a run's file tells of, looked up here. Raises ConfigError where it is another one here."""
     name, asked, told = str(given["name"]), str(given["asked"]), given["provider"]
     options = prompts.load_options(given["options"])
@@ -438,26 +444,28 @@ def _again(given: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, Any]], c
     try:
         model = f"{told['name']}/{given['model']}" if asked == "auto" else asked
         address = [by_hand[option].get(name) for option in ADDRESS]
-        arm = _found(client, model, address, by_hand["headers"].get(name), given.get("batch"))
+        contestant = _resolve_contestant(
+            client, model, address, by_hand["headers"].get(name), given.get("batch")
+        )
     except errors.ConfigError as error:
         raise errors.ConfigError(
             f"{name!r} cannot be asked as it was: {error.message}",
             hint=f"{error.hint} {_address_hint(name, told)}",
         ) from None
-    counter = counting.counter(by_hand["tokenizer"].get(name))
+    counter = counting.token_counter(by_hand["tokenizer"].get(name))
     if given.get("counted") and counter is None:
         raise errors.ConfigError(
             f"A tokenizer counted the tokens of {name!r}.",
             hint="Give it again: bench.resume(run, tokenizer=...).",
         )
-    wrong = differences(given, arm)
+    wrong = differences(given, contestant)
     if wrong:
         hint = f"Set it up as it was, or begin anew with bench.run(...). {_address_hint(name, told)}"
         raise errors.ConfigError(f"{name!r} would not be asked as it was: {'; '.join(wrong)}.", hint=hint)
     return replace(
-        arm,
+        contestant,
         name=name,
-        route=replace(arm.route, asked=asked),
+        route=replace(contestant.route, asked=asked),
         options=options,
         timeout=given["timeout"],
         retries=int(given["retries"]),
@@ -473,22 +481,22 @@ def _address_hint(name: str, told: Mapping[str, Any]) -> str:
     )
 
 
-def _without_licence(job: Job) -> None:
+def _reject_agent_options(job: Job) -> None:
     """Raises ConfigError where a file tells an agent on this machine what it may do, or where."""
     agents = [
-        arm
-        for arm in job.arms
-        if arm.route.provider.command or arm.route.provider.dialect == "opencode_server"
+        contestant
+        for contestant in job.contestants
+        if contestant.route.provider.command or contestant.route.provider.dialect == "opencode_server"
     ]
-    for arm in agents:
-        if arm.options.get("extra") or any(prompt.options.get("extra") for prompt in job.prompts):
+    for contestant in agents:
+        if contestant.options.get("extra") or any(prompt.options.get("extra") for prompt in job.prompts):
             raise errors.ConfigError(
-                f"What the command {arm.route.provider.name!r} may do is not taken from a run's file.",
+                f"What the command {contestant.route.provider.name!r} may do is not taken from a run's file.",
                 hint="Begin anew with bench.run(...).",
             )
 
 
-def _labels(by_hand: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> None:
+def _check_names(by_hand: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> None:
     for option, given in by_hand.items():
         wrong = next((name for name in given if name not in names), None)
         if wrong is not None:
@@ -498,7 +506,7 @@ def _labels(by_hand: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> N
             )
 
 
-def _recorded(given: Trace, load: tuple[Any, ...]) -> tuple[list[prompts.Prompt], tuple[float, ...]]:
+def _trace_load(given: Trace, load: tuple[Any, ...]) -> tuple[list[prompts.Prompt], tuple[float, ...]]:
     if any(option is not None for option in load):
         raise errors.ConfigError(
             "A trace has its own times.",
@@ -507,7 +515,7 @@ def _recorded(given: Trace, load: tuple[Any, ...]) -> tuple[list[prompts.Prompt]
     return list(given.prompts), given.times
 
 
-def _kinds(given: Sequence[str]) -> tuple[str, ...]:
+def _start_kinds(given: Sequence[str]) -> tuple[str, ...]:
     kinds = (given,) if isinstance(given, str) else tuple(given)
     wrong = next((k for k in kinds if k not in columns.START_KINDS), None)
     if wrong:
@@ -517,50 +525,56 @@ def _kinds(given: Sequence[str]) -> tuple[str, ...]:
     return kinds
 
 
-def _possible(
-    turns: tuple[plan.Turn, ...], arms: tuple[Contestant, ...], client: Client, *, strict: bool
+def _drop_impossible_turns(
+    turns: tuple[plan.Turn, ...], contestants: tuple[Contestant, ...], client: Client, *, strict: bool
 ) -> tuple[plan.Turn, ...]:
     """Without what a model cannot do: not every one can be told to leave the memory, and a command has no
     connection or client."""
     turns = tuple(
         t
         for t in turns
-        if not (arms[t.arm].route.provider.command and t.start_kind in ("cold_client", "cold_conn"))
+        if not (
+            contestants[t.contestant].route.provider.command and t.start_kind in ("cold_client", "cold_conn")
+        )
     )
-    cannot = {i for i, arm in enumerate(arms) if not unloads(client, arm.route) or arm.route.simulated}
-    if strict and any(t.start_kind == "cold_model" and t.arm in cannot for t in turns):
+    cannot = {
+        i
+        for i, contestant in enumerate(contestants)
+        if not unloads(client, contestant.route) or contestant.route.simulated
+    }
+    if strict and any(t.start_kind == "cold_model" and t.contestant in cannot for t in turns):
         raise errors.ConfigError(
             "cold_model needs a model that can be told to unload: one of Ollama, or in a file.",
             hint="Leave cold_model out for the others.",
         )
-    return tuple(t for t in turns if not (t.start_kind == "cold_model" and t.arm in cannot))
+    return tuple(t for t in turns if not (t.start_kind == "cold_model" and t.contestant in cannot))
 
 
-def _askable(job: Job, client: Client) -> Job:
+def _check_requests(job: Job, client: Client) -> Job:
     """The job. Raises ConfigError, before anything is sent or paid for, where a model's address can be
     nobody's, or where its format has no word for what a prompt wants."""
-    for arm in job.arms:
-        if arm.batch and not all(map(_is_text, job.prompts)):
+    for contestant in job.contestants:
+        if contestant.batch and not all(map(_is_single_text, job.prompts)):
             raise errors.ConfigError(
-                f"{arm.name!r} embeds texts: a prompt of this run is more than one.",
+                f"{contestant.name!r} embeds texts: a prompt of this run is more than one.",
                 hint="Leave out system, images, turns and options of calls.",
             )
         try:
-            if not arm.route.provider.command:
-                addresses.parse(arm.route.provider.base_url)
-            for prompt in _kinds_of(job.prompts):
+            if not contestant.route.provider.command:
+                addresses.parse(contestant.route.provider.base_url)
+            for prompt in _one_of_each_kind(job.prompts):
                 request = client.request(
-                    prompt.turns[0], arm.route.model, **{**arm.options, **prompt.options}
+                    prompt.turns[0], contestant.route.model, **{**contestant.options, **prompt.options}
                 )
-                client.encode(request, arm.route, arm.key, keep=arm.keep)
+                client.encode(request, contestant.route, contestant.key, keep=contestant.keep)
         except errors.ConfigError as error:
             raise errors.ConfigError(
-                f"{arm.name!r} cannot be asked: {error.message}", hint=error.hint or "Leave it out."
+                f"{contestant.name!r} cannot be asked: {error.message}", hint=error.hint or "Leave it out."
             ) from None
     return job
 
 
-def _is_text(prompt: prompts.Prompt) -> bool:
+def _is_single_text(prompt: prompts.Prompt) -> bool:
     """Whether a prompt is one text and no more."""
     messages = [message for turn in prompt.turns for message in turn]
     return (
@@ -571,7 +585,7 @@ def _is_text(prompt: prompts.Prompt) -> bool:
     )
 
 
-def _kinds_of(given: Sequence[prompts.Prompt]) -> list[prompts.Prompt]:
+def _one_of_each_kind(given: Sequence[prompts.Prompt]) -> list[prompts.Prompt]:
     """One prompt of each kind: with the same options, and the same kinds of parts."""
     return list(
         {
@@ -581,37 +595,37 @@ def _kinds_of(given: Sequence[prompts.Prompt]) -> list[prompts.Prompt]:
     )
 
 
-def _whole(value: Any, least: float) -> bool:
+def _is_whole_number(value: Any, least: float) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _seconds(value: Any) -> bool:
+def _is_seconds(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
-def _span(value: Any) -> bool:
+def _is_seconds_range(value: Any) -> bool:
     """Whether it is seconds, or a pair of them, from and to."""
     pair = value if isinstance(value, (tuple, list)) else (value, value)
-    return len(pair) == 2 and all(map(_seconds, pair)) and bool(pair[0] <= pair[1])
+    return len(pair) == 2 and all(map(_is_seconds, pair)) and bool(pair[0] <= pair[1])
 
 
-def _fitting(**given: Any) -> None:
+def _check_options(**given: Any) -> None:
     """Raises ConfigError for an option that is none of what it may be."""
-    for option, (fits, words, hint) in _OPTIONS.items():
+    for option, (fits, words, hint) in _OPTION_CHECKS.items():
         if not fits(value := given[option]):
             raise errors.ConfigError(f"{words} {value!r}.", hint=hint)
 
 
 # What each option may be; else what is said, and what to do.
-_OPTIONS: dict[str, tuple[Callable[[Any], bool], str, str]] = {
+_OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "models": (
         lambda v: all(isinstance(m, (str, Mapping)) for m in v),
         "Not models:",
         'bench.run(["openai/mini", {"model": "gemini/flash", "name": "flash"}], ...)',
     ),
-    "cooldown": (lambda v: _whole(v, 0), "cooldown is a number of requests, not", "cooldown=5"),
+    "cooldown": (lambda v: _is_whole_number(v, 0), "cooldown is a number of requests, not", "cooldown=5"),
     "idle": (
-        lambda v: isinstance(v, Collection) and len(v) > 0 and all(map(_seconds, v)),
+        lambda v: isinstance(v, Collection) and len(v) > 0 and all(map(_is_seconds, v)),
         "idle is a list of pauses in seconds, not",
         "idle=[0, 30, 300]",
     ),
@@ -620,9 +634,9 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str, str]] = {
         "Not a ladder of starts:",
         f"cold=True, or a list of {', '.join(columns.START_KINDS)}.",
     ),
-    "seed": (lambda v: v is None or _whole(v, -math.inf), "seed is a whole number, not", "seed=7"),
+    "seed": (lambda v: v is None or _is_whole_number(v, -math.inf), "seed is a whole number, not", "seed=7"),
     "stop_when": (
-        lambda v: v is None or (_seconds(v) and v > 0),
+        lambda v: v is None or (_is_seconds(v) and v > 0),
         "stop_when is half the width of an interval, not",
         "stop_when=0.05 is 5 %.",
     ),
@@ -631,15 +645,19 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str, str]] = {
         "keep_answers is True or False, not",
         "keep_answers=False",
     ),
-    "disturb": (lambda v: v is None or _span(v), "Not a disturbance:", "See bench.selftest."),
+    "disturb": (lambda v: v is None or _is_seconds_range(v), "Not a disturbance:", "See bench.selftest."),
     "directory": (
         lambda v: v is None or isinstance(v, (str, os.PathLike)),
         "Not a directory:",
         'directory="runs/monday"',
     ),
-    "retries": (lambda v: v is None or _whole(v, 0), "retries is a number of times, not", "retries=2"),
+    "retries": (
+        lambda v: v is None or _is_whole_number(v, 0),
+        "retries is a number of times, not",
+        "retries=2",
+    ),
     "warmup": (
-        lambda v: v == "auto" or _whole(v, 0),
+        lambda v: v == "auto" or _is_whole_number(v, 0),
         "Not a warm-up:",
         'warmup="auto", or a number of requests.',
     ),
@@ -654,32 +672,32 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str, str]] = {
         "bench.schema() lists the columns; ttft_ms, e2e_ms and itl_ms are usual.",
     ),
     "max_errors": (
-        lambda v: v is None or _whole(v, 1),
+        lambda v: v is None or _is_whole_number(v, 1),
         "Not a number of failures:",
         "max_errors=10, or None.",
     ),
     "think": (
-        lambda v: v is None or _span(v),
+        lambda v: v is None or _is_seconds_range(v),
         "Not a time to think:",
         "think=5 seconds, or think=(2, 8).",
     ),
 }
 
 
-def _priced(arms: Sequence[Contestant], limits: plan.Budget) -> None:
+def _check_prices(contestants: Sequence[Contestant], limits: plan.Budget) -> None:
     """Raises ConfigError where a budget of dollars would hold nothing: nobody knows what a model costs."""
-    for arm in arms if limits.usd is not None else ():
-        row = arm.route.provider
-        free = row.command or arm.route.simulated or addresses.parse(row.base_url).here
-        known = prices.facts(arm.route.model, row)
-        if not free and (known.input if arm.batch else known.output) is None:
+    for contestant in contestants if limits.usd is not None else ():
+        row = contestant.route.provider
+        free = row.command or contestant.route.simulated or addresses.parse(row.base_url).here
+        known = prices.facts(contestant.route.model, row)
+        if not free and (known.input if contestant.batch else known.output) is None:
             raise errors.ConfigError(
-                f"A budget in dollars cannot hold {arm.name!r}: its price is not known.",
+                f"A budget in dollars cannot hold {contestant.name!r}: its price is not known.",
                 hint='Give its price in the configuration, or use budget={"tokens": ..., "requests": ...}.',
             )
 
 
-def _begun(place: Path) -> bool:
+def _has_job(place: Path) -> bool:
     """Whether a run's job stands in the directory; one that was killed before that has not begun."""
     if not (place / FILE).exists():
         return False
@@ -687,14 +705,14 @@ def _begun(place: Path) -> bool:
         return store.get("job") is not None
 
 
-def _limits(budget: plan.Budget) -> dict[str, float]:
+def _budget_limits(budget: plan.Budget) -> dict[str, float]:
     return {k: v for k in ("usd", "tokens", "seconds", "requests") if (v := getattr(budget, k)) is not None}
 
 
-def _about(job: Job, blocks: int) -> dict[str, Any]:
+def _run_metadata(job: Job, blocks: int) -> dict[str, Any]:
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "models": [a.name for a in job.arms],
+        "models": [a.name for a in job.contestants],
         "prompts": len(job.prompts),
         "blocks": blocks,
         "seed": job.rules.seed,
@@ -707,10 +725,10 @@ def _about(job: Job, blocks: int) -> dict[str, Any]:
     }
 
 
-def _place(run: str | os.PathLike[str] | pd.DataFrame) -> Path:
+def _run_directory(run: str | os.PathLike[str] | pd.DataFrame) -> Path:
     about = getattr(run, "attrs", {}).get("nbllm", {})
     given = run if isinstance(run, (str, os.PathLike)) else about.get("directory", type(run).__name__)
-    place = Path(given) if (Path(given) / FILE).exists() else find(str(given))
+    place = Path(given) if (Path(given) / FILE).exists() else find_run(str(given))
     if place is None:
         raise errors.ConfigError(
             f"There is no benchmark run {str(given)!r}.",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..store.preferences import kept as kept_answers
 from ..store.preferences import name as model_name
 from .prompts import load
-from .store import Store, opened
+from .store import Store, open_runs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +25,8 @@ def answers(df: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for part, store in opened(df, "answers"):
-        known, prompts = store.answers(), asked(store)
+    for part, store in open_runs(df, "answers"):
+        known, prompts = store.answers(), prompt_texts(store)
         for row in part.drop_duplicates("request_id").to_dict("records"):
             text, score = known.get(row["request_id"], (None, None))
             if text is not None:
@@ -37,7 +37,7 @@ def answers(df: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names).astype({"score": "float64"})
 
 
-def asked(store: Store) -> dict[str, str]:
+def prompt_texts(store: Store) -> dict[str, str]:
     """The last message of each prompt's turn, by its id."""
     found: dict[str, str] = {}
     for prompt in load((store.get("job") or {}).get("prompts", [])):
@@ -59,11 +59,11 @@ def preferences() -> pd.DataFrame:
     asked: dict[str, list[dict[str, Any]]] = {}
     for row in kept_answers():
         asked.setdefault(str(row["prompt"]), []).append(row)
-    rows = [row for prompt, kept in asked.items() for row in _preferred(prompt, kept)]
+    rows = [row for prompt, kept in asked.items() for row in _preference_rows(prompt, kept)]
     return pd.DataFrame(rows, columns=["prompt_id", "prompt", "a", "b", "winner", "simulated"])
 
 
-def _preferred(prompt: str, kept: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _preference_rows(prompt: str, kept: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Those kept before the others, and as good as each other."""
     good = list(dict.fromkeys(model_name(row) for row in kept))
     others = sorted({str(other) for row in kept for other in row.get("over", ())} - set(good))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # What each line of the result must keep to, in ms, and at which quantile (README, "How good are the
 # numbers").
-BARS = {"token, certified": ("p99", 0.3), "first token": ("p50", 0.5)}
+ERROR_LIMITS = {"token, certified": ("p99", 0.3), "first token": ("p50", 0.5)}
 
 
 def selftest(
@@ -45,14 +45,14 @@ def selftest(
             "api_key": "sim",
             "name": "simulator",
         }
-        df = _measured(model, Path(place) / "run", concurrency, requests, disturb=disturb, seed=seed)
-        known = truth.records(addresses[""])
-        by_request = truth.requests(df, known)
-        by_token = truth.arrivals(df, chunks(df), known, df.attrs["nbllm"]["epoch"])
-    return table(df, by_request, by_token)
+        df = _measure_simulator(model, Path(place) / "run", concurrency, requests, disturb=disturb, seed=seed)
+        known = truth.fetch_records(addresses[""])
+        by_request = truth.request_errors(df, known)
+        by_token = truth.token_errors(df, chunks(df), known, df.attrs["nbllm"]["epoch"])
+    return error_table(df, by_request, by_token)
 
 
-def _measured(
+def _measure_simulator(
     model: dict[str, Any], place: Path, concurrency: int, requests: int, **options: Any
 ) -> pd.DataFrame:
     per_turn = max(concurrency, min(requests, 4 * concurrency))
@@ -70,7 +70,7 @@ def _measured(
     return df[df["phase"] == "measure"]
 
 
-def table(df: pd.DataFrame, by_request: pd.DataFrame, by_token: pd.DataFrame) -> pd.DataFrame:
+def error_table(df: pd.DataFrame, by_request: pd.DataFrame, by_token: pd.DataFrame) -> pd.DataFrame:
     """The errors as a table; see selftest."""
     import pandas as pd
 
@@ -80,23 +80,23 @@ def table(df: pd.DataFrame, by_request: pd.DataFrame, by_token: pd.DataFrame) ->
     wrong = by_request[by_request["ttft_error_ms"].abs() > 2.0]
     flagged = (wrong["quality"] == "contaminated").mean() if len(wrong) else None
     lines = [
-        _line("token, certified", certified["error_ms"], share=len(certified) / max(1, len(by_token))),
-        _line("token, bounded: width of the bounds", bounded["width_ms"], contained=contained),
-        _line(
+        _error_row("token, certified", certified["error_ms"], share=len(certified) / max(1, len(by_token))),
+        _error_row("token, bounded: width of the bounds", bounded["width_ms"], contained=contained),
+        _error_row(
             "gap between two certified tokens",
             by_token.loc[
                 by_token["certified"] & by_token["certified"].shift(fill_value=False), "gap_error_ms"
             ],
         ),
-        _line("first token", clean["ttft_error_ms"], share=(df["quality"] == "certified").mean()),
-        _line("last token", clean["e2e_error_ms"]),
-        _line("inter-token latency", clean["itl_error_ms"]),
-        _line(
+        _error_row("first token", clean["ttft_error_ms"], share=(df["quality"] == "certified").mean()),
+        _error_row("last token", clean["e2e_error_ms"]),
+        _error_row("inter-token latency", clean["itl_error_ms"]),
+        _error_row(
             "first token, contaminated requests",
             by_request.loc[by_request["quality"] == "contaminated", "ttft_error_ms"],
             flagged=flagged,
         ),
-        _line("this client's lag behind the kernel", by_token["lag_ms"]),
+        _error_row("this client's lag behind the kernel", by_token["lag_ms"]),
     ]
     out = pd.DataFrame(lines).astype(
         {"certified": "float64", "contained": "float64", "flagged": "float64", "within_bar": "boolean"}
@@ -105,7 +105,7 @@ def table(df: pd.DataFrame, by_request: pd.DataFrame, by_token: pd.DataFrame) ->
     return out
 
 
-def _line(
+def _error_row(
     metric: str,
     errors: pd.Series,
     *,
@@ -123,7 +123,7 @@ def _line(
         if len(values)
         else {}
     )
-    bar = BARS.get(metric)
+    bar = ERROR_LIMITS.get(metric)
     return {
         "metric": metric,
         "n": len(values),

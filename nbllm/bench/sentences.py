@@ -7,35 +7,39 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from .comparison import BAD, GOOD
-from .pages import place
-from .summaries import WORDS
+from .comparison import BETTER, WORSE
+from .pages import setting_text
+from .summaries import LABELS
 
-SETTING = {
+SETTING_LABELS = {
     "start_kind": "start",
     "load_kind": "load",
     "concurrency": "at a time",
     "target_rate": "asked /s",
     "idle_s": "idle s",
 }
-_MANY = 8  # sentences that somebody reads
+_MAX_SENTENCES = 8  # sentences that somebody reads
 _Row = Mapping[Any, Any]
 
 
 def sentences(rows: Iterable[_Row], names: Mapping[str, str]) -> list[str]:
     """What was decided, in few sentences; names: as models are called in them."""
     told = list(rows)
-    decided = [r for r in told if r["verdict"] in GOOD | BAD]
-    return [sentence(r, names) for r in decided] if len(decided) <= _MANY else list(_by_metric(told, names))
+    decided = [r for r in told if r["verdict"] in BETTER | WORSE]
+    return (
+        [sentence(r, names) for r in decided]
+        if len(decided) <= _MAX_SENTENCES
+        else list(_by_metric(told, names))
+    )
 
 
 def sentence(row: _Row, names: Mapping[str, str]) -> str:
     """A row of `compare` in words."""
     chance = "p < 0.001" if row["p_holm"] < 0.001 else f"p = {row['p_holm']:.3f}"
-    where = f" ({found})" if (found := place(row, SETTING)) else ""
+    where = f" ({found})" if (found := setting_text(row, SETTING_LABELS)) else ""
     return (
-        f"{names[row['a']]} is {row['verdict']} than {names[row['b']]} by {_by(row)} in "
-        f"{WORDS.get(row['metric'], row['metric'])}{where}, {chance}{_also(row)}."
+        f"{names[row['a']]} is {row['verdict']} than {names[row['b']]} by {_difference_text(row)} in "
+        f"{LABELS.get(row['metric'], row['metric'])}{where}, {chance}{_failures_and_retries(row)}."
     )
 
 
@@ -43,29 +47,29 @@ def _by_metric(rows: list[_Row], names: Mapping[str, str]) -> Iterator[str]:
     """Who is ahead in each metric and setting, of how many, and how many pairs are open."""
     groups: dict[tuple[str, str], list[_Row]] = {}
     for row in rows:
-        groups.setdefault((row["metric"], place(row, SETTING)), []).append(row)
+        groups.setdefault((row["metric"], setting_text(row, SETTING_LABELS)), []).append(row)
     without: dict[str, list[str]] = {"All are equivalent": [], "No difference is established": []}
     for (metric, where), part in groups.items():
         won, lost = Counter[str](), Counter[str]()
         for row in part:
             a, b = row["a"], row["b"]
-            if row["verdict"] in GOOD | BAD:
-                better, worse = (a, b) if row["verdict"] in GOOD else (b, a)
+            if row["verdict"] in BETTER | WORSE:
+                better, worse = (a, b) if row["verdict"] in BETTER else (b, a)
                 won[better] += 1
                 lost[worse] += 1
         models = list(dict.fromkeys(n for row in part for n in (row["a"], row["b"])))
         ahead = sorted((n for n in won if not lost[n]), key=lambda n: -won[n])
-        label = WORDS.get(metric, metric) + (f" ({where})" if where else "")
+        label = LABELS.get(metric, metric) + (f" ({where})" if where else "")
         if not ahead:
             alike = all(row["verdict"] == "equivalent" for row in part)
             without["All are equivalent" if alike else "No difference is established"].append(label)
             continue
         best = [n for n in ahead if won[n] == won[ahead[0]]]
-        word = next(r["verdict"] for r in part if r["verdict"] in GOOD | BAD)
+        word = next(r["verdict"] for r in part if r["verdict"] in BETTER | WORSE)
         word = {"slower": "faster", "worse": "better", "dearer": "cheaper"}.get(word, word)
         open_ = sum(r["verdict"] == "undecided" for r in part)
         yield (
-            f"{_upper(label)}: {' and '.join(names[n] for n in best[:3])} "
+            f"{_capitalized(label)}: {' and '.join(names[n] for n in best[:3])} "
             f"{'is' if len(best) == 1 else 'are each'} {word} than {won[best[0]]} of the "
             f"{len(models) - 1} others, and behind nobody"
             + (f"; {open_} of {len(part)} undecided." if open_ else ".")
@@ -73,11 +77,11 @@ def _by_metric(rows: list[_Row], names: Mapping[str, str]) -> Iterator[str]:
     yield from (f"{words} in {', '.join(labels)}." for words, labels in without.items() if labels)
 
 
-def _upper(words: str) -> str:
+def _capitalized(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _also(row: _Row) -> str:
+def _failures_and_retries(row: _Row) -> str:
     """What a sentence must not leave out: failures and retries."""
     failed, again = ([row.get(f"{what}_{side}") or 0.0 for side in "ab"] for what in ("failed", "retries"))
     told = (
@@ -87,7 +91,7 @@ def _also(row: _Row) -> str:
     return "".join(told)
 
 
-def _by(row: _Row) -> str:
+def _difference_text(row: _Row) -> str:
     """12 % (8 to 16 %), or a factor of 3.4 (3.1 to 3.6)."""
     if math.isnan(row["ci_lo"]):
         low, high = sorted(abs(row[end]) * 100 for end in ("diff_lo", "diff_hi"))

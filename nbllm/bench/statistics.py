@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .correlation import lag1, plausible, unbiased, worth
+from .correlation import effective_size, lag1, plausible_autocorrelation, unbiased_lag1
 
 if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-_EXACT = 14  # pairs up to which all 2^n sign patterns are counted
-_PATTERNS = 10_000
-LEAST = 6  # pairs below which nothing can be said at the usual level: 2 / 2^6 < 0.05 <= 2 / 2^5
+_MAX_EXACT_PAIRS = 14  # pairs up to which all 2^n sign patterns are counted
+_RANDOM_PATTERNS = 10_000
+MIN_PAIRS = 6  # pairs below which nothing can be said at the usual level: 2 / 2^6 < 0.05 <= 2 / 2^5
 
 
 class Interval(NamedTuple):
@@ -36,7 +36,7 @@ class Interval(NamedTuple):
     method: str
 
 
-def least_n(p: float) -> int:
+def min_n(p: float) -> int:
     """The smallest n that supports the quantile `p`: a sample whose maximum is above it (and minimum below)
     with probability 0.95 needs n >= ln(0.05) / ln(max(p, 1 - p)). 5 for the median, 29 for p90, 59 for
     p95, 299 for p99."""
@@ -90,7 +90,7 @@ def effective_n(values: Array) -> float:
     r = lag1(values)
     if math.isnan(r) or r <= 1.3 / math.sqrt(n):
         return n
-    r = unbiased(r, n)
+    r = unbiased_lag1(r, n)
     return max(1.0, n * (1.0 - r) / (1.0 + r))
 
 
@@ -104,7 +104,7 @@ def mean_interval(values: Array, level: float = 0.95) -> Interval:
     if n < 6:
         return Interval(math.nan, math.nan, "t")
     middle, spread = float(values.mean()), float(values.std(ddof=1))
-    told = worth(plausible([values], caution=0.5), n)
+    told = effective_size(plausible_autocorrelation([values], caution=0.5), n)
     squares = (values - middle) ** 2
     heavy = bool(squares.sum() > 0 and squares.max() > max(0.25, 5.0 / n) * squares.sum())
     half = float(t.ppf((1.0 + level) / 2.0, told.dof)) * spread * math.sqrt(told.inflation / n)
@@ -166,22 +166,25 @@ def sign_flip(differences: Array, seed: int = 0) -> float:
     n = len(differences)
     if not n:
         return math.nan
-    if n <= _EXACT:
+    if n <= _MAX_EXACT_PAIRS:
         signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
     else:
-        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (_PATTERNS, n))
+        signs = np.random.default_rng(seed).choice([-1.0, 1.0], (_RANDOM_PATTERNS, n))
     far = int((np.abs(signs @ differences) >= abs(differences.sum()) * (1.0 - 1e-12)).sum())
-    return far / 2**n if n <= _EXACT else (far + 1) / (_PATTERNS + 1)
+    return far / 2**n if n <= _MAX_EXACT_PAIRS else (far + 1) / (_RANDOM_PATTERNS + 1)
 
 
-def finest(n: int) -> float:
+def smallest_p(n: int) -> float:
     """The smallest p that sign_flip can give for n pairs."""
-    return 2.0 / 2**n if n <= _EXACT else 1.0 / (_PATTERNS + 1)
+    return 2.0 / 2**n if n <= _MAX_EXACT_PAIRS else 1.0 / (_RANDOM_PATTERNS + 1)
 
 
-def least_blocks(comparisons: int, level: float) -> int:
+def min_blocks(comparisons: int, level: float) -> int:
     """How many pairs sign flips need so that one of so many comparisons can be decided at all."""
-    return next((n for n in range(LEAST, _EXACT + 1) if finest(n) * comparisons < 1.0 - level), _EXACT + 1)
+    return next(
+        (n for n in range(MIN_PAIRS, _MAX_EXACT_PAIRS + 1) if smallest_p(n) * comparisons < 1.0 - level),
+        _MAX_EXACT_PAIRS + 1,
+    )
 
 
 def paired_p(differences: Array, seed: int = 0) -> float:
@@ -191,7 +194,7 @@ def paired_p(differences: Array, seed: int = 0) -> float:
     from scipy.stats import t
 
     p, n = sign_flip(differences, seed), len(differences)
-    if n < LEAST or p > 1.01 * finest(n) or len(np.unique(differences)) < n / 2:
+    if n < MIN_PAIRS or p > 1.01 * smallest_p(n) or len(np.unique(differences)) < n / 2:
         return p
     spread = float(differences.std(ddof=1))
     size = abs(float(differences.mean())) / spread * math.sqrt(n) if spread > 0 else math.inf

@@ -19,13 +19,13 @@ import msgspec
 from ..core.errors import ConfigError
 from ..store import columns, run_base
 from . import grades
-from .frames import requests
+from .frames import normalize_requests
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FILE = "run.sqlite"
-POINTER = ".at"  # a file in the home that says where a run is that named its directory
+POINTER_SUFFIX = ".at"  # a file in the home that says where a run is that named its directory
 _TABLES = (
     "create table if not exists rows (request_id text, attempt integer, seq integer, data text not null, "
     "primary key (request_id, attempt))",
@@ -33,21 +33,21 @@ _TABLES = (
     "create table if not exists done (slot text primary key)",
 )
 # Made with the first answer: a file of a former version that is only read is left as it is.
-_ANSWERS = (
+_CREATE_ANSWERS = (
     "create table if not exists answers (request_id text primary key, answer text not null, score real)"
 )
-_CHECKS = (
+_CREATE_CHECKS = (
     "create table if not exists checks (request_id text, name text, value real, "
     "primary key (request_id, name))"
 )
 _CHUNK_NAMES = [c.name for c in columns.CHUNKS if c.name not in ("run_id", "request_id", "attempt")]
 
 
-_ANSWER = "insert or replace into answers values (?, ?, null)"
+_INSERT_ANSWER = "insert or replace into answers values (?, ?, null)"
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredRequest:
     """A request to be kept: its attempts, the chunks of the last, its text; `slot`, where given, is finished
     with it."""
 
@@ -57,7 +57,7 @@ class Kept:
     answer: str | None = None
 
 
-def _json(value: Any) -> str:
+def _encode_json(value: Any) -> str:
     try:
         return msgspec.json.encode(value).decode()
     except (
@@ -67,7 +67,7 @@ def _json(value: Any) -> str:
         return json.dumps(value)
 
 
-def home() -> Path:
+def runs_directory() -> Path:
     """Where runs are kept that name no directory: NBLLM_RUNS, else `nbllm/runs` in the user's data folder."""
     if os.environ.get("NBLLM_RUNS"):
         return Path(os.environ["NBLLM_RUNS"])
@@ -76,13 +76,13 @@ def home() -> Path:
     return user_data_path("nbllm") / "runs"
 
 
-def told(directory: Path) -> contextlib.AbstractContextManager[None]:
+def translate_disk_errors(directory: Path) -> contextlib.AbstractContextManager[None]:
     """Says in our words what the disk refuses. Raises ConfigError."""
     return run_base.told(f"in {directory}", "bench.resume")
 
 
 @contextlib.contextmanager
-def alone(directory: Path) -> Iterator[None]:
+def lock_run(directory: Path) -> Iterator[None]:
     """Within, no other session goes on with the run, which would ask everything twice. Raises ConfigError
     where one does."""
     lock = None
@@ -113,13 +113,15 @@ class Store(run_base.RunBase):
                 directory.mkdir(parents=True, exist_ok=True)
             self._open(path, _TABLES, version=0)  # as it has always been: what only reads writes nothing
 
-    def record(self, finished: Iterable[Kept]) -> None:
+    def record(self, finished: Iterable[StoredRequest]) -> None:
         """Adds requests, all of them or none."""
         many = [
             (one, one.rows[-1]["request_id"], [list(map(c.get, _CHUNK_NAMES)) for c in one.chunks])
             for one in finished
         ]
-        rows = [(r["request_id"], r["attempt"], r["seq"], _json(r)) for one, *_ in many for r in one.rows]
+        rows = [
+            (r["request_id"], r["attempt"], r["seq"], _encode_json(r)) for one, *_ in many for r in one.rows
+        ]
         texts = [
             (name, one.answer.encode("utf-8", "replace").decode())
             for one, name, _ in many
@@ -127,8 +129,8 @@ class Store(run_base.RunBase):
         ]
         self._write(
             ("insert or replace into rows values (?, ?, ?, ?)", rows),
-            ("insert or replace into chunks values (?, ?)", [(name, _json(c)) for _, name, c in many]),
-            *([(_ANSWERS, None), (_ANSWER, texts)] if texts else []),
+            ("insert or replace into chunks values (?, ?)", [(name, _encode_json(c)) for _, name, c in many]),
+            *([(_CREATE_ANSWERS, None), (_INSERT_ANSWER, texts)] if texts else []),
             (
                 "insert or replace into done values (?)",
                 [(one.slot,) for one, *_ in many if one.slot is not None],
@@ -158,12 +160,12 @@ class Store(run_base.RunBase):
     def score(self, scores: Mapping[str, float]) -> None:
         """Keeps what answers are worth."""
         values = [(value, request_id) for request_id, value in scores.items()]
-        self._write((_ANSWERS, None), ("update answers set score = ? where request_id = ?", values))
+        self._write((_CREATE_ANSWERS, None), ("update answers set score = ? where request_id = ?", values))
 
     def check(self, found: Mapping[str, Mapping[str, float | None]]) -> None:
         """Keeps what was asserted of requests; None where it is not known."""
         values = [(i, name, value) for i, told in found.items() for name, value in told.items()]
-        self._write((_CHECKS, None), ("insert or replace into checks values (?, ?, ?)", values))
+        self._write((_CREATE_CHECKS, None), ("insert or replace into checks values (?, ?, ?)", values))
 
     def checks(self) -> dict[str, dict[str, float | None]]:
         """What was asserted, by request and name."""
@@ -182,12 +184,12 @@ class Store(run_base.RunBase):
         asked = df["prompt_id"].astype(object).map(lambda i: more.get(str(i).partition("#")[0], {}))
         for name in dict.fromkeys(name for told in more.values() for name in told):
             column = pd.Series([told.get(name) for told in asked], df.index)
-            ours = name in (*columns.NAMES, "score", "passed") or name.startswith(grades.PREFIX)
+            ours = name in (*columns.NAMES, "score", "passed") or name.startswith(grades.CHECK_PREFIX)
             df[f"prompt_{name}" if ours else name] = column.infer_objects()
         scores = {request_id: score for request_id, (_, score) in self.answers().items() if score is not None}
         if scores:
             df["score"] = df["request_id"].map(scores).astype("float64")
-        grades.joined(df, self.checks())
+        grades.add_check_columns(df, self.checks())
         return df
 
     def frame(self, more: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
@@ -220,12 +222,12 @@ class Store(run_base.RunBase):
         return columns.frame(found, columns.CHUNKS)
 
 
-def opened(df: pd.DataFrame, what: str) -> Iterator[tuple[pd.DataFrame, Store]]:
+def open_runs(df: pd.DataFrame, what: str) -> Iterator[tuple[pd.DataFrame, Store]]:
     """The rows of each run in `df`, with its file. Raises ConfigError where `what` is not on this machine."""
-    df = requests(df)
+    df = normalize_requests(df)
     about = df.attrs.get("nbllm", {})
     for run_id, part in df.groupby("run_id", sort=False, observed=True):
-        place = find(str(run_id), about.get("directory") if about.get("run_id") == run_id else None)
+        place = find_run(str(run_id), about.get("directory") if about.get("run_id") == run_id else None)
         if place is None:
             raise ConfigError(
                 f"The {what} of run {run_id} are not on this machine.",
@@ -235,11 +237,11 @@ def opened(df: pd.DataFrame, what: str) -> Iterator[tuple[pd.DataFrame, Store]]:
             yield part, store
 
 
-def find(run_id: str, directory: str | os.PathLike[str] | None = None) -> Path | None:
+def find_run(run_id: str, directory: str | os.PathLike[str] | None = None) -> Path | None:
     """The directory of a run, looked for where it was made and in the home; None where it is not on this
     machine."""
     places = [Path(directory)] if directory is not None else []
-    pointer = home() / f"{run_id}{POINTER}"
+    pointer = runs_directory() / f"{run_id}{POINTER_SUFFIX}"
     with contextlib.suppress(OSError, ValueError):  # a run that named its directory
         places.append(Path(pointer.read_text("utf-8")))
-    return next((place for place in (*places, home() / run_id) if (place / FILE).exists()), None)
+    return next((place for place in (*places, runs_directory() / run_id) if (place / FILE).exists()), None)

@@ -13,24 +13,33 @@ import numpy as np
 from ..core.errors import ConfigError
 from ..store import columns
 from . import statistics as st
-from .achieved_load import achieved
+from .achieved_load import achieved_load
 from .frames import (
     SCORE,
-    disturbed,
-    grouped,
+    check_share,
+    contaminated_mask,
+    has_retries,
     last_attempts,
-    measured,
-    requests,
-    retried,
-    several,
-    share,
-    succeeded,
+    measured_requests,
+    normalize_requests,
+    ordered_groups,
+    string_list,
+    success_mask,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KEYS = ("name", "provider", "model", "start_kind", "load_kind", "concurrency", "target_rate", "idle_s")
+GROUP_COLUMNS = (
+    "name",
+    "provider",
+    "model",
+    "start_kind",
+    "load_kind",
+    "concurrency",
+    "target_rate",
+    "idle_s",
+)
 METRICS = (
     "ttft_ms",
     "ttfo_ms",
@@ -62,15 +71,18 @@ METRICS = (
     "cost_usd",
 )
 STATS = ("mean", "p50", "p90", "p95", "p99")
-CACHED = "cached_share"
-SHARE = "ok_share"  # the metric that is the share of requests that succeeded
-_SCHEDULED = ("ttft_sched_ms", "e2e_sched_ms")  # say nothing new in a closed loop where nothing is retried
-_LENGTH = re.compile(r"ttft\s*\+\s*(\d+)\s*tokens?")
-_ARRIVALS = frozenset(
+CACHED_SHARE = "cached_share"
+OK_SHARE = "ok_share"  # the metric that is the share of requests that succeeded
+_SCHEDULED_METRICS = (
+    "ttft_sched_ms",
+    "e2e_sched_ms",
+)  # say nothing new in a closed loop where nothing is retried
+_FIXED_LENGTH = re.compile(r"ttft\s*\+\s*(\d+)\s*tokens?")
+_BOUNDED_METRICS = frozenset(
     ("ttft_ms", "ttfo_ms", "ttft_sched_ms", "ttft_wire_ms", "ttfe_ms")
 )  # what err_bound_ms bounds
-UNITS = {c.name: c.unit for c in columns.COLUMNS} | {SHARE: "", SCORE: "", CACHED: ""}
-WORDS = {
+UNITS = {c.name: c.unit for c in columns.COLUMNS} | {OK_SHARE: "", SCORE: "", CACHED_SHARE: ""}
+LABELS = {
     "ttft_ms": "time to first token",
     "e2e_ms": "time to last token",
     "itl_ms": "time per token",
@@ -81,11 +93,11 @@ WORDS = {
     "ttft_sched_ms": "time to first token from when it was due",
     "e2e_sched_ms": "time to last token from when it was due",
     "cost_usd": "cost of an answer",
-    SHARE: "succeeded",
+    OK_SHARE: "succeeded",
     SCORE: "quality",
 }
-RATES = frozenset(
-    ("out_tok_s", "out_tok_s_e2e", "in_tok_s", "texts_s", SHARE, SCORE, CACHED)
+HIGHER_IS_BETTER = frozenset(
+    ("out_tok_s", "out_tok_s_e2e", "in_tok_s", "texts_s", OK_SHARE, SCORE, CACHED_SHARE)
 )  # where more is better
 
 
@@ -117,27 +129,29 @@ def summary(
     """
     import pandas as pd
 
-    keys = list(KEYS) if (told := several("by", by)) is None else told
-    given = several("metrics", metrics)
-    share("level", level)
-    df = derived(requests(df), given)
-    wanted = _wanted(df, given)
-    shares = {stat: _share(stat) for stat in several("stats", stats) or STATS}
-    _known(df, keys)
-    used = measured(df, phase)
+    keys = list(GROUP_COLUMNS) if (told := string_list("by", by)) is None else told
+    given = string_list("metrics", metrics)
+    check_share("level", level)
+    df = add_derived_metrics(normalize_requests(df), given)
+    wanted = choose_metrics(df, given)
+    shares = {stat: _quantile_of(stat) for stat in string_list("stats", stats) or STATS}
+    check_columns(df, keys)
+    used = measured_requests(df, phase)
     rows: list[dict[str, Any]] = []
-    for key, part in grouped(used, keys):
+    for key, part in ordered_groups(used, keys):
         last = last_attempts(part)
         group = dict(zip(keys, key, strict=True))
-        busy, begun = achieved(df, last)
+        busy, begun = achieved_load(df, last)
         again = {
             "ci_level": level,
-            "retries": _retries(last),
+            "retries": _mean_retries(last),
             "concurrency_achieved": busy,
             "rate_achieved": begun,
         }
         for metric in wanted:
-            rows += [{**group, **row, **again} for row in _metric(last, metric, shares, level, contaminated)]
+            rows += [
+                {**group, **row, **again} for row in _metric_rows(last, metric, shares, level, contaminated)
+            ]
     names = [
         *keys,
         "metric",
@@ -166,7 +180,8 @@ def summary(
     )
 
 
-def _known(df: pd.DataFrame, keys: Sequence[str]) -> None:
+def check_columns(df: pd.DataFrame, keys: Sequence[str]) -> None:
+    """Raises ConfigError for a column that the frame does not have."""
     missing = next((k for k in keys if k not in df), None)
     if missing is not None:
         raise ConfigError(
@@ -175,52 +190,58 @@ def _known(df: pd.DataFrame, keys: Sequence[str]) -> None:
         )
 
 
-def _wanted(df: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
+def choose_metrics(df: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]:
+    """The metrics given, or the default ones that were measured. Raises ConfigError for a column that is no
+    metric."""
     if metrics is None:
-        closed = nothing_waited(df)
+        closed = has_no_waiting(df)
         return [
-            SHARE,
+            OK_SHARE,
             *([SCORE] if SCORE in df and df[SCORE].notna().any() else []),
-            *(m for m in METRICS if m in df and df[m].notna().any() and not (closed and m in _SCHEDULED)),
+            *(
+                m
+                for m in METRICS
+                if m in df and df[m].notna().any() and not (closed and m in _SCHEDULED_METRICS)
+            ),
         ]
-    wrong = next((m for m in metrics if m != SHARE and (m not in df or not _numeric(df[m]))), None)
+    wrong = next((m for m in metrics if m != OK_SHARE and (m not in df or not _is_numeric(df[m]))), None)
     if wrong is not None:
         raise ConfigError(
             f"{wrong!r} is no metric of this frame.",
-            hint=f"Usual ones are {', '.join(METRICS[:8])}, {SHARE}.",
+            hint=f"Usual ones are {', '.join(METRICS[:8])}, {OK_SHARE}.",
         )
     return list(metrics)
 
 
-def nothing_waited(df: pd.DataFrame) -> bool:
+def has_no_waiting(df: pd.DataFrame) -> bool:
     """Whether every request was called when it was due."""
-    return set(df["load_kind"].dropna().astype(str)) <= {"closed", "single"} and not retried(df)
+    return set(df["load_kind"].dropna().astype(str)) <= {"closed", "single"} and not has_retries(df)
 
 
-def derived(df: pd.DataFrame, metrics: Sequence[str] | None) -> pd.DataFrame:
+def add_derived_metrics(df: pd.DataFrame, metrics: Sequence[str] | None) -> pd.DataFrame:
     """The frame with a column for each metric of the form "ttft + 200 tokens": what the first token took, and
     so many more at the answer's own pace; and cached_share, the part of a prompt that the provider's cache
     had."""
-    made = {m: float(found[1]) for m in metrics or () if (found := _LENGTH.fullmatch(m.strip()))}
+    made = {m: float(found[1]) for m in metrics or () if (found := _FIXED_LENGTH.fullmatch(m.strip()))}
     missing = next((c for c in ("ttft_ms", "itl_ms") if made and c not in df), None)
     if missing:
         raise ConfigError(f"The frame has no column {missing!r}.", hint=f"{next(iter(made))!r} needs it.")
-    if CACHED in (metrics or ()):
-        df = df.assign(**{CACHED: df["in_cached"] / df["in_tokens"].where(df["in_tokens"] > 0)})
+    if CACHED_SHARE in (metrics or ()):
+        df = df.assign(**{CACHED_SHARE: df["in_cached"] / df["in_tokens"].where(df["in_tokens"] > 0)})
     return df.assign(**{m: df["ttft_ms"] + n * df["itl_ms"] for m, n in made.items()}) if made else df
 
 
-def _retries(last: pd.DataFrame) -> float:
+def _mean_retries(last: pd.DataFrame) -> float:
     return float(last["attempt"].astype(float).mean()) - 1.0 if len(last) else math.nan
 
 
-def _numeric(column: pd.Series) -> bool:
+def _is_numeric(column: pd.Series) -> bool:
     import pandas as pd
 
     return bool(pd.api.types.is_numeric_dtype(column.dtype)) and not pd.api.types.is_bool_dtype(column.dtype)
 
 
-def _share(stat: str) -> float | None:
+def _quantile_of(stat: str) -> float | None:
     """The quantile that a statistic's name means; None for the mean."""
     if stat == "mean":
         return None
@@ -230,23 +251,23 @@ def _share(stat: str) -> float | None:
     return float(found[1]) / 100.0
 
 
-def split(part: pd.DataFrame, metric: str, contaminated: bool = False) -> tuple[Any, int, int]:
+def split_values(part: pd.DataFrame, metric: str, contaminated: bool = False) -> tuple[Any, int, int]:
     """(values that count, as floats in order; failures; requests left out because this client disturbed
     them)."""
-    ok, spoilt = succeeded(part).to_numpy(), disturbed(part).to_numpy() & (not contaminated)
+    ok, spoilt = success_mask(part).to_numpy(), contaminated_mask(part).to_numpy() & (not contaminated)
     values = part[metric].astype("Float64").to_numpy(float, na_value=math.nan)
     return values[ok & ~spoilt & np.isfinite(values)], int((~ok).sum()), int((ok & spoilt).sum())
 
 
-def _metric(
+def _metric_rows(
     part: pd.DataFrame, metric: str, shares: dict[str, float | None], level: float, contaminated: bool
 ) -> list[dict[str, Any]]:
-    if metric == SHARE:
+    if metric == OK_SHARE:
         return [_ok_share(part, level)]
-    values, failed, spoilt = split(part, metric, contaminated)
+    values, failed, spoilt = split_values(part, metric, contaminated)
     worth = st.effective_n(values)
-    bounds = part["err_bound_ms"].dropna().to_numpy(float) if metric in _ARRIVALS else np.empty(0)
-    worst = 0.0 if metric in RATES else math.inf
+    bounds = part["err_bound_ms"].dropna().to_numpy(float) if metric in _BOUNDED_METRICS else np.empty(0)
+    worst = 0.0 if metric in HIGHER_IS_BETTER else math.inf
     every = np.concatenate([values, np.full(failed, worst)])
     common = {
         "metric": metric,
@@ -272,7 +293,7 @@ def _metric(
                 "ci_lo": interval.lo,
                 "ci_hi": interval.hi,
                 "ci_method": interval.method,
-                "supported": len(values) >= (6 if p is None else max(6, st.least_n(p))),
+                "supported": len(values) >= (6 if p is None else max(6, st.min_n(p))),
                 "failures_as_inf": whole,
             }
         )
@@ -280,11 +301,11 @@ def _metric(
 
 
 def _ok_share(part: pd.DataFrame, level: float) -> dict[str, Any]:
-    good, n = int(succeeded(part).sum()), len(part)
+    good, n = int(success_mask(part).sum()), len(part)
     interval = st.wilson(good, n, level)
     share = good / n if n else math.nan
     return {
-        "metric": SHARE,
+        "metric": OK_SHARE,
         "stat": "mean",
         "unit": "",
         "n": n,

@@ -20,32 +20,34 @@ from ..dialects.embeddings import EMBEDDINGS
 from ..routing.registry import Route
 from ..store.database import private
 from . import children
-from .counting import Counter
-from .progress import Progress, chosen
+from .counting import TokenCounter
+from .progress import Progress, choose_display
 from .run_spec import Job
-from .store import Store, alone, told
+from .store import Store, lock_run, translate_disk_errors
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Rows = list[dict[str, Any]]
 _POLL = 0.2  # seconds between two looks at what the worker says
-_GRACE = 10.0  # seconds that a stopped worker has to write down what it knows
+_STOP_TIMEOUT = 10.0  # seconds that a stopped worker has to write down what it knows
 
 
-def work(place: Path, job: Job, progress: Progress | bool | None) -> pd.DataFrame:
+def run_job(place: Path, job: Job, progress: Progress | bool | None) -> pd.DataFrame:
     """Does what is left of a job, and gives the whole frame of its run."""
-    shown, unsaved = chosen(progress), Rows()
-    with alone(place):
+    shown, unsaved = choose_display(progress), Rows()
+    with lock_run(place):
         with Store(place) as store:
-            left = _left(job, store.finished())
+            left = _count_unfinished(job, store.finished())
         if left:
-            with _worker(place) as worker, _simulated(job) as ready:  # both processes start at once
-                shown.start(left, [a.name for a in ready.arms], ready.run_id)
-                _tell(worker, json.dumps(ready.secret()))
-                reason, unsaved = _watch(worker, shown, [arm.counter for arm in ready.arms])
+            with _worker(place) as worker, _with_simulator(job) as ready:  # both processes start at once
+                shown.start(left, [a.name for a in ready.contestants], ready.run_id)
+                _send_line(worker, json.dumps(ready.secret()))
+                reason, unsaved = _follow_worker(
+                    worker, shown, [contestant.counter for contestant in ready.contestants]
+                )
             if worker.returncode != 0 and reason != "stopped":
-                raise _failed(place)
+                raise _worker_error(place)
     with Store(place) as store:
         df = store.frame(unsaved)
     if left:
@@ -60,7 +62,7 @@ def work(place: Path, job: Job, progress: Progress | bool | None) -> pd.DataFram
     return df
 
 
-def _left(job: Job, finished: set[str]) -> int:
+def _count_unfinished(job: Job, finished: set[str]) -> int:
     return sum(slot.id not in finished for turn in job.turns for slot in turn.slots)
 
 
@@ -69,7 +71,7 @@ def _worker(place: Path) -> Iterator[subprocess.Popen[str]]:
     """The worker process, which loads what it needs until it is told how to ask."""
     with Store(place) as store:
         store.put(ended="cut short")
-    with told(place):
+    with translate_disk_errors(place):
         log = open(place / "worker.log", "w", encoding="utf-8", opener=private)  # noqa: SIM115
     with (
         log,
@@ -90,7 +92,7 @@ def _worker(place: Path) -> Iterator[subprocess.Popen[str]]:
             raise
 
 
-def _failed(place: Path) -> errors.NbllmError:
+def _worker_error(place: Path) -> errors.NbllmError:
     """What a worker that ended by itself has to say."""
     said = (place / "worker.log").read_text("utf-8").strip().rpartition("\n")[2]
     return errors.NbllmError(
@@ -100,17 +102,20 @@ def _failed(place: Path) -> errors.NbllmError:
     )
 
 
-def _said(
-    said: dict[str, Any], worker: subprocess.Popen[str], shown: Progress, counters: Sequence[Counter | None]
+def _handle_message(
+    said: dict[str, Any],
+    worker: subprocess.Popen[str],
+    shown: Progress,
+    counters: Sequence[TokenCounter | None],
 ) -> None:
     if said["ev"] == "count":
-        _count(worker, counters[said["arm"]], said["texts"])
+        _send_counts(worker, counters[said["contestant"]], said["texts"])
     else:
         shown.row(said)
         shown.draw()
 
 
-def _count(worker: subprocess.Popen[str], counter: Counter | None, texts: Sequence[str]) -> None:
+def _send_counts(worker: subprocess.Popen[str], counter: TokenCounter | None, texts: Sequence[str]) -> None:
     """Tells the worker how many tokens texts have. Where the user's tokenizer fails, their number is an
     estimate (tok_source), and a warning says why: the answers have been paid for."""
     counts = None
@@ -119,17 +124,17 @@ def _count(worker: subprocess.Popen[str], counter: Counter | None, texts: Sequen
     except Exception as exc:  # noqa: BLE001 - a user's function
         warnings.warn(f"Some tokens could not be counted: {type(exc).__name__}: {exc}"[:300], stacklevel=2)
     finally:
-        _tell(worker, json.dumps(counts))
+        _send_line(worker, json.dumps(counts))
 
 
-def _tell(worker: subprocess.Popen[str], line: str) -> None:
+def _send_line(worker: subprocess.Popen[str], line: str) -> None:
     assert worker.stdin is not None
     with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended already, and says why itself
         worker.stdin.write(line + "\n")
         worker.stdin.flush()
 
 
-def _heard(worker: subprocess.Popen[str]) -> tuple[deque[str | None], queue.SimpleQueue[None]]:
+def _read_lines(worker: subprocess.Popen[str]) -> tuple[deque[str | None], queue.SimpleQueue[None]]:
     """What a worker says, line by line, None at its end; and what wakes whoever waits for more. A line is
     there until it is taken away, as an interrupt may come between."""
     lines: deque[str | None] = deque()
@@ -148,15 +153,15 @@ def _heard(worker: subprocess.Popen[str]) -> tuple[deque[str | None], queue.Simp
     return lines, more
 
 
-def _watch(
-    worker: subprocess.Popen[str], shown: Progress, counters: Sequence[Counter | None]
+def _follow_worker(
+    worker: subprocess.Popen[str], shown: Progress, counters: Sequence[TokenCounter | None]
 ) -> tuple[str, Rows]:
-    lines, more = _heard(worker)
+    lines, more = _read_lines(worker)
     stopped = False
     while True:
         try:
             if not lines:
-                more.get(timeout=_GRACE if stopped else _POLL)
+                more.get(timeout=_STOP_TIMEOUT if stopped else _POLL)
                 continue
             line = lines[0]
             if line is None:
@@ -166,7 +171,7 @@ def _watch(
             if said["ev"] == "end":
                 return str(said["why"]), said["unsaved"]
             lines.popleft()
-            _said(said, worker, shown, counters)
+            _handle_message(said, worker, shown, counters)
         except queue.Empty:
             if stopped:
                 worker.kill()
@@ -176,25 +181,26 @@ def _watch(
             if stopped:
                 raise
             stopped = True
-            _tell(worker, "stop")
+            _send_line(worker, "stop")
 
 
 @contextlib.contextmanager
-def _simulated(job: Job) -> Iterator[Job]:
+def _with_simulator(job: Job) -> Iterator[Job]:
     """The job with a simulator of its own, in a process of its own, for the models that ask for one."""
-    if not any(arm.route.simulated for arm in job.arms):
+    if not any(contestant.route.simulated for contestant in job.contestants):
         yield job
         return
     with simulator() as addresses:
         yield replace(
             job,
-            arms=tuple(
-                replace(a, route=_at(a.route, addresses)) if a.route.simulated else a for a in job.arms
+            contestants=tuple(
+                replace(a, route=_simulated_route(a.route, addresses)) if a.route.simulated else a
+                for a in job.contestants
             ),
         )
 
 
-def _at(route: Route, addresses: Mapping[str, str]) -> Route:
+def _simulated_route(route: Route, addresses: Mapping[str, str]) -> Route:
     words = route.provider.dialect
     words = next((name for name, vectors in EMBEDDINGS.items() if vectors.name == words), words)
     return replace(route, provider=replace(route.provider, base_url=addresses[words]))

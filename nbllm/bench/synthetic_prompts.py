@@ -8,9 +8,9 @@ from collections.abc import Callable, Sized
 from ..core.errors import ConfigError
 from ..core.messages import Message
 from .prompts import Prompt
-from .words import COMMON
+from .words import COMMON_WORDS
 
-_ASK = "In one sentence, say what these words have in common."
+_TASK = "In one sentence, say what these words have in common."
 _OVERHEAD = 14  # tokens of the sentence around the words, roughly
 _TOKENS_A_WORD = 1.0  # of the words above
 
@@ -21,7 +21,7 @@ def synthetic(
     *,
     seed: int = 0,
     tokenizer: Callable[[str], int | Sized] | None = None,
-    ask: str = _ASK,
+    ask: str = _TASK,
 ) -> list[Prompt]:
     """`n` different prompts of `tokens` tokens each, words without meaning and a short task after them.
 
@@ -43,21 +43,21 @@ def synthetic(
     out = []
     for number in range(n):
         rng = random.Random(f"synthetic {seed} {number}")
-        words = [rng.choice(COMMON) for _ in range(round((tokens - least) / _TOKENS_A_WORD))]
+        words = [rng.choice(COMMON_WORDS) for _ in range(round((tokens - least) / _TOKENS_A_WORD))]
         if tokenizer:
-            words = _fitted(words, rng, tokens, lambda ws: length(f"{' '.join(ws)}\n\n{ask}"))
+            words = _fit_length(words, rng, tokens, lambda ws: length(f"{' '.join(ws)}\n\n{ask}"))
         out.append(
             Prompt(f"synthetic-{tokens}-{number}", ((Message("user", f"{' '.join(words)}\n\n{ask}"),),))
         )
     return out
 
 
-def _fitted(
+def _fit_length(
     words: list[str], rng: random.Random, tokens: int, length: Callable[[list[str]], int]
 ) -> list[str]:
     """As many words as fit: grown by what is missing, then cut by halves of what is too much."""
     while (missing := tokens - length(words)) > 0:
-        words += [rng.choice(COMMON) for _ in range(missing)]
+        words += [rng.choice(COMMON_WORDS) for _ in range(missing)]
     low, high = 0, len(words)
     while low < high:
         middle = (low + high + 1) // 2

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _KEY = ["run_id", "request_id", "attempt"]
-_BEARING = ("content", "reasoning", "tool")
+_TOKEN_KINDS = ("content", "reasoning", "tool")
 
 
-def explode(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
+def token_rows(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
     """One row per streamed token: the key, token (from 0), chunk (its `i`), kind, t_ms, gap_ms, interpolated,
     certified.
 
@@ -23,11 +23,11 @@ def explode(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    bearing = chunks[chunks["kind"].isin(_BEARING)]
+    bearing = chunks[chunks["kind"].isin(_TOKEN_KINDS)]
     totals = requests.drop_duplicates(_KEY, keep="last").set_index(_KEY)["streamed_tokens"]
     parts = []
     for key, part in bearing.groupby(_KEY, sort=False, observed=True):
-        n = counts(part, totals.get(key))
+        n = chunk_token_counts(part, totals.get(key))
         t = part["t_ms"].to_numpy(float)
         before = np.concatenate([t[:1], t[:-1]])
         within = np.concatenate([np.arange(1, k + 1) / k for k in n]) if len(n) else np.array([])
@@ -52,7 +52,7 @@ def explode(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
-def counts(part: pd.DataFrame, total: Any) -> np.ndarray:
+def chunk_token_counts(part: pd.DataFrame, total: Any) -> np.ndarray:
     """Tokens of each chunk: as counted, else the streamed total shared by characters, one at least."""
     import pandas as pd
 

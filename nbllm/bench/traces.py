@@ -21,17 +21,17 @@ from ..core.errors import ConfigError
 from ..core.messages import Message
 from ..core.values import plural
 from .arrivals import replay
-from .prompts import Prompt, values
-from .words import COMMON
+from .prompts import Prompt, iter_json
+from .words import COMMON_WORDS
 
-BLOCK = 512  # tokens of a block of Mooncake's
-_MOST = 1_000_000  # tokens of a request that is believed
-_USAGE = {
+BLOCK_TOKENS = 512  # tokens of a block of Mooncake's
+_MAX_TOKENS = 1_000_000  # tokens of a request that is believed
+_USAGE_ATTRIBUTES = {
     "input": ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
     "output": ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.token_count.completion"),
 }
 
-_STARTS = ("startTimeUnixNano", "start_time_unix_nano", "start_time")
+_START_FIELDS = ("startTimeUnixNano", "start_time_unix_nano", "start_time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Trace:
 
 
 def trace(
-    path: str | os.PathLike[str], *, speed: float = 1.0, limit: int | None = None, block: int = BLOCK
+    path: str | os.PathLike[str], *, speed: float = 1.0, limit: int | None = None, block: int = BLOCK_TOKENS
 ) -> Trace:
     """Recorded traffic, to be given to `bench.run(models, trace)` in place of prompts: each turn sends the
     requests at their times.
@@ -63,7 +63,7 @@ def trace(
         )
     place = Path(path)
     try:
-        records = [(r, _request(r)) for r in _records(place)]
+        records = [(r, _parse_request(r)) for r in _records(place)]
     except OSError as error:
         raise ConfigError(f"{place} cannot be read: {error.strerror}.", hint="Check the path.") from None
     except (ValueError, RecursionError) as error:
@@ -74,7 +74,7 @@ def trace(
             f"{place} holds no requests.",
             hint="Mooncake's lines have timestamp, input_length and output_length; spans gen_ai.usage.*.",
         )
-    if lost := [(n, r) for n, (r, used) in enumerate(records, 1) if used is None and not _other(r)]:
+    if lost := [(n, r) for n, (r, used) in enumerate(records, 1) if used is None and not _is_other_span(r)]:
         warnings.warn(
             f"{plural(len(lost), 'record')} of {place} left out: no time or no lengths that can be used. "
             f"The first is number {lost[0][0]}: {json.dumps(lost[0][1])[:120]}",
@@ -95,7 +95,7 @@ class _Request:
 
 def _records(place: Path) -> Iterator[Any]:
     """The lines of a file, and the spans in them. Raises ValueError that says where it is no JSON."""
-    for value in values(place.read_text("utf-8-sig")):
+    for value in iter_json(place.read_text("utf-8-sig")):
         for record in value if isinstance(value, list) else [value]:
             yield from _spans(record)
 
@@ -104,46 +104,48 @@ def _spans(record: Any) -> Iterator[Any]:
     if not isinstance(record, Mapping) or "resourceSpans" not in record:
         yield record
         return
-    for resource in _list(record["resourceSpans"]):
-        for scope in _list(_at(resource, "scopeSpans")):
-            yield from _list(_at(scope, "spans"))
+    for resource in _as_list(record["resourceSpans"]):
+        for scope in _as_list(_first_field(resource, "scopeSpans")):
+            yield from _as_list(_first_field(scope, "spans"))
 
 
-def _list(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _at(record: Any, *names: str) -> Any:
+def _first_field(record: Any, *names: str) -> Any:
     """The first of these fields that a record has."""
     return next((record[n] for n in names if isinstance(record, Mapping) and n in record), None)
 
 
-def _request(record: Any) -> _Request | None:
+def _parse_request(record: Any) -> _Request | None:
     """What a line tells of a request; None where it is none (a tool's span, a line of other things)."""
     read, made = (
-        _count(_at(record, *names))
+        _token_count(_first_field(record, *names))
         for names in (("input_length", "input_tokens"), ("output_length", "output_tokens"))
     )
     if read is not None and made is not None:
-        at = _seconds(_at(record, "timestamp", "created_time"), 1e3)
+        at = _seconds(_first_field(record, "timestamp", "created_time"), 1e3)
         return (
-            None if at is None else _Request(at, read, made, tuple(map(str, _list(_at(record, "hash_ids")))))
+            None
+            if at is None
+            else _Request(at, read, made, tuple(map(str, _as_list(_first_field(record, "hash_ids")))))
         )
-    about = _attributes(_at(record, "attributes"))
-    read, made = (_count(_at(about, *_USAGE[side])) for side in ("input", "output"))
-    at = _seconds(_at(record, *_STARTS), 1e9)
+    about = _attributes(_first_field(record, "attributes"))
+    read, made = (_token_count(_first_field(about, *_USAGE_ATTRIBUTES[side])) for side in ("input", "output"))
+    at = _seconds(_first_field(record, *_START_FIELDS), 1e9)
     return (
         None
         if read is None or made is None or at is None
-        else _Request(at, read, made, said=_said(about.get("gen_ai.input.messages")))
+        else _Request(at, read, made, said=_message_texts(about.get("gen_ai.input.messages")))
     )
 
 
-def _other(record: Any) -> bool:
+def _is_other_span(record: Any) -> bool:
     """Whether a record is a span of something else: it tells of no tokens."""
-    told = {*_attributes(_at(record, "attributes"))}
-    return _at(record, "attributes", *_STARTS) is not None and not told & {
-        n for s in _USAGE.values() for n in s
+    told = {*_attributes(_first_field(record, "attributes"))}
+    return _first_field(record, "attributes", *_START_FIELDS) is not None and not told & {
+        n for s in _USAGE_ATTRIBUTES.values() for n in s
     }
 
 
@@ -151,17 +153,17 @@ def _attributes(given: Any) -> dict[str, Any]:
     """Attributes as a mapping: OTLP has a list of keys with typed values."""
     if isinstance(given, Mapping):
         return dict(given)
-    pairs = ((_at(a, "key"), _at(a, "value")) for a in _list(given))
+    pairs = ((_first_field(a, "key"), _first_field(a, "value")) for a in _as_list(given))
     return {str(k): next(iter(v.values()), None) if isinstance(v, Mapping) else v for k, v in pairs}
 
 
-def _count(value: Any) -> int | None:
+def _token_count(value: Any) -> int | None:
     """A number of tokens; OTLP writes whole numbers as texts."""
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return number if 0 <= number <= _MOST and not isinstance(value, bool) else None
+    return number if 0 <= number <= _MAX_TOKENS and not isinstance(value, bool) else None
 
 
 def _seconds(value: Any, of: float) -> float | None:
@@ -176,14 +178,16 @@ def _seconds(value: Any, of: float) -> float | None:
         return None
 
 
-def _said(messages: Any) -> str:
+def _message_texts(messages: Any) -> str:
     """The texts of a span's messages, where it was told to keep them."""
     try:
         found = json.loads(messages) if isinstance(messages, str) else messages
     except ValueError:
         return ""
-    parts = [part for m in _list(found) for part in _list(_at(m, "parts"))]
-    return "\n\n".join(str(_at(p, "content")) for p in parts if isinstance(_at(p, "content"), str))
+    parts = [part for m in _as_list(found) for part in _as_list(_first_field(m, "parts"))]
+    return "\n\n".join(
+        str(_first_field(p, "content")) for p in parts if isinstance(_first_field(p, "content"), str)
+    )
 
 
 def _prompt(request: _Request, number: int, block: int) -> Prompt:
@@ -199,5 +203,5 @@ def _words(request: _Request, number: int, block: int) -> Iterable[str]:
     for name in (*request.blocks, f"own {number}"):
         rng = random.Random(f"block {name}")
         count = left if name == f"own {number}" else min(block, left)
-        yield from rng.choices(COMMON, k=count)
+        yield from rng.choices(COMMON_WORDS, k=count)
         left -= count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Words that the usual byte-pair vocabularies hold as one token, a space before them.
-COMMON = tuple(
+COMMON_WORDS = tuple(
     """
     the of and to in is that for it as was with be by on not he his but at are this have from or had an they
     which one you were all her she there would their we him been has when who will no more if out so up said
@@ -25,7 +25,7 @@ COMMON = tuple(
 )
 
 # What people's fingers write, and what a benchmark calls it.
-MEANT = {
+OPTION_SYNONYMS = {
     word: name
     for name, words in {
         "blocks": "n runs repeat repeats repetitions rounds iterations trials num_prompts num_requests",

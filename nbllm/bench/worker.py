@@ -27,11 +27,11 @@ from . import children
 from .driver import LoadGenerator
 from .plan import Budget
 from .recorder import Recorder
-from .run_spec import Job, to_arm
+from .run_spec import Job, to_contestant
 from .store import Store
 
-_GRACE = 10.0  # seconds in which what is known is written down, where nobody is left to wait for it
-_SWITCH = 2e-4  # seconds after which the recorder's thread gives way to the loop's
+_EXIT_DELAY = 10.0  # seconds in which what is known is written down, where nobody is left to wait for it
+_SWITCH_INTERVAL = 2e-4  # seconds after which the recorder's thread gives way to the loop's
 
 
 def main() -> int:
@@ -40,17 +40,21 @@ def main() -> int:
     secret = json.loads(sys.stdin.readline())
     with Store(directory) as store:
         public = store.get("job")
-        asked = Notebook()
+        asked = Parent()
         counters = [functools.partial(asked.counts, i) for i in range(len(secret))]
-        job = Job.of(public, map(to_arm, public["arms"], secret, counters))
-        sys.setswitchinterval(_SWITCH)
-        _many_files()
+        job = Job.of(public, map(to_contestant, public["arms"], secret, counters))
+        sys.setswitchinterval(_SWITCH_INTERVAL)
+        _raise_file_limit()
         running = engine()
         clock = getattr(running.loop, "clock", None)
         if clock is not None:
             clock.alone = True
         client = Client(ledger=None, paced=False)
-        for url in {arm.route.provider.base_url for arm in job.arms if not arm.route.provider.command}:
+        for url in {
+            contestant.route.provider.base_url
+            for contestant in job.contestants
+            if not contestant.route.provider.command
+        }:
             with contextlib.suppress(Exception):  # its requests will say what is wrong
                 client.run(client.http.prepare(url))
         gc.collect()
@@ -59,14 +63,18 @@ def main() -> int:
         try:
             why, unsaved = running.run(_run(store, job, client, asked))
         except Exception as exc:
-            raise SystemExit(scrub(_cause(exc), [text for arm in job.arms for text in arm.secrets])) from exc
+            raise SystemExit(
+                scrub(
+                    _error_line(exc), [text for contestant in job.contestants for text in contestant.secrets]
+                )
+            ) from exc
         with contextlib.suppress(ConfigError):  # the disk is full: the notebook is told all the same
             store.put(ended=why or "complete")
-    say({"ev": "end", "why": why, "unsaved": unsaved})
+    send({"ev": "end", "why": why, "unsaved": unsaved})
     return 0
 
 
-def _many_files() -> None:
+def _raise_file_limit() -> None:
     """Allows as many sockets as the system lets us: a thousand streams are a thousand of them."""
     with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
         import resource
@@ -76,17 +84,20 @@ def _many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _cause(exc: BaseException) -> str:
+def _error_line(exc: BaseException) -> str:
     """One line about what went wrong, out of the groups that tasks raise."""
     while isinstance(exc, BaseExceptionGroup):
         exc = exc.exceptions[0]
     return f"{type(exc).__name__}: {exc}".replace("\n", " ")
 
 
-async def _run(store: Store, job: Job, client: Client, asked: Notebook) -> tuple[str, list[dict[str, Any]]]:
+async def _run(store: Store, job: Job, client: Client, asked: Parent) -> tuple[str, list[dict[str, Any]]]:
     """Why the run ended early, "" where it did not, and the rows that the disk did not take."""
     recorder = Recorder(
-        store, Budget.of(job.rules.budget), lambda rows: say(*map(_short, rows)), job.rules.answers
+        store,
+        Budget.of(job.rules.budget),
+        lambda rows: send(*map(_progress_message, rows)),
+        job.rules.answers,
     )
     epoch = store.get("epoch")
     if epoch is None:
@@ -100,23 +111,23 @@ async def _run(store: Store, job: Job, client: Client, asked: Notebook) -> tuple
         recorder.close()
 
 
-class Notebook:
+class Parent:
     """Who started this process, and counts tokens for it where the user has a tokenizer."""
 
     def __init__(self) -> None:
         self.replies: queue.SimpleQueue[list[int] | None] = queue.SimpleQueue()
         self.gone = False
 
-    def counts(self, arm: int, texts: Sequence[str]) -> list[int] | None:
+    def counts(self, contestant: int, texts: Sequence[str]) -> list[int] | None:
         """The tokens of each text; None where nobody can count them any more."""
         if not self.gone:
             with contextlib.suppress(OSError):
-                say({"ev": "count", "arm": arm, "texts": texts})
+                send({"ev": "count", "contestant": contestant, "texts": texts})
                 return self.replies.get()
         return None
 
 
-def _listen(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, asked: Notebook) -> None:
+def _listen(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, asked: Parent) -> None:
     """Waits for the word, or for the end of who could say it."""
     for line in sys.stdin:
         if line.strip() == "stop":
@@ -125,10 +136,10 @@ def _listen(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, asked: Noteboo
     asked.gone = True
     asked.replies.put(None)
     loop.call_soon_threadsafe(stop.set)
-    children.end_with_parent(_GRACE)
+    children.end_with_parent(_EXIT_DELAY)
 
 
-_SHORT = (
+_PROGRESS_COLUMNS = (
     "request_id",
     "name",
     "phase",
@@ -147,11 +158,11 @@ _SHORT = (
 )
 
 
-def _short(row: dict[str, Any]) -> dict[str, Any]:
-    return {"ev": "row", **{name: row.get(name) for name in _SHORT}}
+def _progress_message(row: dict[str, Any]) -> dict[str, Any]:
+    return {"ev": "row", **{name: row.get(name) for name in _PROGRESS_COLUMNS}}
 
 
-def say(*words: dict[str, Any]) -> None:
+def send(*words: dict[str, Any]) -> None:
     """Lines for the notebook."""
     sys.stdout.write("".join([json.dumps(word) + "\n" for word in words]))
     sys.stdout.flush()

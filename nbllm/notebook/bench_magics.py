@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
-from ..bench.words import MEANT
+from ..bench.words import OPTION_SYNONYMS
 from ..core.errors import ConfigError, did_you_mean
 from ..core.messages import Message, Text
 from ..core.options import REQUEST
@@ -92,9 +92,9 @@ def split(line: str) -> tuple[dict[str, Any], str]:
         word = match["name"].replace("-", "_")
         text, end, quoted = read_value(line, match.end())
         if (option := BENCH_OPTIONS.get(word)) is None:  # one of a call: what stands in its quotes is its own
-            if word in MEANT and match["dashes"] != "-":
+            if word in OPTION_SYNONYMS and match["dashes"] != "-":
                 raise column_error(
-                    match.start(), f"{word} is no option of a benchmark", f"Did you mean {MEANT[word]}?"
+                    match.start(), f"{word} is no option of a benchmark", f"Did you mean {OPTION_SYNONYMS[word]}?"
                 )
             stop = end if quoted or match[0].endswith("=") else match.end()
             rest, at = rest + line[at:stop], stop

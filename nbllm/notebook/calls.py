@@ -131,12 +131,12 @@ def cost(session: Session, rest: str) -> Any:
 
 def _plot(df: pd.DataFrame, by: str) -> Any:
     """US dollars as bars, one for each day (or model, provider ...), of the models on top of each other."""
-    from ..bench.figures import sheet
+    from ..bench.figures import new_sheet
 
     require_packages("The plot of costs", "bench", "matplotlib")
     df["name"] = df["model"]
     priced = df[df["cost_usd"].notna()]
-    page = sheet(priced, "cost_usd", None, None, [])
+    page = new_sheet(priced, "cost_usd", None, None, [])
     if priced.empty:
         page.nothing("No call with a known price." if len(df) else "No calls.")
         return page.figure

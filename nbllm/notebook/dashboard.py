@@ -11,8 +11,8 @@ from html import escape
 from typing import Any
 
 from ..bench.naming import short_names
-from ..bench.pages import dollars
-from ..bench.progress import RunFrontEnd, RunTotals, ending
+from ..bench.pages import format_dollars
+from ..bench.progress import RunFrontEnd, RunTotals, ended_early_text
 from ..client.pace import clock
 from ..core.values import plural
 from .view.frontend import KernelPort
@@ -82,7 +82,7 @@ def headline(sums: RunTotals, ended: str | None) -> str:
 def _ending(sums: RunTotals, run_id: str, ended: str | None) -> str:
     if ended is None:
         return "■ stops; what has been measured is kept."
-    return ending(ended, sums.kept, run_id) if ended else ""
+    return ended_early_text(ended, sums.kept, run_id) if ended else ""
 
 
 def text(sums: RunTotals, run_id: str, ended: str | None, brief: bool = False) -> str:
@@ -95,7 +95,7 @@ def text(sums: RunTotals, run_id: str, ended: str | None, brief: bool = False) -
             else "no answer yet"
         )
         failed = f", {sums.failures[name]} failed" if sums.failures.get(name) else ""
-        cost = f", {dollars(sums.costs[name])}" if name in sums.costs else ""
+        cost = f", {format_dollars(sums.costs[name])}" if name in sums.costs else ""
         lines.append(f"  {name}: {plural(len(values), 'answer')}, {median}{failed}{cost}")
     return "\n".join(
         filter(
@@ -159,7 +159,7 @@ def _model(name: str, short: str, sums: RunTotals, ends: tuple[float, float]) ->
     marks = "".join(f'<span style="{_MARK};{at(v)}"></span>' for v in shown)
     marks += f'<span style="{_MEDIAN};{at(statistics.median(ordered))}"></span>' if ordered else ""
     median = f"{statistics.median(ordered):,.0f} ms" if ordered else "–"
-    cost = dollars(sums.costs[name]) if name in sums.costs else "–"
+    cost = format_dollars(sums.costs[name]) if name in sums.costs else "–"
     numbers = (str(len(values)), str(sums.failures.get(name) or ""), cost, median)
     return (
         f'<tr><td title="{escape(name)}">{escape(short)}</td>'
