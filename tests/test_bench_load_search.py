@@ -79,7 +79,7 @@ def test_a_budget_holds_for_the_whole_search():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "Good is what"),
+        ({}, "goodput needs a limit"),
         ({"by": "users", "ttft_ms": 5}, "by .rate"),
         ({"low": 5, "high": 2, "ttft_ms": 5}, "up to high"),
         ({"ttft": 5}, "ttft"),

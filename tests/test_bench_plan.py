@@ -132,7 +132,7 @@ def test_constant_ramp_and_replay():
         ({"rate": 3, "arrivals": "ramp"}, "two rates"),
         ({"arrivals": "poisson"}, "needs a rate"),
         ({"arrivals": ["soon"]}, "seconds or datetimes"),
-        ({"arrivals": []}, "no recorded"),
+        ({"arrivals": []}, "at least one"),
         ({"per_turn": 0}, "per_turn"),
         ({"rate": 2, "concurrency": 2}, "at a time"),
     ],
@@ -162,10 +162,10 @@ def test_warm_up_ends_when_times_are_stable(values, over):
 
 def test_a_budget_says_which_limit_is_used_up():
     """In words; a number is dollars."""
-    assert "$0.5" in plan.Budget.of(0.5).exceeded(0.5, 0, 0, 0)
-    assert "100 tokens" in plan.Budget.of({"tokens": 100}).exceeded(0, 120, 0, 0)
-    assert plan.Budget.of({"seconds": 9}).exceeded(1e9, 1e9, 8.9, 1e9) is None
-    assert plan.Budget.of(None).exceeded(1e9, 1e9, 1e9, 1e9) is None
+    assert "$0.5" in plan.Budget.of(0.5).exhausted_limit(0.5, 0, 0, 0)
+    assert "100 tokens" in plan.Budget.of({"tokens": 100}).exhausted_limit(0, 120, 0, 0)
+    assert plan.Budget.of({"seconds": 9}).exhausted_limit(1e9, 1e9, 8.9, 1e9) is None
+    assert plan.Budget.of(None).exhausted_limit(1e9, 1e9, 1e9, 1e9) is None
 
 
 # --- prompts ---

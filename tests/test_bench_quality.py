@@ -142,7 +142,7 @@ def test_a_run_has_its_checks_and_a_grid():
     with pytest.warns(UserWarning, match="ZeroDivisionError"):
         df = nbllm.bench.run(models[:1], table, asserts=[lambda answer, more: 1 / 0], **how)
     assert df["passed"].isna().all()
-    with pytest.raises(errors.ConfigError, match="Nothing was asserted"):
+    with pytest.raises(errors.ConfigError, match="The frame has no assertions"):
         nbllm.bench.grid(df.drop(columns="passed"))
 
 

@@ -32,18 +32,18 @@ def test_what_waits_together_is_recorded_together(tmp_path):
         for number in range(1, MANY):
             recorder.add(MeasuredRequest({}, 0, f"s{number}", rows=(row(number),)))
         free.set()
-        await recorder.drained()
+        await recorder.flush()
         assert [row(n) for n in range(MANY)] == recorder.recent[0] == store.rows()
         recorder.close()
         return recorder
 
     with Store(tmp_path, create=True) as store:
         recorder = asyncio.run(work())
-        assert {f"s{n}" for n in range(MANY)} == store.finished()
+        assert {f"s{n}" for n in range(MANY)} == store.finished_slots()
     assert [f"r{n:03}" for n in range(MANY)] == [name for batch in told for name in batch]
     assert len(told) <= 1 + 4
-    assert recorder.sums["requests"] == MANY
-    assert recorder.refused == {"m": 1}  # the last one failed
+    assert recorder.totals["requests"] == MANY
+    assert recorder.consecutive_failures == {"m": 1}  # the last one failed
     assert not recorder.failure
 
 
@@ -53,16 +53,16 @@ def test_what_cannot_be_measured_takes_nothing_else_along(tmp_path):
     async def work():
         recorder = Recorder(store, Budget(), lambda rows: None)
         recorder.add(MeasuredRequest({}, 0, "bad", rows=({**row(0), "text": object()},)))
-        await recorder.drained()
+        await recorder.flush()
         failure = recorder.failure
         recorder.add(MeasuredRequest({}, 0, "good", rows=(row(1),)))
-        await recorder.drained()
+        await recorder.flush()
         recorder.close()
         return failure
 
     with Store(tmp_path, create=True) as store:
         assert asyncio.run(work())
-        assert {"good"} == store.finished()
+        assert {"good"} == store.finished_slots()
 
 
 def test_what_no_json_writer_of_ours_takes_is_kept(tmp_path):
@@ -72,7 +72,7 @@ def test_what_no_json_writer_of_ours_takes_is_kept(tmp_path):
     async def work():
         recorder = Recorder(store, Budget(), lambda rows: None)
         recorder.add(MeasuredRequest({}, 0, "s0", rows=(odd,)))
-        await recorder.drained()
+        await recorder.flush()
         recorder.close()
         return recorder.failure
 
@@ -84,9 +84,9 @@ def test_what_no_json_writer_of_ours_takes_is_kept(tmp_path):
 def test_pressure_is_read_once_a_turn():
     """Whatever begins and ends in one turn of the loop sees one value; the next turn sees its own."""
     waited = CpuPressure()
-    first = waited.at(1.0)
-    assert first == waited.at(1.0)
-    assert first is None or waited.at(2.0) >= first
+    first = waited.since_wakeup(1.0)
+    assert first == waited.since_wakeup(1.0)
+    assert first is None or waited.since_wakeup(2.0) >= first
 
 
 def test_pressure_only_grows():

@@ -338,7 +338,7 @@ def test_a_model_that_refuses_is_asked_no_more(listen_dead):
     dead = {"model": "x", "base_url": listen_dead, "dialect": "openai_chat", "name": "dead"}
     df = measured(run([FAST, dead], blocks=30, warmup=0, max_errors=4))
     assert (30, 4) == ((df["name"] != "dead").sum(), (df["name"] == "dead").sum())
-    assert "dead was asked no more: max_errors=4 was reached" in df.attrs["nbllm"]["ended"]
+    assert "no more requests to dead: max_errors=4 was reached" in df.attrs["nbllm"]["ended"]
 
 
 @pytest.fixture

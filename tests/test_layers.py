@@ -129,7 +129,7 @@ BUDGETS = {
     ("rows",): 1_127,
     ("notebook",): 6_008,
     ("tools",): 2_319,
-    ("bench",): 4_867,
+    ("bench",): 4_861,
     ("simulator",): 2_646,
 }
 

@@ -15,8 +15,9 @@ NOUNS = """rows|turns|tokens|requests|calls|files|models|tools|lines|characters|
 TOLD = re.compile(rf"\ (?:(?:more|other|earlier|measured|input|output)\ )?(?:{NOUNS})\b", re.VERBOSE)
 # Where the noun is a verb, or the number is never one: what stands before it.
 OTHERWISE = """
-    rows; where; full; place.suffix; wanted; again[1]; b.tokens; found; counted
-    len(meant); LEAST; least; len(asked); len(combinations); 2 * asked; len(df); len(names); number
+    rows; requested; needed
+    where; full; place.suffix; source.suffix; wanted; retries[1]; b.tokens; found; counted
+    len(meant); LEAST; least; len(asked); len(combinations); 2 * n_judged; len(df); len(names); number
     prompt.size; tokens; size; cost; limit; before; made.size; budget
     len(data); len(source); len(text); len(text) - 2 * half; len(value); len(name); len(given[key])
     self._size; len(data or b''); f' of {self.budget:,}' if find_formatter(piece.value) else ''

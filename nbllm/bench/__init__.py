@@ -1,11 +1,11 @@
-"""Benchmarks whose numbers can be trusted: run, look, compare, and know each number's own error.
+"""Benchmarks with known measurement error: run, inspect and compare.
 
     df = nbllm.bench.run(["openai/mini", "claude/sonnet"], prompts, blocks=30, cold=True)
-    nbllm.bench.summary(df); nbllm.bench.compare(df); nbllm.bench.plot(df); nbllm.bench.report(df,
-    "report.html")
+    nbllm.bench.summary(df); nbllm.bench.compare(df); nbllm.bench.plot(df)
+    nbllm.bench.report(df, "report.html")
 
-Names are imported when they are first used; pandas, scipy and matplotlib with what needs them. No module here
-is called as a function is: importing it would put it in the function's place.
+Names are imported on first use, with pandas, scipy and matplotlib where they are needed. No module of this
+package has the name of a public function: importing the module would replace the function.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _MODULE_OF = {
     "summary": "summaries",
     "synthetic": "synthetic_prompts",
 }
-# What these need beside pandas: said before a run that ends in them costs anything.
+# Packages these need beside pandas: checked before a run that ends in one of them costs anything.
 _EXTRA_PACKAGES = {
     **dict.fromkeys(
         (

@@ -1,4 +1,5 @@
-"""`python -m nbllm.bench check RUN BASELINE`: whether a run became worse, as an exit status for CI."""
+"""`python -m nbllm.bench check RUN BASELINE`: exits with a non-zero status where a run is worse than an
+earlier one (for CI)."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from .decisions import check
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """0: no metric became worse. 1: one did, or a model is missing. 2: it could not be compared."""
+    """Exit status. 0: no metric became worse. 1: a metric became worse, or a model is missing. 2: the runs
+    could not be compared."""
     parser = argparse.ArgumentParser(prog="python -m nbllm.bench", description=__doc__)
     check_it = parser.add_subparsers(required=True).add_parser(
         "check", help="compare a run with an earlier one"

@@ -1,7 +1,8 @@
-"""The load that was made: how many requests were in flight, and how many began a second.
+"""The achieved load: mean requests in flight and requests started per second.
 
-Of a turn (a block of a run, one model) the window counts in which its measured requests were called and
-answered; whatever of the turn was in flight in it counts, ramp and drain too.
+Of each turn (one model in one block of a run) the window from the first to the last call of its measured
+requests counts. Every request of the turn that is in flight in that window counts, those of ramp and drain
+included.
 """
 
 from __future__ import annotations
@@ -14,50 +15,54 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-_MIN_ACHIEVED_SHARE = 0.8  # of the requests at a time that were asked for
-_MAX_DELAY_MS = 100.0  # by which a request of an open loop may begin late
+_MIN_ACHIEVED_SHARE = 0.8  # of the requested concurrency
+_MAX_DELAY_MS = 100.0  # between the scheduled and the actual start in an open loop
 _TURN_KEY = ["run_id", "name", "start_kind", "block"]
 
 
 def achieved_load(df: pd.DataFrame, part: pd.DataFrame) -> tuple[float, float]:
-    """(requests in flight on average, requests begun a second) in the turns of `part`, which are rows of
-    `df`; where a turn is one request, so many a second come one after another. NaN where nothing tells."""
-    busy, wide, begun, spans = 0.0, 0.0, 0, 0.0
+    """(mean requests in flight, requests started per second) in the turns of `part`, which are rows of `df`.
+    Where each turn is one request, the rate is that of requests sent one after another. NaN where unknown."""
+    busy_s, window_s, started, start_span_s = 0.0, 0.0, 0, 0.0
     turns = _intervals(df, _TURN_KEY)
-    for key, mine in _intervals(part, _TURN_KEY).items():
-        low = mine[:, 0].min()
-        # to the last call where that is a window: what drains after it is no load any more
-        high = mine[:, 0].max() if len(mine) > 2 else mine[:, 1].max()
-        whole = turns[key]
-        busy += float(np.clip(np.minimum(whole[:, 1], high) - np.maximum(whole[:, 0], low), 0, None).sum())
-        wide += float(high - low)
-        begun += len(mine) - 1
-        spans += float(mine[:, 0].max() - low)
-    if not wide > 0:
+    for key, own in _intervals(part, _TURN_KEY).items():
+        low = own[:, 0].min()
+        # the window ends with the last call: while requests drain, the load falls
+        high = own[:, 0].max() if len(own) > 2 else own[:, 1].max()
+        intervals = turns[key]
+        busy_s += float(
+            np.clip(np.minimum(intervals[:, 1], high) - np.maximum(intervals[:, 0], low), 0, None).sum()
+        )
+        window_s += float(high - low)
+        started += len(own) - 1
+        start_span_s += float(own[:, 0].max() - low)
+    if not window_s > 0:
         return math.nan, math.nan
-    return busy / wide, begun / spans if spans > 0 else len(part) / wide
+    return busy_s / window_s, started / start_span_s if start_span_s > 0 else len(part) / window_s
 
 
 def missed_load_warning(df: pd.DataFrame) -> str:
-    """Which loads were named and not made, in words; "" where there is none."""
+    """A warning that names each requested load that was not achieved; "" if all were."""
     used = df[(df["phase"].astype("string") == "measure") & (df["start_kind"].astype("string") == "warm")]
-    words = []
-    thinking = bool(used["think_s"].notna().any())  # its users are not always in flight
-    closed = used[(used["concurrency"].fillna(1) > 1) & (not thinking)]
-    for (name, wanted), part in closed.groupby(["name", "concurrency"], sort=False, observed=True):
-        made = achieved_load(df, part)[0]
-        if made < _MIN_ACHIEVED_SHARE * float(str(wanted)):
-            words.append(f"{name}: {made:.3g} of {wanted:g} requests at a time")
+    shortfalls = []
+    has_think_time = bool(used["think_s"].notna().any())  # users who think are not always in flight
+    closed = used[(used["concurrency"].fillna(1) > 1) & (not has_think_time)]
+    for (name, requested), part in closed.groupby(["name", "concurrency"], sort=False, observed=True):
+        achieved = achieved_load(df, part)[0]
+        if achieved < _MIN_ACHIEVED_SHARE * float(str(requested)):
+            shortfalls.append(f"{name}: {achieved:.3g} of {requested:g} requests at a time")
     timed = used[used["target_rate"].notna()]
-    for (name, wanted), part in timed.groupby(["name", "target_rate"], sort=False, observed=True):
-        late = part["sched_delay_ms"].quantile(0.9)
-        if late > _MAX_DELAY_MS:
-            words.append(f"{name}: requests of a rate of {wanted:g} a second began {late:.0f} ms late")
-    return f"The load was not reached: {'; '.join(words)}." if words else ""
+    for (name, requested), part in timed.groupby(["name", "target_rate"], sort=False, observed=True):
+        delay_ms = part["sched_delay_ms"].quantile(0.9)
+        if delay_ms > _MAX_DELAY_MS:
+            shortfalls.append(
+                f"{name}: requests of a rate of {requested:g} a second began {delay_ms:.0f} ms late"
+            )
+    return f"The load was not reached: {'; '.join(shortfalls)}." if shortfalls else ""
 
 
 def _intervals(df: pd.DataFrame, keys: list[str]) -> dict[Any, np.ndarray[Any, Any]]:
-    """(call, end) of each request in seconds, by turn."""
+    """(call, end) of each request in seconds, grouped by turn."""
     df = df[df["phase"].astype("string") != "warmup"]
     end = df["ns_call"].astype("Float64")
     for column in ("ns_tokN", "ns_done", "ns_eof"):
@@ -65,7 +70,9 @@ def _intervals(df: pd.DataFrame, keys: list[str]) -> dict[Any, np.ndarray[Any, A
     times = np.column_stack(
         [column.astype("Float64").to_numpy(float, na_value=math.nan) / 1e9 for column in (df["ns_call"], end)]
     )
-    known = ~np.isnan(times[:, 0]) & df["block"].notna().to_numpy()
-    places = df[known].reset_index(drop=True).groupby(keys, sort=False, observed=True, dropna=False).indices
-    times = times[known]
-    return {key if isinstance(key, tuple) else (key,): times[at] for key, at in places.items()}
+    is_known = ~np.isnan(times[:, 0]) & df["block"].notna().to_numpy()
+    rows_by_turn = (
+        df[is_known].reset_index(drop=True).groupby(keys, sort=False, observed=True, dropna=False).indices
+    )
+    times = times[is_known]
+    return {key if isinstance(key, tuple) else (key,): times[at] for key, at in rows_by_turn.items()}

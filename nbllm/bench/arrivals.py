@@ -1,4 +1,4 @@
-"""When requests of an open loop are due: seconds from the beginning of their turn. Pure."""
+"""Arrival times of an open loop: seconds since the start of the turn. Pure."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def constant(rate: float, n: int) -> tuple[float, ...]:
 
 def poisson(rate: float, n: int, rng: random.Random) -> tuple[float, ...]:
     """`n` arrivals of a Poisson process of `rate` a second: independent exponential gaps, not rescaled to a
-    duration."""
+    fixed duration."""
     return tuple(itertools.accumulate(rng.expovariate(rate) for _ in range(n)))
 
 
 def ramp(first: float, last: float, n: int) -> tuple[float, ...]:
-    """`n` arrivals whose rate goes evenly from `first` to `last` a second.
+    """`n` arrivals whose rate changes linearly from `first` to `last` a second.
 
-    At time t the rate is first + a t, so first t + a t^2 / 2 requests have come; a is such that the n-th
-    comes at `last`.
+    At time t the rate is first + a t, so first t + a t^2 / 2 requests have arrived; a is chosen so that the
+    rate is `last` at the n-th arrival.
     """
     if math.isclose(first, last):
         return constant(first, n)
@@ -36,8 +36,8 @@ def ramp(first: float, last: float, n: int) -> tuple[float, ...]:
 
 
 def replay(times: Iterable[Any]) -> tuple[float, ...]:
-    """Recorded arrivals (seconds, or datetimes), sorted and moved so that the first is at 0. Raises
-    ConfigError for none."""
+    """Recorded arrivals (seconds or datetimes), sorted and shifted so that the first is at 0. Raises
+    ConfigError if there are none."""
     try:
         found = sorted(t.timestamp() if hasattr(t, "timestamp") else float(t) for t in times)
     except (TypeError, ValueError):
@@ -47,7 +47,7 @@ def replay(times: Iterable[Any]) -> tuple[float, ...]:
         ) from None
     if not found or not all(map(math.isfinite, found)):
         raise ConfigError(
-            "There are no recorded arrivals to replay, or one of them is no time.",
+            "Recorded arrivals must be finite times, at least one.",
             hint="arrivals=[0, 0.4, 1.7]",
         )
     return tuple(t - found[0] for t in found)

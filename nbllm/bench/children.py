@@ -1,8 +1,8 @@
-"""Python processes of our own: they import no file of the working folder, and end when their parent does.
+"""Python subprocesses that import nothing from the working folder and end with their parent.
 
-A folder that came with somebody's notebook may hold a `queue.py`, and these processes are given keys. So they
-start with Python's safe path, they get this very nbllm by its place, and what else is on our path stands
-behind their own.
+A folder that came with a downloaded notebook may contain a file such as `queue.py`, and these processes
+receive API keys. So they start in Python's safe-path mode, load this nbllm from its own location, and append
+the other entries of our sys.path behind their own.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 
 
-def command(module: str, *words: str) -> tuple[str, ...]:
-    """The command that runs one of our modules; to be started with `environment()`, its standard input a pipe
-    of ours."""
+def command(module: str, *arguments: str) -> tuple[str, ...]:
+    """The command line that runs one of our modules. Start it with `environment()` and with a pipe as
+    standard input."""
     boot = _BOOTSTRAP.format(
         paths=list(filter(_is_outside_working_folder, sys.path)),
         init=str(_PACKAGE / "__init__.py"),
         package=str(_PACKAGE),
     )
-    return (sys.executable, "-P", "-c", boot, module, *words)
+    return (sys.executable, "-P", "-c", boot, module, *arguments)
 
 
 def environment() -> dict[str, str]:
-    """Ours, without what of PYTHONPATH means the working folder, or a place in it that its name alone
-    decides."""
-    places = filter(_is_outside_working_folder, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    """Our environment variables, with PYTHONPATH reduced to absolute entries other than the working
+    folder."""
+    paths = filter(_is_outside_working_folder, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def _is_outside_working_folder(place: str) -> bool:
+def _is_outside_working_folder(path: str) -> bool:
     try:
-        return os.path.isabs(place) and os.path.realpath(place) != os.path.realpath(os.getcwd())
+        return os.path.isabs(path) and os.path.realpath(path) != os.path.realpath(os.getcwd())
     except OSError:  # the working folder is gone
-        return os.path.isabs(place)
+        return os.path.isabs(path)
 
 
 def end_with_parent(within: float = 0.0) -> None:
-    """Ends this process `within` seconds after the other end of its standard input was closed: a parent that
-    is killed cleans nothing up. To be called when nothing more is read from there."""
+    """Ends this process `within` seconds after its standard input is closed: a killed parent cannot clean up.
+    Call it when nothing more will be read from standard input."""
 
     def watch() -> None:
         while _read_stdin():

@@ -1,8 +1,9 @@
-"""Making a request cold on purpose: a fresh process, a fresh client, a fresh connection, an unloaded model.
+"""Deliberately cold requests: a fresh process, client or connection.
 
-A fresh process is this file run as a module: it is given one request on standard input, sends it, and prints
-the rows that it measured. Its clock is the parent's (CLOCK_MONOTONIC and its kin are the machine's), so the
-parent's moment of spawning and the child's arrivals are subtracted from each other directly.
+For a fresh process this file is run as a module: it reads one request from standard input, sends it and
+prints the rows that it measured. Parent and child use the same monotonic clock of the machine (such as
+CLOCK_MONOTONIC), so the time when the parent spawned the child and the child's arrival times can be
+subtracted directly.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ..core.messages import Message
     from .run_spec import Contestant
 
-_TIMEOUT = 600.0  # seconds for a fresh process, its request included
+_TIMEOUT = 600.0  # seconds for a fresh process including its request
 
 Row = dict[str, Any]
 
@@ -30,8 +31,8 @@ Row = dict[str, Any]
 async def client_for(
     start_kind: str, client: Client, contestant: Contestant, extra: Row, epoch: float
 ) -> AsyncIterator[Client]:
-    """The client for a request of this kind: a new one for cold_client, whose making then belongs to the
-    request."""
+    """The client for a request of this start kind. For cold_client it is a new one, and the time to construct
+    it counts as part of the request."""
     if start_kind != "cold_client":
         yield client
         return
@@ -40,11 +41,11 @@ async def client_for(
     start = time.perf_counter()
     fresh = Fresh(client.registry, ledger=None, paced=False)
     await fresh.http.prepare(contestant.route.provider.base_url)
-    made = time.perf_counter()
+    ready = time.perf_counter()
     extra.update(
         ns_call=round((start - epoch) * 1e9),
-        ns_client=round((made - epoch) * 1e9),
-        client_ms=(made - start) * 1e3,
+        ns_client=round((ready - epoch) * 1e9),
+        client_ms=(ready - start) * 1e3,
     )
     try:
         yield fresh
@@ -59,13 +60,13 @@ async def run_in_fresh_process(
     epoch: float,
     extra: Row,
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    """Sends one request from a fresh interpreter; gives its rows and chunks. Raises NbllmError where the
-    child dies, or does not end."""
+    """Sends one request from a fresh interpreter; returns its rows and chunks. Raises NbllmError if the child
+    fails or does not end in time."""
     from ..core import errors
     from . import children, prompts
     from .run_spec import public_part, secret_part
 
-    given = {
+    job = {
         "contestant": public_part(contestant),
         "secret": secret_part(contestant),
         "prompt": prompts.dump((prompts.Prompt("cold", (messages,), options),)),
@@ -80,10 +81,10 @@ async def run_in_fresh_process(
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    given["extra"] = {**extra, "ns_spawn": round((spawned - epoch) * 1e9)}
+    job["extra"] = {**extra, "ns_spawn": round((spawned - epoch) * 1e9)}
     try:
         async with asyncio.timeout(_TIMEOUT):
-            out, err = await _communicate(child, json.dumps(given).encode() + b"\n")
+            out, err = await _communicate(child, json.dumps(job).encode() + b"\n")
     except TimeoutError:
         raise errors.Timeout(
             "The fresh process did not end.",
@@ -96,23 +97,24 @@ async def run_in_fresh_process(
             child.kill()
             await child.wait()
     if child.returncode != 0:
-        said = err.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        message = err.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise errors.NbllmError(
-            f"The fresh process failed: {said[:300] or 'it said nothing'}",
+            f"The fresh process failed: {message[:300] or 'it said nothing'}",
             hint="Check that Python starts here: python -m nbllm.simulator --help.",
         )
-    found = json.loads(out)
-    return tuple(found["rows"]), tuple(found["chunks"])
+    measured = json.loads(out)
+    return tuple(measured["rows"]), tuple(measured["chunks"])
 
 
 async def _communicate(child: asyncio.subprocess.Process, line: bytes) -> tuple[bytes, bytes]:
-    """All that a child says to a line. Its standard input stays open meanwhile: at its end it ends too."""
+    """Writes a line to the child and returns all its output. Standard input stays open meanwhile, since the
+    child ends when it is closed."""
     assert child.stdin is not None
     assert child.stdout is not None
     assert child.stderr is not None
     with contextlib.suppress(
         BrokenPipeError, ConnectionResetError
-    ):  # it has ended already, and says why itself
+    ):  # it has ended already; its standard error says why
         child.stdin.write(line)
         await child.stdin.drain()
     out, err, _ = await asyncio.gather(child.stdout.read(), child.stderr.read(), child.wait())
@@ -120,7 +122,7 @@ async def _communicate(child: asyncio.subprocess.Process, line: bytes) -> tuple[
 
 
 def _child_main() -> None:
-    """The fresh process."""
+    """Runs in the fresh process."""
     from ..client import client as clients
     from ..core import errors
     from ..store import chunks as pieces
@@ -129,20 +131,20 @@ def _child_main() -> None:
     from .run_spec import to_contestant
 
     imported = time.perf_counter()
-    given = json.loads(sys.stdin.buffer.readline())
+    job = json.loads(sys.stdin.buffer.readline())
     children.end_with_parent()
-    epoch, extra = given["epoch"], given["extra"]
-    contestant = to_contestant(given["contestant"], given["secret"])
-    (prompt,) = prompts.load(given["prompt"])
+    epoch, extra = job["epoch"], job["extra"]
+    contestant = to_contestant(job["contestant"], job["secret"])
+    (prompt,) = prompts.load(job["prompt"])
     start = time.perf_counter()
     client = clients.Client(ledger=None, paced=False)
     if not contestant.route.provider.command:
         client.run(client.http.prepare(contestant.route.provider.base_url))
-    made = time.perf_counter()
+    ready = time.perf_counter()
     extra.update(
         ns_import=round((imported - epoch) * 1e9),
-        ns_client=round((made - epoch) * 1e9),
-        client_ms=(made - start) * 1e3,
+        ns_client=round((ready - epoch) * 1e9),
+        client_ms=(ready - start) * 1e3,
     )
     rows, chunks = [], []
     try:
@@ -153,8 +155,8 @@ def _child_main() -> None:
             request,
             contestant.route,
             key=contestant.key,
-            timeouts=contestant.limits,
-            retries=contestant.patience,
+            timeouts=contestant.timeouts,
+            retries=contestant.retry_policy,
             keep=contestant.keep,
         )
         stream.wait_end(_TIMEOUT)

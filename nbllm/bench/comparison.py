@@ -1,4 +1,4 @@
-"""`bench.compare`: which of two models is faster, by how much, and how sure that is."""
+"""`bench.compare`: which of two models is faster, by how much, and with what confidence."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ SETTING_COLUMNS = (
     "concurrency",
     "target_rate",
     "idle_s",
-)  # what must be alike in a pair
-WAITING_METRIC = "ttft_sched_ms"  # where requests were sent again
-_RECIPROCAL_OF = {"out_tok_s": "itl_ms"}  # the same comparison in other words
+)  # equal within a pair
+WAITING_METRIC = "ttft_sched_ms"  # compared too where requests were retried
+_RECIPROCAL_OF = {"out_tok_s": "itl_ms"}  # one comparison, expressed twice
 _VERDICT_WORDS = {
     OK_SHARE: ("better", "worse"),
     SCORE: ("better", "worse"),
@@ -66,48 +66,53 @@ def compare(
     contaminated: bool = False,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row for each pair of models and each metric, setting by setting (start, load, concurrency).
+    """One row for each pair of models and each metric, in each setting (start, load, concurrency).
 
-    metrics: None for ttft_ms, e2e_ms, itl_ms, out_tok_s (of embeddings in_tok_s, texts_s) and ok_share; "ttft
-    + 200 tokens" is the time that so many tokens take, whatever the length of the answers. by: the column
-    whose values are compared: name, or start_kind, concurrency, run_id and so on. baseline: compare all with
-    this one only. margin: differences below this share do not matter. level: of the intervals and of the
-    family of verdicts. family: "metric" corrects p over the pairs of one metric in one setting, "all" over
-    every row, reciprocals counted once.
+    metrics: None for ttft_ms, e2e_ms, itl_ms, out_tok_s (for embeddings in_tok_s, texts_s) and ok_share;
+    "ttft + 200 tokens" is the time that 200 tokens take, whatever the length of the answers. by: the column
+    whose values are compared: name, or start_kind, concurrency, run_id and so on. baseline: compare all
+    others with this one only. margin: relative differences below it are treated as equivalent. level:
+    confidence level of the intervals, and 1 - the error rate of a family of verdicts. family: "metric"
+    corrects p over the pairs of one metric in one setting, "all" over every row; reciprocal metrics count
+    once.
 
-    What is compared are pairs: the medians of A and B within a block of a run, on the logarithm, so that what
-    drifts cancels out. ratio (A / B) and its interval are Hodges and Lehmann's of the log ratios, diff (and
-    diff_lo, diff_hi) of the differences in the metric's unit; p is of the sign-flip permutation test (by
-    ranks with failures as infinitely slow, where there are any), beyond its smallest value by Student's tail,
-    of four models or more by the variance of all their pairs; both are widened by the autocorrelation that
-    the pairs plausibly have. p_holm is Holm's over the n_family
-    comparisons; prob_a_faster is the share of blocks in which A was faster. verdict: faster or slower (cost:
-    cheaper, dearer; ok_share: better, worse; else lower, higher) where p_holm < 1 - level and the interval
-    lies on one side of 1; equivalent where the interval lies within the margin; undecided otherwise, and
-    wherever the better one fails more often by more than the margin. n_blocks, n_dropped: blocks with both,
-    and with one only. failed_a, failed_b: shares of requests that failed. retries_a, retries_b: how often a
-    request was sent again. `note` says what else a reader must know.
+    The unit of comparison is a pair: the medians of A and B within a block of a run, on the log scale, so
+    that drift cancels out. ratio (A / B) and its interval are Hodges and Lehmann's estimates of the log
+    ratios, diff (and diff_lo, diff_hi) of the differences in the metric's unit. p comes from the sign-flip
+    permutation test (by ranks, with failures as infinitely slow, where there are any); below the smallest
+    value of that test from Student's tail; with four models or more from the variance of all their pairs.
+    Both are widened by the autocorrelation that the pairs plausibly have. p_holm is Holm's correction over
+    the n_family comparisons; prob_a_faster is the share of blocks in which A was faster.
 
-    Two runs have no blocks in common: `by="run_id"`, and a frame of several runs whose models were in
-    different ones, are compared unpaired, and `note` says that drift is not controlled. reference: a model
-    that every run measured; each run's ratio to it is compared (difference in differences), which takes out
-    what slows all models alike. A frame without blocks (%llm log) is compared unpaired too.
+    verdict: faster or slower (cost: cheaper, dearer; ok_share: better, worse; else lower, higher) where
+    p_holm < 1 - level and the interval lies on one side of 1; equivalent where the interval lies within the
+    margin; undecided otherwise, and wherever the better one fails more often by more than the margin.
+    n_blocks, n_dropped: blocks that have both models, and only one. failed_a, failed_b: shares of failed
+    requests. retries_a, retries_b: mean retries of a request. `note`: caveats of the row.
+
+    Two runs have no blocks in common: `by="run_id"`, and a frame of several runs with different models, are
+    compared unpaired, and `note` says that drift is not controlled. reference: a model that every run
+    measured; each run's ratio to it is compared (difference in differences), which removes what slows all
+    models alike. A frame without blocks (%llm log) is compared unpaired too.
     """
     import pandas as pd
 
-    df, given = normalize_requests(df), string_list("metrics", metrics)
+    df, metric_names = normalize_requests(df), string_list("metrics", metrics)
     _check_options(df, by, family, margin, level)
-    df = add_derived_metrics(df, given)
-    wanted = choose_metrics(df, _default_metrics(df) if given is None else given)
-    used = measured_requests(df, phase)
+    df = add_derived_metrics(df, metric_names)
+    wanted = choose_metrics(df, _default_metrics(df) if metric_names is None else metric_names)
+    measured = measured_requests(df, phase)
     setting = [k for k in ("name", *SETTING_COLUMNS) if k != by]
     rows: list[dict[str, Any]] = []
-    yardstick = _reference_rows(used, by, reference)
-    asked = _Options(by, baseline, wanted, level, contaminated, seed)
-    for key, part in ordered_groups(used, setting):
-        place = dict(zip(setting, key, strict=True))
-        if reference is None or str(place["name"]) != reference:
-            rows += [{**place, **row} for row in _setting_rows(part, _same_setting(yardstick, place), asked)]
+    reference_rows = _reference_rows(measured, by, reference)
+    options = _Options(by, baseline, wanted, level, contaminated, seed)
+    for key, part in ordered_groups(measured, setting):
+        settings = dict(zip(setting, key, strict=True))
+        if reference is None or str(settings["name"]) != reference:
+            rows += [
+                {**settings, **row}
+                for row in _setting_rows(part, _same_setting(reference_rows, settings), options)
+            ]
     for members in _families(rows, setting, family):
         _apply_correction(members, margin, level)
     out = pd.DataFrame(rows, columns=[*setting, *_COLUMNS])
@@ -117,7 +122,7 @@ def compare(
 
 
 class _Options(NamedTuple):
-    """What a caller of `compare` wants of every setting."""
+    """The arguments of `compare` that apply to every setting."""
 
     by: str
     baseline: str | None
@@ -129,7 +134,7 @@ class _Options(NamedTuple):
 
 def _check_options(df: pd.DataFrame, by: str, family: str, margin: float, level: float) -> None:
     if not isinstance(by, str):
-        raise ConfigError("by= is one column.", hint='by="name", by="concurrency" ...')
+        raise ConfigError("by= must be one column name.", hint='by="name", by="concurrency" ...')
     check_columns(df, [by])
     if family not in ("metric", "all"):
         raise ConfigError(f"No family is called {family!r}.", hint='family="metric", or family="all".')
@@ -145,18 +150,18 @@ def _default_metrics(df: pd.DataFrame) -> list[str]:
 
 
 def _setting_rows(
-    part: pd.DataFrame, yardstick: pd.DataFrame | None, asked: _Options
+    part: pd.DataFrame, reference: pd.DataFrame | None, options: _Options
 ) -> list[dict[str, Any]]:
     """The rows of one setting."""
-    sides, yardsticks = (
+    sides, references = (
         {
-            str(value): Side(last_attempts(side), asked.contaminated)
-            for (value,), side in ordered_groups(frame, [asked.by])
+            str(value): Side(last_attempts(side), options.contaminated)
+            for (value,), side in ordered_groups(frame, [options.by])
         }
-        for frame in (part, part[:0] if yardstick is None else yardstick)
+        for frame in (part, part[:0] if reference is None else reference)
     )
     rows: list[dict[str, Any]] = []
-    for metric in asked.metrics:
+    for metric in options.metrics:
         pairs = [
             (
                 a,
@@ -165,17 +170,19 @@ def _setting_rows(
                     sides[a],
                     sides[b],
                     metric,
-                    None if yardstick is None else (yardsticks.get(a), yardsticks.get(b)),
-                    level=asked.level,
-                    seed=asked.seed,
+                    None if reference is None else (references.get(a), references.get(b)),
+                    level=options.level,
+                    seed=options.seed,
                 ),
             )
-            for a, b in _name_pairs(list(sides), asked.baseline)
+            for a, b in _name_pairs(list(sides), options.baseline)
         ]
-        r = {paired: _family_autocorrelation(pairs, paired, len(sides)) for paired in (True, False)}
-        about = _mean_pair_variance([pair for *_, pair in pairs]), len(sides)
+        autocorrelations = {
+            paired: _family_autocorrelation(pairs, paired, len(sides)) for paired in (True, False)
+        }
+        variance = _mean_pair_variance([pair for *_, pair in pairs]), len(sides)
         rows += [
-            {"metric": metric, "a": a, "b": b, **pair.row(r[pair.plain.paired], *about)}
+            {"metric": metric, "a": a, "b": b, **pair.row(autocorrelations[pair.samples.paired], *variance)}
             for a, b, pair in pairs
         ]
     return rows
@@ -195,27 +202,29 @@ def _reference_rows(df: pd.DataFrame, by: str, reference: str | None) -> pd.Data
     return df[df["name"].astype(str) == reference]
 
 
-def _same_setting(yardstick: pd.DataFrame | None, place: dict[str, Any]) -> pd.DataFrame | None:
-    """The reference's requests in a setting."""
-    if yardstick is None:
+def _same_setting(rows: pd.DataFrame | None, settings: dict[str, Any]) -> pd.DataFrame | None:
+    """The rows of the reference in a setting."""
+    if rows is None:
         return None
-    for column, value in place.items():
+    for column, value in settings.items():
         if column != "name":
-            column_ = yardstick[column]
-            yardstick = yardstick[column_.isna() if value is None or value != value else column_ == value]  # noqa: PLR0124
-    return yardstick
+            values = rows[column]
+            rows = rows[values.isna() if value is None or value != value else values == value]  # noqa: PLR0124
+    return rows
 
 
 def _family_autocorrelation(pairs: list[tuple[str, str, Pair]], paired: bool, sides: int) -> float:
-    alike = [pair for _, _, pair in pairs if pair.plain.paired == paired]
-    several = sides - 1 if paired else sides
-    return plausible_autocorrelation([series for pair in alike for series in pair.series()], several)
+    pairs_of_kind = [pair for _, _, pair in pairs if pair.samples.paired == paired]
+    independent = sides - 1 if paired else sides
+    return plausible_autocorrelation(
+        [series for pair in pairs_of_kind for series in pair.series()], independent
+    )
 
 
 def _mean_pair_variance(pairs: list[Pair]) -> float:
-    """Of the differences within pairs, on average."""
-    found = [d.var(ddof=1) for pair in pairs if pair.plain.paired and len(d := pair.series()[0]) > 1]
-    return float(sum(found)) / max(1, len(found))
+    """Mean variance of the differences within pairs."""
+    variances = [d.var(ddof=1) for pair in pairs if pair.samples.paired and len(d := pair.series()[0]) > 1]
+    return float(sum(variances)) / max(1, len(variances))
 
 
 def _name_pairs(names: list[str], baseline: str | None) -> list[tuple[str, str]]:
@@ -227,22 +236,22 @@ def _name_pairs(names: list[str], baseline: str | None) -> list[tuple[str, str]]
 
 
 def _families(rows: list[dict[str, Any]], setting: list[str], family: str) -> list[list[dict[str, Any]]]:
-    found: dict[Any, list[dict[str, Any]]] = {}
+    families: dict[Any, list[dict[str, Any]]] = {}
     for row in rows:
         key = () if family == "all" else (row["metric"], *(str(row[k]) for k in setting))
-        found.setdefault(key, []).append(row)
-    return list(found.values())
+        families.setdefault(key, []).append(row)
+    return list(families.values())
 
 
 def _apply_correction(rows: list[dict[str, Any]], margin: float, level: float) -> None:
-    """Enters p_holm, verdict and what else is to be noted into the rows of a family."""
+    """Sets p_holm, n_family, verdict and note in the rows of a family."""
     metrics = {row["metric"] for row in rows}
-    twice = [row for row in rows if _RECIPROCAL_OF.get(row["metric"]) in metrics]
-    distinct = [row for row in rows if not any(row is other for other in twice)]
+    reciprocal = [row for row in rows if _RECIPROCAL_OF.get(row["metric"]) in metrics]
+    distinct = [row for row in rows if not any(row is other for other in reciprocal)]
     for row, p in zip(distinct, st.holm([row["p"] for row in distinct]), strict=True):
         row["p_holm"] = p
     size = sum(not math.isnan(row["p"]) for row in distinct)
-    for row in twice:  # its p is that of the metric that it is the reciprocal of
+    for row in reciprocal:  # it has the p of its reciprocal metric
         row["p_holm"] = min([1.0, row["p"] * size])
     for row in rows:
         row["n_family"] = size
@@ -251,50 +260,52 @@ def _apply_correction(rows: list[dict[str, Any]], margin: float, level: float) -
 
 
 def _verdict(row: dict[str, Any], margin: float, level: float) -> tuple[str, str]:
-    """(verdict, what is to be said of it)."""
+    """(verdict, note on it)."""
     metric = row["metric"]
     by_ratio = not math.isnan(row["ci_lo"])
-    lo, hi, none = (row["ci_lo"], row["ci_hi"], 1.0) if by_ratio else (row["diff_lo"], row["diff_hi"], 0.0)
+    lo, hi, no_difference = (
+        (row["ci_lo"], row["ci_hi"], 1.0) if by_ratio else (row["diff_lo"], row["diff_hi"], 0.0)
+    )
     if math.isnan(lo) or math.isnan(hi):
         return "undecided", ""
-    fails = row["failed_a"] - row["failed_b"] if is_timed(metric) and metric != OK_SHARE else 0.0
-    beside = (
+    extra_failures = row["failed_a"] - row["failed_b"] if is_timed(metric) and metric != OK_SHARE else 0.0
+    equivalence = (
         (1.0 / (1.0 + margin), 1.0 + margin)
         if by_ratio
         else (-margin, margin)
         if metric == OK_SHARE
         else (0, 0)
     )
-    if beside[0] <= lo and hi <= beside[1]:
-        return ("equivalent", "") if abs(fails) <= margin else ("undecided", "")
-    if not row["p_holm"] < 1.0 - level or not (hi < none or lo > none):
+    if equivalence[0] <= lo and hi <= equivalence[1]:
+        return ("equivalent", "") if abs(extra_failures) <= margin else ("undecided", "")
+    if not row["p_holm"] < 1.0 - level or not (hi < no_difference or lo > no_difference):
         return "undecided", ""
     good, bad = verdict_words(metric)
-    better = (hi < none) != (metric in HIGHER_IS_BETTER)
-    if (fails if better else -fails) > margin:
-        who = row["a"] if better else row["b"]
-        return "undecided", f"{who} is {good} when it answers: no verdict while it fails more often"
+    better = (hi < no_difference) != (metric in HIGHER_IS_BETTER)
+    if (extra_failures if better else -extra_failures) > margin:
+        name = row["a"] if better else row["b"]
+        return "undecided", f"{name} is {good} when it answers, but fails more often"
     return (good if better else bad), ""
 
 
 def verdict_words(metric: str) -> tuple[str, str]:
-    """What the better and the worse one is called: faster and slower of times and speeds."""
+    """The words for the better and the worse one: faster and slower for times and rates."""
     return _VERDICT_WORDS.get(metric) or (("faster", "slower") if is_timed(metric) else ("lower", "higher"))
 
 
 def _too_few_note(row: dict[str, Any], size: int, level: float) -> str:
-    """Says where the number of blocks alone makes a verdict impossible."""
+    """A note where the number of blocks alone makes a verdict impossible."""
     n, paired = row["n_blocks"], row["method"].startswith("paired")
     if row["verdict"] != "undecided" or row["metric"] == OK_SHARE:
         return ""
     if not paired:
         return "too few requests for an interval" if math.isnan(row["ci_lo"]) else ""
-    finest = st.smallest_p(n) if n else 1.0
-    if n >= st.MIN_PAIRS and not (row["p"] <= 1.01 * finest and finest * size >= 1.0 - level):
+    smallest = st.smallest_p(n) if n else 1.0
+    if n >= st.MIN_PAIRS and not (row["p"] <= 1.01 * smallest and smallest * size >= 1.0 - level):
         return ""
-    least = (
+    needed = (
         st.MIN_PAIRS
         if n < st.MIN_PAIRS and not row["failed_a"] and not row["failed_b"]
         else st.min_blocks(size, level)
     )
-    return f"at least {least} blocks are needed to decide among {plural(size, 'comparison')}"
+    return f"at least {needed} blocks are needed to decide among {plural(size, 'comparison')}"

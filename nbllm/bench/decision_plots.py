@@ -1,5 +1,5 @@
-"""Figures to decide by: price against speed against quality, percentiles over time, and how load and long
-prompts slow a model down."""
+"""Figures for decisions: price against speed and quality, percentiles over time, and the effect of load and
+prompt length."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from .summaries import HIGHER_IS_BETTER, split_values
 if TYPE_CHECKING:
     import pandas as pd
 
-_WINDOWS = 12  # of a run's time
-_MIN_VALUES = 5  # values of a window or a cell that say something of a median
-_MAX_LENGTH_CLASSES = 5  # classes of prompts by their length
+_WINDOWS = 12  # that divide the time of a run
+_MIN_VALUES = 5  # values of a window or a cell that support a median
+_MAX_LENGTH_CLASSES = 5  # classes of prompt lengths
 _CURVES = (("p50", 0.5, 2.0), ("p90", 0.9, 1.2), ("p99", 0.99, 0.8))
 
 
 def pareto(sheet: Sheet) -> None:
-    """Price against speed, quality as the size of a point; who is beaten in all of them is hollow."""
-    used, where = _lowest_load(sheet.df)
+    """Price against speed, with quality as the size of a point; models that another one dominates are
+    hollow."""
+    used, setting = _lowest_load(sheet.df)
     points, unknown = [], []
     for look, part in sheet.groups(used):
         values, _, _ = split_values(part, sheet.metric)
@@ -38,19 +39,19 @@ def pareto(sheet: Sheet) -> None:
         else:
             unknown.append(look.short)
     if not points:
-        return sheet.nothing("The price of no model that answered is known.")
+        return sheet.show_message("No model that answered has a known price.")
     judged = all(not math.isnan(p[4]) for p in points)
-    told = "price, speed, quality (size)" if judged else "price and speed"
+    measures = "price, speed, quality (size)" if judged else "price and speed"
     axes = sheet.axes(
-        title=f"filled: nobody beats it in {told}{where}"
+        title=f"filled: no model is better in {measures}{setting}"
         + (f"\nprice not known: {', '.join(unknown)}" if unknown else ""),
         x="cost of 1,000 answers, $",
         y=metric_label(sheet.metric),
     )
     up = 1.0 if sheet.metric in HIGHER_IS_BETTER else -1.0
-    worth = [(-price, up * middle, score if judged else 0.0) for _, price, middle, _, score in points]
-    best = [not any(_dominates(other, mine) for other in worth) for mine in worth]
-    for (look, price, middle, interval, score), leads in zip(points, best, strict=True):
+    objectives = [(-price, up * middle, score if judged else 0.0) for _, price, middle, _, score in points]
+    leading = [not any(_dominates(other, mine) for other in objectives) for mine in objectives]
+    for (look, price, middle, interval, score), leads in zip(points, leading, strict=True):
         if not math.isnan(interval.lo) and not math.isnan(interval.hi):
             axes.vlines(price, interval.lo, interval.hi, color=look.colour, alpha=0.5, linewidth=1.5)
         axes.scatter(
@@ -63,7 +64,7 @@ def pareto(sheet: Sheet) -> None:
             linewidth=1.6,
             zorder=3,
         )
-    front = _pareto_front([(-worth[i][0], worth[i][1]) for i in range(len(points))])
+    front = _pareto_front([(-objectives[i][0], objectives[i][1]) for i in range(len(points))])
     axes.plot(
         [p for p, _ in front],
         [up * m for _, m in front],
@@ -75,16 +76,16 @@ def pareto(sheet: Sheet) -> None:
     format_axis(axes)
     format_axis(axes, "y")
     axes.margins(0.12)
-    words = [
+    labels = [
         f"{format_dollars(price)} · {middle:,.4g}" + (f" · {score:.2f}" if judged else "")
         for _, price, middle, _, score in points
     ]
     named = [
         look._replace(short=f"{look.short}  {w}", dash="none")
-        for (look, *_), w in zip(points, words, strict=True)
+        for (look, *_), w in zip(points, labels, strict=True)
     ]
     sheet.legend(axes, named)
-    sheet.size(9.6, max(3.8, 1.2 + 0.24 * len(points)))
+    sheet.figure.set_size_inches(9.6, max(3.8, 1.2 + 0.24 * len(points)))
     return None
 
 
@@ -95,46 +96,47 @@ def _mean_score(part: pd.DataFrame) -> float:
 
 
 def _dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    """Whether a is nowhere worse than b, and somewhere better."""
+    """Whether a is at least as good as b in everything, and better in something."""
     return a != b and all(x >= y for x, y in zip(a, b, strict=True))
 
 
 def _pareto_front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """(price, worth) from the cheapest on, each worth more than all cheaper ones."""
-    found: list[tuple[float, float]] = []
+    """(price, worth) in order of price, each worth more than all cheaper ones."""
+    front: list[tuple[float, float]] = []
     for price, worth in sorted(points, key=lambda p: (p[0], -p[1])):
-        if not found or worth > found[-1][1]:
-            found.append((price, worth))
-    return found
+        if not front or worth > front[-1][1]:
+            front.append((price, worth))
+    return front
 
 
-def _add_common_labels(sheet: Sheet, title: str, across: str, up: str) -> None:
-    """Writes what the panels of a figure have in common above, below and beside them."""
+def _add_common_labels(sheet: Sheet, title: str, x_label: str, y_label: str) -> None:
+    """Adds the title and axis labels that the panels of a figure share."""
     figure, ink = sheet.figure, sheet.theme.ink
     figure.suptitle(title, fontsize=10, color=ink, x=0.01, ha="left")
-    figure.supxlabel(across, fontsize=9, color=ink)
-    figure.supylabel(up, fontsize=9, color=ink)
+    figure.supxlabel(x_label, fontsize=9, color=ink)
+    figure.supylabel(y_label, fontsize=9, color=ink)
 
 
 def _lowest_load(df: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The requests of one setting, warm and at the lowest load, and which that is."""
-    words = []
+    """The requests of one setting (warm, lowest load), and a text that names it."""
+    settings = []
     for column in ("start_kind", "concurrency", "target_rate"):
         values = ordered_values(df.dropna(subset=column), column)
         if len(values) > 1:
             chosen = "warm" if "warm" in values else values[0]
             df = df[df[column] == chosen]
-            words.append(f"{column.replace('_', ' ')} {chosen}")
-    return df, f" ({', '.join(words)})" if words else ""
+            settings.append(f"{column.replace('_', ' ')} {chosen}")
+    return df, f" ({', '.join(settings)})" if settings else ""
 
 
 def over_time(sheet: Sheet) -> None:
-    """Percentiles in windows of the run's time, a panel a model, on one scale; failures at the bottom."""
-    used, where = _lowest_load(sheet.df)
+    """Percentiles in time windows of the run, one panel per model, on a common scale; failures at the
+    bottom."""
+    used, setting = _lowest_load(sheet.df)
     used = used[used["ns_call"].notna()]
     groups = [(look, part) for look, part in sheet.groups(used) if len(part)]
     if not groups:
-        return sheet.nothing("No request of this frame has a time of day.")
+        return sheet.show_message("No request of this frame has a start time.")
     begin = _call_seconds(used, used).min()
     span = max(1e-9, float(_call_seconds(used, used).max() - begin))
     scale, unit = (60.0, "min") if span > 180 else (1.0, "s")
@@ -155,20 +157,23 @@ def over_time(sheet: Sheet) -> None:
         at = _call_seconds(part, used) - begin
         values = part[sheet.metric].astype("Float64").to_numpy(float, na_value=math.nan)
         ok = success_mask(part).to_numpy()
-        place = np.clip(np.searchsorted(edges, at, side="right") - 1, 0, n - 1)
-        middle = (edges[:-1] + edges[1:]) / 2 / scale
+        window = np.clip(np.searchsorted(edges, at, side="right") - 1, 0, n - 1)
+        centres = (edges[:-1] + edges[1:]) / 2 / scale
         for name, p, width in _CURVES:
-            told = [values[(place == k) & ok & ~np.isnan(values)] for k in range(n)]
-            known = [len(v) >= (_MIN_VALUES if p == 0.5 else st.min_n(p)) for v in told]
-            if not any(known):
+            window_values = [values[(window == k) & ok & ~np.isnan(values)] for k in range(n)]
+            enough = [len(v) >= (_MIN_VALUES if p == 0.5 else st.min_n(p)) for v in window_values]
+            if not any(enough):
                 continue
-            y = [st.quantile(v, p) if fine else math.nan for v, fine in zip(told, known, strict=True)]
+            y = [
+                st.quantile(v, p) if is_enough else math.nan
+                for v, is_enough in zip(window_values, enough, strict=True)
+            ]
             axes.plot(
-                middle, y, color=look.colour, linewidth=width, marker=look.marker, markersize=3, label=name
+                centres, y, color=look.colour, linewidth=width, marker=look.marker, markersize=3, label=name
             )
             axes.annotate(
                 name,
-                (middle[known.index(True)], y[known.index(True)]),
+                (centres[enough.index(True)], y[enough.index(True)]),
                 textcoords="offset points",
                 xytext=(-3, 4),
                 ha="right",
@@ -188,16 +193,16 @@ def over_time(sheet: Sheet) -> None:
     format_axis(first, "y")
     _add_common_labels(
         sheet,
-        f"percentiles over time{where}; dots: requests, x: failures",
-        f"since the run's begin, {unit}",
+        f"percentiles over time{setting}; dots: requests, x: failures",
+        f"time since the start of the run, {unit}",
         metric_label(sheet.metric),
     )
-    sheet.size(3.4 * columns + (5.2 if columns == 1 else 1.0), 1.2 + 2.1 * lines)
+    sheet.figure.set_size_inches(3.4 * columns + (5.2 if columns == 1 else 1.0), 1.2 + 2.1 * lines)
     return None
 
 
 def _call_seconds(part: pd.DataFrame, whole: pd.DataFrame) -> np.ndarray[Any, Any]:
-    """When each request was called: seconds, counted from the first call of its run."""
+    """When each request was called, in seconds since the first call of its run."""
     begin = part["run_id"].map(whole.groupby("run_id", observed=True)["ns_call"].min())
     found: np.ndarray[Any, Any] = (
         (part["ns_call"].astype("Int64") - begin.astype("Int64")).to_numpy(float)
@@ -206,7 +211,7 @@ def _call_seconds(part: pd.DataFrame, whole: pd.DataFrame) -> np.ndarray[Any, An
 
 
 def heatmap(sheet: Sheet) -> None:
-    """Medians by length of the prompt and load, one panel a model on one scale of colours."""
+    """Medians by prompt length and load, one panel per model, on a common colour scale."""
     import matplotlib as mpl
     from matplotlib.colors import LogNorm, Normalize
 
@@ -223,16 +228,16 @@ def heatmap(sheet: Sheet) -> None:
         grid, n = np.full((len(classes), len(loads)), math.nan), np.zeros((len(classes), len(loads)), int)
         for y in range(len(classes)):
             for x, load in enumerate(loads):
-                mine = part[(lengths.loc[part.index] == y) & ((part[level] == load) | (load != load))]  # noqa: PLR0124
-                values, _, _ = split_values(mine, sheet.metric)
+                cell = part[(lengths.loc[part.index] == y) & ((part[level] == load) | (load != load))]  # noqa: PLR0124
+                values, _, _ = split_values(cell, sheet.metric)
                 n[y, x] = len(values)
                 grid[y, x] = st.quantile(values, 0.5) if len(values) else math.nan
         if n.any():
             panels.append((look, grid, n))
-    known = np.concatenate([grid[~np.isnan(grid)] for _, grid, _ in panels]) if panels else np.empty(0)
-    if not len(known):
-        return sheet.nothing("No answer is in any cell.")
-    low, high = known.min(), known.max()
+    medians = np.concatenate([grid[~np.isnan(grid)] for _, grid, _ in panels]) if panels else np.empty(0)
+    if not len(medians):
+        return sheet.show_message("No cell has an answer.")
+    low, high = medians.min(), medians.max()
     norm = LogNorm(low, high) if low > 0 and low * 2 < high else Normalize(low, high)
     colours = mpl.colormaps["cividis_r"]
     columns = min(3, len(panels))
@@ -243,29 +248,29 @@ def heatmap(sheet: Sheet) -> None:
         axes.imshow(grid, norm=norm, cmap=colours, aspect="auto", origin="lower")
         for (y, x), value in np.ndenumerate(grid):
             if not math.isnan(value):
-                words = f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
+                text = f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
                 r, g, b, _ = colours(norm(value))
-                ink = "black" if _luminance(r, g, b) > 0.18 else "white"
+                text_colour = "black" if _luminance(r, g, b) > 0.18 else "white"
                 axes.text(
                     x,
                     y,
-                    words if n[y, x] >= _MIN_VALUES else f"({words})",
+                    text if n[y, x] >= _MIN_VALUES else f"({text})",
                     ha="center",
                     va="center",
                     fontsize=8,
-                    color=ink,
+                    color=text_colour,
                 )
         axes.set_xticks(range(len(loads)), [f"{v:g}" if v == v else "–" for v in map(float, loads)])  # noqa: PLR0124
         axes.set_yticks(range(len(classes)), classes)
         axes.tick_params(length=0, labelleft=i % columns == 0, labelbottom=i + columns >= len(panels))
-    asked = "requests at a time" if level == "concurrency" else "requests a second asked for"
+    load_label = "requests at a time" if level == "concurrency" else "requested rate, 1/s"
     _add_common_labels(
         sheet,
-        f"median {metric_label(sheet.metric)}; in brackets: of fewer than {_MIN_VALUES}",
-        asked,
-        "tokens of the prompt",
+        f"median {metric_label(sheet.metric)}; in brackets: of fewer than {_MIN_VALUES} answers",
+        load_label,
+        "prompt tokens",
     )
-    sheet.size(
+    sheet.figure.set_size_inches(
         (1.2 + 0.62 * len(loads)) * columns + 1.2 + (2.0 if columns == 1 else 0.0),
         1.3 + (0.6 + 0.36 * len(classes)) * lines,
     )
@@ -274,23 +279,23 @@ def heatmap(sheet: Sheet) -> None:
 
 def _luminance(*rgb: float) -> float:
     """Relative luminance."""
-    bent = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
-    return 0.2126 * bent[0] + 0.7152 * bent[1] + 0.0722 * bent[2]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def _length_classes(df: pd.DataFrame) -> tuple[pd.Series, list[str]]:
-    """The class of each request's prompt by its length, and what the classes are called. A prompt is as long
-    for every model, whatever each one's tokens are."""
+    """The length class of each request's prompt, and the labels of the classes. A prompt has the same class
+    for every model, although their tokenizers differ."""
     import pandas as pd
 
     tokens = df["in_tokens"].astype("Float64")
     by = [df[key].astype("string").fillna("") for key in ("run_id", "prompt_id")]
-    long = tokens.groupby(by).transform("median").fillna(tokens).astype("Float64")
-    values = np.sort(long.dropna().unique().astype(float))
+    lengths = tokens.groupby(by).transform("median").fillna(tokens).astype("Float64")
+    values = np.sort(lengths.dropna().unique().astype(float))
     if not len(values):
         return pd.Series(0, index=df.index), ["not known"]
-    groups = np.array_split(values, min(_MAX_LENGTH_CLASSES, len(values)))
-    names = [f"{g[0]:,.0f}" if len(g) == 1 else f"{g[0]:,.0f} to {g[-1]:,.0f}" for g in groups]
-    ends = np.array([g[-1] for g in groups])
-    place = np.searchsorted(ends, long.fillna(-1.0).astype(float).to_numpy())
-    return pd.Series(np.where(long.isna(), -1, place), index=df.index), names
+    length_groups = np.array_split(values, min(_MAX_LENGTH_CLASSES, len(values)))
+    names = [f"{g[0]:,.0f}" if len(g) == 1 else f"{g[0]:,.0f} to {g[-1]:,.0f}" for g in length_groups]
+    ends = np.array([g[-1] for g in length_groups])
+    position = np.searchsorted(ends, lengths.fillna(-1.0).astype(float).to_numpy())
+    return pd.Series(np.where(lengths.isna(), -1, position), index=df.index), names

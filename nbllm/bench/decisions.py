@@ -1,4 +1,4 @@
-"""What a run is made for: who is best, whether it became worse, and what load holds within limits."""
+"""Tables for decisions: a regression check, a leaderboard, and the load that keeps within limits."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def check(
     reference: str | None = None,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """Whether a run became worse than an earlier one: one row for each model and metric, with `passed`.
+    """Whether a run became worse than an earlier one: one row per model and metric, with `passed`.
 
     df, baseline: frames, files that `save` wrote, or runs. A row is not passed where its verdict is slower,
-    dearer or worse by more than `margin`, or where the baseline has a model that is not there now (missing);
-    a model that it has not is new, and passed. The runs are compared unpaired: what drifts between two days
-    passes for a difference, unless reference= names a model that both have (see compare). Undecided is
-    passed: `note` says what it needs.
+    dearer or worse by more than `margin`, or where a model of the baseline is missing now; a model that only
+    the newer run has is new, and passed. The runs are compared unpaired: drift between two days looks like a
+    difference, unless reference= names a model that both runs have (see compare). Undecided is passed: `note`
+    says what a decision needs.
     """
     import pandas as pd
 
@@ -58,29 +58,29 @@ def check(
         normalize_requests(load(x) if isinstance(x, (str, os.PathLike)) else x) for x in (df, baseline)
     )
     names, before = ([str(n) for n in ordered_values(x, "name")] for x in (now, then))
-    told = now
+    now_frame = now
     now = now[now["name"].astype(str).isin(before)]
     both = pd.concat([then.assign(side="baseline"), now.assign(side="now")], ignore_index=True)
-    both.attrs.update(told.attrs)
-    found = compare(
+    both.attrs.update(now_frame.attrs)
+    compared = compare(
         both, by="side", baseline="baseline", margin=margin, metrics=metrics, reference=reference, level=level
     )
-    if "name" not in found:  # one model alone
-        found.insert(0, "name", str(ordered_values(both, "name")[0]) if len(both) else "")
+    if "name" not in compared:  # there is one model only
+        compared.insert(0, "name", str(ordered_values(both, "name")[0]) if len(both) else "")
     rows = [
         {"name": n, "metric": "", "verdict": verdict, "note": f"it is not in the {run}"}
-        for verdict, run, mine, others in (
+        for verdict, run, own, others in (
             ("missing", "newer run", before, names),
             ("new", "baseline", names, before),
         )
-        for n in mine
+        for n in own
         if n not in others
     ]
-    found["name"] = found["name"].astype(object)
-    out = pd.concat([found, pd.DataFrame(rows)], ignore_index=True) if rows else found
+    compared["name"] = compared["name"].astype(object)
+    out = pd.concat([compared, pd.DataFrame(rows)], ignore_index=True) if rows else compared
     sizes = out["ratio"].where(out["metric"] != OK_SHARE, 1.0 + out["diff"]).astype(float)
-    within = (sizes - 1.0).abs() <= margin  # not where a ratio to 0 is none
-    out["passed"] = ~(out["verdict"].isin(WORSE) & ~within) & (out["verdict"] != "missing")
+    is_within = (sizes - 1.0).abs() <= margin  # false for NaN, a ratio to 0
+    out["passed"] = ~(out["verdict"].isin(WORSE) & ~is_within) & (out["verdict"] != "missing")
     leading = [
         "name",
         "metric",
@@ -101,15 +101,15 @@ def check(
 def leaderboard(
     df: pd.DataFrame, *, metric: str | None = None, level: float = 0.95, margin: float = 0.05
 ) -> pd.DataFrame:
-    """One row a model (and setting), in the order in which the run was given them: medians with their
-    intervals, tokens a second, cost of an answer and of all, success, quality, retries; then who is better by
-    `metric` (None: the time to the first token, or to the last where none was seen), against each model by
-    its number: < faster or better, > slower or worse, = equivalent, ? undecided.
-    """
+    """One row per model (and setting), in the order in which the run was given the models: medians with their
+    intervals, tokens per second, cost per answer and in total, success, quality, retries; then a column for
+    each other model (by its number) with the verdict by `metric`: < faster or better, > slower or worse, =
+    equivalent, ? undecided. metric: None for the time to the first token, or to the last where there is no
+    first one."""
     df = normalize_requests(df)
     metric = metric or leading_metric(df)
     if not isinstance(metric, str):
-        raise ConfigError(f"metric is one name, not {metric!r}.", hint='metric="e2e_ms"')
+        raise ConfigError(f"metric must be one name, not {metric!r}.", hint='metric="e2e_ms"')
     rows = compare(df, metrics=metric, level=level, margin=margin) if df["name"].nunique() > 1 else None
     return build_leaderboard(df, rows, metric=metric, level=level)
 
@@ -117,13 +117,13 @@ def leaderboard(
 def build_leaderboard(
     df: pd.DataFrame, compared: pd.DataFrame | None, *, metric: str, level: float = 0.95
 ) -> pd.DataFrame:
-    """The leaderboard, with the verdicts that `compare` has given."""
+    """The leaderboard, with the verdicts of a `compare` table."""
     import pandas as pd
 
     figures = [m for m in BOARD_METRICS if m in df and df[m].notna().any()]
     used = measured_requests(df)
     setting = [k for k in _SETTING if used[k].nunique(dropna=False) > 1]
-    told = summary(
+    summaries = summary(
         df, by=["name", *setting], metrics=[*figures, OK_SHARE], stats=("p50", "mean"), level=level
     )
     names = [str(n) for n in ordered_values(used, "name")]
@@ -132,25 +132,25 @@ def build_leaderboard(
     for key, part in ordered_groups(used, ["name", *setting]):
         line: dict[str, Any] = {"no": names.index(str(key[0])) + 1, "name": str(key[0])}
         line |= dict(zip(setting, key[1:], strict=True))
-        mine = told.loc[
+        own = summaries.loc[
             [
                 tuple(map(repr, k)) == tuple(map(repr, key))
-                for k in told[["name", *setting]].itertuples(index=False)
+                for k in summaries[["name", *setting]].itertuples(index=False)
             ]
         ]
-        by = {(r["metric"], r["stat"]): r for r in mine.to_dict("records")}
+        by_stat = {(r["metric"], r["stat"]): r for r in own.to_dict("records")}
         line["n"] = len(last_attempts(part))
         for m in figures:
-            row = by[m, "mean" if m == SCORE else "p50"]
+            row = by_stat[m, "mean" if m == SCORE else "p50"]
             line |= {m: row["value"], f"{m}_lo": row["ci_lo"], f"{m}_hi": row["ci_hi"]}
         line |= {
-            OK_SHARE: by[OK_SHARE, "mean"]["value"],
-            "retries": by[OK_SHARE, "mean"]["retries"],
+            OK_SHARE: by_stat[OK_SHARE, "mean"]["value"],
+            "retries": by_stat[OK_SHARE, "mean"]["retries"],
             **cost_columns(part),
         }
-        place = tuple(repr(v) for v in key[1:])
+        setting_key = tuple(repr(v) for v in key[1:])
         line |= {
-            str(i + 1): "" if other == line["name"] else marks.get((place, line["name"], other), "?")
+            str(i + 1): "" if other == line["name"] else marks.get((setting_key, line["name"], other), "?")
             for i, other in enumerate(names if len(names) > 1 else [])
         }
         rows.append(line)
@@ -161,7 +161,8 @@ def build_leaderboard(
 
 
 def cost_columns(part: pd.DataFrame) -> dict[str, float]:
-    """cost_usd of an answer, total_usd of all: every attempt has been paid for. NaN where it is not known."""
+    """cost_usd (mean per answer) and total_usd (of all attempts, since each one costs money). NaN where
+    unknown."""
     if not part["cost_usd"].notna().any():
         return dict.fromkeys(("cost_usd", "total_usd"), math.nan)
     known = part["cost_usd"].dropna().astype(float)
@@ -169,39 +170,38 @@ def cost_columns(part: pd.DataFrame) -> dict[str, float]:
 
 
 def _marks(rows: pd.DataFrame, setting: list[str]) -> dict[tuple[tuple[str, ...], str, str], str]:
-    found: dict[tuple[tuple[str, ...], str, str], str] = {}
+    marks: dict[tuple[tuple[str, ...], str, str], str] = {}
     for row in rows.to_dict("records"):
-        place = tuple(repr(row[k]) for k in setting)
+        setting_key = tuple(repr(row[k]) for k in setting)
         a, b = row["a"], row["b"]
         better = row["verdict"] in BETTER or row["verdict"] == "lower"
         mark = _MARKS.get(row["verdict"], "<" if better else ">")
-        found[place, a, b] = mark
-        found[place, b, a] = {"<": ">", ">": "<"}.get(mark, mark)
-    return found
+        marks[setting_key, a, b] = mark
+        marks[setting_key, b, a] = {"<": ">", ">": "<"}.get(mark, mark)
+    return marks
 
 
 def goodput(
     df: pd.DataFrame, *, at_least: float = 0.95, level: float = 0.95, **limits: float
 ) -> pd.DataFrame:
     """How many requests were good: answered within all limits, such as ttft_ms=500, itl_ms=50, e2e_ms=5000,
-    or faster than one (out_tok_s=30). A failure is not good, nor an answer of which a limited time is not
-    known.
+    or faster than one (out_tok_s=30). A failed request is not good, nor one whose limited metric is unknown.
 
-    One row per model and load: n, good, share with its interval (Wilson), good_s (good requests a second, of
-    what was made of the load) with that interval, holds (whether at least `at_least` of them were good), and
-    highest: the highest load that holds, with all below it. Raises ConfigError without a limit, or for what
-    is no metric.
+    One row per model and load: n, good, share with its interval (Wilson), good_s (good requests per second at
+    the achieved load) with that interval, holds (whether at least `at_least` of them were good), and highest:
+    the highest load that holds together with all below it. Raises ConfigError without a limit, or for an
+    unknown metric.
     """
     import pandas as pd
 
     if not limits or OK_SHARE in limits:
-        raise ConfigError("Good is what keeps to a limit.", hint="bench.goodput(df, ttft_ms=500, itl_ms=50)")
+        raise ConfigError("goodput needs a limit.", hint="bench.goodput(df, ttft_ms=500, itl_ms=50)")
     wrong = next(
         (m for m, v in limits.items() if isinstance(v, bool) or not isinstance(v, Real) or not float(v) > 0),
         None,
     )
     if wrong is not None:
-        raise ConfigError(f"{wrong} is a limit above 0, not {limits[wrong]!r}.", hint=f"{wrong}=500")
+        raise ConfigError(f"{wrong} must be a limit above 0, not {limits[wrong]!r}.", hint=f"{wrong}=500")
     check_share("at_least", at_least)
     check_share("level", level)
     df = normalize_requests(df)
@@ -219,20 +219,20 @@ def goodput(
                 .fillna(False)
                 .astype(bool)
             )
-        ends = st.wilson(int(good.sum()), len(last), level)
-        found, rate = float(good.mean()) if len(last) else math.nan, achieved_load(df, last)[1]
+        interval = st.wilson(int(good.sum()), len(last), level)
+        good_share, rate = float(good.mean()) if len(last) else math.nan, achieved_load(df, last)[1]
         rows.append(
             {
                 **dict(zip(keys, key, strict=True)),
                 "n": len(last),
                 "good": int(good.sum()),
-                "share": found,
-                "ci_lo": ends.lo,
-                "ci_hi": ends.hi,
-                "good_s": found * rate,
-                "good_s_lo": ends.lo * rate,
-                "good_s_hi": ends.hi * rate,
-                "holds": found >= at_least,
+                "share": good_share,
+                "ci_lo": interval.lo,
+                "ci_hi": interval.hi,
+                "good_s": good_share * rate,
+                "good_s_lo": interval.lo * rate,
+                "good_s_hi": interval.hi * rate,
+                "holds": good_share >= at_least,
             }
         )
     out = pd.DataFrame(rows)
@@ -243,10 +243,10 @@ def goodput(
 
 
 def _mark_highest(out: pd.DataFrame, keys: list[str]) -> None:
-    """Marks the highest load of each model that holds with all below it; rows stand in the order of loads."""
-    apart = [k for k in keys if k not in ("concurrency", "target_rate")]
+    """Marks each model's highest load that holds together with all below it; rows are in order of load."""
+    group_keys = [k for k in keys if k not in ("concurrency", "target_rate")]
     out["highest"] = False
-    for _, part in ordered_groups(out, apart):
-        below = part.index[part["holds"].astype(bool).cummin()]
-        if len(below):
-            out.loc[below[-1], "highest"] = True
+    for _, part in ordered_groups(out, group_keys):
+        holding = part.index[part["holds"].astype(bool).cummin()]
+        if len(holding):
+            out.loc[holding[-1], "highest"] = True

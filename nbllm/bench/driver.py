@@ -1,7 +1,8 @@
-"""Sends what the plan says, when it says so: turns one after another, within a turn a closed or an open loop.
+"""The load generator: sends the planned requests on time, turn after turn, each turn as a closed or an open
+loop.
 
-Runs on the engine's loop in the worker process. Between turns it waits until everything is on disk, so that
-measuring one answer does not disturb the next.
+It runs on the engine's event loop in the worker process. Between turns it waits until everything is on disk,
+so that storing one answer does not disturb the timing of the next.
 """
 
 from __future__ import annotations
@@ -34,65 +35,65 @@ from .plan import LoadShape, Slot, Turn, is_stable
 from .recorder import CpuPressure, GcPauses, MeasuredRequest, Recorder
 from .run_spec import Contestant, Job
 
-_STAGGER = 5e-3  # seconds between the starts of a closed loop's users, so that they do not march in step
+_STAGGER = 5e-3  # seconds between the starts of a closed loop's users: not all at once
 _TIMER_ERROR = 1.5e-3  # seconds by which a timer may be late
 _WARM_REQUEST_TIMEOUT = 10.0  # seconds for the request that warms a connection
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """One request of a slot: the `number`th of its prompt's turns, with all that was said before."""
+    """One request of a slot: turn `number` of the prompt, with all earlier messages."""
 
     slot: Slot
     number: int
     prompt: prompts.Prompt
     messages: tuple[Message, ...]
-    thought: float | None = None  # seconds before it
+    think_s: float | None = None  # think time before it
 
     @property
-    def several(self) -> bool:
+    def is_conversation(self) -> bool:
         return len(self.prompt.turns) > 1
 
     @property
     def id(self) -> str:
-        return f"{self.slot.id}.{self.number}" if self.several else self.slot.id
+        return f"{self.slot.id}.{self.number}" if self.is_conversation else self.slot.id
 
     @property
     def prompt_id(self) -> str:
-        return f"{self.prompt.id}#{self.number + 1}" if self.several else self.prompt.id
+        return f"{self.prompt.id}#{self.number + 1}" if self.is_conversation else self.prompt.id
 
     @property
-    def ends(self) -> str | None:
-        """The slot, where it is finished with this request."""
+    def completed_slot(self) -> str | None:
+        """The slot, if this is its last request."""
         return self.slot.id if self.number == len(self.prompt.turns) - 1 else None
 
 
 @dataclass(slots=True)
 class LoadGenerator:
-    """A job at work. `stop` ends it after what is in flight has been cancelled."""
+    """Runs a job. Setting `stop` ends it: requests in flight are cancelled."""
 
     job: Job
     client: Client
     recorder: Recorder
     epoch: float
-    finished: set[str]
+    finished_slots: set[str]
     stop: asyncio.Event = field(default_factory=asyncio.Event)
-    pauses: GcPauses = field(default_factory=GcPauses)
-    pressure: CpuPressure = field(default_factory=CpuPressure)
+    gc_pauses: GcPauses = field(default_factory=GcPauses)
+    cpu_pressure: CpuPressure = field(default_factory=CpuPressure)
     inflight: int = 0
     reason: str = ""
-    # One request goes out in a turn of the loop: users whose answers came together would else hold up each
-    # other's requests between the call and the socket.
-    _door: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _warmed: set[int] = field(default_factory=set)
-    _over: dict[int, EarlyStop] = field(default_factory=dict)
-    _narrow: set[int] = field(default_factory=set)
-    _usual: dict[int, float] = field(default_factory=dict)  # seconds that an answer takes, by arm
+    # At most one request starts in each iteration of the event loop: otherwise users whose answers arrive
+    # together delay each other's requests between the call and the socket.
+    _send_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _warmed_levels: set[int] = field(default_factory=set)
+    _early_stops: dict[int, EarlyStop] = field(default_factory=dict)
+    _finished_levels: set[int] = field(default_factory=set)
+    _usual_seconds: dict[int, float] = field(default_factory=dict)  # median seconds of an answer
 
     async def run(self) -> str:
-        """Runs the plan to its end; returns why it ended early, "" where it did not. Whatever becomes of a
-        request is its row."""
-        tasks = [asyncio.create_task(self._turns()), asyncio.create_task(self.stop.wait())]
+        """Runs the plan; returns why it ended early, or "". Every request becomes a row, whatever happens to
+        it."""
+        tasks = [asyncio.create_task(self._run_turns()), asyncio.create_task(self.stop.wait())]
         if self.job.rules.disturb:
             tasks.append(asyncio.create_task(_block_loop(*self.job.rules.disturb)))
         await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
@@ -100,113 +101,117 @@ class LoadGenerator:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if not tasks[0].cancelled():
-            tasks[0].result()  # raises what went wrong
-        await self.recorder.drained()
+            tasks[0].result()  # raises its exception
+        await self.recorder.flush()
         return self.recorder.failure or self.reason or ("stopped" if self.stop.is_set() else "")
 
-    async def _turns(self) -> None:
+    async def _run_turns(self) -> None:
         for turn in self.job.turns:
-            left = [slot for slot in turn.slots if slot.id not in self.finished]
-            if not left or turn.level in self._narrow or self._refuses(turn.contestant):
+            open_slots = [slot for slot in turn.slots if slot.id not in self.finished_slots]
+            if not open_slots or turn.level in self._finished_levels or self._is_excluded(turn.contestant):
                 continue
-            if self.reason or self._full():
+            if self.reason or self._is_budget_exhausted():
                 break
-            if turn.level not in self._warmed:
-                self._warmed.add(turn.level)
+            if turn.level not in self._warmed_levels:
+                self._warmed_levels.add(turn.level)
                 await self._warm_up(turn.level)
             if turn.idle_s:
                 await asyncio.sleep(turn.idle_s)
-            await self._turn(turn, left)
-            await self.recorder.drained()
-            self.recorder.note_time()
-            self._judge(turn)
+            await self._run_turn(turn, open_slots)
+            await self.recorder.flush()
+            self.recorder.store_elapsed()
+            self._check_early_stop(turn)
 
-        refused = [contestant.name for i, contestant in enumerate(self.job.contestants) if self._refuses(i)]
-        if refused and not self.reason:
-            words = " and ".join(refused)
-            self.reason = f"{words} was asked no more: max_errors={self.job.rules.max_errors} was reached"
+        excluded = [
+            contestant.name for i, contestant in enumerate(self.job.contestants) if self._is_excluded(i)
+        ]
+        if excluded and not self.reason:
+            names = " and ".join(excluded)
+            self.reason = f"no more requests to {names}: max_errors={self.job.rules.max_errors} was reached"
 
-    def _full(self) -> bool:
-        """Whether the budget has no room for one request more; that is why the run ends, then."""
-        self.reason = self.reason or self.recorder.exceeded(self.inflight) or ""
+    def _is_budget_exhausted(self) -> bool:
+        """Whether the budget allows no further request; if so, that is the reason why the run ends."""
+        self.reason = self.reason or self.recorder.exhausted_limit(self.inflight) or ""
         return bool(self.reason)
 
-    def _refuses(self, contestant: int) -> bool:
-        most = self.job.rules.max_errors
+    def _is_excluded(self, contestant: int) -> bool:
+        limit = self.job.rules.max_errors
         return (
-            most is not None and self.recorder.refused.get(self.job.contestants[contestant].name, 0) >= most
+            limit is not None
+            and self.recorder.consecutive_failures.get(self.job.contestants[contestant].name, 0) >= limit
         )
 
     # --- a turn ---
 
-    async def _turn(self, turn: Turn, slots: list[Slot]) -> None:
+    async def _run_turn(self, turn: Turn, slots: list[Slot]) -> None:
         contestant = self.job.contestants[turn.contestant]
         if turn.start_kind == "warm" and not contestant.route.provider.command:
             await self._warm_connections(contestant, min(len(slots), turn.load.concurrency))
         if turn.load.kind == "closed":
-            await self._closed(turn, slots)
+            await self._run_closed_loop(turn, slots)
         else:
-            await self._open(turn, slots)
+            await self._run_open_loop(turn, slots)
 
-    async def _closed(self, turn: Turn, slots: Iterable[Slot]) -> None:
+    async def _run_closed_loop(self, turn: Turn, slots: Iterable[Slot]) -> None:
         waiting = iter(slots)
 
         async def user(number: int) -> None:
             await asyncio.sleep(number * _STAGGER)
             first = True
             for slot in waiting:
-                if self._full() or self._refuses(turn.contestant):
+                if self._is_budget_exhausted() or self._is_excluded(turn.contestant):
                     return
-                await self._slot(turn, slot, None, thinks=not first)
+                await self._run_slot(turn, slot, None, thinks=not first)
                 first = False
 
         async with asyncio.TaskGroup() as group:
             for number in range(turn.load.concurrency):
                 group.create_task(user(number))
 
-    async def _open(self, turn: Turn, slots: list[Slot]) -> None:
+    async def _run_open_loop(self, turn: Turn, slots: list[Slot]) -> None:
         start = time.perf_counter() + 0.01 - (slots[0].at or 0.0)
-        ramp = self._ramp(turn)
+        ramp = self._ramp_seconds(turn)
         async with asyncio.TaskGroup() as group:
             for slot in slots:
                 due = start + (slot.at or 0.0)
                 await _sleep_until(due)
-                if self._full() or self._refuses(turn.contestant):
+                if self._is_budget_exhausted() or self._is_excluded(turn.contestant):
                     return
                 if slot.phase is None and (slot.at or 0.0) < ramp:
                     slot = slot._replace(phase="ramp")  # noqa: PLW2901
-                group.create_task(self._slot(turn, slot, due))
+                group.create_task(self._run_slot(turn, slot, due))
 
-    def _ramp(self, turn: Turn) -> float:
-        """Seconds until the first answers of an open loop end, by those before: as many are in flight then as
-        will be. 0 where nothing is known, or the user has said how long a turn is."""
-        usual = self._usual.get(turn.contestant, 0.0)
-        lasts = turn.slots[-1].at or 0.0
-        return usual if turn.load.steady and turn.load.kind != "closed" and lasts >= 3 * usual else 0.0
+    def _ramp_seconds(self, turn: Turn) -> float:
+        """Length of an open loop's ramp: until its first answers end, as estimated from earlier ones, the
+        number of requests in flight still grows. 0 where nothing is known, or where the user set the length
+        of a turn."""
+        usual_s = self._usual_seconds.get(turn.contestant, 0.0)
+        turn_s = turn.slots[-1].at or 0.0
+        return usual_s if turn.load.steady and turn.load.kind != "closed" and turn_s >= 3 * usual_s else 0.0
 
-    async def _slot(self, turn: Turn, slot: Slot, due: float | None, *, thinks: bool = False) -> None:
-        """One prompt: a request, or several where it is a conversation. A conversation ends where a request
-        of it fails. Of embeddings, a request has the texts of the prompts that follow. thinks: whether its
-        user thinks before it, as before every later request of it."""
+    async def _run_slot(self, turn: Turn, slot: Slot, due: float | None, *, thinks: bool = False) -> None:
+        """Sends one prompt: one request, or several for a conversation, which ends where a request fails. For
+        embeddings, one request has the texts of this prompt and of those that follow. thinks: whether the
+        user thinks before the first request too."""
         prompt, batch = self.job.prompts[slot.prompt], self.job.contestants[turn.contestant].batch
-        thought = await self._think(turn, slot, 0) if thinks else None
+        think_s = await self._wait_think_time(turn, slot, 0) if thinks else None
         if batch:
-            places = (place % len(self.job.prompts) for place in range(slot.prompt, slot.prompt + batch))
-            texts = tuple(self.job.prompts[place].turns[0][0] for place in places)
-            await self._request(turn, _Request(slot, 0, prompt, texts, thought), due)
+            indices = (place % len(self.job.prompts) for place in range(slot.prompt, slot.prompt + batch))
+            texts = tuple(self.job.prompts[place].turns[0][0] for place in indices)
+            await self._run_request(turn, _Request(slot, 0, prompt, texts, think_s), due)
             return
-        said: tuple[Message, ...] = ()
-        for number, asked in enumerate(prompt.turns):
-            said += tuple(asked)
-            thought = await self._think(turn, slot, number) if number else thought
-            ask = _Request(slot, number, prompt, said, thought)
-            stream = await self._request(turn, ask, due if number == 0 else None)
-            if ask.ends or stream is None or stream.error is not None:
+        history: tuple[Message, ...] = ()
+        for number, turn_messages in enumerate(prompt.turns):
+            history += tuple(turn_messages)
+            think_s = await self._wait_think_time(turn, slot, number) if number else think_s
+            request = _Request(slot, number, prompt, history, think_s)
+            stream = await self._run_request(turn, request, due if number == 0 else None)
+            if request.completed_slot or stream is None or stream.error is not None:
                 return
-            said = (*said, stream.partial().message)
+            history = (*history, stream.partial().message)
 
-    async def _think(self, turn: Turn, slot: Slot, number: int) -> float | None:
-        """Waits as a user does who reads an answer; None where nobody thinks."""
+    async def _wait_think_time(self, turn: Turn, slot: Slot, number: int) -> float | None:
+        """Waits for as long as a user thinks, and returns the seconds; None if users do not think."""
         rules = self.job.rules
         if rules.think is None or turn.phase == "warmup":
             return None
@@ -214,56 +219,56 @@ class LoadGenerator:
         await asyncio.sleep(seconds)
         return seconds
 
-    def _prefixed(self, turn: Turn, slot: Slot, said: tuple[Message, ...]) -> tuple[Message, ...]:
+    def _with_prefix(self, turn: Turn, slot: Slot, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         prefix = "unique" if turn.start_kind == "cold_cache" else self.job.rules.prefix
+        seed = self.job.rules.seed
         if self.job.contestants[turn.contestant].batch:
-            return tuple(
-                prompts.add_prefix([text], prefix, self.job.rules.seed, slot.seq)[0] for text in said
-            )
-        return tuple(prompts.add_prefix(said, prefix, self.job.rules.seed, slot.seq))
+            return tuple(prompts.add_prefix([text], prefix, seed, slot.seq)[0] for text in messages)
+        return prompts.add_prefix(messages, prefix, seed, slot.seq)
 
-    async def _request(self, turn: Turn, ask: _Request, due: float | None) -> Stream | None:
-        """Sends one request and hands what came of it to the recorder; None where another process did, or
-        where it came to nothing: that is a row too, whatever went wrong, and the other models go on."""
-        contestant, extra = self.job.contestants[turn.contestant], self._about(turn, ask)
-        began = time.perf_counter()
+    async def _run_request(self, turn: Turn, request: _Request, due: float | None) -> Stream | None:
+        """Sends one request and passes the result to the recorder. None if another process sent it, or if it
+        failed before it was sent: then a failed row is recorded, and the run goes on."""
+        contestant, extra = self.job.contestants[turn.contestant], self._row_columns(turn, request)
+        start = time.perf_counter()
         try:
-            return await self._sent(
-                turn, replace(ask, messages=self._prefixed(turn, ask.slot, ask.messages)), due, extra
-            )
+            messages = self._with_prefix(turn, request.slot, request.messages)
+            return await self._send_and_record(turn, replace(request, messages=messages), due, extra)
         except Exception as exc:  # noqa: BLE001
-            at = round((began - self.epoch) * 1e9)
+            at = round((start - self.epoch) * 1e9)
             row = measure.failed(
                 errors.as_nbllm_error(exc).scrubbed(contestant.secrets),
                 contestant.route.provider,
                 contestant.route.asked,
                 {"ns_call": at, "ns_sched": at, **extra},
             )
-            self.recorder.add(MeasuredRequest(extra, turn.index, ask.slot.id, rows=(row,)))
+            self.recorder.add(MeasuredRequest(extra, turn.index, request.slot.id, rows=(row,)))
             return None
 
-    async def _sent(
-        self, turn: Turn, ask: _Request, due: float | None, extra: dict[str, Any]
+    async def _send_and_record(
+        self, turn: Turn, request: _Request, due: float | None, extra: dict[str, Any]
     ) -> Stream | None:
         contestant = self.job.contestants[turn.contestant]
         if turn.start_kind == "cold_process":
             rows, chunks = await cold.run_in_fresh_process(
-                contestant, ask.messages, ask.prompt.options, self.epoch, extra
+                contestant, request.messages, request.prompt.options, self.epoch, extra
             )
-            self.recorder.add(MeasuredRequest(extra, turn.index, ask.ends, rows=rows, chunks=chunks))
+            self.recorder.add(
+                MeasuredRequest(extra, turn.index, request.completed_slot, rows=rows, chunks=chunks)
+            )
             return None
         if turn.start_kind == "cold_model":
-            await unload(self.client, contestant.route, contestant.limits.connect)
+            await unload(self.client, contestant.route, contestant.timeouts.connect)
         self.inflight += 1
         extra["inflight"] = self.inflight
-        pressed = self._pressed()
+        cpu_wait_before = self._cpu_wait_seconds()
         try:
             async with cold.client_for(turn.start_kind, self.client, contestant, extra, self.epoch) as client:
-                if due is None:  # nobody is late who waits here: a closed loop's user has not called yet
-                    await self._door.acquire()
-                    asyncio.get_running_loop().call_soon(self._door.release)
-                stream = self._send(
-                    client, contestant, ask, fresh=turn.start_kind not in ("warm", "cold_cache")
+                if due is None:  # a closed loop: waiting here is no delay, the call has not started yet
+                    await self._send_lock.acquire()
+                    asyncio.get_running_loop().call_soon(self._send_lock.release)
+                stream = self._start_stream(
+                    client, contestant, request, fresh=turn.start_kind not in ("warm", "cold_cache")
                 )
                 try:
                     await stream.wait_end_async()
@@ -272,19 +277,23 @@ class LoadGenerator:
                     raise
         finally:
             self.inflight -= 1
-        self._note(stream, extra, due, pressed)
-        # put together by the recorder's thread, where something was sent: it takes a while
-        request = stream.attempts[-1].request if stream.attempts else stream.partial().request
-        assert request is not None
+        self._add_measurements(stream, extra, due, cpu_wait_before)
+        # `partial` would build the whole answer here: that takes a while, and the recorder's thread does it
+        model_request = stream.attempts[-1].request if stream.attempts else stream.partial().request
+        assert model_request is not None
         call = measure.CallContext(
-            request, contestant.route.provider, contestant.route.asked, contestant.route.simulated, self.epoch
+            model_request,
+            contestant.route.provider,
+            contestant.route.asked,
+            contestant.route.simulated,
+            self.epoch,
         )
         failed = stream.error is not None
         self.recorder.add(
             MeasuredRequest(
                 extra,
                 turn.index,
-                ask.slot.id if failed else ask.ends,
+                request.slot.id if failed else request.completed_slot,
                 stream,
                 call,
                 counter=contestant.counter,
@@ -292,76 +301,78 @@ class LoadGenerator:
         )
         return stream
 
-    def _about(self, turn: Turn, ask: _Request) -> dict[str, Any]:
+    def _row_columns(self, turn: Turn, request: _Request) -> dict[str, Any]:
         closed = turn.load.kind == "closed"
         return {
-            "request_id": f"w{turn.level}.{turn.contestant}{ask.id}" if turn.phase == "warmup" else ask.id,
-            "seq": ask.slot.seq,
-            "prompt_id": ask.prompt_id,
+            "request_id": f"w{turn.level}.{turn.contestant}{request.id}"
+            if turn.phase == "warmup"
+            else request.id,
+            "seq": request.slot.seq,
+            "prompt_id": request.prompt_id,
             "name": self.job.contestants[turn.contestant].name,
             "block": turn.block,
             "order_in_block": turn.order,
-            "phase": ask.slot.phase or turn.phase,
+            "phase": request.slot.phase or turn.phase,
             "start_kind": turn.start_kind,
             "load_kind": turn.load.kind,
             "target_rate": turn.load.rate,
             "concurrency": turn.load.concurrency if closed else None,
             "idle_s": turn.idle_s or None,
-            "think_s": ask.thought,
+            "think_s": request.think_s,
             "t_wall": datetime.now(UTC).isoformat(),
         }
 
     @staticmethod
-    def _send(client: Client, contestant: Contestant, ask: _Request, *, fresh: bool) -> Stream:
-        request = client.request(
-            ask.messages, contestant.route.model, **{**contestant.options, **ask.prompt.options}
+    def _start_stream(client: Client, contestant: Contestant, request: _Request, *, fresh: bool) -> Stream:
+        model_request = client.request(
+            request.messages, contestant.route.model, **{**contestant.options, **request.prompt.options}
         )
         return client.send(
-            request,
+            model_request,
             contestant.route,
             key=contestant.key,
-            timeouts=contestant.limits,
-            retries=contestant.patience,
+            timeouts=contestant.timeouts,
+            retries=contestant.retry_policy,
             fresh=fresh,
             keep=contestant.keep,
         )
 
-    def _note(self, stream: Stream, extra: dict[str, Any], due: float | None, pressed: float | None) -> None:
-        ended = stream.ended_at or time.perf_counter()
+    def _add_measurements(
+        self, stream: Stream, extra: dict[str, Any], due: float | None, cpu_wait_before: float | None
+    ) -> None:
+        end = stream.ended_at or time.perf_counter()
         extra["ns_sched"] = round(((due if due is not None else stream.called_at) - self.epoch) * 1e9)
-        extra["gc_ms"] = self.pauses.within(stream.called_at, ended)
-        now = self._pressed()
-        if pressed is not None and now is not None and ended > stream.called_at:
-            extra["cpu_psi"] = min(1.0, (now - pressed) / (ended - stream.called_at))
+        extra["gc_ms"] = self.gc_pauses.total_ms(stream.called_at, end)
+        cpu_wait = self._cpu_wait_seconds()
+        if cpu_wait_before is not None and cpu_wait is not None and end > stream.called_at:
+            extra["cpu_psi"] = min(1.0, (cpu_wait - cpu_wait_before) / (end - stream.called_at))
 
-    def _pressed(self) -> float | None:
+    def _cpu_wait_seconds(self) -> float | None:
         clock = getattr(asyncio.get_running_loop(), "clock", None)
-        return self.pressure.now() if clock is None else self.pressure.at(clock.woke)
+        return self.cpu_pressure.now() if clock is None else self.cpu_pressure.since_wakeup(clock.woke)
 
-    # --- warmth ---
+    # --- warm-up ---
 
-    async def _warm_connections(self, contestant: Contestant, wanted: int) -> None:
-        """Makes sure that enough connections stand open that have carried a request: one that costs no
-        tokens. Where that fails, the request itself will say what is wrong."""
-        limits = contestant.limits
-        within = min(
+    async def _warm_connections(self, contestant: Contestant, n_wanted: int) -> None:
+        """Opens connections until `n_wanted` of them have carried a request, one that costs no tokens.
+        Failures are ignored: the measured request will report them."""
+        limits = contestant.timeouts
+        timeout_s = min(
             limit for limit in (_WARM_REQUEST_TIMEOUT, limits.first, limits.total) if limit is not None
         )
         with contextlib.suppress(Exception):
-            missing = wanted - (
-                idle
-                if (idle := self.client.http.idle(contestant.route.provider.base_url)) is not None
-                else wanted
-            )
-            async with asyncio.timeout(within):
+            n_idle = self.client.http.idle(contestant.route.provider.base_url)
+            n_missing = 0 if n_idle is None else n_wanted - n_idle
+            connect_s = min(timeout_s, limits.connect or timeout_s)
+            async with asyncio.timeout(timeout_s):
                 await asyncio.gather(
-                    *(self._touch(contestant, min(within, limits.connect or within)) for _ in range(missing))
+                    *(self._warm_connection(contestant, connect_s) for _ in range(n_missing))
                 )
 
-    async def _touch(self, contestant: Contestant, connect: float) -> None:
+    async def _warm_connection(self, contestant: Contestant, connect: float) -> None:
         row = contestant.route.provider
         if self.client.registry.dialects[row.dialect].vouched:
-            return  # its password waits until it is known who listens there
+            return  # its password must not be sent before the server is verified
         with contextlib.suppress(errors.NbllmError):
             key = None if contestant.route.simulated else contestant.key
             call = question(self.client, row, row.models or "/models", key)
@@ -369,39 +380,40 @@ class LoadGenerator:
                 await reply.body()
 
     async def _warm_up(self, level: int) -> None:
-        """Repeats requests of each model until their times are stable; what is cold on purpose needs none."""
+        """Repeats requests of each model until their times are stable. Turns with a cold start need none."""
         turns = [t for t in self.job.turns if t.level == level and t.start_kind == "warm"]
         for turn in {t.contestant: t for t in reversed(turns)}.values():
             values: list[float] = []
             number = 0
             planned = sum(len(t.slots) for t in turns if t.contestant == turn.contestant)
-            while self._cold_still(values, number, planned):
+            while self._needs_warm_up(values, number, planned):
                 slots = [
                     Slot(-1 - number - k, turn.slots[0].prompt, None) for k in range(turn.load.concurrency)
                 ]
                 number += len(slots)
-                await self._turn(_warm_up_turn(turn, slots), slots)
-                await self.recorder.drained()
+                await self._run_turn(_warm_up_turn(turn, slots), slots)
+                await self.recorder.flush()
                 rows = self.recorder.recent.pop(-1, [])
                 values += [r["e2e_ms"] for r in rows if r.get("e2e_ms") is not None]
-                self._usual[turn.contestant] = statistics.median(values) / 1e3 if values else 0.0
-                if self.recorder.exceeded() or not any(r.get("ok") for r in rows):
-                    break  # a model that fails is no warmer for it
+                self._usual_seconds[turn.contestant] = statistics.median(values) / 1e3 if values else 0.0
+                if self.recorder.exhausted_limit() or not any(r.get("ok") for r in rows):
+                    break  # failing requests warm nothing up
 
-    def _cold_still(self, values: list[float], number: int, planned: int) -> bool:
-        """Whether a model needs more warming: once, and at most a quarter of what is measured."""
+    def _needs_warm_up(self, values: list[float], number: int, planned: int) -> bool:
+        """Whether a model needs another warm-up request: at least one, at most a quarter of those
+        measured."""
         warmup = self.job.rules.warmup
-        most = min(30, max(1, planned // 4))
-        return not is_stable(values, most=most) if warmup == "auto" else number < int(warmup)
+        limit = min(30, max(1, planned // 4))
+        return not is_stable(values, limit=limit) if warmup == "auto" else number < int(warmup)
 
     # --- ending early ---
 
-    def _judge(self, turn: Turn) -> None:
+    def _check_early_stop(self, turn: Turn) -> None:
         rows = self.recorder.recent.pop(turn.index, [])
         rules = self.job.rules
         if rules.width is None or turn.phase != "measure":
             return
-        stopper = self._over.setdefault(turn.level, EarlyStop(rules.width))
+        early_stop = self._early_stops.setdefault(turn.level, EarlyStop(rules.width))
         values = [
             r[rules.metric]
             for r in rows
@@ -411,7 +423,7 @@ class LoadGenerator:
             and r.get("quality") != "contaminated"
         ]
         if values:
-            stopper.add(
+            early_stop.add(
                 f"{self.job.contestants[turn.contestant].name} {turn.start_kind}",
                 math.log(statistics.median(values)),
             )
@@ -420,8 +432,8 @@ class LoadGenerator:
             for t in self.job.turns
             if t.level == turn.level
         }
-        if turn.order == len(expected) - 1 and expected <= set(stopper.intervals()) and stopper.done:
-            self._narrow.add(turn.level)
+        if turn.order == len(expected) - 1 and expected <= set(early_stop.intervals()) and early_stop.done:
+            self._finished_levels.add(turn.level)
 
 
 def _warm_up_turn(turn: Turn, slots: list[Slot]) -> Turn:
@@ -437,15 +449,15 @@ def _warm_up_turn(turn: Turn, slots: list[Slot]) -> Turn:
 
 
 async def _sleep_until(due: float) -> None:
-    """Sleeps until a moment (perf_counter seconds). Timers are good for a millisecond: the last one is spent
-    going round the loop, which meanwhile sees to everything else."""
+    """Sleeps until a moment (perf_counter seconds). Timers are accurate to about a millisecond, so the last
+    one is spent yielding to the event loop in a busy wait."""
     await asyncio.sleep(max(0.0, due - time.perf_counter() - _TIMER_ERROR))
-    while time.perf_counter() < due:  # noqa: ASYNC110 - nothing would wake us in time
+    while time.perf_counter() < due:  # noqa: ASYNC110 - no timer is accurate enough
         await asyncio.sleep(0)
 
 
 async def _block_loop(busy_ms: float, every_ms: float) -> None:
-    """Blocks the loop, as a careless callback would."""
+    """Blocks the event loop at intervals, as a badly written callback would."""
     while True:
-        time.sleep(busy_ms / 1e3)  # noqa: ASYNC251 - that is the point
+        time.sleep(busy_ms / 1e3)  # noqa: ASYNC251 - blocking is intended
         await asyncio.sleep((every_ms - busy_ms) / 1e3)

@@ -1,4 +1,4 @@
-"""When a run may end early: confidence sequences, whose coverage does not suffer from looking after every
+"""When a run may end early: confidence sequences, whose coverage holds even if they are checked after every
 block.
 
 After Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory and asymptotic
@@ -6,9 +6,9 @@ confidence sequences" (2021), theorem 2.2: with t values of mean m and standard 
 
     m ± s sqrt( 2 (t r^2 + 1) / (t^2 r^2) * log( sqrt(t r^2 + 1) / alpha ) )
 
-hold the true mean at all t together with a probability of 1 - alpha (asymptotically). r makes them narrowest
-near a t. Blocks that follow each other are not independent: s grows by what their autocorrelation plausibly
-makes of it (see correlation.py).
+contain the true mean at all t together with a probability of 1 - alpha (asymptotically). r chooses the t near
+which they are narrowest. Consecutive blocks are not independent: s is widened for their plausible
+autocorrelation (see correlation.py).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _NARROWEST_AT = 50  # values
 
 
 class EarlyStop:
-    """Takes one value (the logarithm of a time) per block and name; done when every name's interval is narrow
-    enough.
+    """Takes one value (the logarithm of a time) per block and name; done when the interval of every name is
+    narrow enough.
 
     width: the half width, as a share: 0.05 is ±5 %. min_blocks: values that each name needs first, since the
-    theorem is about many.
+    theorem is asymptotic.
     """
 
     def __init__(self, width: float, level: float = 0.95, min_blocks: int = 10) -> None:
@@ -35,7 +35,7 @@ class EarlyStop:
         self._values: dict[str, list[float]] = {}
 
     def add(self, name: str, value: float) -> None:
-        """One block's value of `name`."""
+        """Adds one block's value of `name`."""
         self._values.setdefault(name, []).append(value)
 
     def intervals(self) -> Mapping[str, tuple[float, float]]:

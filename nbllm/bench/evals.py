@@ -1,4 +1,4 @@
-"""A run as evaluations have it: inspect's logs with their samples, and promptfoo's results."""
+"""Runs as evaluation tools store them: inspect's logs with their samples, and promptfoo's results."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..core.events import PASS_THRESHOLD
-from .frames import SCORE, measured_requests, ordered_values, plain_row
-from .grades import CHECK_PREFIX
+from .frames import CHECK_PREFIX, SCORE, measured_requests, ordered_values, plain_row
 from .scoring import answers
 
 if TYPE_CHECKING:
@@ -25,29 +24,29 @@ _STOP_REASONS = {
 
 
 def _request_rows(df: pd.DataFrame) -> list[Row]:
-    """Each measured request with its question and its answer."""
+    """The measured requests, each with its prompt and answer."""
     texts = {
         (row["run_id"], row["request_id"]): (row["prompt"], row["answer"])
         for row in answers(df).to_dict("records")
     }
     used = measured_requests(df).drop_duplicates(["run_id", "request_id"], keep="last")
-    asked_again = used.groupby(["name", "prompt_id"], observed=True, dropna=False).cumcount() + 1
-    found = []
-    for row in used.assign(epoch=asked_again).to_dict("records"):
-        asked, said = texts.get((row["run_id"], row["request_id"]), ("", ""))
-        told = {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in plain_row(row).items()}
-        found.append(told | {"asked": asked, "said": said})
-    return found
+    epochs = used.groupby(["name", "prompt_id"], observed=True, dropna=False).cumcount() + 1
+    rows = []
+    for row in used.assign(epoch=epochs).to_dict("records"):
+        prompt, answer = texts.get((row["run_id"], row["request_id"]), ("", ""))
+        values = {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in plain_row(row).items()}
+        rows.append(values | {"asked": prompt, "said": answer})
+    return rows
 
 
 def _scores_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """What was asserted and scored of a request, by name."""
-    named = {k: float(v) for k, v in row.items() if k.startswith(CHECK_PREFIX) and v is not None}
-    return named | ({SCORE: float(row[SCORE])} if row.get(SCORE) is not None else {})
+    """The checks and the score of a request, by name."""
+    checks = {k: float(v) for k, v in row.items() if k.startswith(CHECK_PREFIX) and v is not None}
+    return checks | ({SCORE: float(row[SCORE])} if row.get(SCORE) is not None else {})
 
 
 def to_inspect(df: pd.DataFrame) -> list[Row]:
-    """inspect's log (version 2) of each model, one sample a request."""
+    """inspect's log (version 2) of each model, one sample per request."""
     rows = _request_rows(df)
     return [
         _log(str(name), [r for r in rows if r["name"] == str(name)]) for name in ordered_values(df, "name")
@@ -55,8 +54,8 @@ def to_inspect(df: pd.DataFrame) -> list[Row]:
 
 
 def _log(name: str, rows: list[Row]) -> Row:
-    told = [r["t_wall"] for r in rows if r["t_wall"] is not None]
-    first, last = (f(told).isoformat() if told else _NO_TIME for f in (min, max))
+    times = [r["t_wall"] for r in rows if r["t_wall"] is not None]
+    first, last = (f(times).isoformat() if times else _NO_TIME for f in (min, max))
     ids = list(dict.fromkeys(str(r["prompt_id"]) for r in rows))
     run_id = str(rows[0]["run_id"]) if rows else ""
     usage = {k: sum(r[c] or 0 for r in rows) for k, c in _USAGE.items()}
@@ -86,8 +85,8 @@ def _log(name: str, rows: list[Row]) -> Row:
 
 
 def _mean(check: str, rows: list[Row]) -> Row:
-    """A score of a log's, whose name is its scorer's."""
-    values = [told[check] for r in rows if check in (told := _scores_of(r))]
+    """One score of a log; the scorer has the same name."""
+    values = [scores[check] for r in rows if check in (scores := _scores_of(r))]
     return {
         "name": check,
         "scorer": check,
@@ -104,8 +103,8 @@ def _with_total(usage: dict[str, int]) -> dict[str, int]:
 
 
 def _sample(row: Row) -> Row:
-    said = {"role": "assistant", "content": row["said"], "source": "generate"}
-    choice = {"message": said, "stop_reason": _STOP_REASONS.get(str(row["finish_reason"]), "unknown")}
+    message = {"role": "assistant", "content": row["said"], "source": "generate"}
+    choice = {"message": message, "stop_reason": _STOP_REASONS.get(str(row["finish_reason"]), "unknown")}
     seconds = row["e2e_ms"] / 1e3 if row["e2e_ms"] is not None else None
     usage = _with_total({k: row[c] or 0 for k, c in _USAGE.items()})
     output = {
@@ -120,7 +119,7 @@ def _sample(row: Row) -> Row:
         "epoch": row["epoch"],
         "input": row["asked"],
         "target": "",
-        "messages": [{"role": "user", "content": row["asked"]}, *([said] if row["ok"] else [])],
+        "messages": [{"role": "user", "content": row["asked"]}, *([message] if row["ok"] else [])],
         "output": output,
         "scores": {name: {"value": value, "answer": row["said"]} for name, value in _scores_of(row).items()},
         "metadata": {
@@ -135,36 +134,36 @@ def _sample(row: Row) -> Row:
 
 
 def to_promptfoo(df: pd.DataFrame) -> Row:
-    """promptfoo's results (version 3), as its `import` takes them: a prompt is a test each time that it was
-    asked (a row of its table), a model a provider."""
+    """promptfoo's results (version 3), as its `import` command reads them. A prompt is one test (a row of the
+    table) for each time it was sent; a model is a provider."""
     rows = _request_rows(df)
     tests = {t: i for i, t in enumerate(dict.fromkeys((r["prompt_id"], r["epoch"]) for r in rows))}
     names = [str(n) for n in ordered_values(df, "name")]
     results = [
         _result(row, tests[row["prompt_id"], row["epoch"]], names.index(str(row["name"]))) for row in rows
     ]
-    told = [r["t_wall"] for r in rows if r["t_wall"] is not None]
+    times = [r["t_wall"] for r in rows if r["t_wall"] is not None]
     prompts = [
         {
             "id": "prompt",
             "raw": "{{prompt}}",
             "label": "{{prompt}}",
             "provider": name,
-            "metrics": _metrics([r for r in results if r["promptIdx"] == place]),
+            "metrics": _metrics([r for r in results if r["promptIdx"] == position]),
         }
-        for place, name in enumerate(names)
+        for position, name in enumerate(names)
     ]
-    whole = _metrics(results)
+    totals = _metrics(results)
     return {
         "evalId": str(rows[0]["run_id"]) if rows else "",
         "results": {
             "version": 3,
-            "timestamp": min(told).isoformat() if told else _NO_TIME,
+            "timestamp": min(times).isoformat() if times else _NO_TIME,
             "prompts": prompts,
             "results": results,
             "stats": {
-                **{name: whole[f"test{k}Count"] for name, k in _STATS.items()},
-                "tokenUsage": whole["tokenUsage"],
+                **{name: totals[f"test{k}Count"] for name, k in _STATS.items()},
+                "tokenUsage": totals["tokenUsage"],
             },
         },
         "config": {"description": "nbllm.bench", "providers": names},
@@ -176,7 +175,7 @@ _STATS = {"successes": "Pass", "failures": "Fail", "errors": "Error"}
 
 
 def _metrics(results: list[Row]) -> Row:
-    """What promptfoo counts of a prompt's column, and of all."""
+    """The metrics that promptfoo has for each prompt column and in total."""
     parts = [part for r in results for part in r["gradingResult"]["componentResults"]]
     names = dict.fromkeys(part["reason"] for part in parts)
     return {
@@ -197,31 +196,31 @@ def _metrics(results: list[Row]) -> Row:
     }
 
 
-def _result(row: Row, test: int, place: int) -> Row:
+def _result(row: Row, test: int, position: int) -> Row:
     checks = _scores_of(row)
-    good = bool(row["ok"]) and all(value >= PASS_THRESHOLD for value in checks.values())
-    score = sum(checks.values()) / len(checks) if checks else float(good)
+    passed = bool(row["ok"]) and all(value >= PASS_THRESHOLD for value in checks.values())
+    score = sum(checks.values()) / len(checks) if checks else float(passed)
     parts = [
         {"pass": v >= PASS_THRESHOLD, "score": v, "reason": k, "assertion": {"type": k}}
         for k, v in checks.items()
     ]
     tokens = {"prompt": row["in_tokens"] or 0, "completion": row["out_tokens"] or 0}
-    found = {
+    result = {
         "testIdx": test,
-        "promptIdx": place,
+        "promptIdx": position,
         "promptId": "prompt",
         "provider": {"id": str(row["name"]), "label": str(row["name"])},
         "prompt": {"raw": row["asked"], "label": str(row["prompt_id"])},
         "vars": {"prompt": row["asked"]},
         "testCase": {"vars": {"prompt": row["asked"]}, "description": str(row["prompt_id"])},
         "response": {"output": row["said"], "tokenUsage": {**tokens, "total": sum(tokens.values())}},
-        "success": good,
+        "success": passed,
         "score": score,
-        "failureReason": 0 if good else 1 if row["ok"] else 2,
+        "failureReason": 0 if passed else 1 if row["ok"] else 2,
         "namedScores": checks,
-        "gradingResult": {"pass": good, "score": score, "reason": "", "componentResults": parts},
+        "gradingResult": {"pass": passed, "score": score, "reason": "", "componentResults": parts},
         "latencyMs": row["e2e_ms"],
         "cost": row["cost_usd"],
         "error": None if row["ok"] else str(row["error_msg"] or row["status"]),
     }
-    return {k: v for k, v in found.items() if v is not None}  # its schema has fields that are not there
+    return {k: v for k, v in result.items() if v is not None}  # its schema has optional fields, no nulls

@@ -1,9 +1,9 @@
-"""Result files of other tools: guidellm's and aiperf's read as frames, frames written as guidellm's requests,
-inspect's log and promptfoo's results.
+"""Result files of other tools: reads guidellm's and aiperf's as frames, and writes frames as guidellm's
+requests, inspect's logs or promptfoo's results.
 
-What another tool measured by another definition stays away or is derived anew from its times: `itl_ms` counts
-from the first chunk here, whatever the tool divides by. Its files are strangers': what has a wrong type is
-not there.
+A metric that another tool defines differently is left out or derived again from its times: here `itl_ms`
+counts from the first chunk, whatever the tool divides by. The files are untrusted input: a value of the wrong
+type counts as missing.
 """
 
 from __future__ import annotations
@@ -29,51 +29,51 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
-_MAX_NUMBER = 1e19  # beyond, a number is no time and no count
+_MAX_NUMBER = 1e19  # larger numbers are neither times nor counts
 _UNITS = {"ms": 1.0, "sec": 1e3, "s": 1e3, "us": 1e-3, "ns": 1e-6}
 _STRATEGIES = {"constant": "constant", "poisson": "poisson", "trace": "replay", "async": "constant"}
 
 
-def read_foreign(text: str, place: Path) -> pd.DataFrame | None:
+def read_foreign(text: str, path: Path) -> pd.DataFrame | None:
     """The frame of a file that guidellm (benchmarks.json) or aiperf (profile_export.jsonl) wrote; None for
-    any other. Raises ValueError and RecursionError for what is no JSON."""
+    any other file. Raises ValueError or RecursionError where it is not JSON."""
     head = next(iter_json(text), None)
     if isinstance(head, dict) and isinstance(head.get("benchmarks"), list):
-        return _to_frame(_guidellm_rows(head), place)
+        return _to_frame(_guidellm_rows(head), path)
     if isinstance(head, dict) and isinstance(head.get("metadata"), dict) and "metrics" in head:
-        asked = _aiperf_settings(place)
-        return _to_frame((_aiperf_row(record, *asked) for record in iter_json(text)), place)
+        settings = _aiperf_settings(path)
+        return _to_frame((_aiperf_row(record, *settings) for record in iter_json(text)), path)
     return None
 
 
-def _to_frame(rows: Iterator[Row], place: Path) -> pd.DataFrame:
-    """As a frame of one run that is named after its file. Times count from its first call."""
-    every = list(rows)
-    found = [row for row in every if row.get("ns_call") is not None or not row["ok"]]
-    if lost := len(every) - len(found):
-        warnings.warn(f"{plural(lost, 'answer')} of {place} left out: no start is told.", stacklevel=5)
-    first = min((row["ns_call"] for row in found if row.get("ns_call") is not None), default=0)
-    for number, row in enumerate(found):
+def _to_frame(rows: Iterator[Row], path: Path) -> pd.DataFrame:
+    """The rows as the frame of one run, named after the file. Times count from the first call."""
+    all_rows = list(rows)
+    usable = [row for row in all_rows if row.get("ns_call") is not None or not row["ok"]]
+    if n_lost := len(all_rows) - len(usable):
+        warnings.warn(f"{plural(n_lost, 'answer')} of {path} left out: no start time.", stacklevel=5)
+    first_ns = min((row["ns_call"] for row in usable if row.get("ns_call") is not None), default=0)
+    for number, row in enumerate(usable):
         if row.get("ns_call") is not None:
             row["t_wall"] = _iso_time(row["ns_call"])
-        called = row.get("ns_call") or 0  # a later time that lies before it is none
+        call_ns = row.get("ns_call") or 0  # times before the call are invalid
         row.update(
             {
-                k: None if v < called and k != "ns_sched" else v - first
+                k: None if v < call_ns and k != "ns_sched" else v - first_ns
                 for k, v in row.items()
                 if k.startswith("ns_") and v is not None
             }
         )
         row.update(
-            run_id=f"{place.parent.name}/{place.stem}",
+            run_id=f"{path.parent.name}/{path.stem}",
             attempt=1,
             seq=number,
             phase=row.get("phase", "measure"),
         )
-        row["name"] = row["model"] = row.get("model") or place.stem
+        row["name"] = row["model"] = row.get("model") or path.stem
         row |= {"start_kind": "warm", "quality": "bounded", "censored": False}
         derive(row)
-    return columns.frame(found)
+    return columns.frame(usable)
 
 
 def _iso_time(ns: int) -> str | None:
@@ -81,40 +81,40 @@ def _iso_time(ns: int) -> str | None:
 
     try:
         return datetime.fromtimestamp(ns / 1e9, UTC).isoformat()
-    except (ValueError, OverflowError, OSError):  # no moment of any calendar
+    except (ValueError, OverflowError, OSError):  # outside the range of dates
         return None
 
 
-def _get(given: Any, *path: str) -> Any:
-    """What stands at a place in nested mappings; None where nothing does."""
+def _get(value: Any, *path: str) -> Any:
+    """The value at a path in nested mappings, or None."""
     for step in path:
-        given = given.get(step) if isinstance(given, Mapping) else None
-    return given
+        value = value.get(step) if isinstance(value, Mapping) else None
+    return value
 
 
-def _first_number(*given: Any) -> float | None:
-    """The first of these that is a finite number and not below 0: a time, a count."""
-    known = (v for v in given if isinstance(v, (int, float)) and not isinstance(v, bool))
-    return next((float(v) for v in known if 0 <= v < _MAX_NUMBER), None)  # NaN is not below anything
+def _first_number(*values: Any) -> float | None:
+    """The first of the values that is a finite number of at least 0, such as a time or a count."""
+    numbers = (v for v in values if isinstance(v, (int, float)) and not isinstance(v, bool))
+    return next((float(v) for v in numbers if 0 <= v < _MAX_NUMBER), None)  # false for NaN
 
 
-def _first_text(*given: Any) -> str | None:
-    return next((v for v in given if isinstance(v, str) and v), None)
+def _first_text(*values: Any) -> str | None:
+    return next((v for v in values if isinstance(v, str) and v), None)
 
 
 def _nanoseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1e9)
 
 
-def _add_token_counts(row: Row, out: float | None, chunks: float | None) -> None:
-    """Tokens, and the share of the first chunk."""
+def _add_token_counts(row: Row, out_tokens: float | None, chunks: float | None) -> None:
+    """Sets the numbers of tokens and chunks, and the estimated tokens of the first chunk."""
     row["chunks"] = None if chunks is None else int(chunks)
-    if out is None:
+    if out_tokens is None:
         return
-    row["out_tokens"] = row["streamed_tokens"] = int(out)
+    row["out_tokens"] = row["streamed_tokens"] = int(out_tokens)
     if chunks:
-        row["first_chunk_tokens"] = max(1, round(out / chunks))
-        row["itl_src"] = "single" if chunks >= out else "share"
+        row["first_chunk_tokens"] = max(1, round(out_tokens / chunks))
+        row["itl_src"] = "single" if chunks >= out_tokens else "share"
 
 
 # --- guidellm ---
@@ -124,7 +124,7 @@ def _guidellm_rows(report: Mapping[str, Any]) -> Iterator[Row]:
     for number, benchmark in enumerate(report["benchmarks"]):
         strategy = _get(benchmark, "config", "strategy") or _get(benchmark, "scheduler", "strategy") or {}
         kind = _first_text(_get(strategy, "type_")) or "synchronous"
-        about: Row = {
+        common: Row = {
             "model": _first_text(
                 _get(benchmark, "config", "backend", "model"),
                 _get(report, "args", "model"),
@@ -132,20 +132,20 @@ def _guidellm_rows(report: Mapping[str, Any]) -> Iterator[Row]:
             ),
             "load_kind": _STRATEGIES.get(kind, "closed"),
         }
-        if about["load_kind"] == "closed":
-            wide = _first_number(_get(strategy, "streams"), _get(strategy, "max_concurrency"))
-            about["concurrency"] = int(wide) if wide else 1 if kind == "synchronous" else None
+        if common["load_kind"] == "closed":
+            streams = _first_number(_get(strategy, "streams"), _get(strategy, "max_concurrency"))
+            common["concurrency"] = int(streams) if streams else 1 if kind == "synchronous" else None
         else:
-            about["target_rate"] = _first_number(_get(strategy, "rate"))
+            common["target_rate"] = _first_number(_get(strategy, "rate"))
         for outcome in ("successful", "incomplete", "errored"):
-            several = _get(benchmark, "requests", outcome)
-            for place, request in enumerate(several if isinstance(several, list) else ()):
+            outcome_requests = _get(benchmark, "requests", outcome)
+            for index, request in enumerate(outcome_requests if isinstance(outcome_requests, list) else ()):
                 yield (
-                    about
+                    common
                     | _guidellm_row(request, outcome)
                     | {
                         "request_id": _first_text(_get(request, "request_id"))
-                        or f"{number}.{outcome}.{place}"
+                        or f"{number}.{outcome}.{index}"
                     }
                 )
 
@@ -173,67 +173,67 @@ def _guidellm_row(request: Any, outcome: str) -> Row:
         "error_msg": _first_text(_get(request, "info", "error"), _get(request, "error")),
         "finish_reason": None,
     }
-    out = _first_number(
+    out_tokens = _first_number(
         *(_get(request, "output_metrics", k) for k in ("total_tokens", "text_tokens")),
         _get(request, "output_tokens"),
     )
-    _add_token_counts(row, out, _first_number(_get(times, "token_iterations")) or None)
+    _add_token_counts(row, out_tokens, _first_number(_get(times, "token_iterations")) or None)
     return row
 
 
 # --- aiperf ---
 
 
-def _aiperf_settings(place: Path) -> tuple[str | None, Row]:
-    """(the model, its load), by the summary that aiperf writes beside its records."""
+def _aiperf_settings(path: Path) -> tuple[str | None, Row]:
+    """(model, load), from the summary file that aiperf writes beside its records."""
     try:
-        told = json.loads((place.parent / "profile_export_aiperf.json").read_text("utf-8"))
+        summary = json.loads((path.parent / "profile_export_aiperf.json").read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
-        told = {}
-    names = _get(told, "input_config", "endpoint", "model_names")
-    rate = _first_number(_get(told, "input_config", "loadgen", "request_rate"))
-    wide = _first_number(_get(told, "input_config", "loadgen", "concurrency"))
+        summary = {}
+    names = _get(summary, "input_config", "endpoint", "model_names")
+    rate = _first_number(_get(summary, "input_config", "loadgen", "request_rate"))
+    concurrency = _first_number(_get(summary, "input_config", "loadgen", "concurrency"))
     load: Row = {"load_kind": "poisson" if rate else "closed", "target_rate": rate}
     return _first_text(*names) if isinstance(names, list) else _first_text(names), load | (
-        {"concurrency": int(wide)} if wide and not rate else {}
+        {"concurrency": int(concurrency)} if concurrency and not rate else {}
     )
 
 
 def _aiperf_row(record: Any, model: str | None, load: Row) -> Row:
-    about, metrics, error = (_get(record, k) for k in ("metadata", "metrics", "error"))
+    metadata, metrics, error = (_get(record, k) for k in ("metadata", "metrics", "error"))
 
     def ms(name: str) -> float | None:
         value = _first_number(_get(metrics, name, "value"))
         return None if value is None else value * _UNITS.get(str(_get(metrics, name, "unit")), math.nan)
 
-    called, ended = (_first_number(_get(about, k)) for k in ("request_start_ns", "request_end_ns"))
-    first, latency, gaps = (
+    call_ns, end_ns = (_first_number(_get(metadata, k)) for k in ("request_start_ns", "request_end_ns"))
+    ttft, e2e, gaps = (
         ms("time_to_first_token"),
         ms("request_latency"),
         _get(metrics, "inter_chunk_latency", "value"),
     )
     row: Row = {
-        "request_id": _first_text(_get(about, "x_request_id")) or f"{_get(about, 'session_num')}",
-        "model": _first_text(_get(about, "model_name"), model),
-        "phase": "measure" if _get(about, "benchmark_phase") in ("profiling", None) else "warmup",
-        "ns_call": None if called is None else int(called),
-        "ns_done": None if ended is None else int(ended),
+        "request_id": _first_text(_get(metadata, "x_request_id")) or f"{_get(metadata, 'session_num')}",
+        "model": _first_text(_get(metadata, "model_name"), model),
+        "phase": "measure" if _get(metadata, "benchmark_phase") in ("profiling", None) else "warmup",
+        "ns_call": None if call_ns is None else int(call_ns),
+        "ns_done": None if end_ns is None else int(end_ns),
         "in_tokens": _first_number(_get(metrics, "input_sequence_length", "value")),
         "reasoning_tokens": _first_number(_get(metrics, "reasoning_token_count", "value")),
         "ok": not error,
-        "status": "cancelled" if _get(about, "was_cancelled") else "http_error" if error else "ok",
+        "status": "cancelled" if _get(metadata, "was_cancelled") else "http_error" if error else "ok",
         "error_type": _first_text(_get(error, "type")),
         "error_msg": _first_text(_get(error, "message")),
         "http_status": _first_number(_get(error, "code")),
         **load,
     }
     for column, after in (
-        ("ns_tok1", first),
-        ("ns_tokN", latency),
+        ("ns_tok1", ttft),
+        ("ns_tokN", e2e),
         ("ns_out1", ms("time_to_first_output_token")),
     ):
-        if called is not None and after is not None and math.isfinite(after):
-            row[column] = round(called + after * 1e6)
+        if call_ns is not None and after is not None and math.isfinite(after):
+            row[column] = round(call_ns + after * 1e6)
     _add_token_counts(
         row,
         _first_number(
@@ -244,49 +244,49 @@ def _aiperf_row(record: Any, model: str | None, load: Row) -> Row:
     return row
 
 
-# --- out ---
+# --- export ---
 
 
 def export(df: pd.DataFrame, path: str | os.PathLike[str], to: str) -> Path:
-    """Writes a run for another tool and gives the path. to: "guidellm" (its requests by level of load),
-    "inspect" (one log a model: of several, `path` is a folder), "promptfoo" (results, with the checks of
-    assertions and scores).
+    """Writes a run in another tool's format and returns the path. to: "guidellm" (its requests by level of
+    load), "inspect" (one log per model; if there are several, `path` is a folder), "promptfoo" (results, with
+    the checks of assertions and scores).
 
-    The texts come from the run's directory: inspect and promptfoo need it on this machine. Raises ConfigError
-    for another name.
+    The texts come from the run's directory, so inspect and promptfoo need it on this machine. Raises
+    ConfigError for another name.
     """
     writer = _WRITERS.get(to)
     if writer is None:
-        raise ConfigError(f"No tool is called {to!r} here.", hint=did_you_mean(to, _WRITERS))
+        raise ConfigError(f"to={to!r} is not a known format.", hint=did_you_mean(to, _WRITERS))
     if not isinstance(path, (str, os.PathLike)):
-        raise ConfigError(f"No path is {path!r}.", hint='bench.export(df, "run.json", to="inspect")')
-    made = writer(normalize_requests(df))
-    if made == []:
-        raise ConfigError("There are no requests to write.", hint="A run that measured something has them.")
-    place = Path(path)
-    if isinstance(made, list) and len(made) > 1:
-        with translate_write_errors(place):
-            place.mkdir(parents=True, exist_ok=True)
-        for number, log in enumerate(made):
-            _write_json(place / f"{number:02}.json", log)
-        return place
-    _write_json(place, made[0] if isinstance(made, list) else made)
-    return place
+        raise ConfigError(f"{path!r} is not a path.", hint='bench.export(df, "run.json", to="inspect")')
+    content = writer(normalize_requests(df))
+    if content == []:
+        raise ConfigError("The frame has no requests to write.", hint="Export the frame of a finished run.")
+    target = Path(path)
+    if isinstance(content, list) and len(content) > 1:
+        with translate_write_errors(target):
+            target.mkdir(parents=True, exist_ok=True)
+        for number, log in enumerate(content):
+            _write_json(target / f"{number:02}.json", log)
+        return target
+    _write_json(target, content[0] if isinstance(content, list) else content)
+    return target
 
 
-def _write_json(place: Path, found: Any) -> None:
-    with translate_write_errors(place):
-        place.write_text(json.dumps(found, ensure_ascii=True, indent=1, default=str), "utf-8")
+def _write_json(path: Path, content: Any) -> None:
+    with translate_write_errors(path):
+        path.write_text(json.dumps(content, ensure_ascii=True, indent=1, default=str), "utf-8")
 
 
 @contextlib.contextmanager
-def translate_write_errors(place: Path) -> Iterator[None]:
-    """Says in our words where a file cannot be written. Raises ConfigError."""
+def translate_write_errors(path: Path) -> Iterator[None]:
+    """Raises ConfigError instead of an OSError while a file is written."""
     try:
         yield
     except OSError as error:
         raise ConfigError(
-            f"{place} cannot be written: {error.strerror}.", hint="Name another place."
+            f"{path} cannot be written: {error.strerror}.", hint="Choose another path."
         ) from None
 
 
@@ -296,13 +296,13 @@ def _to_guidellm(df: pd.DataFrame) -> Any:
     keys = ["name", "load_kind", "concurrency", "target_rate"]
     benchmarks = []
     for key, part in last_attempts(df).groupby(keys, dropna=False, sort=False, observed=True):
-        name, kind, wide, rate = (None if pd.isna(k) else k for k in cast(tuple[Any, ...], key))
-        closed = kind in ("closed", "single")
-        alone = closed and not (wide and wide > 1)
-        strategy: Row = {"type_": "synchronous" if alone else "concurrent" if closed else str(kind)}
+        name, kind, concurrency, rate = (None if pd.isna(k) else k for k in cast(tuple[Any, ...], key))
+        is_closed = kind in ("closed", "single")
+        is_single = is_closed and not (concurrency and concurrency > 1)
+        strategy: Row = {"type_": "synchronous" if is_single else "concurrent" if is_closed else str(kind)}
         strategy |= (
-            {"streams": 1 if alone or wide is None else int(wide)}
-            if closed
+            {"streams": 1 if is_single or concurrency is None else int(concurrency)}
+            if is_closed
             else {"rate": _first_number(rate)}
         )
         good = success_mask(part)
@@ -311,13 +311,13 @@ def _to_guidellm(df: pd.DataFrame) -> Any:
             "incomplete": [],
             "errored": [_guidellm_request(r) for r in part[~good].to_dict("records")],
         }
-        about = {"strategy": strategy, "backend": {"model": str(name)}}
-        benchmarks.append({"type_": "generative_benchmark", "config": about, "requests": requests})
+        config = {"strategy": strategy, "backend": {"model": str(name)}}
+        benchmarks.append({"type_": "generative_benchmark", "config": config, "requests": requests})
     return {"metadata": {"version": 1, "made_by": "nbllm"}, "args": {}, "benchmarks": benchmarks}
 
 
 def _guidellm_request(row: Mapping[Any, Any]) -> Row:
-    """A request by guidellm's names. Its times are seconds since 1970."""
+    """A request in guidellm's fields. Times are seconds since 1970."""
     import pandas as pd
 
     start = row["t_wall"].timestamp() if pd.notna(row.get("t_wall")) else 0.0

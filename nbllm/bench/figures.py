@@ -1,8 +1,9 @@
-"""What all figures of a benchmark share: pages and colours, axes, the look of a model, its legend.
+"""What all benchmark figures share: themes and colours, axes, the style of a model, legends.
 
-A figure brings its page with it: no one colour of text has 4.5:1 on white and on JupyterLab's dark page.
-Six colours are told apart with any kind of colour vision (a CIE distance of 15 at least, on both pages, also
-as seen with protanopia, deuteranopia and tritanopia); from the seventh model on, markers and dashes do it.
+A figure brings its own page background, since no single text colour has a contrast of 4.5:1 both on white and
+on JupyterLab's dark page. The six colours can be told apart with any kind of colour vision (a CIE distance of
+at least 15 on both pages, also under simulated protanopia, deuteranopia and tritanopia); from the seventh
+model on, markers and dashes differ.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Theme(NamedTuple):
-    """A page: what is written (ink), drawn (line) and who is drawn (colours), on which colour."""
+    """A page's colours: background (page), text (ink), lines and models (colours)."""
 
     page: str
     ink: str
@@ -45,7 +46,7 @@ _DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1,
 
 
 class ModelStyle(NamedTuple):
-    """How a model is drawn: in every figure of a run the same."""
+    """How a model is drawn, the same in every figure of a run."""
 
     short: str
     colour: str
@@ -53,29 +54,30 @@ class ModelStyle(NamedTuple):
     dash: Any
 
     def line(self, **more: Any) -> dict[str, Any]:
-        """Arguments of a line."""
+        """Keyword arguments of a line."""
         return {"color": self.colour, "linestyle": self.dash, "marker": self.marker, **more}
 
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A figure that is being drawn, of which requests, and how."""
+    """A figure in the making: its requests, metric and styles."""
 
     figure: Figure
     theme: Theme
     df: pd.DataFrame
     metric: str
     chunks: pd.DataFrame | None
-    looks: dict[str, ModelStyle]
+    styles: dict[str, ModelStyle]
 
     def groups(self, df: pd.DataFrame | None = None) -> Iterator[tuple[ModelStyle, pd.DataFrame]]:
-        """The models with their requests, in the order in which the run was given them."""
+        """The models' styles and requests (last attempts), in the order in which the run was given the
+        models."""
         for (name,), part in ordered_groups(self.df if df is None else df, ["name"]):
-            yield self.looks[str(name)], last_attempts(part)
+            yield self.styles[str(name)], last_attempts(part)
 
-    def axes(self, *place: int, title: str = "", x: str = "", y: str = "", **shared: Any) -> Axes:
-        """Quiet axes with a title at their left."""
-        axes: Axes = self.figure.add_subplot(*place, **shared)
+    def axes(self, *position: int, title: str = "", x: str = "", y: str = "", **shared: Any) -> Axes:
+        """Adds plain axes with a title at the left."""
+        axes: Axes = self.figure.add_subplot(*position, **shared)
         axes.set_facecolor("none")
         for side, spine in axes.spines.items():
             spine.set_visible(side in ("left", "bottom"))
@@ -89,7 +91,7 @@ class Sheet:
         return axes
 
     def legend(self, axes: Axes, looks: list[ModelStyle], **line: Any) -> None:
-        """Beside the axes, each with its line as it is drawn; one alone stands in the title."""
+        """Adds a legend beside the axes; if there is one model only, it goes into the title."""
         from matplotlib.lines import Line2D
 
         if len(looks) == 1:
@@ -107,33 +109,30 @@ class Sheet:
             handlelength=2.6,
         )
 
-    def nothing(self, words: str) -> None:
-        """A page that says why it is empty."""
+    def show_message(self, words: str) -> None:
+        """Shows a message instead of a plot."""
         axes = self.figure.add_subplot()
         axes.set_axis_off()
         axes.text(0.5, 0.5, words, ha="center", va="center", color=self.theme.ink, fontsize=11)
 
-    def size(self, width: float, height: float) -> None:
-        """In inches."""
-        self.figure.set_size_inches(width, height)
-
 
 def _legend_label(name: str) -> str:
-    """Matplotlib leaves a label out that begins with an underscore."""
+    """A label that matplotlib keeps: it leaves out those that begin with an underscore."""
     return f"\u200b{name}" if name.startswith("_") else name
 
 
 def new_sheet(
     df: pd.DataFrame, metric: str, chunks: pd.DataFrame | None, theme: str | None, models: list[str]
 ) -> Sheet:
-    """An empty sheet outside pyplot, so that nothing is kept or shown twice, which draws itself in a cell."""
+    """An empty sheet that draws itself in a cell. It is outside pyplot, so that nothing is retained or shown
+    twice."""
     import matplotlib as mpl
     from matplotlib.figure import Figure as Plain
 
     if theme not in (None, *THEMES):
         raise ConfigError(
-            f"No theme is called {theme!r}.",
-            hint='theme="light", theme="dark", or None, which follows plt.style.',
+            f"theme={theme!r} is not a theme.",
+            hint='Use theme="light", theme="dark", or None, which follows plt.style.',
         )
 
     class Drawn(Plain):
@@ -145,15 +144,15 @@ def new_sheet(
     chosen = THEMES[theme or ("dark" if _is_dark(mpl.rcParams["figure.facecolor"]) else "light")]
     figure: Figure = Drawn(figsize=(8.6, 3.6), layout="constrained", facecolor=chosen.page)
     names = list(dict.fromkeys([*models, *(str(n) for n in ordered_values(df, "name"))]))
-    short, at = short_names(names), palette_positions(names)
-    looks = {name: _model_style(short[name], at[name], chosen) for name in names}
-    return Sheet(figure, chosen, df, metric, chunks, looks)
+    short, positions = short_names(names), palette_positions(names)
+    styles = {name: _model_style(short[name], positions[name], chosen) for name in names}
+    return Sheet(figure, chosen, df, metric, chunks, styles)
 
 
-def _model_style(short: str, place: int, theme: Theme) -> ModelStyle:
-    turn, colour = divmod(place, COLOURS)
+def _model_style(short: str, position: int, theme: Theme) -> ModelStyle:
+    repeat, colour = divmod(position, COLOURS)
     return ModelStyle(
-        short, theme.colours[colour], _MARKERS[turn % len(_MARKERS)], _DASHES[turn % len(_DASHES)]
+        short, theme.colours[colour], _MARKERS[repeat % len(_MARKERS)], _DASHES[repeat % len(_DASHES)]
     )
 
 
@@ -164,20 +163,20 @@ def _is_dark(colour: Any) -> bool:
 
 
 def metric_label(metric: str) -> str:
-    """A metric in words, with its unit."""
+    """A metric's name with its unit."""
     words = LABELS.get(metric, metric.removesuffix("_ms").replace("_", " "))
     return f"{words}, {UNITS[metric]}" if UNITS.get(metric) else words
 
 
 def format_axis(axes: Axes, which: str = "x") -> None:
-    """A logarithmic scale where what is drawn spans more than a factor of 8, also in axes that share it, with
-    plain numbers."""
+    """Plain numbers, and a logarithmic scale where the data (also of axes that share it) span more than a
+    factor of 8."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis = axes.xaxis if which == "x" else axes.yaxis
     shared = axes.get_shared_x_axes() if which == "x" else axes.get_shared_y_axes()
-    spans = [getattr(each.dataLim, f"interval{which}") for each in shared.get_siblings(axes)]
-    low, high = min(low for low, _ in spans), max(high for _, high in spans)
+    limits = [getattr(each.dataLim, f"interval{which}") for each in shared.get_siblings(axes)]
+    low, high = min(low for low, _ in limits), max(high for _, high in limits)
     if 0 < low < high and high / low > 8:  # where nothing is drawn, low is infinite
         (axes.set_xscale if which == "x" else axes.set_yscale)("log")
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 200 else (1.0,)))
@@ -186,7 +185,7 @@ def format_axis(axes: Axes, which: str = "x") -> None:
 
 
 def disable_mathtext(figure: Figure) -> Figure:
-    """The figure with all its words drawn as they are: a model's name may hold what would be a formula."""
+    """The figure with all its texts drawn literally: a model's name may contain `$` signs."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):

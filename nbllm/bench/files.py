@@ -38,36 +38,36 @@ def save(df: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
     first row, with the dtypes of columns that are not ours. Raises ConfigError for another suffix, and for a
     place that cannot be written.
     """
-    place = Path(path)
-    writer = _WRITERS.get(place.suffix.lower())
+    target = Path(path)
+    writer = _WRITERS.get(target.suffix.lower())
     if writer is None:
         raise ConfigError(
-            f"Frames are not written as {place.suffix or 'a file without an ending'}.",
+            f"Frames are not written as {target.suffix or 'a file without an ending'}.",
             hint=f"Use {', '.join(_SUFFIXES)}.",
         )
     df = _replace_surrogates(normalize_requests(df))
-    with translate_write_errors(place):
-        handle, name = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+    with translate_write_errors(target):
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         os.close(handle)
         try:
             writer(df, Path(name))
-            Path(name).replace(place)
+            Path(name).replace(target)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-    return place
+    return target
 
 
 def _replace_surrogates(df: pd.DataFrame) -> pd.DataFrame:
     """With question marks for halves of characters, which no file can hold."""
     import pandas as pd
 
-    own = {
+    valid = {
         name: pd.Series([_valid_utf8(value) for value in df[name]], df.index, dtype=object)
         for name in df.columns
         if df[name].dtype == object
     }
-    return df.assign(**own) if own else df
+    return df.assign(**valid) if valid else df
 
 
 def _valid_utf8(value: Any) -> Any:
@@ -82,9 +82,9 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ConfigError(f"No path or run is {path!r}.", hint='bench.load("run.parquet")')
-    place = Path(path)
-    if not place.suffix or place.is_dir():
-        directory = place if (place / FILE).exists() else find_run(str(path))
+    source = Path(path)
+    if not source.suffix or source.is_dir():
+        directory = source if (source / FILE).exists() else find_run(str(path))
         if directory is None:
             raise ConfigError(
                 f"There is no benchmark run {os.fspath(path)!r}.",
@@ -92,40 +92,40 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
             )
         with Store(directory) as store:
             return store.frame()
-    reader = _READERS.get(place.suffix.lower())
+    reader = _READERS.get(source.suffix.lower())
     if reader is None:
         raise ConfigError(
-            f"Frames are not read from {place.suffix} files.",
+            f"Frames are not read from {source.suffix} files.",
             hint=f"Use {', '.join(_SUFFIXES)}, or a run's directory.",
         )
     try:
-        df, about = reader(place)
+        df, metadata = reader(source)
     except FileNotFoundError:
-        raise ConfigError(f"There is no file {place}.", hint="Check the path.") from None
+        raise ConfigError(f"There is no file {source}.", hint="Check the path.") from None
     except ConfigError:
         raise
     except Exception as exc:  # noqa: BLE001 - each library has its own errors for a broken file
         raise ConfigError(
-            f"{place} cannot be read as {place.suffix[1:]}: "
+            f"{source} cannot be read as {source.suffix[1:]}: "
             f"{str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__}.",
             hint="It may be cut short; bench.save writes it again from the run's directory.",
         ) from None
-    return _checked_frame(df, about, place)
+    return _checked_frame(df, metadata, source)
 
 
-def _checked_frame(df: pd.DataFrame, about: dict[str, Any], place: Path) -> pd.DataFrame:
-    if about.get("schema", columns.VERSION) > columns.VERSION:
+def _checked_frame(df: pd.DataFrame, metadata: dict[str, Any], source: Path) -> pd.DataFrame:
+    if metadata.get("schema", columns.VERSION) > columns.VERSION:
         raise ConfigError(
-            f"{place} was written by a newer nbllm (schema {about['schema']}, here {columns.VERSION}).",
+            f"{source} was written by a newer nbllm (schema {metadata['schema']}, here {columns.VERSION}).",
             hint="Update nbllm.",
         )
     if not {"request_id", "name", "status"} <= set(df.columns):
         raise ConfigError(
-            f"{place} is no frame of requests: it has no column request_id, name or status.",
+            f"{source} is no frame of requests: it has no column request_id, name or status.",
             hint="bench.schema() lists the columns.",
         )
     out = columns.cast(df)
-    out.attrs["nbllm"] = about
+    out.attrs["nbllm"] = metadata
     return out
 
 
@@ -141,10 +141,10 @@ def _write_parquet(df: pd.DataFrame, path: Path) -> None:
             f"A column of the frame cannot be in Parquet: {error}.",
             hint="Make its values one kind, or use .jsonl.",
         ) from None
-    about = {"schema": columns.VERSION, **df.attrs.get("nbllm", {})}
+    metadata = {"schema": columns.VERSION, **df.attrs.get("nbllm", {})}
     pq.write_table(
         table.replace_schema_metadata(
-            {**(table.schema.metadata or {}), _METADATA_KEY: json.dumps(about).encode()}
+            {**(table.schema.metadata or {}), _METADATA_KEY: json.dumps(metadata).encode()}
         ),
         path,
     )
@@ -155,21 +155,21 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
-    about = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
-    return table.to_pandas(), about
+    metadata = json.loads((table.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
+    return table.to_pandas(), metadata
 
 
 def _metadata(df: pd.DataFrame) -> str:
     """What text files say beside the rows: of the run, and of the columns that are not ours."""
-    own = {str(name): _dtype_name(df[name]) for name in df.columns if name not in columns.NAMES}
-    return json.dumps({"schema": columns.VERSION, **df.attrs.get("nbllm", {}), "dtypes": own}, default=str)
+    dtypes = {str(name): _dtype_name(df[name]) for name in df.columns if name not in columns.NAMES}
+    return json.dumps({"schema": columns.VERSION, **df.attrs.get("nbllm", {}), "dtypes": dtypes}, default=str)
 
 
 def _dtype_name(series: pd.Series) -> str:
     """The dtype by which a column is read; "" where its values tell."""
-    texts = series.dropna().map(lambda value: isinstance(value, str)).all()
-    kind = str(series.dtype)
-    return ("text" if texts else "") if kind == "object" else kind
+    all_texts = series.dropna().map(lambda value: isinstance(value, str)).all()
+    dtype = str(series.dtype)
+    return ("text" if all_texts else "") if dtype == "object" else dtype
 
 
 def _restore_dtypes(df: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -177,31 +177,31 @@ def _restore_dtypes(df: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
     if _METADATA_FIELD not in df or not len(df) or not isinstance(df[_METADATA_FIELD].iloc[0], str):
         return df, {}
     try:
-        about = json.loads(df[_METADATA_FIELD].iloc[0])
-        kinds = about.pop("dtypes")
+        metadata = json.loads(df[_METADATA_FIELD].iloc[0])
+        dtypes = metadata.pop("dtypes")
     except (ValueError, AttributeError, KeyError, TypeError):  # a column of the user's that is called so
         return df, {}
     df = df.drop(columns=_METADATA_FIELD)
-    df = df.reindex(columns=[*df, *(n for n in kinds if n not in df)])  # JSON lines hold no missing values
+    df = df.reindex(columns=[*df, *(n for n in dtypes if n not in df)])  # JSON lines hold no missing values
     for name in df.columns:
-        if kinds.get(name):
-            df[name] = _cast_column(df[name], kinds[name])
-    return df, about
+        if dtypes.get(name):
+            df[name] = _cast_column(df[name], dtypes[name])
+    return df, metadata
 
 
-def _cast_column(series: pd.Series, kind: Any) -> pd.Series:
+def _cast_column(series: pd.Series, dtype: Any) -> pd.Series:
     """A column of texts or of JSON's values in the dtype that it had."""
     import pandas as pd
 
-    if kind == "text":
+    if dtype == "text":
         return series.astype(object).where(series.notna(), None)
-    if kind.startswith("datetime"):
-        return pd.to_datetime(series, format="ISO8601", utc="," in kind).astype(kind)
-    if kind.startswith("bool"):
+    if dtype.startswith("datetime"):
+        return pd.to_datetime(series, format="ISO8601", utc="," in dtype).astype(dtype)
+    if dtype.startswith("bool"):
         series = series.map({"True": True, "False": False, True: True, False: False})
-    elif pd.api.types.is_numeric_dtype(kind) and not isinstance(series.dtype, pd.CategoricalDtype):
+    elif pd.api.types.is_numeric_dtype(dtype) and not isinstance(series.dtype, pd.CategoricalDtype):
         series = pd.to_numeric(series)
-    return series.astype(kind)
+    return series.astype(dtype)
 
 
 def _write_csv(df: pd.DataFrame, path: Path) -> None:
@@ -224,11 +224,11 @@ def _with_metadata(df: pd.DataFrame) -> pd.DataFrame:
 def _read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     import pandas as pd
 
-    kinds: dict[str, Any] = _csv_dtypes()
+    dtypes: dict[str, Any] = _csv_dtypes()
     names = pd.read_csv(path, nrows=0).columns
     if _METADATA_FIELD in names:
-        kinds |= dict.fromkeys(set(names) - set(kinds), "string")
-    df = pd.read_csv(path, dtype=kinds, keep_default_na=False, na_values=[""])
+        dtypes |= dict.fromkeys(set(names) - set(dtypes), "string")
+    df = pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=[""])
     return _restore_dtypes(
         _map_strings(df, lambda text: text[1:] if text.startswith("'") and _FORMULA.match(text) else text)
     )
@@ -240,8 +240,8 @@ def _map_strings(df: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame
 
     changed = {}
     for name in df.columns:
-        kind = df[name].dtype
-        if not (pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_datetime64_any_dtype(kind)):
+        dtype = df[name].dtype
+        if not (pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_datetime64_any_dtype(dtype)):
             changed[name] = (
                 df[name].astype(object).map(lambda value: change(value) if isinstance(value, str) else value)
             )
@@ -267,35 +267,35 @@ def _write_jsonl(df: pd.DataFrame, path: Path) -> None:
 
     with path.open("w", encoding="utf-8", errors="replace") as file:
         for row in _with_metadata(df).to_dict("records"):
-            kept = {
+            values = {
                 k: v.isoformat() if isinstance(v, pd.Timestamp) else v.item() if hasattr(v, "item") else v
                 for k, v in row.items()
                 if not _is_missing(v)
             }
-            file.write(json.dumps(kept, ensure_ascii=False, default=str) + "\n")
+            file.write(json.dumps(values, ensure_ascii=False, default=str) + "\n")
 
 
 def _is_missing(value: Any) -> bool:
     import pandas as pd
 
-    found = pd.isna(value)
-    return isinstance(found, bool) and found
+    missing = pd.isna(value)
+    return isinstance(missing, bool) and missing
 
 
 def _read_jsonl(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     import pandas as pd
 
     text = path.read_text("utf-8-sig")
-    if (others := read_foreign(text, path)) is not None:
-        return others, {}
+    if (foreign := read_foreign(text, path)) is not None:
+        return foreign, {}
     rows = list(iter_json(text))
     return _restore_dtypes(pd.DataFrame(rows, columns=None if rows else list(columns.NAMES)))
 
 
 def _read_json(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    if (others := read_foreign(path.read_text("utf-8-sig"), path)) is None:
+    if (foreign := read_foreign(path.read_text("utf-8-sig"), path)) is None:
         raise ConfigError(f"{path} is not what guidellm writes.", hint=f"Use {', '.join(_SUFFIXES)}.")
-    return others, {}
+    return foreign, {}
 
 
 _WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {

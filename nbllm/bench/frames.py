@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
+from ..core.events import all_checks_pass
 from ..core.values import plural
 from ..store import columns
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 _FRAME_HINT = (
     "bench.run, bench.load and %llm log give frames of requests; bench.schema() lists their columns."
 )
-SCORE = "score"  # what an answer is worth, by the user's own measure
+SCORE = "score"  # the quality of an answer, by the user's own measure
+CHECK_PREFIX = "check_"  # of the columns of assertions
 
 
 # What a column is taken for that a frame of another origin does not have; else its values are missing.
@@ -38,39 +40,41 @@ def normalize_requests(df: pd.DataFrame) -> pd.DataFrame:
     if not (df.index.is_unique and set(df.index.names).isdisjoint(df.columns)):
         df = df.reset_index(drop=True)
     absent = [c for c in columns.COLUMNS if c.name not in df]
-    lost = {c.name for c in absent}
-    if "name" in lost or {"ok", "status"} <= lost:
+    missing_names = {c.name for c in absent}
+    if "name" in missing_names or {"ok", "status"} <= missing_names:
         raise ConfigError("The frame says of no request whose it is and what became of it.", hint=_FRAME_HINT)
     if unnamed := int(df["name"].isna().sum()):
         raise ConfigError(
             f"{plural(unnamed, 'row')} of the frame name no model.", hint='df.dropna(subset="name")'
         )
-    if not lost:
+    if not missing_names:
         return df
-    found = columns.frame([{}] * len(df), tuple(absent)).set_index(df.index)
-    given = {
-        **{k: v for k, v in _DEFAULTS.items() if k in lost},
-        **({"request_id": [str(i) for i in range(len(df))]} if "request_id" in lost else {}),
-        **({"ok": df["status"].astype("string") == "ok"} if "ok" in lost else {}),
+    added = columns.frame([{}] * len(df), tuple(absent)).set_index(df.index)
+    defaults = {
+        **{k: v for k, v in _DEFAULTS.items() if k in missing_names},
+        **({"request_id": [str(i) for i in range(len(df))]} if "request_id" in missing_names else {}),
+        **({"ok": df["status"].astype("string") == "ok"} if "ok" in missing_names else {}),
     }
-    out = pd.concat([df, found.assign(**given)], axis=1)
+    out = pd.concat([df, added.assign(**defaults)], axis=1)
     out.attrs.update(df.attrs)
     return out
 
 
 def check_unique_names(names: Iterable[Any]) -> None:
     """Raises ConfigError where two columns have one name: one of them would be lost."""
-    double = next((name for name, n in Counter(map(str, names)).items() if n > 1), None)
-    if double is not None:
-        raise ConfigError(f"Two columns are called {double!r}.", hint="Rename one of them.")
+    duplicate = next((name for name, n in Counter(map(str, names)).items() if n > 1), None)
+    if duplicate is not None:
+        raise ConfigError(f"Two columns are called {duplicate!r}.", hint="Rename one of them.")
 
 
 def string_list(name: str, given: Any) -> list[str] | None:
     """An option that is a text, or several; None where it is not given. Raises ConfigError for others."""
-    found = [given] if isinstance(given, str) else given
-    if found is not None and (not isinstance(found, Iterable) or not all(isinstance(x, str) for x in found)):
+    values = [given] if isinstance(given, str) else given
+    if values is not None and (
+        not isinstance(values, Iterable) or not all(isinstance(x, str) for x in values)
+    ):
         raise ConfigError(f"{name} is a text, or a list of texts, not {given!r}.", hint="See its docstring.")
-    return None if found is None else list(found)
+    return None if values is None else list(values)
 
 
 def check_share(name: str, value: Any) -> None:
@@ -94,10 +98,12 @@ def ordered_values(df: pd.DataFrame, column: str) -> list[Any]:
     """The values of a column in the order in which they are shown: models as the run was given them (its rows
     stand in random order), starts coldest first, else sorted; unknown last."""
     values = list(df[column].drop_duplicates())
-    told = df.attrs.get("nbllm", {}).get("models", []) if column == "name" else ()
-    places = {name: i for i, name in enumerate((*told, *columns.START_KINDS))}
+    models = df.attrs.get("nbllm", {}).get("models", []) if column == "name" else ()
+    positions = {name: i for i, name in enumerate((*models, *columns.START_KINDS))}
     known = [v for v in values if isinstance(v, (str, int, float)) and v == v]  # noqa: PLR0124
-    known.sort(key=lambda v: (places.get(v, len(places)), (0.0, v) if isinstance(v, str) else (float(v), "")))
+    known.sort(
+        key=lambda v: (positions.get(v, len(positions)), (0.0, v) if isinstance(v, str) else (float(v), ""))
+    )
     return [*known, *(v for v in values if not any(v is k for k in known))]
 
 
@@ -105,20 +111,20 @@ def ordered_groups(df: pd.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[An
     """The groups of a frame, in the order of `ordered`."""
     if not keys:
         return [((), df)]
-    found = list(df.groupby(list(keys), sort=False, observed=True, dropna=False))
+    groups = list(df.groupby(list(keys), sort=False, observed=True, dropna=False))
     ranks = [{repr(v): i for i, v in enumerate(ordered_values(df, key))} for key in keys]
 
-    def place(group: Any) -> list[int]:
+    def group_position(group: Any) -> list[int]:
         return [rank.get(repr(v), len(rank)) for rank, v in zip(ranks, group[0], strict=True)]
 
-    return sorted(found, key=place)
+    return sorted(groups, key=group_position)
 
 
 def last_attempts(part: pd.DataFrame) -> pd.DataFrame:
     """The last attempt of each request, in the order of their calls: a retry's first attempt is not a failure
     of its own."""
-    kept = part.sort_values("attempt").drop_duplicates(["run_id", "request_id"], keep="last")
-    return kept.sort_values("ns_call") if kept["ns_call"].notna().all() else kept.sort_index()
+    last = part.sort_values("attempt").drop_duplicates(["run_id", "request_id"], keep="last")
+    return last.sort_values("ns_call") if last["ns_call"].notna().all() else last.sort_index()
 
 
 def measured_requests(df: pd.DataFrame, phase: str | None = "measure") -> pd.DataFrame:
@@ -139,12 +145,25 @@ def plain_row(row: Mapping[Any, Any]) -> dict[str, Any]:
     """A row as JSON has it; None for what is missing."""
     import pandas as pd
 
-    plain: dict[str, Any] = {
+    values: dict[str, Any] = {
         str(k): v if isinstance(v, (list, dict)) or not pd.isna(v) else None for k, v in row.items()
     }
-    return {k: v.item() if hasattr(v, "item") else v for k, v in plain.items()}
+    return {k: v.item() if hasattr(v, "item") else v for k, v in values.items()}
 
 
 def contaminated_mask(part: pd.DataFrame) -> pd.Series:
     """Which requests this client itself held up."""
     return (part["quality"].astype("string") == "contaminated").fillna(False).astype(bool)
+
+
+def add_check_columns(df: pd.DataFrame, checks: Mapping[str, Mapping[str, float | None]]) -> None:
+    """Adds a column for each check (values by request id), and `passed`: whether all of them passed."""
+    import pandas as pd
+
+    names = list(dict.fromkeys(name for values in checks.values() for name in values))
+    rows = [checks.get(str(i), {}) for i in df["request_id"]]
+    for name in names:
+        df[f"{CHECK_PREFIX}{name}"] = pd.Series([r.get(name) for r in rows], df.index, dtype="float64")
+    if names:
+        passed = [all_checks_pass(r.get(name) for name in names) for r in rows]
+        df["passed"] = pd.Series(passed, df.index, dtype="boolean")

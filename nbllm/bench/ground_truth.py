@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..store.chunks import BEARING
+
 if TYPE_CHECKING:
     import pandas as pd
 
-_TOKEN_KINDS = ("content", "reasoning", "tool")
 _SIMULATOR_TOKEN_KINDS = ("text", "content", "reasoning", "tool")
 # a write takes some 0.03; in a longer one the sender lost the processor, before or after the bytes had gone
 _SLOW_WRITE_MS = 1.0
@@ -30,7 +31,7 @@ def fetch_records(url: str) -> dict[str, dict[str, Any]]:
         return {r["id"]: r for r in json.load(answer)}
 
 
-def request_errors(df: pd.DataFrame, known: Records) -> pd.DataFrame:
+def request_errors(df: pd.DataFrame, records: Records) -> pd.DataFrame:
     """One row per measured request that the simulator remembers: measured and true times in ms, and their
     difference.
 
@@ -42,7 +43,7 @@ def request_errors(df: pd.DataFrame, known: Records) -> pd.DataFrame:
 
     out = []
     for row in df.to_dict("records"):
-        record = known.get(str(row["provider_request_id"]))
+        record = records.get(str(row["provider_request_id"]))
         sent = (
             [c for c in record["chunks"] if c["kind"] in _SIMULATOR_TOKEN_KINDS and c["n_tokens"]]
             if record
@@ -53,7 +54,7 @@ def request_errors(df: pd.DataFrame, known: Records) -> pd.DataFrame:
         first, last = sent[0], sent[-1]
         tokens = sum(c["n_tokens"] for c in sent)
         decode = (last["send_ns"] - first["send_ns"]) / 1e6
-        after = tokens - first["n_tokens"]
+        later_tokens = tokens - first["n_tokens"]
         out.append(
             {
                 "request_id": row["request_id"],
@@ -63,18 +64,22 @@ def request_errors(df: pd.DataFrame, known: Records) -> pd.DataFrame:
                 "conn_reused": row["conn_reused"],
                 "ttft_error_ms": row["ttft_ms"] - (first["send_ns"] - record["received_ns"]) / 1e6,
                 "e2e_error_ms": row["e2e_ms"] - (last["send_ns"] - record["received_ns"]) / 1e6,
-                "itl_error_ms": row["itl_ms"] - decode / after if after > 0 else None,
+                "itl_error_ms": row["itl_ms"] - decode / later_tokens if later_tokens > 0 else None,
                 "out_tokens_error": row["out_tokens"] - tokens,
             }
         )
     return pd.DataFrame(out)
 
 
-def _arrival_error(at: float, began: float, ended: float) -> float:
-    return at - began if ended - began <= _SLOW_WRITE_MS else max(0.0, at - ended) + min(0.0, at - began)
+def _arrival_error(arrived: float, write_start: float, write_end: float) -> float:
+    return (
+        arrived - write_start
+        if write_end - write_start <= _SLOW_WRITE_MS
+        else max(0.0, arrived - write_end) + min(0.0, arrived - write_start)
+    )
 
 
-def token_errors(df: pd.DataFrame, chunks: pd.DataFrame, known: Records, epoch: float) -> pd.DataFrame:
+def token_errors(df: pd.DataFrame, chunks: pd.DataFrame, records: Records, epoch: float) -> pd.DataFrame:
     """One row per token-bearing chunk: certified, error_ms (arrival minus the beginning of its write; where
     the sender was held up in its write for over 1 ms, the distance from the whole of it), width_ms of its
     bounds, contained (whether they hold the truth), gap_error_ms, in the order of the answer."""
@@ -82,8 +87,8 @@ def token_errors(df: pd.DataFrame, chunks: pd.DataFrame, known: Records, epoch: 
 
     ids = df.set_index("request_id")["provider_request_id"].to_dict()
     out = []
-    for request_id, part in chunks[chunks["kind"].isin(_TOKEN_KINDS)].groupby("request_id", sort=False):
-        record = known.get(str(ids.get(request_id)))
+    for request_id, part in chunks[chunks["kind"].isin(BEARING)].groupby("request_id", sort=False):
+        record = records.get(str(ids.get(request_id)))
         sent = (
             [c for c in record["chunks"] if c["kind"] in _SIMULATOR_TOKEN_KINDS and c["n_tokens"]]
             if record
@@ -92,20 +97,20 @@ def token_errors(df: pd.DataFrame, chunks: pd.DataFrame, known: Records, epoch: 
         if len(sent) != len(part):
             continue
         before: tuple[float, float] | None = None
-        for row, true in zip(part.to_dict("records"), sent, strict=True):
-            at, lo, hi = (row[name] / 1e6 + epoch * 1e3 for name in ("ns_arrive", "ns_lo", "ns_hi"))
-            began, ended = true["send_ns"] / 1e6, true["written_ns"] / 1e6
+        for row, sent_chunk in zip(part.to_dict("records"), sent, strict=True):
+            arrived, lo, hi = (row[name] / 1e6 + epoch * 1e3 for name in ("ns_arrive", "ns_lo", "ns_hi"))
+            write_start, write_end = sent_chunk["send_ns"] / 1e6, sent_chunk["written_ns"] / 1e6
             out.append(
                 {
                     "request_id": request_id,
                     "i": row["i"],
                     "certified": bool(row["certified"]),
-                    "error_ms": _arrival_error(at, began, ended),
+                    "error_ms": _arrival_error(arrived, write_start, write_end),
                     "width_ms": hi - lo,
-                    "contained": lo <= ended + _CLOCK_SLACK_MS and began <= hi + _CLOCK_SLACK_MS,
-                    "gap_error_ms": (at - before[0]) - (began - before[1]) if before else None,
+                    "contained": lo <= write_end + _CLOCK_SLACK_MS and write_start <= hi + _CLOCK_SLACK_MS,
+                    "gap_error_ms": (arrived - before[0]) - (write_start - before[1]) if before else None,
                     "lag_ms": (row["ns_user"] - row["ns_arrive"]) / 1e6,
                 }
             )
-            before = (at, began)
+            before = (arrived, write_start)
     return pd.DataFrame(out)

@@ -82,29 +82,30 @@ def judge(
         raise ConfigError(
             "There are no two answers to compare.", hint="A run of two models or more has them."
         )
-    open_ = [p for p in pairs if p["winner"] is None]
+    undecided = [p for p in pairs if p["winner"] is None]
     try:
-        for part in (open_[i : i + _CONCURRENCY] for i in range(0, len(open_), _CONCURRENCY)):
-            _ask_judge(part, question, model, client)
+        for batch in (undecided[i : i + _CONCURRENCY] for i in range(0, len(undecided), _CONCURRENCY)):
+            _ask_judge(batch, question, model, client)
     except KeyboardInterrupt:
         warnings.warn("The judge was stopped: what it has not seen is left out.", stacklevel=2)
         pairs = [p for p in pairs if p["winner"] is not None or "forward" in p]
     names = ["run_id", "prompt_id", "block", "a", "b", "request_a", "request_b"]
     out = pd.DataFrame(pairs, columns=[*names, "winner", "forward", "backward", "cost_usd"])
-    both = out.dropna(subset=["forward", "backward"])
-    same = int((both["forward"] == both["backward"]).sum())
-    lo, hi, _ = st.wilson(same, len(both))
-    agreed = same / len(both) if len(both) else math.nan
-    cost = out["cost_usd"].sum(min_count=1) if open_ else 0.0
-    asked = sum("forward" in p for p in pairs)
-    if unread := sum(p.get("unread", 0) for p in pairs):
-        said = next(p["said"] for p in pairs if "said" in p)
+    complete = out.dropna(subset=["forward", "backward"])
+    n_agreed = int((complete["forward"] == complete["backward"]).sum())
+    lo, hi, _ = st.wilson(n_agreed, len(complete))
+    agreement = n_agreed / len(complete) if len(complete) else math.nan
+    cost = out["cost_usd"].sum(min_count=1) if undecided else 0.0
+    n_judged = sum("forward" in p for p in pairs)
+    if n_unreadable := sum(p.get("unread", 0) for p in pairs):
+        example = next(p["said"] for p in pairs if "said" in p)
         warnings.warn(
-            f"{unread} of {2 * asked} answers of the judge say none of FIRST, SECOND, TIE: {said[:90]!r}.",
+            f"{n_unreadable} of {2 * n_judged} answers of the judge contain none of FIRST, SECOND and TIE, "
+            f"for example {example[:90]!r}.",
             stacklevel=2,
         )
-    about = {"model": model, "question": question, "asked": 2 * asked, "cost_usd": float(cost)}
-    out.attrs["judge"] = {**about, "agreement": agreed, "agreement_lo": lo, "agreement_hi": hi}
+    metadata = {"model": model, "question": question, "asked": 2 * n_judged, "cost_usd": float(cost)}
+    out.attrs["judge"] = {**metadata, "agreement": agreement, "agreement_lo": lo, "agreement_hi": hi}
     return out
 
 
@@ -117,15 +118,18 @@ def _answer_pairs(df: pd.DataFrame, baseline: str | None) -> Iterator[Row]:
     texts = {
         (r["run_id"], r["request_id"]): (r["prompt"], r["answer"]) for r in answers(df).to_dict("records")
     }
-    used = last_attempts(measured_requests(df))
-    for (run_id, prompt_id, block), part in used.groupby(
+    measured_rows = last_attempts(measured_requests(df))
+    for (run_id, prompt_id, block), part in measured_rows.groupby(
         ["run_id", "prompt_id", "block"], sort=False, observed=True
     ):
-        first = {str(r["name"]): r for r in reversed(part.to_dict("records"))}
-        for a, b in itertools.combinations([n for n in names if n in first], 2):
+        first_by_name = {str(r["name"]): r for r in reversed(part.to_dict("records"))}
+        for a, b in itertools.combinations([n for n in names if n in first_by_name], 2):
             if baseline in (None, a, b):
                 sides = [
-                    (bool(first[n]["ok"]), *texts.get((run_id, first[n]["request_id"]), ("", "")))
+                    (
+                        bool(first_by_name[n]["ok"]),
+                        *texts.get((run_id, first_by_name[n]["request_id"]), ("", "")),
+                    )
                     for n in (a, b)
                 ]
                 yield {
@@ -134,8 +138,8 @@ def _answer_pairs(df: pd.DataFrame, baseline: str | None) -> Iterator[Row]:
                     "block": block,
                     "a": a,
                     "b": b,
-                    "request_a": first[a]["request_id"],
-                    "request_b": first[b]["request_id"],
+                    "request_a": first_by_name[a]["request_id"],
+                    "request_b": first_by_name[b]["request_id"],
                     "winner": _decided_winner(sides, a, b),
                     "sides": sides,
                 }
@@ -157,21 +161,21 @@ def _ask_judge(pairs: list[Row], question: str, model: str, client: Client) -> N
     failures: list[NbllmError] = []
     try:
         for pair, (forward, backward) in zip(pairs, streams, strict=True):
-            said = []
+            winners = []
             for stream, names in ((forward, (pair["a"], pair["b"])), (backward, (pair["b"], pair["a"]))):
                 try:
                     response = stream.response()
-                    said.append(_parse_winner(response.text, *names))
-                    if said[-1] is None:
+                    winners.append(_parse_winner(response.text, *names))
+                    if winners[-1] is None:
                         pair |= {"unread": pair.get("unread", 0) + 1, "said": response.text}
-                    before = pair.get("cost_usd", 0.0)  # None: that of the other order is not known
-                    pair["cost_usd"] = None if None in (before, response.cost) else before + response.cost
+                    cost = pair.get("cost_usd", 0.0)  # None: that of the other order is not known
+                    pair["cost_usd"] = None if None in (cost, response.cost) else cost + response.cost
                 except NbllmError as error:
                     failures.append(error)
-                    said.append(None)
-            pair["forward"], pair["backward"] = said
-            if None not in said:
-                pair["winner"] = said[0] if said[0] == said[1] else "tie"
+                    winners.append(None)
+            pair["forward"], pair["backward"] = winners
+            if None not in winners:
+                pair["winner"] = winners[0] if winners[0] == winners[1] else "tie"
     except BaseException:
         for stream in itertools.chain.from_iterable(streams):
             stream.cancel()
@@ -182,8 +186,8 @@ def _ask_judge(pairs: list[Row], question: str, model: str, client: Client) -> N
         warnings.warn(f"Failures of the judge: {len(failures)}. {failures[0].message[:200]}", stacklevel=3)
 
 
-def _judge_prompt(question: str, sides: Sequence[Any], turned: bool) -> str:
-    (_, prompt, first), (_, _, second) = reversed(sides) if turned else sides
+def _judge_prompt(question: str, sides: Sequence[Any], swapped: bool) -> str:
+    (_, prompt, first), (_, _, second) = reversed(sides) if swapped else sides
     return _PROMPT.format(
         question=question, mark=secrets.token_hex(6), prompt=prompt, first=first, second=second
     )
@@ -191,18 +195,18 @@ def _judge_prompt(question: str, sides: Sequence[Any], turned: bool) -> str:
 
 def _parse_winner(text: str, first: str, second: str) -> str | None:
     """Whom a judge's last word names; None where it is none of the three."""
-    found = _WINNER_WORD.findall(text)
-    return {"first": first, "second": second, "tie": "tie"}[found[-1].lower()] if found else None
+    words = _WINNER_WORD.findall(text)
+    return {"first": first, "second": second, "tie": "tie"}[words[-1].lower()] if words else None
 
 
 def win_shares(judged: pd.DataFrame) -> dict[str, float]:
     """What each request's answer is worth: the share of its comparisons that it won, ties by half."""
-    won: dict[str, list[float]] = {}
+    results: dict[str, list[float]] = {}
     for row in judged.dropna(subset=["winner"]).to_dict("records"):
         for side in ("a", "b"):
-            worth = 0.5 if row["winner"] == "tie" else float(row["winner"] == row[side])
-            won.setdefault(row[f"request_{side}"], []).append(worth)
-    return {request: sum(values) / len(values) for request, values in won.items()}
+            result = 0.5 if row["winner"] == "tie" else float(row["winner"] == row[side])
+            results.setdefault(row[f"request_{side}"], []).append(result)
+    return {request: sum(values) / len(values) for request, values in results.items()}
 
 
 def win_rates(judged: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
@@ -226,40 +230,42 @@ def win_rates(judged: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     used = judged.dropna(subset=["a", "b", "winner"]).astype({"a": str, "b": str, "winner": str})
     if (used["a"] == used["b"]).any():
         raise ConfigError("A model is compared with itself.", hint="a and b are two models.")
-    odd = used[
+    invalid = used[
         ~(used["winner"].isin(["tie"]) | (used["winner"] == used["a"]) | (used["winner"] == used["b"]))
     ]
-    if len(odd):
+    if len(invalid):
         raise ConfigError(
-            f"{odd['winner'].iloc[0]!r} is neither a, b nor tie.", hint='winner is a name, or "tie".'
+            f"{invalid['winner'].iloc[0]!r} is neither a, b nor tie.", hint='winner is a name, or "tie".'
         )
     names = list(dict.fromkeys([*used["a"], *used["b"]]))
-    place = {name: i for i, name in enumerate(names)}
-    i, j = (used[side].map(place).to_numpy(int) for side in ("a", "b"))
+    index = {name: i for i, name in enumerate(names)}
+    i, j = (used[side].map(index).to_numpy(int) for side in ("a", "b"))
     y = np.where(used["winner"] == "tie", 0.5, (used["winner"] == used["a"]).astype(float))
-    group = (
+    cluster_keys = (
         ["run_id", "prompt_id"]
         if {"run_id", "prompt_id"} <= set(used)
         else ["prompt_id"]
         if "prompt_id" in used
         else []
     )
-    cluster = used.groupby(group, dropna=False).ngroup().to_numpy() if group else np.arange(len(used))
+    cluster = (
+        used.groupby(cluster_keys, dropna=False).ngroup().to_numpy() if cluster_keys else np.arange(len(used))
+    )
     z = float(norm.ppf((1 + level) / 2))
-    wide = (z, float(t.ppf((1 + level) / 2, max(1, len(set(cluster)) - 1))))
-    told = (i, j, y, cluster)
-    strength, _ = _bradley_terry(told, len(names), 0.5) if names else (np.zeros(0), ())
-    drawn, spreads = _bradley_terry(told, len(names), z * z) if names else (np.zeros(0), ())
+    quantiles = (z, float(t.ppf((1 + level) / 2, max(1, len(set(cluster)) - 1))))
+    comparisons = (i, j, y, cluster)
+    strength, _ = _bradley_terry(comparisons, len(names), 0.5) if names else (np.zeros(0), ())
+    regularised, covariances = _bradley_terry(comparisons, len(names), z * z) if names else (np.zeros(0), ())
     rows = []
     for k, name in enumerate(names):
-        mine = (i == k) | (j == k)
-        won = np.where(i == k, y, 1 - y)[mine]
-        rate = _win_rate(k, strength, (), wide)[0]
-        _, lo, hi = _win_rate(k, drawn, spreads, wide)
+        own = (i == k) | (j == k)
+        won = np.where(i == k, y, 1 - y)[own]
+        rate = _win_rate(k, strength, (), quantiles)[0]
+        _, lo, hi = _win_rate(k, regularised, covariances, quantiles)
         rows.append(
             {
                 "name": name,
-                "n": int(mine.sum()),
+                "n": int(own.sum()),
                 "wins": int((won == 1).sum()),
                 "ties": int((won == 0.5).sum()),
                 "losses": int((won == 0).sum()),
@@ -276,7 +282,7 @@ def win_rates(judged: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
 
 
 def _win_rate(
-    k: int, strength: Any, spreads: Sequence[Any], wide: Sequence[float]
+    k: int, strength: Any, covariances: Sequence[Any], quantiles: Sequence[float]
 ) -> tuple[float, float, float]:
     """The chance that one wins against one of the others, and its interval: by the delta method, on the
     log-odds; the widest of what the covariances give."""
@@ -288,7 +294,8 @@ def _win_rate(
     slope = -weight
     slope[k] = weight.sum()
     errors = [
-        by * math.sqrt(max(0.0, float(slope @ v @ slope))) for v, by in zip(spreads, wide, strict=False)
+        factor * math.sqrt(max(0.0, float(slope @ v @ slope)))
+        for v, factor in zip(covariances, quantiles, strict=False)
     ]
     half = max(errors, default=0.0) / (rate * (1 - rate))
     odds = math.log(rate / (1 - rate))
@@ -296,27 +303,27 @@ def _win_rate(
     return rate, lo, hi
 
 
-def _bradley_terry(told: tuple[Any, ...], m: int, ties: float) -> tuple[Any, Any]:
+def _bradley_terry(comparisons: tuple[Any, ...], m: int, ties: float) -> tuple[Any, Any]:
     """(strengths with mean 0, their covariances by curvature and by clusters), by Newton's method. told: who
     met whom, the first one's result, the cluster. ties: how many of each model with all others are added."""
-    i, j, y, cluster = told
-    met = np.array(
+    i, j, y, cluster = comparisons
+    meetings = np.array(
         sorted({(min(a, b), max(a, b)) for a, b in zip(i, j, strict=True) if a != b}), int
     ).reshape(-1, 2)
-    i, j, y = np.r_[i, met[:, 0]], np.r_[j, met[:, 1]], np.r_[y, np.full(len(met), 0.5)]
-    weight = np.r_[np.ones(len(cluster)), np.full(len(met), ties / max(1, m - 1))]
+    i, j, y = np.r_[i, meetings[:, 0]], np.r_[j, meetings[:, 1]], np.r_[y, np.full(len(meetings), 0.5)]
+    weight = np.r_[np.ones(len(cluster)), np.full(len(meetings), ties / max(1, m - 1))]
     design = np.zeros((len(y), m))
     design[np.arange(len(y)), i] += 1.0
     design[np.arange(len(y)), j] -= 1.0
     theta, centre = np.zeros(m), np.full((m, m), 1.0 / m if m else 0.0)
     for _ in range(100):
         p = 1 / (1 + np.exp(-np.clip(design @ theta, -700, 700)))
-        curved = design.T @ (design * (weight * p * (1 - p))[:, None]) + 1e-9 * np.eye(m) + centre
-        step = np.linalg.solve(curved, design.T @ (weight * (y - p)))
+        hessian = design.T @ (design * (weight * p * (1 - p))[:, None]) + 1e-9 * np.eye(m) + centre
+        step = np.linalg.solve(hessian, design.T @ (weight * (y - p)))
         theta = theta + step * min(1.0, 2.0 / max(1e-12, float(np.abs(step).max(initial=0.0))))
         if np.abs(step).max(initial=0.0) < 1e-10:
             break
-    inverse = np.linalg.inv(curved) - centre
+    inverse = np.linalg.inv(hessian) - centre
     gradients = design[: len(cluster)] * (y - p)[: len(cluster), None]
     groups = int(cluster.max()) + 1 if len(cluster) else 0
     sums = np.zeros((groups, m))

@@ -81,9 +81,9 @@ def find_load(
     search = _Search(model, prompts, by, limits, at_least, level, Budget.of(budget), dict(options or {}))
     _search_load(search.holds, _whole_load if by == "concurrency" else float, (low, high), within)
     out = pd.DataFrame(search.rows, columns=list(_COLUMNS)).sort_values("load", ignore_index=True)
-    held = out["load"][out["holds"].astype(bool)]
+    holding = out["load"][out["holds"].astype(bool)]
     power = out["achieved_s"] / out["e2e_ms"]
-    out["highest"] = out["load"] == (held.max() if len(held) else math.nan)
+    out["highest"] = out["load"] == (holding.max() if len(holding) else math.nan)
     out["knee"] = power == power.max()
     out.attrs.update(runs=search.runs, ended=search.ended)
     return out
@@ -95,24 +95,24 @@ def _whole_load(load: float) -> float:
 
 def _search_load(
     holds: Callable[[float], bool | None],
-    shaped: Callable[[float], float],
-    ends: tuple[float, float],
+    rounded: Callable[[float], float],
+    limits: tuple[float, float],
     within: float,
 ) -> None:
     """Doubles from the lower end until a load fails, then halves the gap. `holds` gives None where the search
     is over."""
-    best, load, fails = 0.0, shaped(ends[0]), math.inf
-    while best < load < fails:
-        found = holds(load)
-        if found is None:
+    best, load, failing = 0.0, rounded(limits[0]), math.inf
+    while best < load < failing:
+        held = holds(load)
+        if held is None:
             return
-        best, fails = (load, fails) if found else (best, load)
-        if math.isinf(fails):
-            load = shaped(min(ends[1], 2.0 * load))
-        elif not best or fails <= best * (1.0 + within):
+        best, failing = (load, failing) if held else (best, load)
+        if math.isinf(failing):
+            load = rounded(min(limits[1], 2.0 * load))
+        elif not best or failing <= best * (1.0 + within):
             return
         else:
-            load = shaped(math.sqrt(best * fails))
+            load = rounded(math.sqrt(best * failing))
 
 
 @dataclass(slots=True)
@@ -137,18 +137,18 @@ class _Search:
         frames: list[pd.DataFrame] = []
         for look in range(_MAX_BLOCKS):
             try:
-                frames.append(self._block(load, look))
+                frames.append(self._measure_block(load, look))
             except KeyboardInterrupt:
                 self.ended = "stopped"
             if not frames:
                 return None
-            row, decided = self._judged(load, frames)
+            row, decided = self._judge(load, frames)
             if decided is not None or self.ended or look == _MAX_BLOCKS - 1:
                 break
         self.rows.append(row)
         return None if self.ended else bool(row["holds"])
 
-    def _block(self, load: float, look: int) -> pd.DataFrame:
+    def _measure_block(self, load: float, look: int) -> pd.DataFrame:
         left = {k: v - self.spent[k] for k in self.spent if (v := getattr(self.budget, k)) is not None}
         if any(v <= 0 for v in left.values()):
             self.ended = "the budget is used up"
@@ -167,7 +167,7 @@ class _Search:
         self.spent["seconds"] += _duration_s(df)
         return df
 
-    def _judged(self, load: float, frames: list[pd.DataFrame]) -> tuple[dict[str, Any], bool | None]:
+    def _judge(self, load: float, frames: list[pd.DataFrame]) -> tuple[dict[str, Any], bool | None]:
         """(the row of a load, whether it holds where that is decided)."""
         import pandas as pd
 

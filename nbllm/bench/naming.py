@@ -17,37 +17,39 @@ def short_names(names: Iterable[str], width: int = 26) -> dict[str, str]:
     Where some would look alike, the words that all end with go, too; what is alike then begins where it
     begins to differ, and what still is has a number.
     """
-    given = list(dict.fromkeys(names))
-    plain = ["".join(c if c.isprintable() else "\ufffd" for c in name) for name in given]
-    if len(plain) > 1:  # parts of a path, and where they are too long, any words
-        begin = _common_prefix_length(
-            [n[:-1] for n in plain], r".*[-/:@ ]" if max(map(len, plain)) > width else ".*/"
+    unique = list(dict.fromkeys(names))
+    parts = ["".join(c if c.isprintable() else "\ufffd" for c in name) for name in unique]
+    if len(parts) > 1:  # parts of a path, and where they are too long, any words
+        prefix = _common_prefix_length(
+            [n[:-1] for n in parts], r".*[-/:@ ]" if max(map(len, parts)) > width else ".*/"
         )
-        plain = [name[begin:] for name in plain]
-    if len({_shorten(name, width) for name in plain}) < len(plain):
-        end = _common_prefix_length([n[:0:-1] for n in plain], r".*[-/:@, ]")
-        plain = [name[:-end] + "…" if end else name for name in plain]
-    fitted = [_shorten(name, width) for name in plain]
-    double = {words for words, n in Counter(fitted).items() if n > 1}
-    found: dict[str, str] = {}
-    for name, usual, whole in zip(given, fitted, plain, strict=True):
-        alike = [other for other, its in zip(plain, fitted, strict=True) if its == usual]
+        parts = [name[prefix:] for name in parts]
+    if len({_shorten(name, width) for name in parts}) < len(parts):
+        suffix = _common_prefix_length([n[:0:-1] for n in parts], r".*[-/:@, ]")
+        parts = [name[:-suffix] + "…" if suffix else name for name in parts]
+    shortened = [_shorten(name, width) for name in parts]
+    duplicates = {candidate for candidate, n in Counter(shortened).items() if n > 1}
+    result: dict[str, str] = {}
+    for name, short, full in zip(unique, shortened, parts, strict=True):
+        similar = [other for other, other_short in zip(parts, shortened, strict=True) if other_short == short]
         stem = (
-            _shorten("…" + whole[_common_prefix_length(alike, ".*") :], width) if usual in double else usual
+            _shorten("…" + full[_common_prefix_length(similar, ".*") :], width)
+            if short in duplicates
+            else short
         )
-        words, number = stem, 2
-        while words in found.values() or (usual in double and words in fitted):
+        candidate, number = stem, 2
+        while candidate in result.values() or (short in duplicates and candidate in shortened):
             mark = f" ({number})"
-            words, number = _shorten(stem, width - len(mark)) + mark, number + 1
-        found[name] = words
-    return found
+            candidate, number = _shorten(stem, width - len(mark)) + mark, number + 1
+        result[name] = candidate
+    return result
 
 
-def _common_prefix_length(names: list[str], whole: str) -> int:
+def _common_prefix_length(names: list[str], pattern: str) -> int:
     """How many characters, up to the end of `whole`, all names begin with."""
     pairs = zip(min(names), max(names), strict=False)
-    found = re.match(whole, "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
-    return len(found[0]) if found else 0
+    match = re.match(pattern, "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    return len(match[0]) if match else 0
 
 
 def _shorten(name: str, width: int) -> str:
@@ -62,12 +64,12 @@ def palette_positions(names: Iterable[str]) -> dict[str, int]:
     """A place in the palette for each, by its name alone, whatever the order; seldom another where other
     models are in the run. No two share one; those from COLOURS on share a colour, not a marker and a dash.
     """
-    found: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for name in sorted(dict.fromkeys(names), key=_digest):
-        begin = len(found) // COLOURS * COLOURS
-        free = set(range(begin, begin + COLOURS)) - set(found.values())
-        found[name] = min(free, key=lambda place: _digest(f"{place % COLOURS} {name}"))
-    return found
+        first = len(positions) // COLOURS * COLOURS
+        free = set(range(first, first + COLOURS)) - set(positions.values())
+        positions[name] = min(free, key=lambda position: _digest(f"{position % COLOURS} {name}"))
+    return positions
 
 
 def _digest(words: str) -> bytes:

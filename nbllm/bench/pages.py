@@ -49,39 +49,43 @@ class Cell(NamedTuple):
     """What stands in a table: a text, what is said below it, and a class (good, bad, weak)."""
 
     text: str
-    below: str = ""
+    subtext: str = ""
     style: str = ""
     hint: str = ""
 
-    def html(self, head: str, *, left: bool) -> str:
+    def html(self, header: str, *, left: bool) -> str:
         """The cell, below (on a phone: beside) the head of its column."""
         style = " ".join(filter(None, (self.style, "t" if left else "")))
-        marks = f' class="{style}"' if style else ""
-        marks += f' data-h="{escape(head)}"' if head else ""
-        marks += f' title="{escape(self.hint)}"' if self.hint else ""
-        below = f"<small>{escape(self.below)}</small>" if self.below else ""
+        attributes = f' class="{style}"' if style else ""
+        attributes += f' data-h="{escape(header)}"' if header else ""
+        attributes += f' title="{escape(self.hint)}"' if self.hint else ""
+        below = f"<small>{escape(self.subtext)}</small>" if self.subtext else ""
         text = escape(self.text)
-        return f"<td{marks}><span>{text}{below}</span></td>" if text or below else f"<td{marks}></td>"
+        return (
+            f"<td{attributes}><span>{text}{below}</span></td>" if text or below else f"<td{attributes}></td>"
+        )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]], *, text: int = 1, style: str = "cards") -> str:
+def table(
+    headers: Sequence[str], rows: Iterable[Sequence[Any]], *, text: int = 1, style: str = "cards"
+) -> str:
     """head over rows of texts and Cells; the first `text` columns stand at the left."""
 
     def line(row: Sequence[Any]) -> str:
         cells = (value if isinstance(value, Cell) else Cell(str(value)) for value in row)
-        return "".join(cell.html(head[i], left=i < text) for i, cell in enumerate(cells))
+        return "".join(cell.html(headers[i], left=i < text) for i, cell in enumerate(cells))
 
-    heads = "".join(f"<th{' class=t' if i < text else ''}>{escape(h)}</th>" for i, h in enumerate(head))
+    heads = "".join(f"<th{' class=t' if i < text else ''}>{escape(h)}</th>" for i, h in enumerate(headers))
     lines = "".join(f"<tr>{line(row)}</tr>" for row in rows)
     return f'<table class="{style}"><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>'
 
 
-def fold_long_table(html: str, rows: int, words: str, *, least: int = FOLDED_ROWS) -> str:
+def fold_long_table(html: str, rows: int, title: str, *, limit: int = FOLDED_ROWS) -> str:
     """A long table behind a line that opens it."""
     return (
         html
-        if rows <= least
-        else f"<details><summary>{escape(words)} ({rows} rows)</summary>{html}</details>"
+        if rows <= limit
+        else f"<details><summary>{escape(title)} ({rows} rows)</summary>{html}</details>"
     )
 
 
@@ -133,5 +137,5 @@ def setting_value(value: Any) -> str:
 def setting_text(row: Mapping[Any, Any], setting: Mapping[str, str]) -> str:
     """A row's setting in words: "at a time 4, start cold conn"; nothing where there is one only."""
     return ", ".join(
-        f"{words} {setting_value(row[key])}" for key, words in setting.items() if setting_value(row.get(key))
+        f"{label} {setting_value(row[key])}" for key, label in setting.items() if setting_value(row.get(key))
     )

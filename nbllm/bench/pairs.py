@@ -32,7 +32,7 @@ class Side:
         self._part, self._contaminated = part, contaminated
         self.failed = 1.0 - float(success_mask(part).mean()) if len(part) else math.nan
         self.retries = float(part["attempt"].astype(float).mean()) - 1.0 if len(part) else math.nan
-        self._known: dict[tuple[str, bool], pd.Series] = {}
+        self._medians_by_key: dict[tuple[str, bool], pd.Series] = {}
 
     @property
     def n(self) -> tuple[int, int]:
@@ -72,9 +72,9 @@ class Side:
         """The median of each block; `failures`: with those as the worst there is. A block's mean for
         ok_share."""
         asked = (metric, failures)
-        if asked not in self._known:
-            self._known[asked] = self._medians(metric, failures)
-        return self._known[asked]
+        if asked not in self._medians_by_key:
+            self._medians_by_key[asked] = self._medians(metric, failures)
+        return self._medians_by_key[asked]
 
     def _medians(self, metric: str, failures: bool) -> pd.Series:
         part, ok = self._part, success_mask(self._part)
@@ -82,14 +82,14 @@ class Side:
             shares: pd.Series = _by_block(part, ok.to_numpy(float)).mean()
             return shares
         values = part[metric].astype("Float64").to_numpy(float, na_value=math.nan)
-        used = ok.to_numpy() & np.isfinite(values)
+        counted = ok.to_numpy() & np.isfinite(values)
         if not self._contaminated:
-            used &= ~contaminated_mask(part).to_numpy()
+            counted &= ~contaminated_mask(part).to_numpy()
         if failures and is_timed(metric):
             values = np.where(ok.to_numpy(), values, 0.0 if metric in HIGHER_IS_BETTER else math.inf)
-            used |= ~ok.to_numpy()
-        found: pd.Series = _by_block(part[used], values[used]).median()
-        return found
+            counted |= ~ok.to_numpy()
+        medians: pd.Series = _by_block(part[counted], values[counted]).median()
+        return medians
 
 
 def _by_block(part: pd.DataFrame, values: np.ndarray[Any, Any]) -> Any:
@@ -111,7 +111,7 @@ class Samples:
     b: np.ndarray[Any, Any]
     paired: bool
     dropped: int
-    why: str  # it is not paired
+    unpaired_reason: str  # it is not paired
 
 
 class Pair:
@@ -130,19 +130,19 @@ class Pair:
     ) -> None:
         self._a, self._b, self._metric, self._level, self._seed = a, b, metric, level, seed
         self._in_blocks = a.blocks is not None and b.blocks is not None
-        self._by = [side for side in by or () if side is not None and self._in_blocks]
-        self._alone = by is not None and len(self._by) < 2
-        self.plain = self._plain()
-        self._positive = all(len(side) and (side > 0).all() for side in (self.plain.a, self.plain.b))
+        self._references = [side for side in by or () if side is not None and self._in_blocks]
+        self._reference_missing = by is not None and len(self._references) < 2
+        self.samples = self._build_samples()
+        self._positive = all(len(side) and (side > 0).all() for side in (self.samples.a, self.samples.b))
 
-    def _plain(self) -> Samples:
+    def _build_samples(self) -> Samples:
         a, b = self._a, self._b
         if a.blocks is None or b.blocks is None:
             return Samples(
                 a.values(self._metric), b.values(self._metric), False, 0, "no blocks: drift is not controlled"
             )
-        if len(self._by) == 2:
-            sides = [self._against(side, by) for side, by in zip((a, b), self._by, strict=True)]
+        if len(self._references) == 2:
+            sides = [self._ratios_to(side, by) for side, by in zip((a, b), self._references, strict=True)]
             return Samples(
                 sides[0],
                 sides[1],
@@ -159,64 +159,64 @@ class Pair:
         left = [side.loc[both].to_numpy(float) for side in found]
         return Samples(left[0], left[1], True, len(a.blocks.union(b.blocks)) - len(both), "")
 
-    def _against(self, side: Side, reference: Side) -> np.ndarray[Any, Any]:
-        mine, its = side.medians(self._metric), reference.medians(self._metric)
-        both = mine.index.intersection(its.index)
-        found: np.ndarray[Any, Any] = np.asarray(mine.loc[both] / its.loc[both], float)
+    def _ratios_to(self, side: Side, reference: Side) -> np.ndarray[Any, Any]:
+        own, others = side.medians(self._metric), reference.medians(self._metric)
+        both = own.index.intersection(others.index)
+        found: np.ndarray[Any, Any] = np.asarray(own.loc[both] / others.loc[both], float)
         return found
 
     def series(self) -> list[np.ndarray[Any, Any]]:
         """What must be independent for its p to hold: the differences, or the two samples."""
-        a, b = self._logs() if self._positive else (self.plain.a, self.plain.b)
-        return [a - b] if self.plain.paired else [a, b]
+        a, b = self._logs() if self._positive else (self.samples.a, self.samples.b)
+        return [a - b] if self.samples.paired else [a, b]
 
     def _logs(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        return np.log(self.plain.a), np.log(self.plain.b)
+        return np.log(self.samples.a), np.log(self.samples.b)
 
     def row(self, r: float, variance: float = 0.0, models: int = 2) -> dict[str, Any]:
         """What the pair says, with an autocorrelation of r allowed for. variance: of all pairs of so many
         models, on average."""
-        a, b = self.plain.a, self.plain.b
-        faster = st.superiority(*self._ranked(), paired=self.plain.paired)
-        n = len(a) if self.plain.paired else len(a) + len(b) - 1
-        told = effective_size(r, n if self.plain.paired else (n + 1) // 2)
-        if not self.plain.paired:
-            told = told._replace(dof=max(1.5, 2 * told.dof) if told.inflation > 1 else n - 1.0)
+        a, b = self.samples.a, self.samples.b
+        prob_smaller = st.superiority(*self._rank_samples(), paired=self.samples.paired)
+        n = len(a) if self.samples.paired else len(a) + len(b) - 1
+        size = effective_size(r, n if self.samples.paired else (n + 1) // 2)
+        if not self.samples.paired:
+            size = size._replace(dof=max(1.5, 2 * size.dof) if size.inflation > 1 else n - 1.0)
         return {
             "stat": "mean" if self._metric == OK_SHARE else "p50",
             "value_a": float(np.median(a)) if len(a) else math.nan,
             "value_b": float(np.median(b)) if len(b) else math.nan,
-            "n_blocks": len(a) if self.plain.paired else 0,
-            "n_dropped": self.plain.dropped,
-            "prob_a_faster": 1.0 - faster if self._metric in HIGHER_IS_BETTER else faster,
+            "n_blocks": len(a) if self.samples.paired else 0,
+            "n_dropped": self.samples.dropped,
+            "prob_a_faster": 1.0 - prob_smaller if self._metric in HIGHER_IS_BETTER else prob_smaller,
             "failed_a": self._a.failed,
             "failed_b": self._b.failed,
             "retries_a": self._a.retries,
             "retries_b": self._b.retries,
-            "method": "paired by block" if self.plain.paired else "unpaired",
+            "method": "paired by block" if self.samples.paired else "unpaired",
             **(
-                self._shares(told, n)
+                self._share_test(size, n)
                 if self._metric == OK_SHARE
-                else self._measured(told, n, variance, models)
+                else self._time_test(size, n, variance, models)
             ),
-            "note": self._note(told),
+            "note": self._note(size),
         }
 
-    def _measured(self, told: EffectiveSize, n: int, variance: float, models: int) -> dict[str, Any]:
-        a, b = self.plain.a, self.plain.b
+    def _time_test(self, size: EffectiveSize, n: int, variance: float, models: int) -> dict[str, Any]:
+        a, b = self.samples.a, self.samples.b
         logs = self._logs() if self._positive else (a * math.nan, b * math.nan)
-        if self.plain.paired:
+        if self.samples.paired:
             diff, ends = st.hodges_lehmann(a - b, self._level)
             ratio, band = st.hodges_lehmann(logs[0] - logs[1], self._level)
         else:
             diff, ends, _ = st.shift(a, b, self._level)
             ratio, band, _ = st.shift(logs[0], logs[1], self._level)
         wide, p = (
-            interval_widening(self._level, max(1.5, n - 1.0), told),
-            adjusted_p(self._p(), max(1.5, n - 1.0), told),
+            interval_widening(self._level, max(1.5, n - 1.0), size),
+            adjusted_p(self._p(), max(1.5, n - 1.0), size),
         )
-        if self.plain.paired and models > 3 and n >= st.MIN_PAIRS and not self._failures():
-            found = pooled_test(self.series()[0], variance, models, told, self._level)
+        if self.samples.paired and models > 3 and n >= st.MIN_PAIRS and not self._has_failures():
+            found = pooled_test(self.series()[0], variance, models, size, self._level)
             p, wide = min(p, found[0]), min(wide, found[1])
         ends, band = _widen(diff, ends, wide), _widen(ratio, band, wide)
         return {
@@ -229,41 +229,41 @@ class Pair:
             "p": p,
         }
 
-    def _failures(self) -> bool:
+    def _has_failures(self) -> bool:
         return is_timed(self._metric) and (self._a.failed > 0 or self._b.failed > 0)
 
-    def _ranked(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def _rank_samples(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """The samples with failures as the worst there is."""
-        if not self._failures() or len(self._by) == 2 or not self._in_blocks:
-            return self.plain.a, self.plain.b
+        if not self._has_failures() or len(self._references) == 2 or not self._in_blocks:
+            return self.samples.a, self.samples.b
         a, b = (side.medians(self._metric, failures=True) for side in (self._a, self._b))
-        if not self.plain.paired:
+        if not self.samples.paired:
             return np.asarray(a, float), np.asarray(b, float)
         both = a.index.intersection(b.index)
         return a.loc[both].to_numpy(float), b.loc[both].to_numpy(float)
 
     def _p(self) -> float:
-        a, b = self._ranked()
-        if not self.plain.paired:
+        a, b = self._rank_samples()
+        if not self.samples.paired:
             return st.shift(a, b, self._level)[2]
-        if self._failures():
+        if self._has_failures():
             with np.errstate(invalid="ignore"):
                 found = a - b
             return st.rank_p(np.where(a == b, 0.0, found), self._seed)
         return st.paired_p(self.series()[0], self._seed)
 
-    def _shares(self, told: EffectiveSize, n: int) -> dict[str, Any]:
+    def _share_test(self, size: EffectiveSize, n: int) -> dict[str, Any]:
         """Of ok_share: the difference with Newcombe's interval (method 10), p by sign flips of the blocks'
         shares, or Fisher's."""
         from scipy.stats import fisher_exact
 
         (good_a, n_a), (good_b, n_b) = self._a.n, self._b.n
         a, b = good_a / max(1, n_a), good_b / max(1, n_b)
-        ends = [st.wilson(good_a, n_a, self._level), st.wilson(good_b, n_b, self._level)]
-        low = a - b - math.hypot(a - ends[0].lo, ends[1].hi - b)
-        high = a - b + math.hypot(ends[0].hi - a, b - ends[1].lo)
-        if self.plain.paired:
-            p = adjusted_p(st.sign_flip(self.plain.a - self.plain.b, self._seed), max(1.5, n - 1.0), told)
+        intervals = [st.wilson(good_a, n_a, self._level), st.wilson(good_b, n_b, self._level)]
+        low = a - b - math.hypot(a - intervals[0].lo, intervals[1].hi - b)
+        high = a - b + math.hypot(intervals[0].hi - a, b - intervals[1].lo)
+        if self.samples.paired:
+            p = adjusted_p(st.sign_flip(self.samples.a - self.samples.b, self._seed), max(1.5, n - 1.0), size)
         else:
             p = float(fisher_exact([[good_a, n_a - good_a], [good_b, n_b - good_b]]).pvalue)
         ratio = a / b if b else math.nan
@@ -279,15 +279,15 @@ class Pair:
             "p": p,
         }
 
-    def _note(self, told: EffectiveSize) -> str:
+    def _note(self, size: EffectiveSize) -> str:
         a, b, metric = self._a, self._b, self._metric
         lengths = [t for t in (a.tokens, b.tokens) if t > 0]
-        uneven = len(lengths) == 2 and max(lengths) > 1.05 * min(lengths)
+        lengths_differ = len(lengths) == 2 and max(lengths) > 1.05 * min(lengths)
         return "; ".join(
-            words
-            for words, true in (
-                (self.plain.why, not self.plain.paired),
-                ("without the reference: not both were measured beside it", self._alone),
+            text
+            for text, applies in (
+                (self.samples.unpaired_reason, not self.samples.paired),
+                ("without the reference: not both were measured beside it", self._reference_missing),
                 (
                     f"failures differ ({a.failed:.0%} and {b.failed:.0%}): none is in the ratio, "
                     f"each is infinitely slow in p",
@@ -301,19 +301,21 @@ class Pair:
                 (
                     f"answers differ in length ({a.tokens:g} and {b.tokens:g} tokens): "
                     f'"ttft + 100 tokens" compares them alike',
-                    uneven and metric in ("e2e_ms", "e2e_sched_ms", "cost_usd"),
+                    lengths_differ and metric in ("e2e_ms", "e2e_sched_ms", "cost_usd"),
                 ),
                 (
-                    f"neighbouring blocks may resemble each other by {told.r:.2f}: allowed for",
-                    told.inflation > 2,
+                    f"neighbouring blocks may resemble each other by {size.r:.2f}: allowed for",
+                    size.inflation > 2,
                 ),
             )
-            if true
+            if applies
         )
 
 
-def _widen(middle: float, ends: st.Interval, by: float) -> st.Interval:
-    return st.Interval(middle - (middle - ends.lo) * by, middle + (ends.hi - middle) * by, ends.method)
+def _widen(middle: float, interval: st.Interval, factor: float) -> st.Interval:
+    return st.Interval(
+        middle - (middle - interval.lo) * factor, middle + (interval.hi - middle) * factor, interval.method
+    )
 
 
 def _finite_exp(log: float) -> float:

@@ -93,10 +93,10 @@ class LoadShape:
             for r in ([None] if rate is None else [rate] if arrivals == "ramp" else _levels(rate))
         )
 
-    def offsets(self, rng: random.Random, more: int = 0) -> tuple[float | None, ...]:
+    def offsets(self, rng: random.Random, extra: int = 0) -> tuple[float | None, ...]:
         """When the requests of a turn are due, and `more` after them; None in a closed loop."""
-        if more and self.kind != "replay":
-            return replace(self, per_turn=self.per_turn + more).offsets(rng)
+        if extra and self.kind != "replay":
+            return replace(self, per_turn=self.per_turn + extra).offsets(rng)
         if self.kind == "closed":
             return (None,) * self.per_turn
         if self.kind == "replay":
@@ -111,11 +111,11 @@ class LoadShape:
         )
 
 
-def _levels(given: Any) -> list[Any]:
-    found = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
-    if not found:
+def _levels(value: Any) -> list[Any]:
+    levels = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+    if not levels:
         raise ConfigError("A sweep needs a level at least.", hint="concurrency=[1, 4, 16]")
-    return found
+    return levels
 
 
 def _check_concurrency(concurrency: Any) -> int:
@@ -133,9 +133,9 @@ def _check_rate(rate: Any) -> float:
     return float(rate)
 
 
-def _open_load(rate: Any, how: Any, per_turn: int | None) -> LoadShape:
-    if how is not None and not isinstance(how, str):
-        times = arrivals.replay(how)
+def _open_load(rate: Any, arrivals_kind: Any, per_turn: int | None) -> LoadShape:
+    if arrivals_kind is not None and not isinstance(arrivals_kind, str):
+        times = arrivals.replay(arrivals_kind)
         return LoadShape(
             "replay",
             times=times,
@@ -143,16 +143,17 @@ def _open_load(rate: Any, how: Any, per_turn: int | None) -> LoadShape:
             rate=(len(times) - 1) / times[-1] if times[-1] else None,
         )
     n = per_turn or MIN_OPEN_REQUESTS
-    if how == "ramp":
+    if arrivals_kind == "ramp":
         if not isinstance(rate, Sequence) or len(rate) != 2:
             raise ConfigError("A ramp needs two rates.", hint='rate=(1, 10), arrivals="ramp"')
         return LoadShape("ramp", rate=_check_rate(rate[0]), to_rate=_check_rate(rate[1]), per_turn=n)
-    if how not in (None, "poisson", "constant"):
+    if arrivals_kind not in (None, "poisson", "constant"):
         raise ConfigError(
-            f"No arrivals are called {how!r}.", hint='"poisson", "constant", "ramp", or recorded times.'
+            f"No arrivals are called {arrivals_kind!r}.",
+            hint='"poisson", "constant", "ramp", or recorded times.',
         )
     n = per_turn or max(MIN_OPEN_REQUESTS, math.ceil(_check_rate(rate) * MIN_OPEN_SECONDS))
-    return LoadShape(how or "poisson", rate=_check_rate(rate), per_turn=n, steady=not per_turn)
+    return LoadShape(arrivals_kind or "poisson", rate=_check_rate(rate), per_turn=n, steady=not per_turn)
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -207,15 +208,15 @@ def plan(
             random.Random(f"order {seed} {level} {b}").shuffle(cells)
             for order, (contestant, kind, pause) in enumerate(cells):
                 shape = load if kind == "warm" else LoadShape("closed")
-                more = cooldown if kind == "warm" else 0
+                extra = cooldown if kind == "warm" else 0
                 rng = random.Random(f"arrivals {seed} {level} {b} {contestant} {kind} {pause}")
-                offsets = shape.offsets(rng, more)
+                offsets = shape.offsets(rng, extra)
                 slots = tuple(
                     Slot(
                         seq + i,
                         (i if shape.aligned else b + i) % prompts,
                         at,
-                        _phase(shape, i, len(offsets), more),
+                        _phase(shape, i, len(offsets), extra),
                     )
                     for i, at in enumerate(offsets)
                 )
@@ -237,37 +238,39 @@ def plan(
     return tuple(turns)
 
 
-def _phase(load: LoadShape, place: int, n: int, cooldown: int) -> str | None:
+def _phase(load: LoadShape, position: int, n: int, cooldown: int) -> str | None:
     edge = load.concurrency if load.steady and load.kind == "closed" else 0
-    if place >= n - cooldown:
+    if position >= n - cooldown:
         return "cooldown"
-    return "ramp" if place < edge else "drain" if place >= n - cooldown - edge else None
+    return "ramp" if position < edge else "drain" if position >= n - cooldown - edge else None
 
 
 def unsteady_warning(loads: Sequence[LoadShape]) -> str:
     """Which loads their turns are too short to reach, in words; "" where there is none."""
-    short = [x for x in loads if x.kind == "closed" and x.concurrency > 1 and x.per_turn < 4 * x.concurrency]
+    too_short = [
+        x for x in loads if x.kind == "closed" and x.concurrency > 1 and x.per_turn < 4 * x.concurrency
+    ]
     return "".join(
         f"per_turn={x.per_turn} is too little to keep {x.concurrency} at a time: leave per_turn out for "
         f"{STEADY_FACTOR * x.concurrency}. "
-        for x in short
+        for x in too_short
     ).strip()
 
 
-def is_stable(values: Sequence[float], *, k: int = 5, within: float = 0.1, most: int = 30) -> bool:
+def is_stable(values: Sequence[float], *, k: int = 5, within: float = 0.1, limit: int = 30) -> bool:
     """Whether warm-up is over: the median of the last `k` times differs from that of the `k` before by at
     most `within`, and so do the quartiles of the last ones from their median on average; or there are `most`
     of them already."""
-    if len(values) >= most:
+    if len(values) >= limit:
         return True
     if len(values) < 2 * k:
         return False
-    before, last = values[-2 * k : -k], values[-k:]
+    previous, last = values[-2 * k : -k], values[-k:]
     middle = statistics.median(last)
     spread = statistics.median(abs(v - middle) for v in last)
     return (
         middle > 0
-        and abs(middle - statistics.median(before)) <= within * middle
+        and abs(middle - statistics.median(previous)) <= within * middle
         and spread <= 2 * within * middle
     )
 
@@ -282,12 +285,12 @@ class Budget:
     requests: float | None = None
 
     @classmethod
-    def of(cls, given: float | Mapping[str, float] | Budget | None) -> Budget:
+    def of(cls, limits: float | Mapping[str, float] | Budget | None) -> Budget:
         """From dollars, or a mapping of the names above. Raises ConfigError for other names and for what is
         not above 0."""
-        if isinstance(given, Budget):
-            return given
-        values = dict(given) if isinstance(given, Mapping) else {} if given is None else {"usd": given}
+        if isinstance(limits, Budget):
+            return limits
+        values = dict(limits) if isinstance(limits, Mapping) else {} if limits is None else {"usd": limits}
         names = [f.name for f in fields(cls)]
         for name, value in values.items():
             if (
@@ -302,7 +305,7 @@ class Budget:
                 )
         return cls(**values)
 
-    def exceeded(self, usd: float, tokens: float, seconds: float, requests: float) -> str | None:
+    def exhausted_limit(self, usd: float, tokens: float, seconds: float, requests: float) -> str | None:
         """Which limit is used up, or too small for one request more that is in these sums, in words; None
         while none is."""
         used = {"usd": usd, "tokens": tokens, "seconds": seconds, "requests": requests}

@@ -31,10 +31,10 @@ def power(
     if blocks < MIN_PAIRS or models < 2:
         return 0.0
     pairs = models * (models - 1) / 2
-    edge = float(t.isf((1.0 - level) / pairs / 2.0, blocks - 1))
-    away = math.log1p(detect) / (noise * math.sqrt(2.0)) * math.sqrt(blocks)
-    found = float(nct.sf(edge, blocks - 1, away))
-    return 1.0 if math.isnan(found) else found  # so far from 0 that scipy gives up
+    critical = float(t.isf((1.0 - level) / pairs / 2.0, blocks - 1))
+    noncentrality = math.log1p(detect) / (noise * math.sqrt(2.0)) * math.sqrt(blocks)
+    probability = float(nct.sf(critical, blocks - 1, noncentrality))
+    return 1.0 if math.isnan(probability) else probability  # so far from 0 that scipy gives up
 
 
 def check_positive(value: float, name: str) -> None:
@@ -59,17 +59,21 @@ def blocks_for(models: int, detect: float, *, noise: float = _NOISE) -> int:
 def power_warning(models: int, blocks: int, detect: float | None) -> str:
     """What is to be said before a run, "" where nothing is."""
     pairs = models * (models - 1) // 2
-    among = plural(pairs, "comparison")
+    comparisons = plural(pairs, "comparison")
     if detect is None:
         few = blocks < MIN_PAIRS and pairs > 0
-        return f"At least {MIN_PAIRS} blocks are needed to decide among {among}, not {blocks}." if few else ""
+        return (
+            f"At least {MIN_PAIRS} blocks are needed to decide among {comparisons}, not {blocks}."
+            if few
+            else ""
+        )
     check_positive(detect, "detect")
     chance = power(models, blocks, detect) if pairs else 1.0
     if chance >= _TARGET_POWER:
         return ""
     return (
         f"With {plural(blocks, 'block')}, a difference of {detect:.0%} among "
-        f"{among} is found with a chance of {chance:.0%}, "
+        f"{comparisons} is found with a chance of {chance:.0%}, "
         f"where times vary by {_NOISE:.0%} from block to block; "
         f"blocks={blocks_for(models, detect)} with one of {_TARGET_POWER:.0%}."
     )

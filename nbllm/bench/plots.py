@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import ConfigError
+from ..store.chunks import BEARING
 from . import statistics as st
 from .decision_plots import heatmap, over_time, pareto
 from .figures import ModelStyle, Sheet, disable_mathtext, format_axis, metric_label, new_sheet
@@ -65,8 +66,8 @@ def plot(
     """
     df = normalize_requests(df)
     used = measured_requests(df)
-    chosen = kind or _default_kind(used)
-    if chosen not in KINDS:
+    plot_kind = kind or _default_kind(used)
+    if plot_kind not in KINDS:
         raise ConfigError(f"No plot is called {kind!r}.", hint=f"There are {', '.join(KINDS)}.")
     metric = metric or leading_metric(used)
     if metric not in df:
@@ -74,17 +75,17 @@ def plot(
             f"The frame has no column {metric!r}.", hint="ttft_ms, e2e_ms, itl_ms, out_tok_s ..."
         )
     choose_metrics(df, [metric])
-    told = [str(n) for n in df.attrs.get("nbllm", {}).get("models", [])]
-    drawn = new_sheet(used, metric, chunks, theme, told)
-    if len(used) and (chosen == "timeline" or used[metric].notna().any()):
-        KINDS[chosen](drawn)
+    models = [str(n) for n in df.attrs.get("nbllm", {}).get("models", [])]
+    target = new_sheet(used, metric, chunks, theme, models)
+    if len(used) and (plot_kind == "timeline" or used[metric].notna().any()):
+        KINDS[plot_kind](target)
     else:
-        drawn.nothing(
+        target.show_message(
             "Nothing was measured: no request of this frame has a time."
             if len(used)
             else "The frame has no measured requests."
         )
-    return disable_mathtext(drawn.figure)
+    return disable_mathtext(target.figure)
 
 
 def _default_kind(df: pd.DataFrame) -> str:
@@ -96,24 +97,26 @@ def _default_kind(df: pd.DataFrame) -> str:
 # --- kinds ---
 
 
-def _distribution(sheet: Sheet, *place: int) -> None:
+def _distribution(sheet: Sheet, *position: int) -> None:
     axes = sheet.axes(
-        *place, title="every request; median with its 95 % interval", x=metric_label(sheet.metric)
+        *position, title="every request; median with its 95 % interval", x=metric_label(sheet.metric)
     )
     rng = np.random.default_rng(0)
     names = []
     for row, (look, part) in enumerate(sheet.groups()):
-        values, failed, spoilt = split_values(part, sheet.metric)
-        ghosts = part.loc[contaminated_mask(part), sheet.metric].dropna().to_numpy(float)
+        values, failed, n_contaminated = split_values(part, sheet.metric)
+        contaminated = part.loc[contaminated_mask(part), sheet.metric].dropna().to_numpy(float)
         alpha = max(0.15, min(0.75, 12 / math.sqrt(len(values) + 1)))
         styles: tuple[tuple[Any, dict[str, Any]], ...] = (
             (values, {"color": look.colour, "alpha": alpha, "mew": 0}),
-            (ghosts, {"mfc": "none", "mec": sheet.theme.line, "alpha": 0.7}),
+            (contaminated, {"mfc": "none", "mec": sheet.theme.line, "alpha": 0.7}),
         )
-        for some, style in styles:
-            axes.plot(some, row + rng.uniform(-0.26, 0.26, len(some)), look.marker, markersize=3.5, **style)
-        words = f"n = {len(values)}" + (f", {failed} failed" if failed else "")
-        words += f", {spoilt} disturbed" if spoilt else ""
+        for points, style in styles:
+            axes.plot(
+                points, row + rng.uniform(-0.26, 0.26, len(points)), look.marker, markersize=3.5, **style
+            )
+        label_text = f"n = {len(values)}" + (f", {failed} failed" if failed else "")
+        label_text += f", {n_contaminated} disturbed" if n_contaminated else ""
         if len(values):
             middle, interval = st.quantile(values, 0.5), st.order_interval(values, 0.5)
             edges = [row - 0.38, row + 0.38]
@@ -122,20 +125,20 @@ def _distribution(sheet: Sheet, *place: int) -> None:
                     edges, interval.lo, interval.hi, color=look.colour, alpha=0.25, linewidth=0
                 )
             axes.plot([middle, middle], edges, color=look.colour, linewidth=2)
-            words = f"{middle:,.4g}, {words}"
-        names.append(f"{look.short}\n{words}")
+            label_text = f"{middle:,.4g}, {label_text}"
+        names.append(f"{look.short}\n{label_text}")
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.65)
     axes.grid(False, axis="y")
     format_axis(axes)
-    sheet.size(8.6, max(2.2, 1.1 + 0.62 * len(names)))
+    sheet.figure.set_size_inches(8.6, max(2.2, 1.1 + 0.62 * len(names)))
 
 
-def _percentiles(sheet: Sheet, *place: int) -> None:
+def _percentiles(sheet: Sheet, *position: int) -> None:
     axes = sheet.axes(
-        *place, title="percentiles; pale: too few to tell", x="percentile", y=metric_label(sheet.metric)
+        *position, title="percentiles; pale: too few to tell", x="percentile", y=metric_label(sheet.metric)
     )
-    reach, shown = 0.0, []
+    x_max, styles = 0.0, []
     for look, part in sheet.groups():
         values, _, _ = split_values(part, sheet.metric)
         if not len(values):
@@ -143,25 +146,25 @@ def _percentiles(sheet: Sheet, *place: int) -> None:
         shares = np.linspace(0.0, 1.0 - 1.0 / (2 * len(values)), 200)
         curve = np.array([st.quantile(values, s) for s in shares])
         x = -np.log10(1 - shares)
-        known = np.array([len(values) >= st.min_n(max(s, 0.5)) for s in shares])
+        supported = np.array([len(values) >= st.min_n(max(s, 0.5)) for s in shares])
         mark = [int(np.searchsorted(shares, 0.5))]
         axes.plot(x, curve, **look.line(linewidth=1.3, alpha=0.4, markersize=5, markevery=mark))
-        axes.plot(x[known], curve[known], **look.line(linewidth=2.0, marker=""))
-        reach = max(reach, x[-1])
-        shown.append(look)
+        axes.plot(x[supported], curve[supported], **look.line(linewidth=2.0, marker=""))
+        x_max = max(x_max, x[-1])
+        styles.append(look)
     at = {p: -math.log10(1 - p / 100) for p in _PERCENTILES}
-    seen = [p for p in _PERCENTILES if at[p] <= (reach or 1.0) + 0.3]
+    seen = [p for p in _PERCENTILES if at[p] <= (x_max or 1.0) + 0.3]
     axes.set_xticks([at[p] for p in seen], [f"{p:g}" for p in seen])
-    axes.set_xlim(0.0, (reach or 1.0) * 1.02)
+    axes.set_xlim(0.0, (x_max or 1.0) * 1.02)
     format_axis(axes, "y")
-    sheet.legend(axes, shown)
+    sheet.legend(axes, styles)
 
 
 def _overview(sheet: Sheet) -> None:
     n = sheet.df["name"].nunique()
     _distribution(sheet, 1, 2, 1)
     _percentiles(sheet, 1, 2, 2)
-    sheet.size(12.0, max(3.6, 1.4 + 0.55 * n))
+    sheet.figure.set_size_inches(12.0, max(3.6, 1.4 + 0.55 * n))
 
 
 def _timeline(sheet: Sheet) -> None:
@@ -169,9 +172,9 @@ def _timeline(sheet: Sheet) -> None:
     from .token_times import chunk_token_counts
 
     events = look_up(sheet.df) if sheet.chunks is None else sheet.chunks
-    events = events[events["kind"].isin(("content", "reasoning", "tool"))]
+    events = events[events["kind"].isin(BEARING)]
     if not len(events):
-        return sheet.nothing("No chunk of these requests held a token.")
+        return sheet.show_message("No chunk of these requests held a token.")
     axes = sheet.axes(
         title="each line is an answer; bands: arrivals known only within bounds",
         x="since the call, ms",
@@ -180,19 +183,26 @@ def _timeline(sheet: Sheet) -> None:
     key = ["run_id", "request_id"]  # an id is one of its run's alone
     names = sheet.df.set_index(key)["name"].astype(str).to_dict()
     totals = sheet.df.set_index(key)["streamed_tokens"].fillna(0).astype(int).to_dict()
-    seen: dict[str, int] = {}
+    drawn: dict[str, int] = {}
     for request, part in events.groupby(key, sort=False, observed=True):
         name = names.get(request)
-        if name is None or seen.get(name, 0) >= 25:
+        if name is None or drawn.get(name, 0) >= 25:
             continue
-        seen[name] = seen.get(name, 0) + 1
-        look = sheet.looks[name]
+        drawn[name] = drawn.get(name, 0) + 1
+        look = sheet.styles[name]
         t, share = part["t_ms"].to_numpy(float), np.cumsum(chunk_token_counts(part, totals.get(request, 0)))
         axes.step(t, share, where="post", **look.line(linewidth=1.1, alpha=0.55, marker=""))
         width = (part["ns_hi"] - part["ns_lo"]).to_numpy(float) / 1e6
-        wide = width > 1.0
-        axes.hlines(share[wide], t[wide] - width[wide], t[wide], color=look.colour, alpha=0.18, linewidth=3)
-    sheet.legend(axes, [look for name, look in sheet.looks.items() if name in seen])
+        is_wide = width > 1.0
+        axes.hlines(
+            share[is_wide],
+            t[is_wide] - width[is_wide],
+            t[is_wide],
+            color=look.colour,
+            alpha=0.18,
+            linewidth=3,
+        )
+    sheet.legend(axes, [look for name, look in sheet.styles.items() if name in drawn])
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     return None
@@ -205,15 +215,15 @@ def _coldstart(sheet: Sheet) -> None:
     axes = sheet.axes(
         title="median time to first token from each start, and where it goes", x="time to first token, ms"
     )
-    inks = dict(zip(PARTS, (*theme.colours[1:], theme.line, theme.colours[0]), strict=True))
+    colours = dict(zip(PARTS, (*theme.colours[1:], theme.line, theme.colours[0]), strict=True))
     names = list(dict.fromkeys(map(str, table["name"])))
     row, rows, labels = 0.0, [], []
-    used: set[str] = set()
+    drawn_parts: set[str] = set()
     for name in names:
         axes.text(
             0.0,
             row - 0.55,
-            sheet.looks[name].short,
+            sheet.styles[name].short,
             fontsize=9,
             fontweight="bold",
             color=theme.ink,
@@ -225,14 +235,20 @@ def _coldstart(sheet: Sheet) -> None:
             left = 0.0
             for part, size in sizes.items():
                 axes.barh(
-                    row, size * scale, left=left, height=0.62, color=inks[part], lw=0.8, edgecolor=theme.page
+                    row,
+                    size * scale,
+                    left=left,
+                    height=0.62,
+                    color=colours[part],
+                    lw=0.8,
+                    edgecolor=theme.page,
                 )
                 left += size * scale
-            used |= set(sizes)
+            drawn_parts |= set(sizes)
             failed = f", {line['n_failed']} failed" if line["n_failed"] else ""
-            words = f"{line['ttft_ms']:,.0f}  (n = {line['n']}{failed})"
-            words = words if line["n"] else f"none of {line['n_failed']} answered"
-            axes.text(left, row, f"  {words}", va="center", fontsize=8, color=theme.ink)
+            label_text = f"{line['ttft_ms']:,.0f}  (n = {line['n']}{failed})"
+            label_text = label_text if line["n"] else f"none of {line['n_failed']} answered"
+            axes.text(left, row, f"  {label_text}", va="center", fontsize=8, color=theme.ink)
             rows.append(row)
             labels.append(_START_LABELS.get(str(line["start_kind"]), str(line["start_kind"])))
             row += 1.0
@@ -243,14 +259,14 @@ def _coldstart(sheet: Sheet) -> None:
     axes.margins(x=0.16)
     axes.set_xlim(left=0)
     sheet.figure.legend(
-        handles=[Patch(color=inks[p], label=_PART_LABELS[p]) for p in PARTS if p in used],
+        handles=[Patch(color=colours[p], label=_PART_LABELS[p]) for p in PARTS if p in drawn_parts],
         frameon=False,
         fontsize=8,
         loc="outside lower center",
         ncols=4,
         labelcolor=theme.ink,
     )
-    sheet.size(8.6, 1.6 + 0.34 * len(rows) + 0.4 * len(names))
+    sheet.figure.set_size_inches(8.6, 1.6 + 0.34 * len(rows) + 0.4 * len(names))
 
 
 def _load(sheet: Sheet) -> None:
@@ -258,26 +274,26 @@ def _load(sheet: Sheet) -> None:
     level = (
         "concurrency" if df["concurrency"].nunique() > 1 or df["target_rate"].isna().all() else "target_rate"
     )
-    asked = "requests at a time" if level == "concurrency" else "requests a second asked for"
+    load_label = "requests at a time" if level == "concurrency" else "requests a second asked for"
     axes = sheet.axes(
-        title=f"point: median at one load (number: {asked}), bar: up to the 90th percentile",
+        title=f"point: median at one load (number: {load_label}), bar: up to the 90th percentile",
         x="answers a second",
         y=metric_label(sheet.metric),
     )
-    shown: list[ModelStyle] = []
+    styles: list[ModelStyle] = []
     for look, part in sheet.groups():
         points = []
-        for value, at in part.groupby(level, observed=True):
-            values, _, _ = split_values(at, sheet.metric, contaminated=False)
+        for value, level_rows in part.groupby(level, observed=True):
+            values, _, _ = split_values(level_rows, sheet.metric, contaminated=False)
             if len(values):
                 middle, top = (st.quantile(values, p) for p in (0.5, 0.9))
-                points.append((float(str(value)), _throughput(at), middle, top))
+                points.append((float(str(value)), _throughput(level_rows), middle, top))
         if not points:
             continue
-        given, x, y, tops = zip(*sorted(points), strict=True)
+        loads, x, y, tops = zip(*sorted(points), strict=True)
         axes.plot(x, y, **look.line(linewidth=1.6, markersize=5))
         axes.vlines(x, y, tops, color=look.colour, alpha=0.45, linewidth=2)
-        for px, py, value in zip(x, y, given, strict=True):
+        for px, py, value in zip(x, y, loads, strict=True):
             axes.annotate(
                 f"{value:g}",
                 (px, py),
@@ -286,45 +302,45 @@ def _load(sheet: Sheet) -> None:
                 fontsize=8,
                 color=sheet.theme.ink,
             )
-        shown.append(look)
+        styles.append(look)
     format_axis(axes, "y")
     axes.set_xlim(left=0)
     axes.margins(y=0.15)
-    sheet.legend(axes, shown)
+    sheet.legend(axes, styles)
 
 
 def _throughput(part: pd.DataFrame) -> float:
     """Answers a second within turns: requests of a block over the time from its first call to its last
     end."""
-    shares = []
+    rates = []
     for _, turn in part.groupby(["run_id", "block"], observed=True):
         end = turn["ns_eof"].fillna(turn["ns_tokN"])
         span = float((end.max() - turn["ns_call"].min()) / 1e9) if end.notna().any() else math.nan
         if span > 0:
-            shares.append(float(success_mask(turn).sum()) / span)
-    return sum(shares) / len(shares) if shares else math.nan
+            rates.append(float(success_mask(turn).sum()) / span)
+    return sum(rates) / len(rates) if rates else math.nan
 
 
 def _drift(sheet: Sheet) -> None:
     axes = sheet.axes(
         title="median of each block, in the order of the run", x="block", y=metric_label(sheet.metric)
     )
-    shown = []
+    styles = []
     blocks = sheet.df.groupby("run_id", observed=True)["block"].max().astype(float).fillna(-1.0) + 1.0
-    begins = blocks.cumsum() - blocks  # runs stand side by side
+    first_block = blocks.cumsum() - blocks  # runs stand side by side
     for look, part in sheet.groups():
         good = part[success_mask(part) & part[sheet.metric].notna() & part["block"].notna()]
         for run_id, run in good.groupby("run_id", observed=True):
             medians = run.groupby("block")[sheet.metric].median().astype(float)
             axes.plot(
-                medians.index.to_numpy(int) + int(begins[run_id]),
+                medians.index.to_numpy(int) + int(first_block[run_id]),
                 medians.to_numpy(float),
                 **look.line(linewidth=1.2, markersize=3.5, alpha=0.9),
             )
         if len(good):
-            shown.append(look)
+            styles.append(look)
     format_axis(axes, "y")
-    sheet.legend(axes, shown)
+    sheet.legend(axes, styles)
 
 
 KINDS: dict[str, Callable[[Sheet], None]] = {

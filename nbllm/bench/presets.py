@@ -76,16 +76,16 @@ def ladder(df: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     used = measured_requests(df)
     rows: list[dict[str, Any]] = []
     for name, part in used.groupby("name", sort=False, observed=True):
-        rungs = [k for k in columns.START_KINDS if (part["start_kind"].astype("string") == k).any()]
-        by_rung = {k: last_attempts(part[part["start_kind"].astype("string") == k]) for k in rungs}
-        for rung in rungs:
-            warmer = next((k for k in _WARMER_STARTS[rung] if k in by_rung), None)
+        starts = [k for k in columns.START_KINDS if (part["start_kind"].astype("string") == k).any()]
+        by_start = {k: last_attempts(part[part["start_kind"].astype("string") == k]) for k in starts}
+        for start in starts:
+            warmer = next((k for k in _WARMER_STARTS[start] if k in by_start), None)
             rows.append(
                 {
                     "name": name,
-                    "start_kind": rung,
-                    **_rung_columns(by_rung[rung], level),
-                    **_added_time(by_rung[rung], by_rung[warmer] if warmer else None, level),
+                    "start_kind": start,
+                    **_rung_columns(by_start[start], level),
+                    **_added_time(by_start[start], by_start[warmer] if warmer else None, level),
                 }
             )
     out = pd.DataFrame(
@@ -124,14 +124,14 @@ def _rung_columns(part: pd.DataFrame, level: float) -> dict[str, Any]:
     good = _usable(part)
     values = good["ttft_ms"].to_numpy(float)
     interval = st.order_interval(values, 0.5, level)
-    made = time_parts(good).median()
+    medians = time_parts(good).median()
     return {
         "n": len(values),
         "n_failed": int((~success_mask(part)).sum()),
         "ttft_ms": st.quantile(values, 0.5) if len(values) else math.nan,
         "ci_lo": interval.lo,
         "ci_hi": interval.hi,
-        **{name: float(made[name]) for name in PARTS},
+        **{name: float(medians[name]) for name in PARTS},
     }
 
 
@@ -171,15 +171,17 @@ def gateway(
 ) -> pd.DataFrame:
     """What a gateway adds to the same model asked directly: a `compare` of each way through with the direct
     one, the difference in ms first."""
-    ways = [through] if isinstance(through, str) or not isinstance(through, Sequence) else list(through)
+    gateways = [through] if isinstance(through, str) or not isinstance(through, Sequence) else list(through)
     first = {"model": direct} if isinstance(direct, str) else dict(direct)
     name = first.setdefault("name", "direct")
-    if not ways:
+    if not gateways:
         raise ConfigError(
             "There is nothing to compare with.", hint='bench.gateway("openai/mini", "litellm/gpt-mini")'
         )
     out = compare(
-        run([first, *ways], prompts, **options), baseline=str(name), metrics=("ttft_ms", "e2e_ms", "itl_ms")
+        run([first, *gateways], prompts, **options),
+        baseline=str(name),
+        metrics=("ttft_ms", "e2e_ms", "itl_ms"),
     )
     leading = ["metric", "a", "b", "diff", "diff_lo", "diff_hi", "ratio", "verdict"]
     return out[[*leading, *(c for c in out.columns if c not in leading)]]

@@ -55,7 +55,7 @@ _NON_SPACE = re.compile(r"\S")  # of a value
 _ACCEPTED = "text, a list, a DataFrame with a column prompt, or a .txt, .csv, .json, .jsonl or .parquet file"
 
 
-def prompt_set(given: Any = None, prompt: str | None = None) -> tuple[Prompt, ...]:
+def prompt_set(value: Any = None, prompt: str | None = None) -> tuple[Prompt, ...]:
     """The prompts in `given`; None is a small built-in set.
 
     A string is a prompt, or the path of a file (one word that looks like a name is refused); a list holds
@@ -65,44 +65,44 @@ def prompt_set(given: Any = None, prompt: str | None = None) -> tuple[Prompt, ..
     frame of a run. prompt: the column that is asked, where it is not called so. Raises ConfigError that names
     the entry.
     """
-    found = tuple(_build_prompt(entry, number, prompt) for number, entry in enumerate(_read_entries(given)))
-    if not found:
+    prompts = tuple(_build_prompt(entry, number, prompt) for number, entry in enumerate(_read_entries(value)))
+    if not prompts:
         raise ConfigError("There are no prompts.", hint=f"prompts= takes {_ACCEPTED}.")
-    ids = [p.id for p in found]
-    double = next((i for i in ids if ids.count(i) > 1), None) if len(set(ids)) < len(ids) else None
-    if double is not None:
+    ids = [p.id for p in prompts]
+    duplicate = next((i for i in ids if ids.count(i) > 1), None) if len(set(ids)) < len(ids) else None
+    if duplicate is not None:
         raise ConfigError(
-            f"Two prompts are called {double!r}.",
+            f"Two prompts are called {duplicate!r}.",
             hint="Ids tell prompts apart: leave them out, or make them differ.",
         )
-    return found
+    return prompts
 
 
-def _read_entries(given: Any) -> list[Any]:
-    if given is None:
+def _read_entries(value: Any) -> list[Any]:
+    if value is None:
         return list(_BUILT_IN)
-    if isinstance(given, os.PathLike) or (
-        isinstance(given, str) and given.lower().endswith(tuple(_FILE_READERS)) and "\n" not in given
+    if isinstance(value, os.PathLike) or (
+        isinstance(value, str) and value.lower().endswith(tuple(_FILE_READERS)) and "\n" not in value
     ):
-        return _read_file(Path(given))
-    if isinstance(given, str) and _NAME_LIKE.fullmatch(given):
+        return _read_file(Path(value))
+    if isinstance(value, str) and _NAME_LIKE.fullmatch(value):
         raise ConfigError(
-            f"There is no file {given!r}, and it looks like a name more than like a prompt.",
-            hint=f"prompts= takes {_ACCEPTED}; a prompt that is one such word is a list: [{given!r}].",
+            f"There is no file {value!r}, and it looks like a name more than like a prompt.",
+            hint=f"prompts= takes {_ACCEPTED}; a prompt that is one such word is a list: [{value!r}].",
         )
-    if isinstance(given, (str, Prompt, Mapping, Message)):
-        return [given]
-    if hasattr(given, "to_pandas"):  # tables of polars, pyarrow and datasets
-        return _read_entries(given.to_pandas())
-    if hasattr(given, "to_dict") and hasattr(given, "columns"):
-        check_unique_names(given.columns)
-        rows = given.rename(columns=str).to_dict("records")
+    if isinstance(value, (str, Prompt, Mapping, Message)):
+        return [value]
+    if hasattr(value, "to_pandas"):  # tables of polars, pyarrow and datasets
+        return _read_entries(value.to_pandas())
+    if hasattr(value, "to_dict") and hasattr(value, "columns"):
+        check_unique_names(value.columns)
+        rows = value.rename(columns=str).to_dict("records")
         return [_TableRow({k: v for k, v in row.items() if not _is_missing(v)}) for row in rows]
-    if not isinstance(given, Iterable):
+    if not isinstance(value, Iterable):
         raise ConfigError(
-            f"Prompts cannot be read from {type(given).__name__}.", hint=f"prompts= takes {_ACCEPTED}."
+            f"Prompts cannot be read from {type(value).__name__}.", hint=f"prompts= takes {_ACCEPTED}."
         )
-    return list(given)
+    return list(value)
 
 
 class _TableRow(dict[str, Any]):
@@ -111,33 +111,33 @@ class _TableRow(dict[str, Any]):
 
 def _entry_of_row(row: Mapping[str, Any], column: str | None) -> dict[str, Any]:
     """As an entry, with what rides along as `more`. Raises ConfigError where nothing is asked."""
-    given = dict(row)
-    if not {*_PROMPT_FIELDS, column} & set(given) and isinstance(
-        given.get("conversations"), Iterable
+    entry = dict(row)
+    if not {*_PROMPT_FIELDS, column} & set(entry) and isinstance(
+        entry.get("conversations"), Iterable
     ):  # ShareGPT's
-        said = [m for m in given.pop("conversations") if isinstance(m, Mapping)]
-        given["turns"] = [m.get("value", "") for m in said if m.get("from") in ("human", "user")]
-    column = column or ("prompt" if "prompt" in given else None)  # it may have a text and messages beside it
+        messages = [m for m in entry.pop("conversations") if isinstance(m, Mapping)]
+        entry["turns"] = [m.get("value", "") for m in messages if m.get("from") in ("human", "user")]
+    column = column or ("prompt" if "prompt" in entry else None)  # it may have a text and messages beside it
     if column is not None:
-        if column not in given:
+        if column not in entry:
             raise ConfigError(
-                f"there is nothing in column {column!r}", hint=f"It has {', '.join(given) or 'no columns'}."
+                f"there is nothing in column {column!r}", hint=f"It has {', '.join(entry) or 'no columns'}."
             )
-        given = {"prompt": given.pop(column)} | {
-            f"prompt_{k}" if k in _PROMPT_FIELDS else k: v for k, v in given.items()
+        entry = {"prompt": entry.pop(column)} | {
+            f"prompt_{k}" if k in _PROMPT_FIELDS else k: v for k, v in entry.items()
         }
-    elif not set(_PROMPT_FIELDS) & set(given):
+    elif not set(_PROMPT_FIELDS) & set(entry):
         raise ConfigError(
             "there is nothing in a column prompt",
-            hint=f'prompt="{next(iter(given), "column")}" names another.',
+            hint=f'prompt="{next(iter(entry), "column")}" names another.',
         )
-    return {"more": {k: _json_value(given.pop(k)) for k in list(given) if k not in _FIELDS}, **given}
+    return {"more": {k: _json_value(entry.pop(k)) for k in list(entry) if k not in _FIELDS}, **entry}
 
 
 def _json_value(value: Any) -> Any:
     """A value as JSON has it."""
-    one = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
-    return one if isinstance(one, (str, int, float, bool)) else str(one)
+    scalar = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
+    return scalar if isinstance(scalar, (str, int, float, bool)) else str(scalar)
 
 
 def _read_text(path: Path) -> str:
@@ -148,8 +148,8 @@ def _read_text(path: Path) -> str:
 def iter_json(text: str) -> Iterator[Any]:
     """The values of JSON or JSON Lines. Raises ValueError with line and column of the whole text."""
     decoder, at = json.JSONDecoder(), 0
-    while found := _NON_SPACE.search(text, at):
-        value, at = decoder.raw_decode(text, found.start())
+    while match := _NON_SPACE.search(text, at):
+        value, at = decoder.raw_decode(text, match.start())
         yield value
 
 
@@ -169,14 +169,14 @@ def _read_parquet(path: Path) -> list[Any]:
 
 
 def _read_csv(path: Path) -> list[Any]:
-    before = csv.field_size_limit(2**31 - 1)  # a prompt may be longer than 131,072 characters
+    old_limit = csv.field_size_limit(2**31 - 1)  # a prompt may be longer than 131,072 characters
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             check_unique_names(filter(None, rows.fieldnames or ()))
             return [{k: v for k, v in row.items() if k and v not in (None, "")} for row in rows]
     finally:
-        csv.field_size_limit(before)
+        csv.field_size_limit(old_limit)
 
 
 _FILE_READERS: dict[str, Callable[[Path], list[Any]]] = {
@@ -196,7 +196,7 @@ def _read_file(path: Path) -> list[Any]:
             hint=f"prompts= takes {_ACCEPTED}.",
         )
     try:
-        found = reader(path)
+        entries = reader(path)
     except OSError as exc:
         raise ConfigError(
             f"The prompts in {path} cannot be read: {exc.strerror}.", hint="Check the path."
@@ -208,7 +208,7 @@ def _read_file(path: Path) -> list[Any]:
         ) from None
     return [
         _TableRow(entry) if isinstance(entry, dict) and "role" not in entry else entry
-        for entry in (found if isinstance(found, list) else [found])
+        for entry in (entries if isinstance(entries, list) else [entries])
     ]
 
 
@@ -216,41 +216,45 @@ def _build_prompt(entry: Any, number: int, column: str | None) -> Prompt:
     if isinstance(entry, Prompt):
         return entry
     try:
-        given = (
+        fields = (
             _entry_of_row(entry if isinstance(entry, Mapping) else {}, column)
             if isinstance(entry, _TableRow) or column is not None
             else dict(entry)
             if isinstance(entry, Mapping) and "role" not in entry
             else {"messages": [entry] if isinstance(entry, (Mapping, Message)) else entry}
         )
-        more = given.pop("more", {})
-        unknown = sorted(set(map(str, given)) - set(_FIELDS))
+        more = fields.pop("more", {})
+        unknown = sorted(set(map(str, fields)) - set(_FIELDS))
         if unknown:
             raise ConfigError(
                 f"no field is called {unknown[0]!r}",
                 hint=f"Fields are {', '.join(_FIELDS)}; in a DataFrame, others ride along.",
             )
         return Prompt(
-            str(given.get("id", f"p{number}")),
-            _turns(given),
-            _options(given),
+            str(fields.get("id", f"p{number}")),
+            _turns(fields),
+            _options(fields),
             more if isinstance(more, Mapping) else {},
         )
     except ConfigError as error:
         raise ConfigError(f"Prompt {number} (counted from 0): {error.message}", hint=error.hint) from None
 
 
-def _turns(given: Mapping[str, Any]) -> tuple[Turn, ...]:
-    ways = [name for name in _PROMPT_FIELDS if name in given]
-    if len(ways) != 1:
+def _turns(fields: Mapping[str, Any]) -> tuple[Turn, ...]:
+    present = [name for name in _PROMPT_FIELDS if name in fields]
+    if len(present) != 1:
         raise ConfigError(
-            f"it has {' and '.join(ways)}" if ways else "it says nothing to ask",
+            f"it has {' and '.join(present)}" if present else "it says nothing to ask",
             hint="One of prompt, messages and turns is needed.",
         )
-    system = given.get("system")
-    asked = given["turns"] if ways == ["turns"] else [given[ways[0]]]
-    asked = [] if isinstance(asked, (str, Mapping)) or not isinstance(asked, Iterable) else list(asked)
-    if not asked:
+    system = fields.get("system")
+    turn_list = fields["turns"] if present == ["turns"] else [fields[present[0]]]
+    turn_list = (
+        []
+        if isinstance(turn_list, (str, Mapping)) or not isinstance(turn_list, Iterable)
+        else list(turn_list)
+    )
+    if not turn_list:
         raise ConfigError(
             "turns is a list of what is asked one after another",
             hint='{"turns": ["first question", "second question"]}',
@@ -258,39 +262,39 @@ def _turns(given: Mapping[str, Any]) -> tuple[Turn, ...]:
     turns = [
         _add_images(
             read_messages(turn, str(system) if system is not None and i == 0 else None),
-            given if i == 0 else {},
+            fields if i == 0 else {},
         )
-        for i, turn in enumerate(asked)
+        for i, turn in enumerate(turn_list)
     ]
     return tuple(turns)
 
 
-def _add_images(turn: Turn, given: Mapping[str, Any]) -> Turn:
-    images = given.get("images", given.get("image"))
+def _add_images(turn: Turn, fields: Mapping[str, Any]) -> Turn:
+    images = fields.get("images", fields.get("image"))
     if images is None:
         return turn
     parts = tuple(_image(i) for i in (images if isinstance(images, (list, tuple)) else [images]))
     return (*turn[:-1], replace(turn[-1], parts=(*parts, *turn[-1].parts)))
 
 
-def _image(given: Any) -> Image:
-    if isinstance(given, Image):
-        return given
-    if isinstance(given, (bytes, bytearray)):
-        return Image(bytes(given))
-    if isinstance(given, str) and given.startswith(("http://", "https://", "data:")):
-        return Image(url=given)
+def _image(value: Any) -> Image:
+    if isinstance(value, Image):
+        return value
+    if isinstance(value, (bytes, bytearray)):
+        return Image(bytes(value))
+    if isinstance(value, str) and value.startswith(("http://", "https://", "data:")):
+        return Image(url=value)
     try:
-        return Image(Path(given).read_bytes())
+        return Image(Path(value).read_bytes())
     except (OSError, TypeError) as exc:
         raise ConfigError(
-            f"the image {str(given)[:80]!r} cannot be read",
+            f"the image {str(value)[:80]!r} cannot be read",
             hint="An image is a path, bytes, an address or an nbllm.Image.",
         ) from exc
 
 
-def _options(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _parse_option(name, given[name]) for name in _OPTIONS if name in given}
+def _options(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _parse_option(name, fields[name]) for name in _OPTIONS if name in fields}
 
 
 def _parse_option(name: str, value: Any) -> Any:
@@ -318,7 +322,7 @@ _OPTION_PARSERS: dict[str, Callable[[Any], Any]] = {
 # --- prefixes ---
 
 
-def add_prefix(said: Sequence[Message], kind: str | None, seed: int, seq: int) -> Turn:
+def add_prefix(messages: Sequence[Message], kind: str | None, seed: int, seq: int) -> Turn:
     """`said` with a prefix at its very beginning: "unique" is a line that no other request of the run has, so
     that no cache of prompts can help; "shared" is the same long text for all, so that every cache can. None
     changes nothing.
@@ -326,7 +330,7 @@ def add_prefix(said: Sequence[Message], kind: str | None, seed: int, seq: int) -
     Raises ConfigError for another word.
     """
     if kind is None:
-        return tuple(said)
+        return tuple(messages)
     if kind == "unique":
         text = f"[{random.Random(f'prefix {seed} {seq}').getrandbits(64):016x}]\n"
     elif kind == "shared":
@@ -339,8 +343,8 @@ def add_prefix(said: Sequence[Message], kind: str | None, seed: int, seq: int) -
             f"No prefix is called {kind!r}.",
             hint='prefix="unique" defeats prompt caches, prefix="shared" measures them.',
         )
-    first = said[0]
-    return (replace(first, parts=(Text(text), *first.parts)), *said[1:])
+    first = messages[0]
+    return (replace(first, parts=(Text(text), *first.parts)), *messages[1:])
 
 
 # --- to a worker and back ---
@@ -358,7 +362,7 @@ def dump(prompts: Iterable[Prompt]) -> list[dict[str, Any]]:
     ]
 
 
-def load(given: Iterable[Mapping[str, Any]]) -> tuple[Prompt, ...]:
+def load(stored: Iterable[Mapping[str, Any]]) -> tuple[Prompt, ...]:
     """From what `dump` gave."""
     return tuple(
         Prompt(
@@ -367,7 +371,7 @@ def load(given: Iterable[Mapping[str, Any]]) -> tuple[Prompt, ...]:
             load_options(p["options"]),
             p.get("more", {}),
         )
-        for p in given
+        for p in stored
     )
 
 

@@ -17,7 +17,7 @@ from ..client.client import Client
 from ..core.assertions import Check, as_check, build_checks, name_assertions
 from ..core.errors import ConfigError, NbllmError
 from . import judging
-from .grades import add_check_columns
+from .frames import add_check_columns
 from .prompts import Prompt, load
 from .scoring import prompt_texts
 from .store import Store
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # A function of an answer and of what its prompt's row says beside the prompt.
 Scorer = Callable[[str, Mapping[str, Any]], float | bool]
 _JUDGE = "judge:"
-_FUNCTION_NOT_STORED = "A function stands in no file."
+_NOT_STORED = "A run's file cannot store functions."
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Quality:
     asserts: Mapping[str, Any]
     score: str | Scorer | None = None
     judge: str | None = None
-    again: bool = True
+    rejudge: bool = True
 
     @classmethod
     def of(cls, asserts: Any, score: Any, judge: str | None) -> Quality:
@@ -55,23 +55,23 @@ class Quality:
     def resumed(cls, public: Mapping[str, Any], asserts: Any, score: Any, judge: str | None) -> Quality:
         """From what `public` gave, and what was given again: that comes in place of the run's own. Raises
         ConfigError where a function is missing."""
-        every = {**public.get("asserts", {}), **name_assertions(asserts)}
-        if lost := [name for name, one in every.items() if _is_lost_function(one)]:
-            given = ", ".join(f"{name!r}: {every[name]['name']}" for name in lost)
+        all_asserts = {**public.get("asserts", {}), **name_assertions(asserts)}
+        if missing := [name for name, one in all_asserts.items() if _is_lost_function(one)]:
+            arguments = ", ".join(f"{name!r}: {all_asserts[name]['name']}" for name in missing)
             raise ConfigError(
-                f"The run's answers are checked by {' and '.join(map(repr, lost))}. {_FUNCTION_NOT_STORED}",
-                hint=f"Give it again: bench.resume(run, asserts={{{given}}}).",
+                f"The run's answers are checked by {' and '.join(map(repr, missing))}. {_NOT_STORED}",
+                hint=f"Give it again: bench.resume(run, asserts={{{arguments}}}).",
             )
-        if not (again := score is not None or judge is not None):
+        if not (rejudge := score is not None or judge is not None):
             score, judge = public.get("score"), public.get("judge")
         if _is_lost_function(score):
             raise ConfigError(
-                f"The run's answers are scored by {score['name']}. {_FUNCTION_NOT_STORED}",
+                f"The run's answers are scored by {score['name']}. {_NOT_STORED}",
                 hint=f"Give it again: bench.resume(run, score={score['name']}).",
             )
-        return cls(every, score, judge, again)
+        return cls(all_asserts, score, judge, rejudge)
 
-    def check(self, kept: bool, prompts: Sequence[Prompt], vectors: bool = False) -> None:
+    def check(self, answers_stored: bool, prompts: Sequence[Prompt], vectors: bool = False) -> None:
         """Raises ConfigError where answers could not be judged after they are paid for."""
         if vectors and (self.asserts or self.score is not None):
             raise ConfigError(
@@ -83,9 +83,9 @@ class Quality:
                 "A judge needs a question and a model.",
                 hint='score="judge: which answer is more correct?", judge="openai/mini"',
             )
-        for what, given in (("Assertions need", self.asserts), ("score= needs", self.score)):
-            if given and not kept:
-                raise ConfigError(f"{what} the answers.", hint="Leave keep_answers=False out.")
+        for needs, value in (("Assertions need", self.asserts), ("score= needs", self.score)):
+            if value and not answers_stored:
+                raise ConfigError(f"{needs} the answers.", hint="Leave keep_answers=False out.")
         build_checks(self.asserts, [p.more for p in prompts])
         if isinstance(self.score, str):
             expected = [str(p.more.get(self.score, "")).strip() for p in prompts]  # every answer holds ""
@@ -99,58 +99,58 @@ class Quality:
         elif self.score is not None:
             as_check(self.score)  # raises for what cannot be called
 
-    def applied(self, place: Path, df: pd.DataFrame, client: Client) -> None:
+    def apply(self, place: Path, df: pd.DataFrame, client: Client) -> None:
         """Adds the columns to a run's frame, and keeps them. What cannot be checked is missing, and a warning
         says why: the answers have been paid for."""
         if not self.asserts and self.score is None:
             return
-        good = df[df["ok"].fillna(False).astype(bool)]
+        succeeded = df[df["ok"].fillna(False).astype(bool)]
         with Store(place) as store:
-            said = _read_texts(store)
+            texts = _read_texts(store)
             if self.asserts:
-                found = _run_checks(said, df.to_dict("records"), build_checks(self.asserts), "checked")
-                store.check(found)
+                found = _run_checks(texts, df.to_dict("records"), build_checks(self.asserts), "checked")
+                store.put_checks(found)
                 add_check_columns(df, found)
             if isinstance(self.score, str) and self.score.startswith(_JUDGE):
-                self._judged(store, said, df, good, client)
+                self._judge(store, texts, df, succeeded, client)
             elif self.score is not None:
                 check = (
                     _contains_expected(self.score) if isinstance(self.score, str) else as_check(self.score)
                 )
-                kept = good[good["request_id"].isin(list(said.answers))].to_dict("records")
-                worth = _run_checks(said, kept, {"score": check}, "scored")
+                answered = succeeded[succeeded["request_id"].isin(list(texts.answers))].to_dict("records")
+                scores = _run_checks(texts, answered, {"score": check}, "scored")
                 _store_scores(
-                    store, df, {i: v for i, told in worth.items() if (v := told["score"]) is not None}
+                    store, df, {i: v for i, values in scores.items() if (v := values["score"]) is not None}
                 )
 
-    def _judged(
-        self, store: Store, said: _RunTexts, df: pd.DataFrame, good: pd.DataFrame, client: Client
+    def _judge(
+        self, store: Store, texts: _RunTexts, df: pd.DataFrame, succeeded: pd.DataFrame, client: Client
     ) -> None:
         """The share of comparisons that each answer won; what the judge cost stands in attrs["judge"]."""
-        before = {} if self.again else {i: s for i, (_, s) in said.answers.items() if s is not None}
-        open_ = df if self.again else df[df["block"].isin(_unjudged_blocks(good, before))]
+        scores = {} if self.rejudge else {i: s for i, (_, s) in texts.answers.items() if s is not None}
+        unjudged = df if self.rejudge else df[df["block"].isin(_unjudged_blocks(succeeded, scores))]
         try:
-            if len(open_):
+            if len(unjudged):
                 question = str(self.score).removeprefix(_JUDGE).strip()
-                judged = judging.judge(open_, question, str(self.judge), client=client)
-                before |= judging.win_shares(judged)
+                judged = judging.judge(unjudged, question, str(self.judge), client=client)
+                scores |= judging.win_shares(judged)
                 df.attrs["judge"] = judged.attrs["judge"]
         except NbllmError as error:
             warnings.warn(f"The judge could not be asked: {error.message} {error.hint}", stacklevel=4)
             return
-        _store_scores(store, df, before)
+        _store_scores(store, df, scores)
 
 
-def _stored_form(one: Any) -> Any:
+def _stored_form(value: Any) -> Any:
     """As JSON has it; the name alone of what it has not."""
     try:
-        return json.loads(json.dumps(one))
+        return json.loads(json.dumps(value))
     except (TypeError, ValueError):
-        return {"name": getattr(one, "__name__", type(one).__name__)}
+        return {"name": getattr(value, "__name__", type(value).__name__)}
 
 
-def _is_lost_function(one: Any) -> bool:
-    return isinstance(one, Mapping) and set(one) == {"name"}
+def _is_lost_function(value: Any) -> bool:
+    return isinstance(value, Mapping) and set(value) == {"name"}
 
 
 class _RunTexts(NamedTuple):
@@ -158,7 +158,7 @@ class _RunTexts(NamedTuple):
     prompt's row says beside it."""
 
     answers: Mapping[str, tuple[str, float | None]]
-    asked: Mapping[str, str]
+    prompts: Mapping[str, str]
     more: Mapping[str, Mapping[str, Any]]
 
 
@@ -168,42 +168,42 @@ def _read_texts(store: Store) -> _RunTexts:
 
 
 def _run_checks(
-    said: _RunTexts, rows: Iterable[Any], tests: Mapping[str, Check], what: str
+    texts: _RunTexts, rows: Iterable[Any], check_functions: Mapping[str, Check], verb: str
 ) -> dict[str, dict[str, float | None]]:
     """What each check gives each request, by its id; 0 where the request failed."""
-    found: dict[str, dict[str, float | None]] = {}
-    wrong = ""
+    results: dict[str, dict[str, float | None]] = {}
+    error = ""
     for row in rows:
-        more = said.more.get(str(row["prompt_id"]).partition("#")[0], {})
-        about = {**row, "asked": said.asked.get(str(row["prompt_id"]), "")}
-        text, _ = said.answers.get(row["request_id"], ("", None))
-        values = found.setdefault(str(row["request_id"]), {})
-        for name, check in tests.items():
+        prompt_columns = texts.more.get(str(row["prompt_id"]).partition("#")[0], {})
+        row_and_prompt = {**row, "asked": texts.prompts.get(str(row["prompt_id"]), "")}
+        text, _ = texts.answers.get(row["request_id"], ("", None))
+        values = results.setdefault(str(row["request_id"]), {})
+        for name, check in check_functions.items():
             try:
-                ok = row["ok"] is True or bool(row["ok"] == True)  # noqa: E712 - it may be NA
-                values[name] = check(text, more, about) if ok else 0.0
+                passed = row["ok"] is True or bool(row["ok"] == True)  # noqa: E712 - it may be NA
+                values[name] = check(text, prompt_columns, row_and_prompt) if passed else 0.0
             except Exception as exc:  # noqa: BLE001 - a user's function
-                values[name], wrong = None, f"{type(exc).__name__}: {exc}"
-    if wrong:
-        warnings.warn(f"Some answers could not be {what}: {wrong[:200]}.", stacklevel=4)
-    return found
+                values[name], error = None, f"{type(exc).__name__}: {exc}"
+    if error:
+        warnings.warn(f"Some answers could not be {verb}: {error[:200]}.", stacklevel=4)
+    return results
 
 
-def _store_scores(store: Store, df: pd.DataFrame, found: Mapping[str, float]) -> None:
-    store.score(found)
-    df["score"] = df["request_id"].map(dict(found)).astype("float64")
+def _store_scores(store: Store, df: pd.DataFrame, scores: Mapping[str, float]) -> None:
+    store.put_scores(scores)
+    df["score"] = df["request_id"].map(dict(scores)).astype("float64")
 
 
-def _unjudged_blocks(good: pd.DataFrame, before: Mapping[str, float]) -> list[int]:
+def _unjudged_blocks(succeeded: pd.DataFrame, scores: Mapping[str, float]) -> list[int]:
     """The blocks with an answer that no judge has seen."""
-    measured = good[good["phase"].astype("string") == "measure"]
-    return list(measured[~measured["request_id"].isin(list(before))]["block"].unique())
+    measured = succeeded[succeeded["phase"].astype("string") == "measure"]
+    return list(measured[~measured["request_id"].isin(list(scores))]["block"].unique())
 
 
 def _contains_expected(column: str) -> Check:
     """Whether an answer holds what a column expects, whatever the case and the spaces."""
 
-    def held(answer: str, more: Mapping[str, Any], _row: Mapping[str, Any]) -> float:
+    def contains(answer: str, more: Mapping[str, Any], _row: Mapping[str, Any]) -> float:
         return float(" ".join(str(more[column]).casefold().split()) in " ".join(answer.casefold().split()))
 
-    return held
+    return contains

@@ -54,20 +54,20 @@ class Recorder:
     def __init__(
         self, store: Store, budget: Budget, said: Callable[[list[Row]], None], answers: bool = True
     ) -> None:
-        self._store, self._budget, self._said = store, budget, said
+        self._store, self._budget, self._on_recorded = store, budget, said
         self._answers = answers
         self._queue: queue.SimpleQueue[MeasuredRequest | asyncio.Event | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
-        self._began = time.monotonic() - store.get("seconds", 0.0)
-        self.sums = {"usd": 0.0, "tokens": 0.0, "requests": 0.0}
+        self._start = time.monotonic() - store.get("seconds", 0.0)
+        self.totals = {"usd": 0.0, "tokens": 0.0, "requests": 0.0}
         for row in store.rows():  # a run that was killed has spent what it has spent
-            self._spend(row)
+            self._add_cost(row)
         self.recent: dict[int, list[Row]] = {}  # rows by turn, until they are taken
         self.unsaved: list[Row] = []
-        self.refused: dict[str, int] = {}  # failures in a row, by name
+        self.consecutive_failures: dict[str, int] = {}  # failures in a row, by name
         self.failure = ""
         self._added = self._counted = 0
-        self._thread = threading.Thread(target=self._work, name="nbllm-recorder", daemon=True)
+        self._thread = threading.Thread(target=self._write_loop, name="nbllm-recorder", daemon=True)
         self._thread.start()
 
     def add(self, finished: MeasuredRequest) -> None:
@@ -75,47 +75,47 @@ class Recorder:
         self._added += 1
         self._queue.put(finished)
 
-    async def drained(self) -> None:
+    async def flush(self) -> None:
         """Returns when all that was added is on disk, or was refused there."""
         event = asyncio.Event()
         self._queue.put(event)
         await event.wait()
 
-    def exceeded(self, inflight: int = 0) -> str | None:
+    def exhausted_limit(self, inflight: int = 0) -> str | None:
         """Which limit of the budget has no room for a request more beside those in flight (each as dear as
         the mean so far), or why nothing more can be kept, in words."""
-        sums, inflight = self.sums, inflight + self._added - self._counted
+        sums, inflight = self.totals, inflight + self._added - self._counted
         mean = {name: value / (sums["requests"] or 1.0) for name, value in sums.items()}
         usd, tokens = (sums[name] + mean[name] * (inflight + 1) for name in ("usd", "tokens"))
         # float sums of equal shares may end a hair above a limit that they meet
         usd, tokens = usd * (1 - 1e-9) - 1e-12, tokens - 1e-6
-        return self.failure or self._budget.exceeded(
-            usd, tokens, time.monotonic() - self._began, sums["requests"] + inflight
+        return self.failure or self._budget.exhausted_limit(
+            usd, tokens, time.monotonic() - self._start, sums["requests"] + inflight
         )
 
-    def note_time(self) -> None:
+    def store_elapsed(self) -> None:
         """Keeps how long the run has taken, for a resumed one."""
         if self._budget.seconds is not None:
             with contextlib.suppress(errors.ConfigError):  # a full disk is told with the rows that it refuses
-                self._store.put(seconds=time.monotonic() - self._began)
+                self._store.put(seconds=time.monotonic() - self._start)
 
-    def _spend(self, row: Row) -> None:
+    def _add_cost(self, row: Row) -> None:
         dollars, tokens = cost_and_tokens(row)
-        self.sums["usd"] += dollars
-        self.sums["tokens"] += tokens
-        self.sums["requests"] += 1
+        self.totals["usd"] += dollars
+        self.totals["tokens"] += tokens
+        self.totals["requests"] += 1
 
     def close(self) -> None:
         """Writes what is left and ends the thread."""
         self._queue.put(None)
         self._thread.join()
 
-    def _work(self) -> None:
+    def _write_loop(self) -> None:
         """Takes what waits together: under load, most of what a request costs here is the disk's and the
         pipe's share."""
         going_on = True
         while going_on:
-            items = self._waiting()
+            items = self._next_batch()
             finished = [item for item in items if isinstance(item, MeasuredRequest)]
             try:
                 if finished:
@@ -128,7 +128,7 @@ class Recorder:
                     self._loop.call_soon_threadsafe(event.set)
             going_on = None not in items
 
-    def _waiting(self) -> list[MeasuredRequest | asyncio.Event | None]:
+    def _next_batch(self) -> list[MeasuredRequest | asyncio.Event | None]:
         items = [self._queue.get()]
         with contextlib.suppress(queue.Empty):
             while len(items) < _MAX_BATCH:
@@ -137,7 +137,9 @@ class Recorder:
 
     def _record(self, items: list[MeasuredRequest]) -> None:
         measured = [(item, *_measure(item)) for item in items]
-        kept = [StoredRequest(rows, chunks, item.slot, self._text(item)) for item, rows, chunks in measured]
+        kept = [
+            StoredRequest(rows, chunks, item.slot, self._answer_text(item)) for item, rows, chunks in measured
+        ]
         try:
             self._store.record(kept)
         except errors.ConfigError as exc:
@@ -145,18 +147,18 @@ class Recorder:
             self.failure = self.failure or exc.message.rstrip(".")
         for item, rows, _ in measured:
             for row in rows:
-                self._spend(row)
-            self._count(rows[-1])
+                self._add_cost(row)
+            self._count_failures(rows[-1])
             self.recent.setdefault(item.turn, []).append(rows[-1])
-        self._said([rows[-1] for _, rows, _ in measured])
+        self._on_recorded([rows[-1] for _, rows, _ in measured])
 
-    def _text(self, item: MeasuredRequest) -> str | None:
+    def _answer_text(self, item: MeasuredRequest) -> str | None:
         vectors = item.call is not None and item.call.provider.dialect in EMBEDDERS  # they are no text
         return None if vectors or not self._answers or not item.stream else item.stream.partial().message.text
 
-    def _count(self, row: Row) -> None:
+    def _count_failures(self, row: Row) -> None:
         name = str(row.get("name"))
-        self.refused[name] = 0 if row.get("ok") else self.refused.get(name, 0) + 1
+        self.consecutive_failures[name] = 0 if row.get("ok") else self.consecutive_failures.get(name, 0) + 1
 
 
 def _measure(item: MeasuredRequest) -> tuple[list[Row], list[Row]]:
@@ -192,13 +194,15 @@ def _with_token_counts(
 def cost_and_tokens(row: Row) -> tuple[float, int]:
     """US dollars and tokens of a request, for the budget. An answer that was cut before it was counted is
     estimated: it has been paid for all the same."""
-    read, made = row.get("in_tokens"), row.get("out_tokens") or 0
-    if read is None:
-        read = (row.get("bytes_out") or 0) // 4 if made else 0
+    in_tokens, out_tokens = row.get("in_tokens"), row.get("out_tokens") or 0
+    if in_tokens is None:
+        in_tokens = (row.get("bytes_out") or 0) // 4 if out_tokens else 0
     dollars = row.get("cost_usd")
     if dollars is None:
-        dollars = (read * (row.get("price_in") or 0.0) + made * (row.get("price_out") or 0.0)) / 1e6
-    return dollars, read + made
+        dollars = (
+            in_tokens * (row.get("price_in") or 0.0) + out_tokens * (row.get("price_out") or 0.0)
+        ) / 1e6
+    return dollars, in_tokens + out_tokens
 
 
 class GcPauses:
@@ -218,11 +222,11 @@ class GcPauses:
             if len(self._pauses) > _MAX_PAUSES:
                 del self._pauses[: _MAX_PAUSES // 2]
 
-    def within(self, start: float, end: float) -> float:
+    def total_ms(self, start: float, end: float) -> float:
         """Milliseconds of pauses between two moments (perf_counter seconds)."""
         total = 0.0
-        for place in range(1, len(self._pauses) + 1):
-            a, b = self._pauses[-place] if place <= len(self._pauses) else (start, start - 1.0)
+        for index in range(1, len(self._pauses) + 1):
+            a, b = self._pauses[-index] if index <= len(self._pauses) else (start, start - 1.0)
             if b < start:
                 break
             total += max(0.0, min(b, end) - max(a, start))
@@ -233,16 +237,16 @@ class CpuPressure:
     """Seconds so far in which some task of this machine waited for a processor (Linux PSI)."""
 
     def __init__(self) -> None:
-        self._read: tuple[float, float | None] = (-1.0, None)  # when, and what it was
+        self._cached: tuple[float, float | None] = (-1.0, None)  # when, and what it was
         self._file: int | None = None
         with contextlib.suppress(OSError):
             self._file = os.open("/proc/pressure/cpu", os.O_RDONLY | os.O_CLOEXEC)
 
-    def at(self, turn: float) -> float | None:
+    def since_wakeup(self, turn: float) -> float | None:
         """As it was when first asked in this turn of a loop: reading it gives the interpreter away."""
-        if self._read[0] != turn:
-            self._read = (turn, self.now())
-        return self._read[1]
+        if self._cached[0] != turn:
+            self._cached = (turn, self.now())
+        return self._cached[1]
 
     def now(self) -> float | None:
         """As it is now; None where it is not told."""

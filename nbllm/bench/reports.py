@@ -40,7 +40,7 @@ from .pages import (
     table,
 )
 from .plots import plot
-from .presets import ladder
+from .presets import PARTS, ladder
 from .sentences import SETTING_LABELS, sentences
 from .summaries import LABELS, OK_SHARE, has_no_waiting, summary
 
@@ -68,16 +68,16 @@ def report(
     df = normalize_requests(df)
     names = [str(n) for n in ordered_values(df, "name")] if len(df) else []
     short = short_names(names)
-    few = ", ".join(short_names(names, 60).values()) or "nothing"
-    said = title or f"Benchmark of {few if len(names) <= 3 else f'{len(names)} models'}"
-    rows = _all_comparisons(df, margin)
+    names_text = ", ".join(short_names(names, 60).values()) or "nothing"
+    page_title = title or f"Benchmark of {names_text if len(names) <= 3 else f'{len(names)} models'}"
+    compared = _all_comparisons(df, margin)
     body = "".join(
         (
-            _opening(df, said),
-            _verdicts(rows, short, margin),
-            _leaderboard(df, rows, short, margin),
+            _opening(df, page_title),
+            _verdicts(compared, short, margin),
+            _leaderboard(df, compared, short, margin),
             _summary(df, short),
-            _comparison(rows, short),
+            _comparison(compared, short),
             _ladder(df, short),
             _plots(df),
             _failures(df, short),
@@ -89,14 +89,14 @@ def report(
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         f'content="width=device-width,initial-scale=1">'
-        f"<title>{escape(said)}</title><style>{STYLE}</style></head><body><main>{body}</main></body></html>"
+        f"<title>{escape(page_title)}</title><style>{STYLE}</style></head><body><main>{body}</main></body></html>"
     )
     if path is None:
         return page
-    place = Path(path)
-    with translate_write_errors(place):
-        place.write_text(page, "utf-8", "replace")
-    return place
+    target = Path(path)
+    with translate_write_errors(target):
+        target.write_text(page, "utf-8", "replace")
+    return target
 
 
 # --- parts ---
@@ -108,31 +108,31 @@ def _all_comparisons(df: pd.DataFrame, margin: float) -> pd.DataFrame | None:
 
     if df["name"].nunique() < 2:
         return None
-    usual = compare(df, margin=margin)
+    timed = compare(df, margin=margin)
     return (
-        pd.concat([usual, compare(df, metrics=_COST, margin=margin)], ignore_index=True)
+        pd.concat([timed, compare(df, metrics=_COST, margin=margin)], ignore_index=True)
         if df[_COST].notna().any()
-        else usual
+        else timed
     )
 
 
 def _verdicts(rows: pd.DataFrame | None, short: Mapping[str, str], margin: float) -> str:
     if rows is None:
         return ""
-    lines = [f"<li>{escape(words)}</li>" for words in sentences(rows.to_dict("records"), short)]
-    more = (
+    lines = [f"<li>{escape(sentence)}</li>" for sentence in sentences(rows.to_dict("records"), short)]
+    folded = (
         fold_long_table("<ul>" + "".join(lines[FOLDED_ROWS:]) + "</ul>", len(lines), "All of them")
         if lines[FOLDED_ROWS:]
         else ""
     )
-    said = (
-        "<ul>" + "".join(lines[:FOLDED_ROWS]) + f"</ul>{more}"
+    list_html = (
+        "<ul>" + "".join(lines[:FOLDED_ROWS]) + f"</ul>{folded}"
         if lines
         else "<p>No difference is established.</p>"
     )
     return (
-        f"<h2>Verdicts</h2>{said}<p class=dim>Of pairs within blocks, so that drift cancels out; p after "
-        f"Holm over the pairs of a metric; equivalent means within {margin:.0%}.</p>"
+        f"<h2>Verdicts</h2>{list_html}<p class=dim>Models are compared within blocks, so that drift cancels "
+        f"out; p is corrected by Holm over the pairs of a metric; equivalent means within {margin:.0%}.</p>"
     )
 
 
@@ -143,14 +143,14 @@ def _leaderboard(
     if not len(measured_requests(df)):
         return ""
     metric = leading_metric(df)
-    found = build_leaderboard(df, compared, metric=metric)
-    setting = [k for k in SETTING_LABELS if k in found]
-    figures = [m for m in BOARD_METRICS if m in found]
-    others = [str(i + 1) for i in range(len(short)) if str(i + 1) in found]
-    again = bool((found["retries"] > 0).any())
-    records = found.to_dict("records")
+    board = build_leaderboard(df, compared, metric=metric)
+    setting = [k for k in SETTING_LABELS if k in board]
+    figures = [m for m in BOARD_METRICS if m in board]
+    others = [str(i + 1) for i in range(len(short)) if str(i + 1) in board]
+    any_retries = bool((board["retries"] > 0).any())
+    records = board.to_dict("records")
     head = ["model", "no.", *(SETTING_LABELS[k] for k in setting), *map(metric_heading, figures), "succeeded"]
-    head += [*(["retries"] if again else []), "1,000 answers", "in all"]
+    head += [*(["retries"] if any_retries else []), "1,000 answers", "in all"]
     rows = [
         [
             _name_cell(r, short),
@@ -158,17 +158,17 @@ def _leaderboard(
             *(setting_value(r[k]) for k in setting),
             *(Cell(format_number(r[m]), format_interval(r[f"{m}_lo"], r[f"{m}_hi"])) for m in figures),
             format_percent(r[OK_SHARE]),
-            *([format_number(r["retries"])] if again else []),
+            *([format_number(r["retries"])] if any_retries else []),
             format_dollars(1000 * r[_COST]),
             format_dollars(r["total_usd"]),
         ]
         for r in records
     ]
-    words = "Medians with their 95 % intervals; what 1,000 answers cost, and what all of these did."
-    out = f"<h2>Leaderboard</h2><p>{words}</p>{table(head, rows)}"
-    if any(words != name for name, words in short.items()):
-        full = "".join(f"<li>{escape(name)}</li>" for name in short)
-        out += f"<details><summary>Names in full</summary><ol>{full}</ol></details>"
+    intro = "Medians with their 95 % intervals; what 1,000 answers cost, and what all of these did."
+    out = f"<h2>Leaderboard</h2><p>{intro}</p>{table(head, rows)}"
+    if any(intro != name for name, intro in short.items()):
+        full_names = "".join(f"<li>{escape(name)}</li>" for name in short)
+        out += f"<details><summary>Names in full</summary><ol>{full_names}</ol></details>"
     if not others:
         return out
     styles = {"<": "good", ">": "bad"}
@@ -195,50 +195,59 @@ def _name_cell(row: Mapping[Any, Any], short: Mapping[str, str]) -> Cell:
 
 
 def _summary(df: pd.DataFrame, short: Mapping[str, str]) -> str:
-    shown = [
+    metrics = [
         m for m in _TIME_METRICS if df[m].notna().any() and not (m == "ttft_sched_ms" and has_no_waiting(df))
     ]
-    told = summary(df, metrics=[*shown, OK_SHARE], stats=("p50", "p90", "p99"))
-    if not len(told):
+    summaries = summary(df, metrics=[*metrics, OK_SHARE], stats=("p50", "p90", "p99"))
+    if not len(summaries):
         return "<h2>Results</h2><p>Nothing was measured.</p>"
-    setting = [k for k in SETTING_LABELS if told[k].nunique(dropna=False) > 1]
-    again, loaded = (told["retries"] > 0).any(), bool({"concurrency", "target_rate"} & set(setting))
-    head = ["model", *(SETTING_LABELS[k] for k in setting), "n", "failed", *(["retries"] if again else [])]
-    head += [*(["in flight", "begun /s"] if loaded else []), *map(metric_heading, shown), "1,000 answers"]
+    setting = [k for k in SETTING_LABELS if summaries[k].nunique(dropna=False) > 1]
+    any_retries, has_load = (
+        (summaries["retries"] > 0).any(),
+        bool({"concurrency", "target_rate"} & set(setting)),
+    )
+    head = [
+        "model",
+        *(SETTING_LABELS[k] for k in setting),
+        "n",
+        "failed",
+        *(["retries"] if any_retries else []),
+    ]
+    head += [*(["in flight", "begun /s"] if has_load else []), *map(metric_heading, metrics), "1,000 answers"]
     costs = {
         tuple(map(repr, key)): cost_columns(part)
         for key, part in ordered_groups(measured_requests(df), ["name", *setting])
     }
     rows = []
-    for key, part in ordered_groups(told, ["name", *setting]):
-        found = {(r["metric"], r["stat"]): r for r in part.to_dict("records")}
-        share = found[OK_SHARE, "mean"]
+    for key, part in ordered_groups(summaries, ["name", *setting]):
+        stats = {(r["metric"], r["stat"]): r for r in part.to_dict("records")}
+        ok_row = stats[OK_SHARE, "mean"]
         rows.append(
             [
                 _name_cell({"name": key[0]}, short),
                 *map(setting_value, key[1:]),
-                f"{share['n']:,}",
-                f"{share['n_failed']:,}" if share["n_failed"] else "",
-                *([format_number(share["retries"])] if again else []),
+                f"{ok_row['n']:,}",
+                f"{ok_row['n_failed']:,}" if ok_row["n_failed"] else "",
+                *([format_number(ok_row["retries"])] if any_retries else []),
                 *(
-                    [format_number(share["concurrency_achieved"]), format_number(share["rate_achieved"])]
-                    if loaded
+                    [format_number(ok_row["concurrency_achieved"]), format_number(ok_row["rate_achieved"])]
+                    if has_load
                     else []
                 ),
-                *(_percentile_cell(found, metric) for metric in shown),
+                *(_percentile_cell(stats, metric) for metric in metrics),
                 format_dollars(1000 * costs[tuple(map(repr, key))][_COST]),
             ]
         )
-    words = "Medians; below them percentiles 90 and 99, in brackets where so few requests do not tell them."
-    return f"<h2>Results</h2><p>{words}</p>{fold_long_table(table(head, rows), len(rows), 'Every setting')}"
+    intro = "Medians; below them percentiles 90 and 99, in brackets where so few requests do not tell them."
+    return f"<h2>Results</h2><p>{intro}</p>{fold_long_table(table(head, rows), len(rows), 'Every setting')}"
 
 
-def _percentile_cell(found: Mapping[Any, Any], metric: str) -> Cell:
+def _percentile_cell(stats: Mapping[Any, Any], metric: str) -> Cell:
     """120, and below: 180 · (240)."""
-    tails = [found[metric, stat] for stat in ("p90", "p99")]
+    tails = [stats[metric, stat] for stat in ("p90", "p99")]
     words = [format_number(r["value"]) if r["supported"] else f"({format_number(r['value'])})" for r in tails]
-    known = not math.isnan(found[metric, "p50"]["value"])
-    return Cell(format_number(found[metric, "p50"]["value"]), " · ".join(words) if known else "")
+    is_known = not math.isnan(stats[metric, "p50"]["value"])
+    return Cell(format_number(stats[metric, "p50"]["value"]), " · ".join(words) if is_known else "")
 
 
 def _comparison(compared: pd.DataFrame | None, short: Mapping[str, str]) -> str:
@@ -271,7 +280,6 @@ def _comparison(compared: pd.DataFrame | None, short: Mapping[str, str]) -> str:
 def _ladder(df: pd.DataFrame, short: Mapping[str, str]) -> str:
     if df["start_kind"].nunique() < 2:
         return ""
-    parts = ("import_ms", "client_ms", "dns_ms", "connect_ms", "tls_ms", "srv_load_ms", "rest_ms")
     rows = [
         [
             _name_cell(r, short),
@@ -279,7 +287,7 @@ def _ladder(df: pd.DataFrame, short: Mapping[str, str]) -> str:
             f"{r['n']}",
             format_number(r["ttft_ms"]),
             Cell(format_number(r["added_ms"]), format_interval(r["added_lo"], r["added_hi"])),
-            *(format_number(r[p]) for p in parts),
+            *(format_number(r[p]) for p in PARTS),
         ]
         for r in ladder(df).to_dict("records")
     ]
@@ -307,25 +315,25 @@ def _ladder(df: pd.DataFrame, short: Mapping[str, str]) -> str:
 
 
 def _opening(df: pd.DataFrame, heading: str) -> str:
-    about = df.attrs.get("nbllm", {})
+    metadata = df.attrs.get("nbllm", {})
     used = measured_requests(df)
-    when = df["t_wall"].dropna()
+    times = df["t_wall"].dropna()
     facts = [
         plural(len(used), "measured request")
         + (f" and {len(df) - len(used):,} to warm up" if len(df) > len(used) else ""),
-        f"{plural(used['block'].nunique(), 'block')}, in random order from seed {about['seed']}"
-        if about.get("seed") is not None
+        f"{plural(used['block'].nunique(), 'block')}, in random order from seed {metadata['seed']}"
+        if metadata.get("seed") is not None
         else "",
         plural(used["prompt_id"].nunique(), "prompt") if used["prompt_id"].notna().any() else "",
-        f"{when.min():%Y-%m-%d %H:%M} to {when.max():%H:%M} UTC" if len(when) else "",
+        f"{times.min():%Y-%m-%d %H:%M} to {times.max():%H:%M} UTC" if len(times) else "",
         f"{format_dollars(spent)} in all" if not math.isnan(spent := cost_columns(df)["total_usd"]) else "",
-        "ended early: " + str(about["ended"]) if about.get("ended") not in (None, "complete") else "",
+        "ended early: " + str(metadata["ended"]) if metadata.get("ended") not in (None, "complete") else "",
     ]
     machine = [
-        f"nbllm {about['nbllm']}" if about.get("nbllm") else "",
-        f"Python {about['python']}" if about.get("python") else "",
-        str(about.get("system", "")),
-        f"{about['cpus']} processors" if about.get("cpus") else "",
+        f"nbllm {metadata['nbllm']}" if metadata.get("nbllm") else "",
+        f"Python {metadata['python']}" if metadata.get("python") else "",
+        str(metadata.get("system", "")),
+        f"{metadata['cpus']} processors" if metadata.get("cpus") else "",
         "arrivals stamped by " + _stamp_sources(df["stamp"].dropna().astype(str).unique())
         if df["stamp"].notna().any()
         else "",
@@ -337,8 +345,8 @@ def _opening(df: pd.DataFrame, heading: str) -> str:
     )
 
 
-def _selftest(found: pd.DataFrame | None) -> str:
-    if found is None:
+def _selftest(errors: pd.DataFrame | None) -> str:
+    if errors is None:
         return (
             "<h2>How good are these numbers?</h2><p class=box>No self-test was made on this machine. "
             "<code>bench.report(df, path, "
@@ -353,7 +361,7 @@ def _selftest(found: pd.DataFrame | None) -> str:
             format_percent(r["contained"]),
             format_percent(r["flagged"]),
         ]
-        for r in found.to_dict("records")
+        for r in errors.to_dict("records")
         if r["n"]
     ]
     return (
@@ -391,7 +399,7 @@ def _plots(df: pd.DataFrame) -> str:
             ("drift", "The run over time: what is common to all lines is the world's, not the models'.")
         )
     figures = []
-    for kind, words in kinds:
+    for kind, caption in kinds:
         warm = (
             df[df["start_kind"].astype("string").fillna("warm") == "warm"]
             if kind in ("overview", "drift")
@@ -400,9 +408,9 @@ def _plots(df: pd.DataFrame) -> str:
         used = warm if len(warm) else df
         figures.append(
             f'<figure><picture><source srcset="{_image_data(used, kind, "dark")}" '
-            f'media="(prefers-color-scheme:dark)"><img alt="{escape(words)}" '
+            f'media="(prefers-color-scheme:dark)"><img alt="{escape(caption)}" '
             f'src="{_image_data(used, kind, "light")}"></picture>'
-            f"<figcaption>{escape(words)}</figcaption></figure>"
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
         )
     return "<h2>Plots</h2>" + "".join(figures)
 
@@ -419,13 +427,13 @@ def _failures(df: pd.DataFrame, short: Mapping[str, str]) -> str:
     rows = []
     for (name, status), part in ordered_groups(failed, ["name", "status"]):
         example = part["error_msg"].dropna()
-        told = Cell(str(example.iloc[0])[:160] if len(example) else "", style="weak t")
-        rows.append([_name_cell({"name": name}, short), str(status), f"{len(part)}", told])
-    words = "They count in the shares above and are in no time."
-    shown = fold_long_table(
+        example_cell = Cell(str(example.iloc[0])[:160] if len(example) else "", style="weak t")
+        rows.append([_name_cell({"name": name}, short), str(status), f"{len(part)}", example_cell])
+    intro = "They count in the shares above and are in no time."
+    table_html = fold_long_table(
         table(["model", "status", "requests", "for example"], rows, text=2), len(rows), "Every kind"
     )
-    return f"<h2>Failures</h2><p>{words}</p>{shown}"
+    return f"<h2>Failures</h2><p>{intro}</p>{table_html}"
 
 
 def _caveats(df: pd.DataFrame, selftest: pd.DataFrame | None) -> str:
@@ -433,7 +441,7 @@ def _caveats(df: pd.DataFrame, selftest: pd.DataFrame | None) -> str:
     n = max(1, len(used))
     quality = used["quality"].astype("string")
     per_name = used.groupby("name", observed=True).size()
-    found = [
+    caveats = [
         f"{(quality == 'contaminated').sum() / n:.1%} of the requests were disturbed by this client; they "
         f"are left out of every figure."
         if (quality == "contaminated").any()
@@ -459,7 +467,7 @@ def _caveats(df: pd.DataFrame, selftest: pd.DataFrame | None) -> str:
         "" if selftest is not None else "No self-test was made.",
     ]
     return (
-        "<h2>Be careful</h2><ul>" + "".join(f"<li>{escape(words)}</li>" for words in found if words) + "</ul>"
+        "<h2>Be careful</h2><ul>" + "".join(f"<li>{escape(text)}</li>" for text in caveats if text) + "</ul>"
     )
 
 

@@ -48,12 +48,12 @@ class Contestant:
         return (*((self.key.reveal(),) if self.key else ()), *self.route.provider.secrets)
 
     @property
-    def limits(self) -> Timeouts:
+    def timeouts(self) -> Timeouts:
         """The time limits."""
         return Timeouts.of(self.timeout)
 
     @property
-    def patience(self) -> Retries:
+    def retry_policy(self) -> Retries:
         """How often a request that failed is sent again. None, unless asked for: a failure is a result."""
         return Retries(attempts=self.retries)
 
@@ -141,21 +141,21 @@ def describe_provider(route: Route, row: ProviderSpec, base_url: str | None) -> 
     }
 
 
-def check_headers(given: Any, for_all: bool) -> dict[str, str]:
+def check_headers(headers: Any, for_all: bool) -> dict[str, str]:
     """Headers of one model. Raises ConfigError for what no request can have, without showing a value."""
     if for_all:
         raise ConfigError(
             "Headers belong to one model: another's server is not to see them.",
             hint='bench.run([{"model": "openai/mini", "headers": {"x-team": "blue"}}, ...])',
         )
-    told = dict(given) if isinstance(given, Mapping) else {"": ""}
-    for name, value in told.items():
-        fits = isinstance(name, str) and _HEADER.fullmatch(name) and isinstance(value, str)
-        if not fits or not value.isprintable() or not value.isascii():
+    named = dict(headers) if isinstance(headers, Mapping) else {"": ""}
+    for name, value in named.items():
+        is_valid = isinstance(name, str) and _HEADER.fullmatch(name) and isinstance(value, str)
+        if not is_valid or not value.isprintable() or not value.isascii():
             raise ConfigError(
                 f"Not a header: {name!r}.", hint='headers={"x-team": "blue"}: names and texts on one line.'
             )
-    return told
+    return named
 
 
 def add_headers(row: ProviderSpec, headers: Mapping[str, str]) -> ProviderSpec:
@@ -186,20 +186,20 @@ def _comparable(entry: Any) -> Any:
     return list(entry) if isinstance(entry, tuple) else entry
 
 
-def differences(given: Mapping[str, Any], contestant: Contestant) -> list[str]:
+def differences(stored: Mapping[str, Any], contestant: Contestant) -> list[str]:
     """In which entries the arm is not the one that a run's file tells of."""
-    then = {**given["provider"], "model": given["model"], "simulated": given["simulated"]}
+    before = {**stored["provider"], "model": stored["model"], "simulated": stored["simulated"]}
     now = {**contestant.about, "model": contestant.route.model, "simulated": contestant.route.simulated}
     return [
-        f"{entry} was {_shorten(then[entry])}, here {_shorten(value)}"
+        f"{entry} was {_shorten(before[entry])}, here {_shorten(value)}"
         for entry, value in now.items()
-        if then.get(entry, value) != value
+        if before.get(entry, value) != value
     ]
 
 
 def _shorten(value: Any) -> str:
-    words = repr(value)
-    return words if len(words) <= 160 else f"{words[:159]}…"
+    text = repr(value)
+    return text if len(text) <= 160 else f"{text[:159]}…"
 
 
 def secret_part(contestant: Contestant) -> dict[str, Any]:
@@ -229,21 +229,21 @@ def public_part(contestant: Contestant) -> dict[str, Any]:
 
 
 def to_contestant(
-    given: Mapping[str, Any], secret: Mapping[str, Any], counter: TokenCounter | None = None
+    public: Mapping[str, Any], secret: Mapping[str, Any], counter: TokenCounter | None = None
 ) -> Contestant:
     """From its two halves; `counter` where its tokens are counted."""
-    row = msgspec.convert(secret["provider"], ProviderSpec, dec_hook=lambda kind, given: kind(given))
-    route = Route(given["asked"], row, given["model"], simulated=given["simulated"])
+    row = msgspec.convert(secret["provider"], ProviderSpec, dec_hook=lambda kind, public: kind(public))
+    route = Route(public["asked"], row, public["model"], simulated=public["simulated"])
     key = Secret(secret["key"], "the run", secret["origin"]) if secret["key"] else None
     return Contestant(
-        given["name"],
+        public["name"],
         route,
-        given["provider"],
-        prompts.load_options(given["options"]),
+        public["provider"],
+        prompts.load_options(public["options"]),
         key,
-        given["timeout"],
-        given["retries"],
-        given["keep"],
-        counter if given.get("counted") else None,
-        given.get("batch"),
+        public["timeout"],
+        public["retries"],
+        public["keep"],
+        counter if public.get("counted") else None,
+        public.get("batch"),
     )

@@ -111,11 +111,11 @@ def run(
     A request that fails is a row with its status. Stop (Ctrl-C) ends the run and returns what is there;
     `bench.resume` goes on. Raises ConfigError for what cannot be planned.
     """
-    given = (
+    model_list = (
         list(models) if isinstance(models, Iterable) and not isinstance(models, (str, Mapping)) else [models]
     )
     _check_options(
-        models=given,
+        models=model_list,
         idle=idle,
         think=think,
         warmup=warmup,
@@ -132,10 +132,10 @@ def run(
         retries=options.get("retries"),
     )
     client = client or default_client()
-    counted = {**options, "tokenizer": counting.token_counter(tokenizer)}
-    contestants = _contestants(list(_expand_batches(given, batch)), counted, client)
-    recorded = isinstance(prompts, Trace)
-    if recorded:
+    common = {**options, "tokenizer": counting.token_counter(tokenizer)}
+    contestants = _contestants(list(_expand_batches(model_list, batch)), common, client)
+    is_trace = isinstance(prompts, Trace)
+    if is_trace:
         prompts, arrivals = _trace_load(prompts, (concurrency, rate, arrivals, per_turn))
     prompt_set = prompts_of(prompts, prompt)
     quality = Quality.of(asserts, score, judge)
@@ -146,25 +146,27 @@ def run(
             raise errors.ConfigError("A judge compares answers of two models.", hint="Name another model.")
     seed = secrets.randbelow(2**31) if seed is None else seed
     loads = plan.LoadShape.of(concurrency=concurrency, rate=rate, arrivals=arrivals, per_turn=per_turn)
-    loads = tuple(replace(load, aligned=recorded) for load in loads)
-    kinds = (columns.START_KINDS if cold else ("warm",)) if isinstance(cold, bool) else _start_kinds(cold)
+    loads = tuple(replace(load, aligned=is_trace) for load in loads)
+    start_kinds = (
+        (columns.START_KINDS if cold else ("warm",)) if isinstance(cold, bool) else _start_kinds(cold)
+    )
     turns = plan.plan(
         len(contestants),
         len(prompt_set),
         blocks=blocks,
         loads=loads,
-        start_kinds=kinds,
+        start_kinds=start_kinds,
         idle=tuple(idle),
         seed=seed,
         cooldown=cooldown,
     )
     turns = _drop_impossible_turns(turns, contestants, client, strict=not isinstance(cold, bool))
-    limits = plan.Budget.of(budget)
+    run_limits = plan.Budget.of(budget)
     rules = Rules(
         seed,
         warmup,
         prefix,
-        _budget_limits(limits),
+        _budget_limits(run_limits),
         stop_when,
         metric,
         disturb,
@@ -173,29 +175,29 @@ def run(
         None if think is None else tuple(think) if isinstance(think, Sequence) else (think, think),  # type: ignore[arg-type]
     )
     run_id = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
-    place = Path(directory) if directory is not None else runs_directory() / run_id
-    if _has_job(place):
+    run_path = Path(directory) if directory is not None else runs_directory() / run_id
+    if _has_job(run_path):
         raise errors.ConfigError(
-            f"There is a run in {place} already.",
-            hint=f"bench.resume({str(place)!r}) goes on with it; or name another directory.",
+            f"There is a run in {run_path} already.",
+            hint=f"bench.resume({str(run_path)!r}) goes on with it; or name another directory.",
         )
     job = _check_requests(Job(run_id, contestants, prompt_set, turns, rules), client)
-    _check_prices(contestants, limits)
-    doubt = " ".join(
+    _check_prices(contestants, run_limits)
+    warning = " ".join(
         filter(None, (planning.power_warning(len(contestants), blocks, detect), plan.unsteady_warning(loads)))
     )
-    if doubt and (detect is not None or progress is not False):  # False: nothing is shown
-        warnings.warn(doubt, stacklevel=2)
+    if warning and (detect is not None or progress is not False):  # False: nothing is shown
+        warnings.warn(warning, stacklevel=2)
     if directory is not None:
         with contextlib.suppress(OSError):  # the run is found by its directory all the same
             runs_directory().mkdir(parents=True, exist_ok=True)
-            (runs_directory() / f"{run_id}{POINTER_SUFFIX}").write_text(str(place.absolute()), "utf-8")
-    with Store(place, create=True) as store:
+            (runs_directory() / f"{run_id}{POINTER_SUFFIX}").write_text(str(run_path.absolute()), "utf-8")
+    with Store(run_path, create=True) as store:
         store.put(run_id=run_id, about=_run_metadata(job, blocks), job=job.public(), quality=quality.public())
-    df = run_job(place, job, progress)
-    if progress is not False and (told := missed_load_warning(df)):
-        warnings.warn(told, stacklevel=2)
-    quality.applied(place, df, client)
+    df = run_job(run_path, job, progress)
+    if progress is not False and (warning := missed_load_warning(df)):
+        warnings.warn(warning, stacklevel=2)
+    quality.apply(run_path, df, client)
     return df
 
 
@@ -227,12 +229,12 @@ def resume(
     """
     limits = None if budget is None else _budget_limits(plan.Budget.of(budget))
     client = client or default_client()
-    place = _run_directory(run)
-    with Store(place) as store:
-        public, wanted = store.get("job"), store.get("quality", {})
+    run_path = _run_directory(run)
+    with Store(run_path) as store:
+        public, stored_quality = store.get("job"), store.get("quality", {})
     if public is None:
         raise errors.ConfigError(
-            f"The run in {place} was ended before it began.", hint="Start it again with bench.run(...)."
+            f"The run in {run_path} was ended before it began.", hint="Start it again with bench.run(...)."
         )
     by_hand: dict[str, Mapping[str, Any]] = {
         "api_key": api_key or {},
@@ -241,11 +243,11 @@ def resume(
     }
     try:
         by_hand |= {"headers": headers or {}, "tokenizer": _tokenizers_by_name(tokenizer, public)}
-        _check_names(by_hand, [given["name"] for given in public["arms"]])
+        _check_names(by_hand, [stored["name"] for stored in public["arms"]])
         if limits is not None:
             public["rules"]["budget"] = limits
-        job = Job.of(public, [_restore_contestant(given, by_hand, client) for given in public["arms"]])
-        quality = Quality.resumed(wanted, asserts, score, judge)
+        job = Job.of(public, [_restore_contestant(stored, by_hand, client) for stored in public["arms"]])
+        quality = Quality.resumed(stored_quality, asserts, score, judge)
         quality.check(
             job.rules.answers, job.prompts, vectors=any(contestant.batch for contestant in job.contestants)
         )
@@ -253,17 +255,17 @@ def resume(
         _check_requests(job, client)
         if limits is not None:
             _check_prices(job.contestants, plan.Budget.of(budget))
-        with Store(place) as store:
+        with Store(run_path) as store:
             store.put(job=public, quality=quality.public())
     except errors.ConfigError:
         raise
     except (errors.ProtocolError, LookupError, TypeError, ValueError, AttributeError):
         raise errors.ConfigError(
-            f"What the run in {place} was to do cannot be read.",
+            f"What the run in {run_path} was to do cannot be read.",
             hint="bench.load gives the rows that it has; bench.run(...) begins another.",
         ) from None
-    df = run_job(place, job, progress)
-    quality.applied(place, df, client)
+    df = run_job(run_path, job, progress)
+    quality.apply(run_path, df, client)
     return df
 
 
@@ -271,31 +273,31 @@ def _tokenizers_by_name(tokenizer: Any, public: Mapping[str, Any]) -> Mapping[st
     """The tokenizer of each model whose tokens a run counts, by its label."""
     if isinstance(tokenizer, Mapping):
         return tokenizer
-    counted = [a["name"] for a in public["arms"] if a.get("counted")]
-    return dict.fromkeys(counted, tokenizer) if tokenizer is not None else {}
+    names = [a["name"] for a in public["arms"] if a.get("counted")]
+    return dict.fromkeys(names, tokenizer) if tokenizer is not None else {}
 
 
 def runs() -> pd.DataFrame:
     """The runs kept on this machine, newest first: run_id, created, models, rows, ended, directory."""
     import pandas as pd
 
-    found = []
+    rows = []
     names = {at.name.removesuffix(POINTER_SUFFIX) for at in runs_directory().glob(f"*{POINTER_SUFFIX}")}
     names |= {at.parent.name for at in runs_directory().glob(f"*/{FILE}")}
     for name in sorted(names, reverse=True):
-        with contextlib.suppress(Exception), Store(place := find_run(name) or runs_directory()) as store:
+        with contextlib.suppress(Exception), Store(path := find_run(name) or runs_directory()) as store:
             about = store.get("about", {})
-            found.append(
+            rows.append(
                 {
                     "run_id": store.get("run_id"),
                     "created": about.get("created"),
                     "models": ", ".join(about.get("models", [])),
                     "rows": len(store.rows()),
                     "ended": store.get("ended", "cut short"),
-                    "directory": str(place),
+                    "directory": str(path),
                 }
             )
-    return pd.DataFrame(found, columns=["run_id", "created", "models", "rows", "ended", "directory"])
+    return pd.DataFrame(rows, columns=["run_id", "created", "models", "rows", "ended", "directory"])
 
 
 def chunks(df: pd.DataFrame) -> pd.DataFrame:
@@ -332,10 +334,10 @@ def _contestants(models: list[Model], options: Mapping[str, Any], client: Client
         )
     contestants = tuple(_contestant(m, options, client) for m in models)
     names = [a.name for a in contestants]
-    double = next((n for n in names if names.count(n) > 1), None)
-    if double:
+    duplicate = next((n for n in names if names.count(n) > 1), None)
+    if duplicate:
         raise errors.ConfigError(
-            f"Two models are called {double!r}.",
+            f"Two models are called {duplicate!r}.",
             hint='Tell them apart: {"model": ..., "name": "another label"}.',
         )
     return contestants
@@ -343,13 +345,15 @@ def _contestants(models: list[Model], options: Mapping[str, Any], client: Client
 
 def _expand_batches(models: Sequence[Model], batch: int | Sequence[int] | None) -> Iterator[Model]:
     """Each model with each number of texts in a request."""
-    for given in models:
-        told = {"model": given} if isinstance(given, str) else dict(given)
-        sizes = told.pop("batch", batch)
-        several = list(sizes) if isinstance(sizes, Sequence) else [sizes]
-        name = told.get("name", told.get("model"))
-        for size in several:
-            yield told | ({"name": f"{name} x{size}"} if len(several) > 1 else {}) | {"batch": size}
+    for model in models:
+        model_options = {"model": model} if isinstance(model, str) else dict(model)
+        sizes = model_options.pop("batch", batch)
+        size_list = list(sizes) if isinstance(sizes, Sequence) else [sizes]
+        name = model_options.get("name", model_options.get("model"))
+        for size in size_list:
+            yield (
+                model_options | ({"name": f"{name} x{size}"} if len(size_list) > 1 else {}) | {"batch": size}
+            )
 
 
 def reject_cached_answers(options: Mapping[str, Any]) -> None:
@@ -360,21 +364,21 @@ def reject_cached_answers(options: Mapping[str, Any]) -> None:
         )
 
 
-def _contestant(given: Model, common: Mapping[str, Any], client: Client) -> Contestant:
-    told = {"model": given} if isinstance(given, str) else dict(given)
-    model, name = told.pop("model", None), told.pop("name", None)
-    options = {**common, **told}
+def _contestant(model_spec: Model, common: Mapping[str, Any], client: Client) -> Contestant:
+    own_options = {"model": model_spec} if isinstance(model_spec, str) else dict(model_spec)
+    model, name = own_options.pop("model", None), own_options.pop("name", None)
+    options = {**common, **own_options}
     batch = options.pop("batch")
-    measured_alone = ("failover", "hedge", "sample", "label")  # one model, and each answer anew
-    known = tuple(o for o in (*REQUEST, *ADDRESS, *SENDING) if o not in measured_alone)
+    excluded = ("failover", "hedge", "sample", "label")  # one model, and each answer anew
+    allowed = tuple(o for o in (*REQUEST, *ADDRESS, *SENDING) if o not in excluded)
     if batch is not None:
-        known = ("extra", *ADDRESS, "timeout", "retries", "dimensions", "purpose")
+        allowed = ("extra", *ADDRESS, "timeout", "retries", "dimensions", "purpose")
     reject_cached_answers(options)
     tokenizer = options.pop("tokenizer", None)
-    counter = counting.token_counter(tokenizer) if "tokenizer" in told else tokenizer
-    headers = check_headers(told.get("headers", {}), "headers" in common)
+    counter = counting.token_counter(tokenizer) if "tokenizer" in own_options else tokenizer
+    headers = check_headers(own_options.get("headers", {}), "headers" in common)
     options.pop("headers", None)
-    unknown = next((o for o in options if o not in known), None)
+    unknown = next((o for o in options if o not in allowed), None)
     if batch is not None and counter is not None:
         unknown = "tokenizer"
     if not isinstance(model, str) or unknown:
@@ -386,7 +390,7 @@ def _contestant(given: Model, common: Mapping[str, Any], client: Client) -> Cont
             if not unknown
             else f"It is of the whole run: bench.run(models, prompts, {unknown}=...)."
             if batch is None and unknown in run.__annotations__
-            else errors.did_you_mean(OPTION_SYNONYMS.get(unknown, unknown), (*known, *run.__annotations__)),
+            else errors.did_you_mean(OPTION_SYNONYMS.get(unknown, unknown), (*allowed, *run.__annotations__)),
         )
     address = [options.pop(option, None) for option in ADDRESS]
     timeout, retries = options.pop("timeout", None), options.pop("retries", None)
@@ -435,49 +439,49 @@ def _resolve_contestant(
 
 
 def _restore_contestant(
-    given: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, Any]], client: Client
+    stored: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, Any]], client: Client
 ) -> Contestant:
     """The arm that a run's file tells of, looked up here. Raises ConfigError where it is another one here."""
-    name, asked, told = str(given["name"]), str(given["asked"]), given["provider"]
-    options = prompts.load_options(given["options"])
-    Timeouts.of(given["timeout"])
+    name, requested, provider = str(stored["name"]), str(stored["asked"]), stored["provider"]
+    options = prompts.load_options(stored["options"])
+    Timeouts.of(stored["timeout"])
     try:
-        model = f"{told['name']}/{given['model']}" if asked == "auto" else asked
+        model = f"{provider['name']}/{stored['model']}" if requested == "auto" else requested
         address = [by_hand[option].get(name) for option in ADDRESS]
         contestant = _resolve_contestant(
-            client, model, address, by_hand["headers"].get(name), given.get("batch")
+            client, model, address, by_hand["headers"].get(name), stored.get("batch")
         )
     except errors.ConfigError as error:
         raise errors.ConfigError(
             f"{name!r} cannot be asked as it was: {error.message}",
-            hint=f"{error.hint} {_address_hint(name, told)}",
+            hint=f"{error.hint} {_address_hint(name, provider)}",
         ) from None
     counter = counting.token_counter(by_hand["tokenizer"].get(name))
-    if given.get("counted") and counter is None:
+    if stored.get("counted") and counter is None:
         raise errors.ConfigError(
             f"A tokenizer counted the tokens of {name!r}.",
             hint="Give it again: bench.resume(run, tokenizer=...).",
         )
-    wrong = differences(given, contestant)
-    if wrong:
-        hint = f"Set it up as it was, or begin anew with bench.run(...). {_address_hint(name, told)}"
-        raise errors.ConfigError(f"{name!r} would not be asked as it was: {'; '.join(wrong)}.", hint=hint)
+    changed = differences(stored, contestant)
+    if changed:
+        hint = f"Set it up as it was, or begin anew with bench.run(...). {_address_hint(name, provider)}"
+        raise errors.ConfigError(f"{name!r} would not be asked as it was: {'; '.join(changed)}.", hint=hint)
     return replace(
         contestant,
         name=name,
-        route=replace(contestant.route, asked=asked),
+        route=replace(contestant.route, asked=requested),
         options=options,
-        timeout=given["timeout"],
-        retries=int(given["retries"]),
-        keep=bool(given["keep"]),
-        counter=counter if given.get("counted") else None,
+        timeout=stored["timeout"],
+        retries=int(stored["retries"]),
+        keep=bool(stored["keep"]),
+        counter=counter if stored.get("counted") else None,
     )
 
 
-def _address_hint(name: str, told: Mapping[str, Any]) -> str:
+def _address_hint(name: str, provider: Mapping[str, Any]) -> str:
     return (
         f"An address given by hand, if it is one that you trust, is given again: base_url={{{name!r}: "
-        f"{str(told.get('base_url', ''))!r}}}."
+        f"{str(provider.get('base_url', ''))!r}}}."
     )
 
 
@@ -497,30 +501,32 @@ def _reject_agent_options(job: Job) -> None:
 
 
 def _check_names(by_hand: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> None:
-    for option, given in by_hand.items():
-        wrong = next((name for name in given if name not in names), None)
-        if wrong is not None:
+    for option, values in by_hand.items():
+        unknown = next((name for name in values if name not in names), None)
+        if unknown is not None:
             raise errors.ConfigError(
-                f"{option} is given for {wrong!r}, which is no model of this run.",
+                f"{option} is given for {unknown!r}, which is no model of this run.",
                 hint=f"Its models are {', '.join(map(repr, names))}.",
             )
 
 
-def _trace_load(given: Trace, load: tuple[Any, ...]) -> tuple[list[prompts.Prompt], tuple[float, ...]]:
-    if any(option is not None for option in load):
+def _trace_load(
+    trace: Trace, load_options: tuple[Any, ...]
+) -> tuple[list[prompts.Prompt], tuple[float, ...]]:
+    if any(option is not None for option in load_options):
         raise errors.ConfigError(
             "A trace has its own times.",
             hint="Leave concurrency, rate, arrivals and per_turn out; bench.trace(path, speed=2).",
         )
-    return list(given.prompts), given.times
+    return list(trace.prompts), trace.times
 
 
-def _start_kinds(given: Sequence[str]) -> tuple[str, ...]:
-    kinds = (given,) if isinstance(given, str) else tuple(given)
-    wrong = next((k for k in kinds if k not in columns.START_KINDS), None)
-    if wrong:
+def _start_kinds(value: Sequence[str]) -> tuple[str, ...]:
+    kinds = (value,) if isinstance(value, str) else tuple(value)
+    unknown = next((k for k in kinds if k not in columns.START_KINDS), None)
+    if unknown:
         raise errors.ConfigError(
-            f"No start is called {wrong!r}.", hint=f"There are {', '.join(columns.START_KINDS)}."
+            f"No start is called {unknown!r}.", hint=f"There are {', '.join(columns.START_KINDS)}."
         )
     return kinds
 
@@ -537,17 +543,17 @@ def _drop_impossible_turns(
             contestants[t.contestant].route.provider.command and t.start_kind in ("cold_client", "cold_conn")
         )
     )
-    cannot = {
+    not_unloadable = {
         i
         for i, contestant in enumerate(contestants)
         if not unloads(client, contestant.route) or contestant.route.simulated
     }
-    if strict and any(t.start_kind == "cold_model" and t.contestant in cannot for t in turns):
+    if strict and any(t.start_kind == "cold_model" and t.contestant in not_unloadable for t in turns):
         raise errors.ConfigError(
             "cold_model needs a model that can be told to unload: one of Ollama, or in a file.",
             hint="Leave cold_model out for the others.",
         )
-    return tuple(t for t in turns if not (t.start_kind == "cold_model" and t.contestant in cannot))
+    return tuple(t for t in turns if not (t.start_kind == "cold_model" and t.contestant in not_unloadable))
 
 
 def _check_requests(job: Job, client: Client) -> Job:
@@ -585,12 +591,12 @@ def _is_single_text(prompt: prompts.Prompt) -> bool:
     )
 
 
-def _one_of_each_kind(given: Sequence[prompts.Prompt]) -> list[prompts.Prompt]:
+def _one_of_each_kind(prompt_list: Sequence[prompts.Prompt]) -> list[prompts.Prompt]:
     """One prompt of each kind: with the same options, and the same kinds of parts."""
     return list(
         {
             (repr(p.options), *sorted({type(part).__name__ for m in p.turns[0] for part in m.parts})): p
-            for p in given
+            for p in prompt_list
         }.values()
     )
 
@@ -611,9 +617,9 @@ def _is_seconds_range(value: Any) -> bool:
 
 def _check_options(**given: Any) -> None:
     """Raises ConfigError for an option that is none of what it may be."""
-    for option, (fits, words, hint) in _OPTION_CHECKS.items():
-        if not fits(value := given[option]):
-            raise errors.ConfigError(f"{words} {value!r}.", hint=hint)
+    for option, (is_valid, message, hint) in _OPTION_CHECKS.items():
+        if not is_valid(value := given[option]):
+            raise errors.ConfigError(f"{message} {value!r}.", hint=hint)
 
 
 # What each option may be; else what is said, and what to do.
@@ -684,24 +690,24 @@ _OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str, str]] = {
 }
 
 
-def _check_prices(contestants: Sequence[Contestant], limits: plan.Budget) -> None:
+def _check_prices(contestants: Sequence[Contestant], budget: plan.Budget) -> None:
     """Raises ConfigError where a budget of dollars would hold nothing: nobody knows what a model costs."""
-    for contestant in contestants if limits.usd is not None else ():
+    for contestant in contestants if budget.usd is not None else ():
         row = contestant.route.provider
-        free = row.command or contestant.route.simulated or addresses.parse(row.base_url).here
-        known = prices.facts(contestant.route.model, row)
-        if not free and (known.input if contestant.batch else known.output) is None:
+        is_free = row.command or contestant.route.simulated or addresses.parse(row.base_url).here
+        price = prices.facts(contestant.route.model, row)
+        if not is_free and (price.input if contestant.batch else price.output) is None:
             raise errors.ConfigError(
                 f"A budget in dollars cannot hold {contestant.name!r}: its price is not known.",
                 hint='Give its price in the configuration, or use budget={"tokens": ..., "requests": ...}.',
             )
 
 
-def _has_job(place: Path) -> bool:
+def _has_job(path: Path) -> bool:
     """Whether a run's job stands in the directory; one that was killed before that has not begun."""
-    if not (place / FILE).exists():
+    if not (path / FILE).exists():
         return False
-    with Store(place) as store:
+    with Store(path) as store:
         return store.get("job") is not None
 
 
@@ -726,12 +732,12 @@ def _run_metadata(job: Job, blocks: int) -> dict[str, Any]:
 
 
 def _run_directory(run: str | os.PathLike[str] | pd.DataFrame) -> Path:
-    about = getattr(run, "attrs", {}).get("nbllm", {})
-    given = run if isinstance(run, (str, os.PathLike)) else about.get("directory", type(run).__name__)
-    place = Path(given) if (Path(given) / FILE).exists() else find_run(str(given))
-    if place is None:
+    metadata = getattr(run, "attrs", {}).get("nbllm", {})
+    name = run if isinstance(run, (str, os.PathLike)) else metadata.get("directory", type(run).__name__)
+    path = Path(name) if (Path(name) / FILE).exists() else find_run(str(name))
+    if path is None:
         raise errors.ConfigError(
-            f"There is no benchmark run {str(given)!r}.",
+            f"There is no benchmark run {str(name)!r}.",
             hint="bench.runs() lists the runs of this machine.",
         )
-    return place
+    return path

@@ -26,24 +26,24 @@ def answers(df: pd.DataFrame) -> pd.DataFrame:
 
     rows = []
     for part, store in open_runs(df, "answers"):
-        known, prompts = store.answers(), prompt_texts(store)
+        texts, prompts = store.answers(), prompt_texts(store)
         for row in part.drop_duplicates("request_id").to_dict("records"):
-            text, score = known.get(row["request_id"], (None, None))
+            text, score = texts.get(row["request_id"], (None, None))
             if text is not None:
                 prompt = prompts.get(str(row["prompt_id"]), "")
-                kept = {k: row[k] for k in ("run_id", "request_id", "name", "prompt_id", "block")}
-                rows.append({**kept, "prompt": prompt, "answer": text, "score": score})
+                identity = {k: row[k] for k in ("run_id", "request_id", "name", "prompt_id", "block")}
+                rows.append({**identity, "prompt": prompt, "answer": text, "score": score})
     names = ["run_id", "request_id", "name", "prompt_id", "block", "prompt", "answer", "score"]
     return pd.DataFrame(rows, columns=names).astype({"score": "float64"})
 
 
 def prompt_texts(store: Store) -> dict[str, str]:
     """The last message of each prompt's turn, by its id."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for prompt in load((store.get("job") or {}).get("prompts", [])):
         for number, turn in enumerate(prompt.turns):
-            found[prompt.id if len(prompt.turns) == 1 else f"{prompt.id}#{number + 1}"] = turn[-1].text
-    return found
+            texts[prompt.id if len(prompt.turns) == 1 else f"{prompt.id}#{number + 1}"] = turn[-1].text
+    return texts
 
 
 def preferences() -> pd.DataFrame:
@@ -56,22 +56,26 @@ def preferences() -> pd.DataFrame:
     """
     import pandas as pd
 
-    asked: dict[str, list[dict[str, Any]]] = {}
+    by_prompt: dict[str, list[dict[str, Any]]] = {}
     for row in kept_answers():
-        asked.setdefault(str(row["prompt"]), []).append(row)
-    rows = [row for prompt, kept in asked.items() for row in _preference_rows(prompt, kept)]
+        by_prompt.setdefault(str(row["prompt"]), []).append(row)
+    rows = [
+        row
+        for prompt, rows_of_prompt in by_prompt.items()
+        for row in _preference_rows(prompt, rows_of_prompt)
+    ]
     return pd.DataFrame(rows, columns=["prompt_id", "prompt", "a", "b", "winner", "simulated"])
 
 
-def _preference_rows(prompt: str, kept: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _preference_rows(prompt: str, preferred: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Those kept before the others, and as good as each other."""
-    good = list(dict.fromkeys(model_name(row) for row in kept))
-    others = sorted({str(other) for row in kept for other in row.get("over", ())} - set(good))
-    about: dict[str, Any] = {
+    winners = list(dict.fromkeys(model_name(row) for row in preferred))
+    others = sorted({str(other) for row in preferred for other in row.get("over", ())} - set(winners))
+    common: dict[str, Any] = {
         "prompt_id": sha256(prompt.encode("utf-8", "replace")).hexdigest()[:16],
         "prompt": prompt,
     }
-    about["simulated"] = any(row.get("simulated") for row in kept)
-    pairs = [(a, b, "tie") for a, b in itertools.combinations(good, 2)]
-    pairs += [(a, b, a) for a in good for b in others]
-    yield from ({**about, "a": a, "b": b, "winner": winner} for a, b, winner in pairs)
+    common["simulated"] = any(row.get("simulated") for row in preferred)
+    pairs = [(a, b, "tie") for a, b in itertools.combinations(winners, 2)]
+    pairs += [(a, b, a) for a in winners for b in others]
+    yield from ({**common, "a": a, "b": b, "winner": winner} for a, b, winner in pairs)

@@ -38,22 +38,24 @@ def selftest(
     the disturbed requests were called so. Takes about requests / concurrency * (ttft + gap * tokens) seconds,
     and some three more.
     """
-    with simulator() as addresses, tempfile.TemporaryDirectory(prefix="nbllm-selftest-") as place:
+    with simulator() as addresses, tempfile.TemporaryDirectory(prefix="nbllm-selftest-") as directory:
         model = {
             "model": f"selftest@ttft={ttft:g},gap={gap:g},tokens={tokens}",
             "base_url": addresses["openai_chat"],
             "api_key": "sim",
             "name": "simulator",
         }
-        df = _measure_simulator(model, Path(place) / "run", concurrency, requests, disturb=disturb, seed=seed)
-        known = truth.fetch_records(addresses[""])
-        by_request = truth.request_errors(df, known)
-        by_token = truth.token_errors(df, chunks(df), known, df.attrs["nbllm"]["epoch"])
+        df = _measure_simulator(
+            model, Path(directory) / "run", concurrency, requests, disturb=disturb, seed=seed
+        )
+        records = truth.fetch_records(addresses[""])
+        by_request = truth.request_errors(df, records)
+        by_token = truth.token_errors(df, chunks(df), records, df.attrs["nbllm"]["epoch"])
     return error_table(df, by_request, by_token)
 
 
 def _measure_simulator(
-    model: dict[str, Any], place: Path, concurrency: int, requests: int, **options: Any
+    model: dict[str, Any], directory: Path, concurrency: int, requests: int, **options: Any
 ) -> pd.DataFrame:
     per_turn = max(concurrency, min(requests, 4 * concurrency))
     df = run(
@@ -63,7 +65,7 @@ def _measure_simulator(
         concurrency=concurrency,
         per_turn=per_turn,
         warmup=2 * concurrency,
-        directory=place,
+        directory=directory,
         progress=False,
         **options,
     )
@@ -77,8 +79,8 @@ def error_table(df: pd.DataFrame, by_request: pd.DataFrame, by_token: pd.DataFra
     certified, bounded = by_token[by_token["certified"]], by_token[~by_token["certified"]]
     contained = bounded["contained"].mean() if len(bounded) else None
     clean = by_request[by_request["quality"] != "contaminated"]
-    wrong = by_request[by_request["ttft_error_ms"].abs() > 2.0]
-    flagged = (wrong["quality"] == "contaminated").mean() if len(wrong) else None
+    inaccurate = by_request[by_request["ttft_error_ms"].abs() > 2.0]
+    flagged = (inaccurate["quality"] == "contaminated").mean() if len(inaccurate) else None
     lines = [
         _error_row("token, certified", certified["error_ms"], share=len(certified) / max(1, len(by_token))),
         _error_row("token, bounded: width of the bounds", bounded["width_ms"], contained=contained),
@@ -114,7 +116,7 @@ def _error_row(
     flagged: float | None = None,
 ) -> dict[str, Any]:
     values = errors.dropna().astype(float)
-    named = (
+    quantiles = (
         {
             "p50": float(values.median()),
             "p99": float(values.abs().quantile(0.99)),
@@ -123,15 +125,15 @@ def _error_row(
         if len(values)
         else {}
     )
-    bar = ERROR_LIMITS.get(metric)
+    limit = ERROR_LIMITS.get(metric)
     return {
         "metric": metric,
         "n": len(values),
-        "error_p50_ms": named.get("p50"),
-        "error_p99_ms": named.get("p99"),
-        "error_max_ms": named.get("max"),
+        "error_p50_ms": quantiles.get("p50"),
+        "error_p99_ms": quantiles.get("p99"),
+        "error_max_ms": quantiles.get("max"),
         "certified": share,
         "contained": contained,
         "flagged": flagged,
-        "within_bar": None if bar is None or not named else bool(abs(named[bar[0]]) <= bar[1]),
+        "within_bar": None if limit is None or not quantiles else bool(abs(quantiles[limit[0]]) <= limit[1]),
     }

@@ -24,22 +24,22 @@ _Row = Mapping[Any, Any]
 
 def sentences(rows: Iterable[_Row], names: Mapping[str, str]) -> list[str]:
     """What was decided, in few sentences; names: as models are called in them."""
-    told = list(rows)
-    decided = [r for r in told if r["verdict"] in BETTER | WORSE]
+    all_rows = list(rows)
+    decided = [r for r in all_rows if r["verdict"] in BETTER | WORSE]
     return (
         [sentence(r, names) for r in decided]
         if len(decided) <= _MAX_SENTENCES
-        else list(_by_metric(told, names))
+        else list(_by_metric(all_rows, names))
     )
 
 
 def sentence(row: _Row, names: Mapping[str, str]) -> str:
     """A row of `compare` in words."""
-    chance = "p < 0.001" if row["p_holm"] < 0.001 else f"p = {row['p_holm']:.3f}"
-    where = f" ({found})" if (found := setting_text(row, SETTING_LABELS)) else ""
+    p_text = "p < 0.001" if row["p_holm"] < 0.001 else f"p = {row['p_holm']:.3f}"
+    setting = f" ({found})" if (found := setting_text(row, SETTING_LABELS)) else ""
     return (
         f"{names[row['a']]} is {row['verdict']} than {names[row['b']]} by {_difference_text(row)} in "
-        f"{LABELS.get(row['metric'], row['metric'])}{where}, {chance}{_failures_and_retries(row)}."
+        f"{LABELS.get(row['metric'], row['metric'])}{setting}, {p_text}{_failures_and_retries(row)}."
     )
 
 
@@ -48,8 +48,8 @@ def _by_metric(rows: list[_Row], names: Mapping[str, str]) -> Iterator[str]:
     groups: dict[tuple[str, str], list[_Row]] = {}
     for row in rows:
         groups.setdefault((row["metric"], setting_text(row, SETTING_LABELS)), []).append(row)
-    without: dict[str, list[str]] = {"All are equivalent": [], "No difference is established": []}
-    for (metric, where), part in groups.items():
+    undecided_labels: dict[str, list[str]] = {"All are equivalent": [], "No difference is established": []}
+    for (metric, setting), part in groups.items():
         won, lost = Counter[str](), Counter[str]()
         for row in part:
             a, b = row["a"], row["b"]
@@ -58,37 +58,35 @@ def _by_metric(rows: list[_Row], names: Mapping[str, str]) -> Iterator[str]:
                 won[better] += 1
                 lost[worse] += 1
         models = list(dict.fromkeys(n for row in part for n in (row["a"], row["b"])))
-        ahead = sorted((n for n in won if not lost[n]), key=lambda n: -won[n])
-        label = LABELS.get(metric, metric) + (f" ({where})" if where else "")
-        if not ahead:
-            alike = all(row["verdict"] == "equivalent" for row in part)
-            without["All are equivalent" if alike else "No difference is established"].append(label)
+        unbeaten = sorted((n for n in won if not lost[n]), key=lambda n: -won[n])
+        label = LABELS.get(metric, metric) + (f" ({setting})" if setting else "")
+        if not unbeaten:
+            all_equivalent = all(row["verdict"] == "equivalent" for row in part)
+            undecided_labels[
+                "All are equivalent" if all_equivalent else "No difference is established"
+            ].append(label)
             continue
-        best = [n for n in ahead if won[n] == won[ahead[0]]]
-        word = next(r["verdict"] for r in part if r["verdict"] in BETTER | WORSE)
-        word = {"slower": "faster", "worse": "better", "dearer": "cheaper"}.get(word, word)
+        winners = [n for n in unbeaten if won[n] == won[unbeaten[0]]]
+        verdict = next(r["verdict"] for r in part if r["verdict"] in BETTER | WORSE)
+        verdict = {"slower": "faster", "worse": "better", "dearer": "cheaper"}.get(verdict, verdict)
         open_ = sum(r["verdict"] == "undecided" for r in part)
         yield (
-            f"{_capitalized(label)}: {' and '.join(names[n] for n in best[:3])} "
-            f"{'is' if len(best) == 1 else 'are each'} {word} than {won[best[0]]} of the "
+            f"{label[:1].upper() + label[1:]}: {' and '.join(names[n] for n in winners[:3])} "
+            f"{'is' if len(winners) == 1 else 'are each'} {verdict} than {won[winners[0]]} of the "
             f"{len(models) - 1} others, and behind nobody"
             + (f"; {open_} of {len(part)} undecided." if open_ else ".")
         )
-    yield from (f"{words} in {', '.join(labels)}." for words, labels in without.items() if labels)
-
-
-def _capitalized(words: str) -> str:
-    return words[:1].upper() + words[1:]
+    yield from (f"{words} in {', '.join(labels)}." for words, labels in undecided_labels.items() if labels)
 
 
 def _failures_and_retries(row: _Row) -> str:
     """What a sentence must not leave out: failures and retries."""
-    failed, again = ([row.get(f"{what}_{side}") or 0.0 for side in "ab"] for what in ("failed", "retries"))
-    told = (
+    failed, retries = ([row.get(f"{what}_{side}") or 0.0 for side in "ab"] for what in ("failed", "retries"))
+    parts = (
         f"; {failed[0]:.0%} and {failed[1]:.0%} of their requests failed" if max(failed) > 0 else "",
-        f"; {again[0]:.2g} and {again[1]:.2g} retries a request" if max(again) > 0 else "",
+        f"; {retries[0]:.2g} and {retries[1]:.2g} retries a request" if max(retries) > 0 else "",
     )
-    return "".join(told)
+    return "".join(parts)
 
 
 def _difference_text(row: _Row) -> str:

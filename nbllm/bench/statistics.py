@@ -47,9 +47,9 @@ def quantile(values: Array, p: float) -> float:
     """The p-quantile, linear between order statistics (Hyndman and Fan's type 7, numpy's default); inf values
     are allowed."""
     ordered = np.sort(values)
-    place = p * (len(ordered) - 1)
-    low, high = ordered[math.floor(place)], ordered[math.ceil(place)]
-    share = place - math.floor(place)
+    position = p * (len(ordered) - 1)
+    low, high = ordered[math.floor(position)], ordered[math.ceil(position)]
+    share = position - math.floor(position)
     return float(low if share == 0 or low == high else low + share * (high - low))
 
 
@@ -70,12 +70,12 @@ def order_interval(values: Array, p: float, level: float = 0.95, n_eff: float | 
     high = int(binom.ppf(1.0 - tail, n, p)) + 1
     method = "order statistics"
     if n_eff is not None and n_eff < 0.95 * n:
-        wider = math.sqrt(n / max(1.0, n_eff))
-        wide = math.floor(n * p - (n * p - low) * wider), math.ceil(n * p + (high - n * p) * wider)
+        factor = math.sqrt(n / max(1.0, n_eff))
+        wide_ranks = math.floor(n * p - (n * p - low) * factor), math.ceil(n * p + (high - n * p) * factor)
         method = "order statistics, widened for autocorrelation"
-        if (wide[0] < 1 <= low) or (high <= n < wide[1]):
+        if (wide_ranks[0] < 1 <= low) or (high <= n < wide_ranks[1]):
             method += " to the sample's range: it may cover less"
-        low, high = max(wide[0], min(1, low)), min(wide[1], max(n, high))
+        low, high = max(wide_ranks[0], min(1, low)), min(wide_ranks[1], max(n, high))
     ordered = np.sort(values)
     lo = float(ordered[low - 1]) if 1 <= low <= n else math.nan
     hi = float(ordered[high - 1]) if 1 <= high <= n else math.nan
@@ -104,14 +104,14 @@ def mean_interval(values: Array, level: float = 0.95) -> Interval:
     if n < 6:
         return Interval(math.nan, math.nan, "t")
     middle, spread = float(values.mean()), float(values.std(ddof=1))
-    told = effective_size(plausible_autocorrelation([values], caution=0.5), n)
+    size = effective_size(plausible_autocorrelation([values], caution=0.5), n)
     squares = (values - middle) ** 2
-    heavy = bool(squares.sum() > 0 and squares.max() > max(0.25, 5.0 / n) * squares.sum())
-    half = float(t.ppf((1.0 + level) / 2.0, told.dof)) * spread * math.sqrt(told.inflation / n)
-    lean = float(np.mean((values - middle) ** 3)) / (6.0 * spread**2 * n) if spread > 0 else 0.0
-    method = "t" + (f", widened for autocorrelation of {told.r:.2f}" if told.inflation > 1.2 else "")
-    method += "; a heavy tail: it may cover less" if heavy else ""
-    return Interval(middle + lean - half, middle + lean + half, method)
+    is_heavy = bool(squares.sum() > 0 and squares.max() > max(0.25, 5.0 / n) * squares.sum())
+    half = float(t.ppf((1.0 + level) / 2.0, size.dof)) * spread * math.sqrt(size.inflation / n)
+    skew_shift = float(np.mean((values - middle) ** 3)) / (6.0 * spread**2 * n) if spread > 0 else 0.0
+    method = "t" + (f", widened for autocorrelation of {size.r:.2f}" if size.inflation > 1.2 else "")
+    method += "; a heavy tail: it may cover less" if is_heavy else ""
+    return Interval(middle + skew_shift - half, middle + skew_shift + half, method)
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:

@@ -18,8 +18,7 @@ import msgspec
 
 from ..core.errors import ConfigError
 from ..store import columns, run_base
-from . import grades
-from .frames import normalize_requests
+from .frames import CHECK_PREFIX, add_check_columns, normalize_requests
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +136,7 @@ class Store(run_base.RunBase):
             ),
         )
 
-    def finished(self) -> set[str]:
+    def finished_slots(self) -> set[str]:
         """The slots that are finished."""
         return {slot for (slot,) in self._asked("select slot from done")}
 
@@ -147,56 +146,58 @@ class Store(run_base.RunBase):
         with self._told():
             return [json.loads(data) for (data,) in found]
 
-    def _has(self, table: str) -> bool:
+    def _has_table(self, table: str) -> bool:
         return bool(self._asked("select 1 from sqlite_master where name = ?", table))
 
     def answers(self) -> dict[str, tuple[str, float | None]]:
         """(text, score) of each request."""
-        if not self._has("answers"):
+        if not self._has_table("answers"):
             return {}
         found = self._asked("select request_id, answer, score from answers")
         return {request_id: (text, score) for request_id, text, score in found}
 
-    def score(self, scores: Mapping[str, float]) -> None:
+    def put_scores(self, scores: Mapping[str, float]) -> None:
         """Keeps what answers are worth."""
         values = [(value, request_id) for request_id, value in scores.items()]
         self._write((_CREATE_ANSWERS, None), ("update answers set score = ? where request_id = ?", values))
 
-    def check(self, found: Mapping[str, Mapping[str, float | None]]) -> None:
+    def put_checks(self, checks: Mapping[str, Mapping[str, float | None]]) -> None:
         """Keeps what was asserted of requests; None where it is not known."""
-        values = [(i, name, value) for i, told in found.items() for name, value in told.items()]
-        self._write((_CREATE_CHECKS, None), ("insert or replace into checks values (?, ?, ?)", values))
+        rows = [(i, name, value) for i, values in checks.items() for name, value in values.items()]
+        self._write((_CREATE_CHECKS, None), ("insert or replace into checks values (?, ?, ?)", rows))
 
     def checks(self) -> dict[str, dict[str, float | None]]:
         """What was asserted, by request and name."""
-        found: dict[str, dict[str, float | None]] = {}
-        rows = self._asked("select request_id, name, value from checks") if self._has("checks") else []
+        checks: dict[str, dict[str, float | None]] = {}
+        rows = self._asked("select request_id, name, value from checks") if self._has_table("checks") else []
         for request_id, name, value in rows:
-            found.setdefault(request_id, {})[name] = value
-        return found
+            checks.setdefault(request_id, {})[name] = value
+        return checks
 
-    def _joined(self, df: pd.DataFrame) -> pd.DataFrame:
+    def _add_columns(self, df: pd.DataFrame) -> pd.DataFrame:
         """With the scores, and what rides along with the prompts."""
         import pandas as pd
 
         prompts = (self.get("job") or {}).get("prompts", [])
-        more = {str(p["id"]): p["more"] for p in prompts if p.get("more")}
-        asked = df["prompt_id"].astype(object).map(lambda i: more.get(str(i).partition("#")[0], {}))
-        for name in dict.fromkeys(name for told in more.values() for name in told):
-            column = pd.Series([told.get(name) for told in asked], df.index)
-            ours = name in (*columns.NAMES, "score", "passed") or name.startswith(grades.CHECK_PREFIX)
-            df[f"prompt_{name}" if ours else name] = column.infer_objects()
+        prompt_columns = {str(p["id"]): p["more"] for p in prompts if p.get("more")}
+        row_columns = (
+            df["prompt_id"].astype(object).map(lambda i: prompt_columns.get(str(i).partition("#")[0], {}))
+        )
+        for name in dict.fromkeys(name for columns_ in prompt_columns.values() for name in columns_):
+            column = pd.Series([columns_.get(name) for columns_ in row_columns], df.index)
+            is_taken = name in (*columns.NAMES, "score", "passed") or name.startswith(CHECK_PREFIX)
+            df[f"prompt_{name}" if is_taken else name] = column.infer_objects()
         scores = {request_id: score for request_id, (_, score) in self.answers().items() if score is not None}
         if scores:
             df["score"] = df["request_id"].map(scores).astype("float64")
-        grades.add_check_columns(df, self.checks())
+        add_check_columns(df, self.checks())
         return df
 
     def frame(self, more: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
         """The requests frame, with `more` rows that are not kept here; its attrs say which run it is and how
         it was made."""
         run_id = self.get("run_id", self.directory.name)
-        df = self._joined(columns.frame({"run_id": run_id, **row} for row in (*self.rows(), *more)))
+        df = self._add_columns(columns.frame({"run_id": run_id, **row} for row in (*self.rows(), *more)))
         df.attrs["nbllm"] = {
             "run_id": run_id,
             "directory": str(self.directory),
@@ -212,36 +213,36 @@ class Store(run_base.RunBase):
         run_id = self.get("run_id", self.directory.name)
         attempts = dict(self._asked("select request_id, max(attempt) from rows group by request_id"))
         wanted = None if request_ids is None else set(request_ids)
-        found = []
+        rows = []
         for request_id, data in self._asked("select request_id, data from chunks order by rowid"):
             if wanted is None or request_id in wanted:
                 key = {"run_id": run_id, "request_id": request_id, "attempt": attempts.get(request_id, 1)}
-                found += [
+                rows += [
                     {**key, **dict(zip(_CHUNK_NAMES, values, strict=True))} for values in json.loads(data)
                 ]
-        return columns.frame(found, columns.CHUNKS)
+        return columns.frame(rows, columns.CHUNKS)
 
 
-def open_runs(df: pd.DataFrame, what: str) -> Iterator[tuple[pd.DataFrame, Store]]:
+def open_runs(df: pd.DataFrame, content: str) -> Iterator[tuple[pd.DataFrame, Store]]:
     """The rows of each run in `df`, with its file. Raises ConfigError where `what` is not on this machine."""
     df = normalize_requests(df)
     about = df.attrs.get("nbllm", {})
     for run_id, part in df.groupby("run_id", sort=False, observed=True):
-        place = find_run(str(run_id), about.get("directory") if about.get("run_id") == run_id else None)
-        if place is None:
+        path = find_run(str(run_id), about.get("directory") if about.get("run_id") == run_id else None)
+        if path is None:
             raise ConfigError(
-                f"The {what} of run {run_id} are not on this machine.",
+                f"The {content} of run {run_id} are not on this machine.",
                 hint="They are kept in the run's directory (bench.runs()).",
             )
-        with Store(place) as store:
+        with Store(path) as store:
             yield part, store
 
 
 def find_run(run_id: str, directory: str | os.PathLike[str] | None = None) -> Path | None:
     """The directory of a run, looked for where it was made and in the home; None where it is not on this
     machine."""
-    places = [Path(directory)] if directory is not None else []
+    paths = [Path(directory)] if directory is not None else []
     pointer = runs_directory() / f"{run_id}{POINTER_SUFFIX}"
     with contextlib.suppress(OSError, ValueError):  # a run that named its directory
-        places.append(Path(pointer.read_text("utf-8")))
-    return next((place for place in (*places, runs_directory() / run_id) if (place / FILE).exists()), None)
+        paths.append(Path(pointer.read_text("utf-8")))
+    return next((path for path in (*paths, runs_directory() / run_id) if (path / FILE).exists()), None)

@@ -129,28 +129,29 @@ def summary(
     """
     import pandas as pd
 
-    keys = list(GROUP_COLUMNS) if (told := string_list("by", by)) is None else told
-    given = string_list("metrics", metrics)
+    keys = list(GROUP_COLUMNS) if (by_columns := string_list("by", by)) is None else by_columns
+    metric_names = string_list("metrics", metrics)
     check_share("level", level)
-    df = add_derived_metrics(normalize_requests(df), given)
-    wanted = choose_metrics(df, given)
-    shares = {stat: _quantile_of(stat) for stat in string_list("stats", stats) or STATS}
+    df = add_derived_metrics(normalize_requests(df), metric_names)
+    wanted = choose_metrics(df, metric_names)
+    quantiles = {stat: _quantile_of(stat) for stat in string_list("stats", stats) or STATS}
     check_columns(df, keys)
     used = measured_requests(df, phase)
     rows: list[dict[str, Any]] = []
     for key, part in ordered_groups(used, keys):
         last = last_attempts(part)
         group = dict(zip(keys, key, strict=True))
-        busy, begun = achieved_load(df, last)
-        again = {
+        in_flight, started = achieved_load(df, last)
+        common = {
             "ci_level": level,
             "retries": _mean_retries(last),
-            "concurrency_achieved": busy,
-            "rate_achieved": begun,
+            "concurrency_achieved": in_flight,
+            "rate_achieved": started,
         }
         for metric in wanted:
             rows += [
-                {**group, **row, **again} for row in _metric_rows(last, metric, shares, level, contaminated)
+                {**group, **row, **common}
+                for row in _metric_rows(last, metric, quantiles, level, contaminated)
             ]
     names = [
         *keys,
@@ -194,20 +195,20 @@ def choose_metrics(df: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]
     """The metrics given, or the default ones that were measured. Raises ConfigError for a column that is no
     metric."""
     if metrics is None:
-        closed = has_no_waiting(df)
+        no_waiting = has_no_waiting(df)
         return [
             OK_SHARE,
             *([SCORE] if SCORE in df and df[SCORE].notna().any() else []),
             *(
                 m
                 for m in METRICS
-                if m in df and df[m].notna().any() and not (closed and m in _SCHEDULED_METRICS)
+                if m in df and df[m].notna().any() and not (no_waiting and m in _SCHEDULED_METRICS)
             ),
         ]
-    wrong = next((m for m in metrics if m != OK_SHARE and (m not in df or not _is_numeric(df[m]))), None)
-    if wrong is not None:
+    invalid = next((m for m in metrics if m != OK_SHARE and (m not in df or not _is_numeric(df[m]))), None)
+    if invalid is not None:
         raise ConfigError(
-            f"{wrong!r} is no metric of this frame.",
+            f"{invalid!r} is no metric of this frame.",
             hint=f"Usual ones are {', '.join(METRICS[:8])}, {OK_SHARE}.",
         )
     return list(metrics)
@@ -222,13 +223,13 @@ def add_derived_metrics(df: pd.DataFrame, metrics: Sequence[str] | None) -> pd.D
     """The frame with a column for each metric of the form "ttft + 200 tokens": what the first token took, and
     so many more at the answer's own pace; and cached_share, the part of a prompt that the provider's cache
     had."""
-    made = {m: float(found[1]) for m in metrics or () if (found := _FIXED_LENGTH.fullmatch(m.strip()))}
-    missing = next((c for c in ("ttft_ms", "itl_ms") if made and c not in df), None)
+    lengths = {m: float(found[1]) for m in metrics or () if (found := _FIXED_LENGTH.fullmatch(m.strip()))}
+    missing = next((c for c in ("ttft_ms", "itl_ms") if lengths and c not in df), None)
     if missing:
-        raise ConfigError(f"The frame has no column {missing!r}.", hint=f"{next(iter(made))!r} needs it.")
+        raise ConfigError(f"The frame has no column {missing!r}.", hint=f"{next(iter(lengths))!r} needs it.")
     if CACHED_SHARE in (metrics or ()):
         df = df.assign(**{CACHED_SHARE: df["in_cached"] / df["in_tokens"].where(df["in_tokens"] > 0)})
-    return df.assign(**{m: df["ttft_ms"] + n * df["itl_ms"] for m, n in made.items()}) if made else df
+    return df.assign(**{m: df["ttft_ms"] + n * df["itl_ms"] for m, n in lengths.items()}) if lengths else df
 
 
 def _mean_retries(last: pd.DataFrame) -> float:
@@ -254,37 +255,50 @@ def _quantile_of(stat: str) -> float | None:
 def split_values(part: pd.DataFrame, metric: str, contaminated: bool = False) -> tuple[Any, int, int]:
     """(values that count, as floats in order; failures; requests left out because this client disturbed
     them)."""
-    ok, spoilt = success_mask(part).to_numpy(), contaminated_mask(part).to_numpy() & (not contaminated)
+    ok, contaminated_rows = (
+        success_mask(part).to_numpy(),
+        contaminated_mask(part).to_numpy() & (not contaminated),
+    )
     values = part[metric].astype("Float64").to_numpy(float, na_value=math.nan)
-    return values[ok & ~spoilt & np.isfinite(values)], int((~ok).sum()), int((ok & spoilt).sum())
+    return (
+        values[ok & ~contaminated_rows & np.isfinite(values)],
+        int((~ok).sum()),
+        int((ok & contaminated_rows).sum()),
+    )
 
 
 def _metric_rows(
-    part: pd.DataFrame, metric: str, shares: dict[str, float | None], level: float, contaminated: bool
+    part: pd.DataFrame, metric: str, quantiles: dict[str, float | None], level: float, contaminated: bool
 ) -> list[dict[str, Any]]:
     if metric == OK_SHARE:
         return [_ok_share(part, level)]
-    values, failed, spoilt = split_values(part, metric, contaminated)
-    worth = st.effective_n(values)
+    values, failed, n_contaminated = split_values(part, metric, contaminated)
+    n_eff = st.effective_n(values)
     bounds = part["err_bound_ms"].dropna().to_numpy(float) if metric in _BOUNDED_METRICS else np.empty(0)
-    worst = 0.0 if metric in HIGHER_IS_BETTER else math.inf
-    every = np.concatenate([values, np.full(failed, worst)])
+    worst_value = 0.0 if metric in HIGHER_IS_BETTER else math.inf
+    with_failures = np.concatenate([values, np.full(failed, worst_value)])
     common = {
         "metric": metric,
         "unit": UNITS.get(metric, ""),
         "n": len(values),
         "n_failed": failed,
-        "n_contaminated": spoilt,
-        "n_eff": worth,
+        "n_contaminated": n_contaminated,
+        "n_eff": n_eff,
         "err_floor_ms": float(np.median(bounds)) if len(bounds) else math.nan,
     }
     out = []
-    for stat, p in shares.items():
+    for stat, p in quantiles.items():
         value = math.nan if not len(values) else float(values.mean()) if p is None else st.quantile(values, p)
         interval = (
-            st.mean_interval(values, level) if p is None else st.order_interval(values, p, level, worth)
+            st.mean_interval(values, level) if p is None else st.order_interval(values, p, level, n_eff)
         )
-        whole = math.nan if not len(every) else float(every.mean()) if p is None else st.quantile(every, p)
+        with_failures_value = (
+            math.nan
+            if not len(with_failures)
+            else float(with_failures.mean())
+            if p is None
+            else st.quantile(with_failures, p)
+        )
         out.append(
             {
                 **common,
@@ -294,7 +308,7 @@ def _metric_rows(
                 "ci_hi": interval.hi,
                 "ci_method": interval.method,
                 "supported": len(values) >= (6 if p is None else max(6, st.min_n(p))),
-                "failures_as_inf": whole,
+                "failures_as_inf": with_failures_value,
             }
         )
     return out

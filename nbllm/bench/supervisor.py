@@ -33,25 +33,26 @@ _POLL = 0.2  # seconds between two looks at what the worker says
 _STOP_TIMEOUT = 10.0  # seconds that a stopped worker has to write down what it knows
 
 
-def run_job(place: Path, job: Job, progress: Progress | bool | None) -> pd.DataFrame:
+def run_job(directory: Path, job: Job, progress: Progress | bool | None) -> pd.DataFrame:
     """Does what is left of a job, and gives the whole frame of its run."""
-    shown, unsaved = choose_display(progress), Rows()
-    with lock_run(place):
-        with Store(place) as store:
-            left = _count_unfinished(job, store.finished())
-        if left:
-            with _worker(place) as worker, _with_simulator(job) as ready:  # both processes start at once
-                shown.start(left, [a.name for a in ready.contestants], ready.run_id)
+    display, unsaved = choose_display(progress), Rows()
+    with lock_run(directory):
+        with Store(directory) as store:
+            finished = store.finished_slots()
+        n_left = sum(slot.id not in finished for turn in job.turns for slot in turn.slots)
+        if n_left:
+            with _worker(directory) as worker, _with_simulator(job) as ready:  # both processes start at once
+                display.start(n_left, [a.name for a in ready.contestants], ready.run_id)
                 _send_line(worker, json.dumps(ready.secret()))
                 reason, unsaved = _follow_worker(
-                    worker, shown, [contestant.counter for contestant in ready.contestants]
+                    worker, display, [contestant.counter for contestant in ready.contestants]
                 )
             if worker.returncode != 0 and reason != "stopped":
-                raise _worker_error(place)
-    with Store(place) as store:
+                raise _worker_error(directory)
+    with Store(directory) as store:
         df = store.frame(unsaved)
-    if left:
-        shown.end(reason, len(df))
+    if n_left:
+        display.end(reason, len(df))
     if unsaved:
         df.attrs["nbllm"]["ended"] = reason
         warnings.warn(
@@ -62,21 +63,17 @@ def run_job(place: Path, job: Job, progress: Progress | bool | None) -> pd.DataF
     return df
 
 
-def _count_unfinished(job: Job, finished: set[str]) -> int:
-    return sum(slot.id not in finished for turn in job.turns for slot in turn.slots)
-
-
 @contextlib.contextmanager
-def _worker(place: Path) -> Iterator[subprocess.Popen[str]]:
+def _worker(directory: Path) -> Iterator[subprocess.Popen[str]]:
     """The worker process, which loads what it needs until it is told how to ask."""
-    with Store(place) as store:
+    with Store(directory) as store:
         store.put(ended="cut short")
-    with translate_disk_errors(place):
-        log = open(place / "worker.log", "w", encoding="utf-8", opener=private)  # noqa: SIM115
+    with translate_disk_errors(directory):
+        log = open(directory / "worker.log", "w", encoding="utf-8", opener=private)  # noqa: SIM115
     with (
         log,
         subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            children.command("nbllm.bench.worker", str(place)),
+            children.command("nbllm.bench.worker", str(directory)),
             env=children.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -92,27 +89,27 @@ def _worker(place: Path) -> Iterator[subprocess.Popen[str]]:
             raise
 
 
-def _worker_error(place: Path) -> errors.NbllmError:
+def _worker_error(directory: Path) -> errors.NbllmError:
     """What a worker that ended by itself has to say."""
-    said = (place / "worker.log").read_text("utf-8").strip().rpartition("\n")[2]
+    message = (directory / "worker.log").read_text("utf-8").strip().rpartition("\n")[2]
     return errors.NbllmError(
-        f"The benchmark's worker process failed: {said[:300]}",
-        hint=f"Finished rows are kept: bench.resume({str(place)!r}) goes on, "
-        f"bench.load({str(place)!r}) gives them.",
+        f"The benchmark's worker process failed: {message[:300]}",
+        hint=f"Finished rows are kept: bench.resume({str(directory)!r}) goes on, "
+        f"bench.load({str(directory)!r}) gives them.",
     )
 
 
 def _handle_message(
-    said: dict[str, Any],
+    message: dict[str, Any],
     worker: subprocess.Popen[str],
-    shown: Progress,
+    display: Progress,
     counters: Sequence[TokenCounter | None],
 ) -> None:
-    if said["ev"] == "count":
-        _send_counts(worker, counters[said["contestant"]], said["texts"])
+    if message["ev"] == "count":
+        _send_counts(worker, counters[message["contestant"]], message["texts"])
     else:
-        shown.row(said)
-        shown.draw()
+        display.row(message)
+        display.draw()
 
 
 def _send_counts(worker: subprocess.Popen[str], counter: TokenCounter | None, texts: Sequence[str]) -> None:
@@ -138,45 +135,45 @@ def _read_lines(worker: subprocess.Popen[str]) -> tuple[deque[str | None], queue
     """What a worker says, line by line, None at its end; and what wakes whoever waits for more. A line is
     there until it is taken away, as an interrupt may come between."""
     lines: deque[str | None] = deque()
-    more: queue.SimpleQueue[None] = queue.SimpleQueue()
+    wake_up: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def listen() -> None:
         assert worker.stdout is not None
         with contextlib.suppress(ValueError):  # the run is over, and its output closed
             for line in worker.stdout:
                 lines.append(line)
-                more.put(None)
+                wake_up.put(None)
             lines.append(None)
-            more.put(None)
+            wake_up.put(None)
 
     threading.Thread(target=listen, name="nbllm-bench", daemon=True).start()
-    return lines, more
+    return lines, wake_up
 
 
 def _follow_worker(
-    worker: subprocess.Popen[str], shown: Progress, counters: Sequence[TokenCounter | None]
+    worker: subprocess.Popen[str], display: Progress, counters: Sequence[TokenCounter | None]
 ) -> tuple[str, Rows]:
-    lines, more = _read_lines(worker)
+    lines, wake_up = _read_lines(worker)
     stopped = False
     while True:
         try:
             if not lines:
-                more.get(timeout=_STOP_TIMEOUT if stopped else _POLL)
+                wake_up.get(timeout=_STOP_TIMEOUT if stopped else _POLL)
                 continue
             line = lines[0]
             if line is None:
                 worker.wait()
                 return "stopped" if stopped else "", []
-            said = json.loads(line)
-            if said["ev"] == "end":
-                return str(said["why"]), said["unsaved"]
+            message = json.loads(line)
+            if message["ev"] == "end":
+                return str(message["why"]), message["unsaved"]
             lines.popleft()
-            _handle_message(said, worker, shown, counters)
+            _handle_message(message, worker, display, counters)
         except queue.Empty:
             if stopped:
                 worker.kill()
                 return "stopped", []
-            shown.draw()
+            display.draw()
         except KeyboardInterrupt:
             if stopped:
                 raise
@@ -201,9 +198,9 @@ def _with_simulator(job: Job) -> Iterator[Job]:
 
 
 def _simulated_route(route: Route, addresses: Mapping[str, str]) -> Route:
-    words = route.provider.dialect
-    words = next((name for name, vectors in EMBEDDINGS.items() if vectors.name == words), words)
-    return replace(route, provider=replace(route.provider, base_url=addresses[words]))
+    dialect = route.provider.dialect
+    dialect = next((name for name, vectors in EMBEDDINGS.items() if vectors.name == dialect), dialect)
+    return replace(route, provider=replace(route.provider, base_url=addresses[dialect]))
 
 
 @contextlib.contextmanager

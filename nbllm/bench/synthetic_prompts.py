@@ -31,8 +31,8 @@ def synthetic(
     """
 
     def length(text: str) -> int:
-        counted = tokenizer(text) if tokenizer else 0
-        return counted if isinstance(counted, int) else len(counted)
+        encoded = tokenizer(text) if tokenizer else 0
+        return encoded if isinstance(encoded, int) else len(encoded)
 
     least = length(f"\n\n{ask}") if tokenizer else _OVERHEAD
     if tokens <= least:

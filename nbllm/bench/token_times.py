@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..store.chunks import BEARING
+
 if TYPE_CHECKING:
     import pandas as pd
 
 _KEY = ["run_id", "request_id", "attempt"]
-_TOKEN_KINDS = ("content", "reasoning", "tool")
 
 
 def token_rows(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
@@ -23,33 +24,35 @@ def token_rows(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    bearing = chunks[chunks["kind"].isin(_TOKEN_KINDS)]
+    token_chunks = chunks[chunks["kind"].isin(BEARING)]
     totals = requests.drop_duplicates(_KEY, keep="last").set_index(_KEY)["streamed_tokens"]
-    parts = []
-    for key, part in bearing.groupby(_KEY, sort=False, observed=True):
-        n = chunk_token_counts(part, totals.get(key))
-        t = part["t_ms"].to_numpy(float)
-        before = np.concatenate([t[:1], t[:-1]])
-        within = np.concatenate([np.arange(1, k + 1) / k for k in n]) if len(n) else np.array([])
-        begin, end = np.repeat(before, n), np.repeat(t, n)
-        times = begin + within * (end - begin)
-        parts.append(
+    frames = []
+    for key, part in token_chunks.groupby(_KEY, sort=False, observed=True):
+        n_tokens = chunk_token_counts(part, totals.get(key))
+        arrival_ms = part["t_ms"].to_numpy(float)
+        previous_ms = np.concatenate([arrival_ms[:1], arrival_ms[:-1]])
+        position = (
+            np.concatenate([np.arange(1, k + 1) / k for k in n_tokens]) if len(n_tokens) else np.array([])
+        )
+        begin, end = np.repeat(previous_ms, n_tokens), np.repeat(arrival_ms, n_tokens)
+        times = begin + position * (end - begin)
+        frames.append(
             pd.DataFrame(
                 {
                     **dict(zip(_KEY, key, strict=True)),
                     "token": np.arange(len(times)),
-                    "chunk": np.repeat(part["i"].to_numpy(), n),
-                    "kind": np.repeat(part["kind"].astype(str).to_numpy(), n),
+                    "chunk": np.repeat(part["i"].to_numpy(), n_tokens),
+                    "kind": np.repeat(part["kind"].astype(str).to_numpy(), n_tokens),
                     "t_ms": times,
                     "gap_ms": np.diff(times, prepend=np.nan),
-                    "interpolated": np.repeat(n > 1, n),
-                    "certified": np.repeat(part["certified"].fillna(False).to_numpy(bool), n)
-                    & (within == 1.0),
+                    "interpolated": np.repeat(n_tokens > 1, n_tokens),
+                    "certified": np.repeat(part["certified"].fillna(False).to_numpy(bool), n_tokens)
+                    & (position == 1.0),
                 }
             )
         )
     columns = [*_KEY, "token", "chunk", "kind", "t_ms", "gap_ms", "interpolated", "certified"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
 
 
 def chunk_token_counts(part: pd.DataFrame, total: Any) -> np.ndarray:
@@ -58,14 +61,14 @@ def chunk_token_counts(part: pd.DataFrame, total: Any) -> np.ndarray:
 
     if part["n_tokens"].notna().all():
         return np.asarray(part["n_tokens"], dtype=int)
-    ones = np.ones(len(part), int)
-    streamed = 0 if total is None or pd.isna(total) else int(total)
-    if streamed <= len(part):
-        return ones
+    one_each = np.ones(len(part), int)
+    n_streamed = 0 if total is None or pd.isna(total) else int(total)
+    if n_streamed <= len(part):
+        return one_each
     chars = part["chars"].fillna(0).to_numpy(float)
-    weights = chars / chars.sum() if chars.sum() else ones / len(part)
-    shared = np.maximum(1, np.diff(np.rint(np.cumsum(weights) * streamed), prepend=0.0)).astype(int)
-    shared[int(np.argmax(shared))] -= (
-        shared.sum() - streamed
+    weights = chars / chars.sum() if chars.sum() else one_each / len(part)
+    estimate = np.maximum(1, np.diff(np.rint(np.cumsum(weights) * n_streamed), prepend=0.0)).astype(int)
+    estimate[int(np.argmax(estimate))] -= (
+        estimate.sum() - n_streamed
     )  # chunks that were raised to one token take it from the largest
-    return np.asarray(shared, dtype=int)
+    return np.asarray(estimate, dtype=int)

@@ -55,47 +55,49 @@ def trace(
     """
     if not isinstance(path, (str, os.PathLike)):
         raise ConfigError(f"No path is {path!r}.", hint='bench.trace("trace.jsonl")')
-    whole = all(isinstance(n, int) and n > 0 for n in (block, 1 if limit is None else limit))
-    if not (whole and isinstance(speed, (int, float)) and 0 < speed < math.inf):
+    counts_valid = all(isinstance(n, int) and n > 0 for n in (block, 1 if limit is None else limit))
+    if not (counts_valid and isinstance(speed, (int, float)) and 0 < speed < math.inf):
         raise ConfigError(
             "speed is a number above 0, limit and block are whole ones.",
             hint="bench.trace(path, speed=2, limit=100)",
         )
-    place = Path(path)
+    source = Path(path)
     try:
-        records = [(r, _parse_request(r)) for r in _records(place)]
+        records = [(r, _parse_request(r)) for r in _records(source)]
     except OSError as error:
-        raise ConfigError(f"{place} cannot be read: {error.strerror}.", hint="Check the path.") from None
+        raise ConfigError(f"{source} cannot be read: {error.strerror}.", hint="Check the path.") from None
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{place} holds no JSON: {error}.", hint="One JSON value a line.") from None
-    found = sorted((r for _, r in records if r is not None), key=lambda r: r.at)[:limit]
-    if not found:
+        raise ConfigError(f"{source} holds no JSON: {error}.", hint="One JSON value a line.") from None
+    requests = sorted((r for _, r in records if r is not None), key=lambda r: r.at)[:limit]
+    if not requests:
         raise ConfigError(
-            f"{place} holds no requests.",
+            f"{source} holds no requests.",
             hint="Mooncake's lines have timestamp, input_length and output_length; spans gen_ai.usage.*.",
         )
-    if lost := [(n, r) for n, (r, used) in enumerate(records, 1) if used is None and not _is_other_span(r)]:
+    if unusable := [
+        (n, r) for n, (r, request) in enumerate(records, 1) if request is None and not _is_other_span(r)
+    ]:
         warnings.warn(
-            f"{plural(len(lost), 'record')} of {place} left out: no time or no lengths that can be used. "
-            f"The first is number {lost[0][0]}: {json.dumps(lost[0][1])[:120]}",
+            f"{plural(len(unusable), 'record')} of {source} left out: no usable time or lengths. "
+            f"The first is number {unusable[0][0]}: {json.dumps(unusable[0][1])[:120]}",
             stacklevel=2,
         )
-    times = tuple(t / speed for t in replay(r.at for r in found))
-    return Trace(times, tuple(_prompt(r, i, block) for i, r in enumerate(found)))
+    times = tuple(t / speed for t in replay(r.at for r in requests))
+    return Trace(times, tuple(_prompt(r, i, block) for i, r in enumerate(requests)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
     at: float  # seconds
-    read: int
-    made: int
+    input_tokens: int
+    output_tokens: int
     blocks: tuple[Any, ...] = ()
-    said: str = ""
+    text: str = ""
 
 
-def _records(place: Path) -> Iterator[Any]:
+def _records(path: Path) -> Iterator[Any]:
     """The lines of a file, and the spans in them. Raises ValueError that says where it is no JSON."""
-    for value in iter_json(place.read_text("utf-8-sig")):
+    for value in iter_json(path.read_text("utf-8-sig")):
         for record in value if isinstance(value, list) else [value]:
             yield from _spans(record)
 
@@ -120,40 +122,49 @@ def _first_field(record: Any, *names: str) -> Any:
 
 def _parse_request(record: Any) -> _Request | None:
     """What a line tells of a request; None where it is none (a tool's span, a line of other things)."""
-    read, made = (
+    input_tokens, output_tokens = (
         _token_count(_first_field(record, *names))
         for names in (("input_length", "input_tokens"), ("output_length", "output_tokens"))
     )
-    if read is not None and made is not None:
-        at = _seconds(_first_field(record, "timestamp", "created_time"), 1e3)
+    if input_tokens is not None and output_tokens is not None:
+        start = _seconds(_first_field(record, "timestamp", "created_time"), 1e3)
         return (
             None
-            if at is None
-            else _Request(at, read, made, tuple(map(str, _as_list(_first_field(record, "hash_ids")))))
+            if start is None
+            else _Request(
+                start,
+                input_tokens,
+                output_tokens,
+                tuple(map(str, _as_list(_first_field(record, "hash_ids")))),
+            )
         )
-    about = _attributes(_first_field(record, "attributes"))
-    read, made = (_token_count(_first_field(about, *_USAGE_ATTRIBUTES[side])) for side in ("input", "output"))
-    at = _seconds(_first_field(record, *_START_FIELDS), 1e9)
+    attributes = _attributes(_first_field(record, "attributes"))
+    input_tokens, output_tokens = (
+        _token_count(_first_field(attributes, *_USAGE_ATTRIBUTES[side])) for side in ("input", "output")
+    )
+    start = _seconds(_first_field(record, *_START_FIELDS), 1e9)
     return (
         None
-        if read is None or made is None or at is None
-        else _Request(at, read, made, said=_message_texts(about.get("gen_ai.input.messages")))
+        if input_tokens is None or output_tokens is None or start is None
+        else _Request(
+            start, input_tokens, output_tokens, text=_message_texts(attributes.get("gen_ai.input.messages"))
+        )
     )
 
 
 def _is_other_span(record: Any) -> bool:
     """Whether a record is a span of something else: it tells of no tokens."""
-    told = {*_attributes(_first_field(record, "attributes"))}
-    return _first_field(record, "attributes", *_START_FIELDS) is not None and not told & {
+    names = {*_attributes(_first_field(record, "attributes"))}
+    return _first_field(record, "attributes", *_START_FIELDS) is not None and not names & {
         n for s in _USAGE_ATTRIBUTES.values() for n in s
     }
 
 
-def _attributes(given: Any) -> dict[str, Any]:
+def _attributes(attributes: Any) -> dict[str, Any]:
     """Attributes as a mapping: OTLP has a list of keys with typed values."""
-    if isinstance(given, Mapping):
-        return dict(given)
-    pairs = ((_first_field(a, "key"), _first_field(a, "value")) for a in _as_list(given))
+    if isinstance(attributes, Mapping):
+        return dict(attributes)
+    pairs = ((_first_field(a, "key"), _first_field(a, "value")) for a in _as_list(attributes))
     return {str(k): next(iter(v.values()), None) if isinstance(v, Mapping) else v for k, v in pairs}
 
 
@@ -181,25 +192,27 @@ def _seconds(value: Any, of: float) -> float | None:
 def _message_texts(messages: Any) -> str:
     """The texts of a span's messages, where it was told to keep them."""
     try:
-        found = json.loads(messages) if isinstance(messages, str) else messages
+        parsed = json.loads(messages) if isinstance(messages, str) else messages
     except ValueError:
         return ""
-    parts = [part for m in _as_list(found) for part in _as_list(_first_field(m, "parts"))]
+    parts = [part for m in _as_list(parsed) for part in _as_list(_first_field(m, "parts"))]
     return "\n\n".join(
         str(_first_field(p, "content")) for p in parts if isinstance(_first_field(p, "content"), str)
     )
 
 
 def _prompt(request: _Request, number: int, block: int) -> Prompt:
-    text = request.said or " ".join(_words(request, number, block))
+    text = request.text or " ".join(_words(request, number, block))
     return Prompt(
-        f"trace-{number}", ((Message("user", text or "Go on."),),), {"max_tokens": max(1, request.made)}
+        f"trace-{number}",
+        ((Message("user", text or "Go on."),),),
+        {"max_tokens": max(1, request.output_tokens)},
     )
 
 
 def _words(request: _Request, number: int, block: int) -> Iterable[str]:
     """As many words as the request had tokens: of each block its own, the same wherever it stands."""
-    left = request.read
+    left = request.input_tokens
     for name in (*request.blocks, f"own {number}"):
         rng = random.Random(f"block {name}")
         count = left if name == f"own {number}" else min(block, left)

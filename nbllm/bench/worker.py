@@ -37,16 +37,16 @@ _SWITCH_INTERVAL = 2e-4  # seconds after which the recorder's thread gives way t
 def main() -> int:
     """Runs a job. Returns the exit status."""
     directory = Path(sys.argv[1])
-    secret = json.loads(sys.stdin.readline())
+    secrets = json.loads(sys.stdin.readline())
     with Store(directory) as store:
         public = store.get("job")
-        asked = Parent()
-        counters = [functools.partial(asked.counts, i) for i in range(len(secret))]
-        job = Job.of(public, map(to_contestant, public["arms"], secret, counters))
+        parent = Parent()
+        counters = [functools.partial(parent.count_tokens, i) for i in range(len(secrets))]
+        job = Job.of(public, map(to_contestant, public["arms"], secrets, counters))
         sys.setswitchinterval(_SWITCH_INTERVAL)
         _raise_file_limit()
-        running = engine()
-        clock = getattr(running.loop, "clock", None)
+        running_engine = engine()
+        clock = getattr(running_engine.loop, "clock", None)
         if clock is not None:
             clock.alone = True
         client = Client(ledger=None, paced=False)
@@ -61,7 +61,7 @@ def main() -> int:
         gc.freeze()  # what is loaded by now is not looked at again
         gc.set_threshold(10_000, 50, 10_000)  # answers hold no circles; its pauses would be in their times
         try:
-            why, unsaved = running.run(_run(store, job, client, asked))
+            why, unsaved = running_engine.run(_run(store, job, client, parent))
         except Exception as exc:
             raise SystemExit(
                 scrub(
@@ -91,7 +91,7 @@ def _error_line(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {exc}".replace("\n", " ")
 
 
-async def _run(store: Store, job: Job, client: Client, asked: Parent) -> tuple[str, list[dict[str, Any]]]:
+async def _run(store: Store, job: Job, client: Client, parent: Parent) -> tuple[str, list[dict[str, Any]]]:
     """Why the run ended early, "" where it did not, and the rows that the disk did not take."""
     recorder = Recorder(
         store,
@@ -102,9 +102,9 @@ async def _run(store: Store, job: Job, client: Client, asked: Parent) -> tuple[s
     epoch = store.get("epoch")
     if epoch is None:
         store.put(epoch=(epoch := time.perf_counter()))
-    load = LoadGenerator(job, client, recorder, epoch, store.finished())
+    load = LoadGenerator(job, client, recorder, epoch, store.finished_slots())
     loop = asyncio.get_running_loop()
-    threading.Thread(target=_listen, args=(loop, load.stop, asked), name="nbllm-stop", daemon=True).start()
+    threading.Thread(target=_listen, args=(loop, load.stop, parent), name="nbllm-stop", daemon=True).start()
     try:
         return await load.run(), recorder.unsaved
     finally:
@@ -116,25 +116,25 @@ class Parent:
 
     def __init__(self) -> None:
         self.replies: queue.SimpleQueue[list[int] | None] = queue.SimpleQueue()
-        self.gone = False
+        self.is_gone = False
 
-    def counts(self, contestant: int, texts: Sequence[str]) -> list[int] | None:
+    def count_tokens(self, contestant: int, texts: Sequence[str]) -> list[int] | None:
         """The tokens of each text; None where nobody can count them any more."""
-        if not self.gone:
+        if not self.is_gone:
             with contextlib.suppress(OSError):
                 send({"ev": "count", "contestant": contestant, "texts": texts})
                 return self.replies.get()
         return None
 
 
-def _listen(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, asked: Parent) -> None:
+def _listen(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, parent: Parent) -> None:
     """Waits for the word, or for the end of who could say it."""
     for line in sys.stdin:
         if line.strip() == "stop":
             break
-        asked.replies.put(json.loads(line))
-    asked.gone = True
-    asked.replies.put(None)
+        parent.replies.put(json.loads(line))
+    parent.is_gone = True
+    parent.replies.put(None)
     loop.call_soon_threadsafe(stop.set)
     children.end_with_parent(_EXIT_DELAY)
 
@@ -162,9 +162,9 @@ def _progress_message(row: dict[str, Any]) -> dict[str, Any]:
     return {"ev": "row", **{name: row.get(name) for name in _PROGRESS_COLUMNS}}
 
 
-def send(*words: dict[str, Any]) -> None:
+def send(*messages: dict[str, Any]) -> None:
     """Lines for the notebook."""
-    sys.stdout.write("".join([json.dumps(word) + "\n" for word in words]))
+    sys.stdout.write("".join([json.dumps(message) + "\n" for message in messages]))
     sys.stdout.flush()
 
 

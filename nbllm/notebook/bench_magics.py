@@ -94,7 +94,9 @@ def split(line: str) -> tuple[dict[str, Any], str]:
         if (option := BENCH_OPTIONS.get(word)) is None:  # one of a call: what stands in its quotes is its own
             if word in OPTION_SYNONYMS and match["dashes"] != "-":
                 raise column_error(
-                    match.start(), f"{word} is no option of a benchmark", f"Did you mean {OPTION_SYNONYMS[word]}?"
+                    match.start(),
+                    f"{word} is no option of a benchmark",
+                    f"Did you mean {OPTION_SYNONYMS[word]}?",
                 )
             stop = end if quoted or match[0].endswith("=") else match.end()
             rest, at = rest + line[at:stop], stop

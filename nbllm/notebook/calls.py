@@ -138,7 +138,7 @@ def _plot(df: pd.DataFrame, by: str) -> Any:
     priced = df[df["cost_usd"].notna()]
     page = new_sheet(priced, "cost_usd", None, None, [])
     if priced.empty:
-        page.nothing("No call with a known price." if len(df) else "No calls.")
+        page.show_message("No call with a known price." if len(df) else "No calls.")
         return page.figure
     places = sorted(set(priced[by])) if by in ("day", "month") else list(dict.fromkeys(priced[by]))
     unpriced = len(df) - len(priced)
@@ -147,7 +147,7 @@ def _plot(df: pd.DataFrame, by: str) -> Any:
     )
     axes = page.axes(title=f"cost by {by}{without}", y="US dollars")
     heights = dict.fromkeys(places, 0.0)
-    for name, look in page.looks.items():
+    for name, look in page.styles.items():
         sums = priced[priced["name"] == name].groupby(by, observed=True)["cost_usd"].sum()
         bars = [float(sums.get(place, 0.0)) for place in places]
         axes.bar(range(len(places)), bars, bottom=list(heights.values()), width=0.7, color=look.colour)
@@ -155,7 +155,7 @@ def _plot(df: pd.DataFrame, by: str) -> Any:
     axes.set_xticks(
         range(len(places)), [truncate(str(place), 30) for place in places], rotation=30, ha="right"
     )
-    page.legend(axes, list(page.looks.values()), linestyle="none")
+    page.legend(axes, list(page.styles.values()), linestyle="none")
     return page.figure
 
 
