@@ -390,7 +390,7 @@ def test_which_limit_refused(name):
     elif until is not ...:
         assert pytest.approx(now + until, abs=30) == error.until
     if error.until is not None:
-        assert "go on after" in error.hint
+        assert "try again after" in error.hint
 
 
 def test_gemini_goes_on_at_midnight_in_california():

@@ -343,7 +343,7 @@ def test_a_limit_of_the_day_ends_the_run_with_its_hour(capsys):
     assert set(out["llm_status"]) <= {"pending", "stopped"}
     assert len(server.seen) <= 4
     for told in (out.attrs["nbllm_ended"], nbllm.rows.runs()["ended"][0], capsys.readouterr().err):
-        assert re.search(r"limit of the day is used up: go on after \d\d:\d\d \(\d\d \w+\)", told)
+        assert re.search(r"limit per day is used up: try again after \d\d:\d\d \(\d\d \w+\)", told)
 
 
 def test_a_run_is_listed_and_goes_on_by_its_name(server):

@@ -1,9 +1,9 @@
-"""What Gemini keeps of a prompt by name, for cache=1h: its beginning is sent once (cachedContents), and later
-requests send its name and the rest.
+"""Gemini's explicit prompt cache, for cache=1h: the beginning of a prompt is sent once (cachedContents), and
+later requests send the name of that context and the rest.
 
-What is kept is the system text, the tools and the turns before the last question; the rest begins with words
-of the user, so that no call is parted from its result. A request that names what is kept may say nothing of
-tools or system itself: one that forces or forbids calls is therefore sent whole.
+Cached are the system text, the tools and the turns before the last question. The rest begins with a text of
+the user, so that no tool call is separated from its result. A request that names a context must not contain
+tools or a system text: one that forces or forbids calls is therefore sent in full.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from ..core.compaction import PICTURE
 from ._json import items, obj, string
 from ._request import dumps
 
-HOUR = 3600.0  # seconds that it is kept
+HOUR = 3600.0  # seconds that a context is cached
 _HEAD_FIELDS = ("systemInstruction", "tools", "toolConfig")
 _URL = re.compile(r"(?P<base>[^?#]*)/models/(?P<model>[^/?#]+):\w+\?alt=sse(?P<query>[^#]*)\Z", re.DOTALL)
 _FILE_FIELDS = {"inlineData", "fileData"}
-_MIN_TOKENS, _MIN_FLASH_TOKENS = 4_096, 1_024  # tokens, until the server says another number
+_MIN_TOKENS, _MIN_FLASH_TOKENS = 4_096, 1_024  # used until the server names another number
 
-Piece = tuple[int, str, Any]  # of a turn: its place, who said it, a part
+Piece = tuple[int, str, Any]  # index of the turn, its role, one of its parts
 
 
 class CacheablePrompt(msgspec.Struct, frozen=True):
-    """A request as what may be kept of it (`head`, and the pieces of the turns before `question`) and the
-    rest. marks: hashes of what stands before each piece; sizes: how many tokens, about."""
+    """A request, split into what can be cached (`head`, and the pieces of turns before index `question`) and
+    the rest. hashes: of all that comes before each piece; sizes: estimated tokens of the same."""
 
     call: HttpCall
     head: Mapping[str, Any]
@@ -44,45 +44,44 @@ class CacheablePrompt(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """About how many tokens may be kept."""
+        """Estimated number of tokens that can be cached."""
         return self.sizes[self.question]
 
     def create_call(self) -> HttpCall:
-        """The call that has the server keep it."""
+        """The call that creates the cached context."""
         found = _URL.match(self.call.url)
         assert found is not None
         turns = _merge_turns(self.pieces[: self.question])
         body = {"model": "models/" + unquote(found["model"]), **self.head, "ttl": f"{HOUR:g}s"}
-        query = found["query"].replace("&", "?", 1)
-        where = f"{found['base']}/cachedContents{query}"
+        url = f"{found['base']}/cachedContents{found['query'].replace('&', '?', 1)}"
         return HttpCall(
-            where, self.call.headers, body | ({"contents": turns} if turns else {}), guard=self.call.guard
+            url, self.call.headers, body | ({"contents": turns} if turns else {}), guard=self.call.guard
         )
 
     def with_cache(self, name: str, upto: int) -> HttpCall:
-        """The call for an answer, with the name of what is kept in place of the pieces before `upto`."""
+        """The call for an answer, with the context's name in place of the pieces before index `upto`."""
         rest = {k: v for k, v in self.call.body.items() if k not in _HEAD_FIELDS}
         body = {**rest, "contents": _merge_turns(self.pieces[upto:]), "cachedContent": name}
         return HttpCall(self.call.url, self.call.headers, body, guard=self.call.guard)
 
 
 def delete_call(created: HttpCall, name: str) -> HttpCall:
-    """The call that has the server forget what `created` made."""
+    """The call that deletes the context `name`, which `created` created."""
     return HttpCall(
         created.url.replace("/cachedContents", f"/{name}"), created.headers, {}, "DELETE", created.guard
     )
 
 
 def cacheable_prompt(call: Any) -> CacheablePrompt | None:
-    """What may be kept of a call; None where it names something itself, or says how tools must be called."""
+    """The cacheable prompt of a call; None where it names a context itself, or restricts tool calls."""
     body = call.body
     if "cachedContent" in body or not _URL.match(call.url) or _restricts_calls(body):
         return None
     turns = enumerate(items(body.get("contents")))
     pieces = [(i, string(turn.get("role")), part) for i, turn in turns for part in items(turn.get("parts"))]
     results = {i for i, _, part in pieces if "functionResponse" in part}
-    words = [k for k, (i, role, _) in enumerate(pieces) if role == "user" and i not in results]
-    if not words:
+    texts = [k for k, (i, role, _) in enumerate(pieces) if role == "user" and i not in results]
+    if not texts:
         return None
     head = {k: body[k] for k in _HEAD_FIELDS if k in body}
     hashes, sizes, hashed, size = [], [], sha256(), 0
@@ -92,7 +91,7 @@ def cacheable_prompt(call: Any) -> CacheablePrompt | None:
         size += PICTURE if _FILE_FIELDS & {*piece[2]} else len(text) // 4
         hashes.append(hashed.hexdigest())
         sizes.append(size)
-    last = [k for k in words if pieces[k][0] == pieces[words[-1]][0]]  # the pieces of the last question
+    last = [k for k in texts if pieces[k][0] == pieces[texts[-1]][0]]  # the pieces of the last question
     return CacheablePrompt(
         call,
         head,
@@ -116,13 +115,13 @@ def _merge_turns(pieces: Sequence[Piece]) -> list[dict[str, Any]]:
 
 
 def min_tokens(model: str, refusal: str = "") -> int:
-    """The fewest tokens that are kept of a model's prompts; as a refusal says, where it does."""
-    said = re.search(r"min_total_token_count=(\d+)", refusal)
-    return int(said[1][:9]) if said else _MIN_FLASH_TOKENS if "flash" in model else _MIN_TOKENS
+    """The smallest number of tokens that can be cached for a model; `refusal` may name it."""
+    found = re.search(r"min_total_token_count=(\d+)", refusal)
+    return int(found[1][:9]) if found else _MIN_FLASH_TOKENS if "flash" in model else _MIN_TOKENS
 
 
 def cache_notice(call: Any, model: str) -> str:
-    """What a user should know before a request is sent that wants its prompt kept; "" for other servers."""
+    """What would be cached of a request with cache=1h, as a notice to the user; "" for other servers."""
     if not isinstance(call, HttpCall) or ":streamGenerateContent" not in call.url:
         return ""
     prompt = cacheable_prompt(call)

@@ -1,7 +1,7 @@
-"""What kind of error an answer means: one table, for providers and for commands. Pure.
+"""The classification of errors: one table for providers and command-line agents. Pure.
 
-Machine-readable words (codes, types, reasons) go before sentences, sentences before the status, and what
-stands in quotes inside a sentence counts for nothing: it is the name of a parameter, a model or a key.
+Machine-readable codes (codes, types, reasons) take precedence over the message, the message over the HTTP
+status. Quoted text inside a message is ignored: it is the name of a parameter, a model or a key.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _BY_STATUS: dict[int, type[ProviderError]] = {
     529: errors.Overloaded,
 }
 
-STATUSES = frozenset({*_BY_STATUS, 408, 409, 500, 502, 504, 520, 522, 524})  # those that APIs answer with
+STATUSES = frozenset({*_BY_STATUS, 408, 409, 500, 502, 504, 520, 522, 524})  # error statuses of APIs
 
-# Codes, types and reasons that mean one thing, without case and marks between their words.
+# Codes, types and reasons with one meaning; compared without case, dashes and underscores.
 _CODES: dict[str, type[ProviderError]] = {
     code.replace("_", ""): kind
     for kind, codes in (
@@ -104,15 +104,15 @@ _CODES: dict[str, type[ProviderError]] = {
     )
     for code in codes.split()
 }
-# What some servers call any refusal: sentences may say more.
+# Kinds whose codes some servers use for any error: the message may be more exact.
 _GENERIC = frozenset(
     {errors.BadRequest, errors.PermissionDenied, errors.ServerError, errors.RateLimited, errors.NotFound}
 )
 
 _MODEL_NAME = r"models?(?: \S+)?(?: (?:named|called|name|id|code|identifier))?(?: \S+)?"
-# Compiled where a request fails: a program would wait for it at its start.
+# The first match wins. Compiled at the first error: at import they would slow down the start.
 _PATTERNS: tuple[tuple[str, type[ProviderError]], ...] = (
-    # what sounds like something else: a parameter, an id, a name that is wrong
+    # messages about a wrong parameter, id or name, which other patterns below would match too
     (
         r"(?:unknown|unrecogni[sz]ed|unsupported|unexpected|invalid|extra|missing) (?:request )?"
         r"(?:parameter|argument|field|property|option|metadata|key '|value)|"
@@ -227,13 +227,13 @@ _PATTERNS: tuple[tuple[str, type[ProviderError]], ...] = (
         errors.ServerError,
     ),
 )
-# Of a context that is too small, where only what stands in quotes says so.
+# A context that is too small, in messages that say so only in quotes.
 _CONTEXT_PATTERN = (
     r"(?i)\binputs\W* tokens (?:\+|plus)|\binputs\W* must have less than|"
     r"(?:content|input|prompt|instructions)'?: string too long"
 )
 _QUOTED = r"(?<!\w)(?:'[^'\n]{1,120}'|`[^`\n]{1,120}`|\"[^\"\n]{1,120}\")(?!\w)"
-# By status, the kinds that words may make of it.
+# Kinds that a message can indicate under several statuses, and below those allowed for each status.
 _BY_MESSAGE = (
     errors.ContextLengthExceeded,
     errors.ContentFiltered,
@@ -255,7 +255,7 @@ _REFINED: dict[int, tuple[type[ProviderError], ...]] = {
 
 
 def error_codes(value: Any) -> Iterator[str]:
-    """The codes, types and reasons in an error's object, the most exact first."""
+    """The codes, types and reasons in an error object, the most exact first."""
     inner = obj(value)
     for detail in items(inner.get("details")):
         yield from filter(None, (label(detail.get("reason")),))
@@ -267,7 +267,7 @@ def error_codes(value: Any) -> Iterator[str]:
 
 
 def classify(status: int | None, text: str, codes: Iterable[str] = ()) -> type[ProviderError]:
-    """The kind of error: by the HTTP status (None for none), the sentence, and the machine's own words."""
+    """The error class for an HTTP status (None for unknown), a message and machine-readable codes."""
     codes = list(codes)
     if status is None:
         status = next((int(c) for c in codes if re.fullmatch("[1-5][0-9]{2}", c)), None)

@@ -1,4 +1,4 @@
-"""What every dialect needs to read JSON that may be odd."""
+"""Lenient JSON reading for all dialects: values of a wrong type count as missing."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import msgspec
 from ..core.errors import ProtocolError
 from ..core.events import DEPTH_LIMIT, is_too_deep
 
-_DIGITS = 400  # of an integer; Python refuses to read 4,300
+_MAX_DIGITS = 400  # of an integer, longer ones become floats; Python refuses to read 4,300
 
 _decode = msgspec.json.Decoder().decode
 
 
 def load_json(text: str | bytes) -> Any:
-    """The value in `text`. Lone surrogates, NaN and endless integers, which msgspec refuses, are read as
-    Python does.
+    """The value in `text`. Lone surrogates, NaN and very long integers, which msgspec refuses, are read by
+    Python's own parser.
 
-    Raises ProtocolError with an excerpt where it is no JSON at all, or nested too deeply.
+    Raises ProtocolError for text that is not JSON (with an excerpt), or nested too deeply.
     """
     try:
         value = _decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         value = _loads(text)
-    if len(text) > 2 * DEPTH_LIMIT and is_too_deep(value):  # a level takes two characters at least
+    if len(text) > 2 * DEPTH_LIMIT and is_too_deep(value):  # a level takes at least two characters
         raise ProtocolError("The provider sent a value that is nested too deeply.", hint="Ask again.")
     return value
 
 
 def _loads(text: str | bytes) -> Any:
     try:
-        return json.loads(text, parse_int=lambda n: int(n) if len(n) <= _DIGITS else float(n))
+        return json.loads(text, parse_int=lambda n: int(n) if len(n) <= _MAX_DIGITS else float(n))
     except (ValueError, RecursionError):
         excerpt = text[:200] if isinstance(text, str) else text[:200].decode("utf-8", "replace")
         raise ProtocolError(
@@ -43,14 +43,14 @@ def _loads(text: str | bytes) -> Any:
 
 
 def count(value: Any) -> int | None:
-    """A token count, None where `value` is none (booleans, strings and negatives are none)."""
+    """`value` as a token count; None for booleans, strings, negative numbers and all else."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 2**63:
         return None
     return int(value)
 
 
 def obj(value: Any) -> dict[str, Any]:
-    """`value` where it is an object, else an empty one: for walking through what may be null or missing."""
+    """`value` if it is an object, else an empty one: to walk through fields that may be null or missing."""
     return value if isinstance(value, dict) else {}
 
 
@@ -60,20 +60,21 @@ def items(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def string(value: Any) -> str:
-    """`value` where it is a string, else ""."""
+    """`value` if it is a string, else ""."""
     return value if isinstance(value, str) else ""
 
 
 def label(value: Any) -> str | None:
-    """A name or id as a string: numbers count (0 too), empty strings and null do not."""
+    """A name or id as a string. Numbers (0 too) are converted; empty strings, null and all else give None."""
     if isinstance(value, bool) or value is None or value == "":
         return None
     return str(value) if isinstance(value, (str, int, float)) else None
 
 
 class SurrogateJoiner:
-    """Joins characters that a provider cut in two: a surrogate half waits for the next piece of the same
-    `key`, and one that stays alone becomes U+FFFD, so that no text of ours is unfit for UTF-8."""
+    """Joins characters that a provider split between two pieces of text: a surrogate half waits in `pending`
+    for the next piece of the same `key`; one that stays alone becomes U+FFFD, so that every text can be
+    encoded as UTF-8."""
 
     __slots__ = ("pending",)
 
@@ -81,7 +82,7 @@ class SurrogateJoiner:
         self.pending: dict[Hashable, str] = {}
 
     def join(self, key: Hashable, text: str) -> str:
-        """What of `text` can be shown by now."""
+        """The part of `text` that is complete, with the pending half before it."""
         if text.isascii() and not self.pending:
             return text
         text = self.pending.pop(key, "") + text

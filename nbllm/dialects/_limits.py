@@ -1,14 +1,14 @@
-"""How much a provider still allows and for how long one has to wait, from an answer's headers. Pure.
+"""Rate limits and waiting times, parsed from an answer's headers and error body. Pure.
 
-Names agree more than meanings do. What follows stands in recorded answers:
+Providers use the same header names with different meanings. Seen in recorded answers:
 
-- `reset` is a span ("6m0s", "120ms"), bare seconds (Cerebras), milliseconds (Azure and its relatives, where
-  x-ratelimit-renewalperiod-* is there too), a time (Anthropic), or an epoch in s or ms (OpenRouter).
-- A limit is per minute unless its name or the provider's row says another window: Groq counts requests per
+- `reset` is a duration ("6m0s", "120ms"), plain seconds (Cerebras), milliseconds (Azure and relatives, which
+  also send x-ratelimit-renewalperiod-*), a time (Anthropic), or an epoch in s or ms (OpenRouter).
+- A limit is per minute unless its name or the provider's row names another window: Groq counts requests per
   day, Together per second.
-- 2^64-1 (xAI) is no limit at all.
-- Gateways leave out the "x-" (an internet draft), name the window as a parameter (Envoy's "10, 10;w=1")
-  or repeat what the server behind them said ("60, 60").
+- 2^64-1 (xAI) means no limit.
+- Gateways leave out the "x-" (an internet draft), give the window as a parameter (Envoy's "10, 10;w=1")
+  or repeat the value of the server behind them ("60, 60").
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from ..core.calls import Quirks
 from ._json import items, label, obj, string
 
 SECOND, MINUTE, HOUR, DAY, MONTH = 1.0, 60.0, 3_600.0, 86_400.0, 30 * 86_400.0
-_LONGEST = 64  # characters that say how long, how many or until when
+_LONGEST = 64  # characters of a number, a duration or a time that are parsed
 _NO_LIMIT = 2.0**53
-_EPOCH, _EPOCH_MS = 1e9, 1e11  # a reset from here on is a moment, in seconds or in milliseconds
+_EPOCH, _EPOCH_MS = 1e9, 1e11  # a larger reset is a point in time, in seconds or in milliseconds
 
 
 class Limit(msgspec.Struct, frozen=True):
-    """One limit of an account. kind: requests, tokens (both ways), input, output or images. limit: how many
-    in `window` seconds; remaining: how many are left; reset: seconds until all of it is there again. None
-    where the provider does not say. assumed: the window is the usual one, and nobody named it."""
+    """One limit of an account. kind: requests, tokens (input and output), input, output or images. limit: how
+    many in `window` seconds; remaining: how many are left; reset: seconds until the full limit is available
+    again; each None where the provider does not report it. assumed: the window is a default, because the
+    provider does not name it."""
 
     kind: str
     limit: float | None = None
@@ -45,12 +46,12 @@ class Limit(msgspec.Struct, frozen=True):
 
     @property
     def per(self) -> str:
-        """The window in a word: second, minute, hour, day or month."""
+        """The window as a word: second, minute, hour, day or month."""
         return next((word for word, longest in _WINDOW_NAMES if self.window <= longest), "month")
 
     @property
     def spent(self) -> bool:
-        """Whether it is used up. Azure also says 0 left beside "full in 0 s", which means nothing."""
+        """Whether it is used up. Azure also sends 0 left with a reset of 0 s, which means nothing."""
         return self.remaining == 0 and self.reset != 0
 
 
@@ -71,7 +72,7 @@ _HEADER_FIELDS = ("limit", "remaining", "reset", "renewalperiod")
 
 
 def _header_table() -> dict[str, tuple[str, str, str, str]]:
-    """Every header that is read: (field, name of the limit, kind, word for the window)."""
+    """Every header that is read: (field, name of the limit, kind, window as a word)."""
     table = {}
     for field, (word, kind), window in itertools.product(_HEADER_FIELDS, _KINDS.items(), ("", *WINDOWS)):
         name = "-".join(filter(None, (word, window)))
@@ -86,50 +87,50 @@ _HEADERS = _header_table()
 
 
 def parse_limits(headers: Mapping[str, str], now: float, quirks: Quirks | None = None) -> tuple[Limit, ...]:
-    """The limits that an answer's headers (names in lower case) tell. now: epoch seconds, used where the
-    answer has no Date of its own. quirks: of the provider's row."""
+    """The limits in an answer's headers (names in lower case). now: epoch seconds, used if the answer has no
+    Date header. quirks: of the provider's row."""
     found: dict[str, dict[str, str]] = {}
     about: dict[str, tuple[str, str]] = {}
     for header, text in headers.items():
         if (known := _HEADERS.get(header)) is not None:
-            field, name, *of = known
+            field, name, kind, window = known
             found.setdefault(name, {})[field] = text
-            about[name] = (of[0], of[1])
+            about[name] = (kind, window)
     if not found:
         return ()
     base = _parse_time(headers.get("date", "")) or now
-    usual = _default_windows(quirks or Quirks(), found)
-    made = (_limit(*about[name], texts, base, usual) for name, texts in found.items())
-    return tuple(limit for limit in made if limit is not None)
+    defaults = _default_windows(quirks or Quirks(), found)
+    parsed = (_limit(*about[name], texts, base, defaults) for name, texts in found.items())
+    return tuple(limit for limit in parsed if limit is not None)
 
 
 def _default_windows(quirks: Quirks, found: Mapping[str, Mapping[str, str]]) -> dict[str, float]:
-    """Windows by kind, of those that their names leave open. Together's answers are known by their form too,
-    since they also come through others: bare names, a reset of a few seconds, and tokens."""
+    """Window by kind, for limits whose headers do not name it. Together's answers, which also come through
+    gateways, are recognised by their form: plain names, a reset of a few seconds, and tokens."""
     bare = parse_number(found.get("", {}).get("reset", ""))
     if "tokens" in found and bare is not None and bare <= 5:
         return {"requests": SECOND, "tokens": SECOND}
-    pairs = (said.split("/", 1) for said in quirks.limits)
+    pairs = (entry.split("/", 1) for entry in quirks.limits)
     return {kind: WINDOWS[unit] for kind, unit in pairs}
 
 
 def _limit(
-    kind: str, word: str, texts: Mapping[str, str], now: float, usual: Mapping[str, float]
+    kind: str, word: str, texts: Mapping[str, str], now: float, defaults: Mapping[str, float]
 ) -> Limit | None:
-    most, left = (parse_number(_first_value(texts.get(name, ""))) for name in ("limit", "remaining"))
-    if (most is None and left is None) or max(most or 0, left or 0) >= _NO_LIMIT:
+    total, left = (parse_number(_first_value(texts.get(name, ""))) for name in ("limit", "remaining"))
+    if (total is None and left is None) or max(total or 0, left or 0) >= _NO_LIMIT:
         return None
     period = parse_number(texts.get("renewalperiod", "")) or None
     named = re.search(r"; ?w=(\d{1,9})", texts.get("limit", ""))
-    window = WINDOWS.get(word) or period or (named and float(named[1])) or usual.get(kind)
-    told = texts.get("reset", "")
-    tried = (_parse_reset(text, now, ms="renewalperiod" in texts) for text in (told, _first_value(told)))
-    reset = next((reset for reset in tried if reset is not None), None)
-    return Limit(kind, most, left, window or MINUTE, reset, window is None)
+    window = WINDOWS.get(word) or period or (named and float(named[1])) or defaults.get(kind)
+    value = texts.get("reset", "")
+    parsed = (_parse_reset(text, now, ms="renewalperiod" in texts) for text in (value, _first_value(value)))
+    reset = next((reset for reset in parsed if reset is not None), None)
+    return Limit(kind, total, left, window or MINUTE, reset, window is None)
 
 
 def _first_value(text: str) -> str:
-    """The first of the values that two proxies wrote, without its parameters."""
+    """The first value of a header that two proxies wrote, without its parameters."""
     return re.split(", |;", text, maxsplit=1)[0]
 
 
@@ -143,7 +144,7 @@ def _parse_reset(text: str, now: float, *, ms: bool) -> float | None:
 
 
 def parse_number(text: str) -> float | None:
-    """A number that is not negative; None for anything else."""
+    """A finite number that is not negative; None for anything else."""
     try:
         value = float(text[:_LONGEST])
     except ValueError:
@@ -152,7 +153,8 @@ def parse_number(text: str) -> float | None:
 
 
 def parse_duration(text: str) -> float | None:
-    """A number of seconds, or a span such as "1m30s", "250ms", "6h0m0.5s"; None for anything else."""
+    """Seconds in a plain number or a duration such as "1m30s", "250ms", "6h0m0.5s"; None for anything
+    else."""
     text = text.strip()[:_LONGEST]
     if (bare := parse_number(text)) is not None:
         return bare
@@ -173,24 +175,24 @@ _DURATION_PATTERN = (
 
 
 def _sum_durations(text: str) -> float | None:
-    """The spans in a text, added up; None where it holds none."""
+    """The sum of the durations in a text, in seconds; None where it holds none."""
     found = re.findall(_DURATION_PATTERN, text)
-    spans = [
+    durations = [
         float(number if number[0].isdigit() else 1) * _UNIT_SECONDS[unit.lower()] for number, unit in found
     ]
-    return sum(spans) if spans else None
+    return sum(durations) if durations else None
 
 
 def _parse_wait(text: str, now: float) -> float | None:
-    """Seconds to a moment, or those that a span has."""
-    if (span := parse_duration(text)) is not None or (when := _parse_time(text)) is None:
-        return span
+    """Seconds in a duration, or until a time; None for anything else."""
+    if (duration := parse_duration(text)) is not None or (when := _parse_time(text)) is None:
+        return duration
     return max(0.0, when - now)
 
 
 def _parse_time(text: str) -> float | None:
     """Epoch seconds of an HTTP date or an ISO 8601 time."""
-    from email.utils import parsedate_to_datetime  # with calendars and sockets
+    from email.utils import parsedate_to_datetime  # imports calendars and sockets
 
     text = text[:_LONGEST]
     try:
@@ -201,19 +203,19 @@ def _parse_time(text: str) -> float | None:
 
 
 def parse_retry_after(headers: Mapping[str, str], value: Any, now: float) -> float | None:
-    """Seconds that the provider asks us to wait, None where it does not say (or says nonsense).
+    """Seconds that the provider asks us to wait; None where it names none that can be parsed.
 
-    retry-after-ms (OpenAI, Azure), Retry-After in seconds or as an HTTP date (RFC 9110 section 10.2.3), the
-    gateway LiteLLM's llm_provider-retry-after, GitHub's x-ratelimit-timeremaining, what proxies say of their
-    own limits, or google.rpc.RetryInfo in the body. Some give the moment in epoch seconds.
+    Read from retry-after-ms (OpenAI, Azure), Retry-After in seconds or as an HTTP date (RFC 9110 section
+    10.2.3), llm_provider-retry-after (LiteLLM), x-ratelimit-timeremaining (GitHub), the reset headers of
+    proxies, google.rpc.RetryInfo in the body (`value`), or other fields there. Some send epoch seconds.
     """
     if (ms := parse_duration(headers.get("retry-after-ms", ""))) is not None:
         return ms / 1000
     for name in _WAIT_HEADERS:
         text, base = headers.get(name, "").strip(" \"'"), _parse_time(headers.get("date", "")) or now
-        told = (_parse_reset(part.strip(), base, ms=False) for part in (text, *text.split(",")))
-        if (wait := next((wait for wait in told if wait is not None), None)) is not None:
-            return wait  # two proxies may have said it: then the first of two counts
+        waits = (_parse_reset(part.strip(), base, ms=False) for part in (text, *text.split(",")))
+        if (wait := next((wait for wait in waits if wait is not None), None)) is not None:
+            return wait  # if two proxies wrote it, the first value counts
     for detail in google_details(value, "RetryInfo"):
         return parse_duration(string(detail.get("retryDelay")))
     return _wait_in_body(value)
@@ -230,15 +232,15 @@ _WAIT_FIELDS = {
 
 
 def _wait_in_body(value: Any) -> float | None:
-    """What fields of an error's body say of the wait."""
+    """Seconds to wait, from the fields of an error's body; None where no field names them."""
     inner = obj(obj(value).get("error"))
-    places = (inner, obj(inner.get("metadata")), obj(inner.get("details")), obj(value))
-    told = (
-        (parse_duration(label(place.get(name)) or ""), unit)
-        for place in places
+    objects = (inner, obj(inner.get("metadata")), obj(inner.get("details")), obj(value))
+    waits = (
+        (parse_duration(label(o.get(name)) or ""), unit)
+        for o in objects
         for name, unit in _WAIT_FIELDS.items()
     )
-    return next((wait * unit for wait, unit in told if wait is not None), None)
+    return next((wait * unit for wait, unit in waits if wait is not None), None)
 
 
 _WAIT_PATTERN = (
@@ -250,8 +252,8 @@ _EPOCH_PATTERN = r"limit reached\|(\d{10})\b"
 
 
 def wait_in_text(text: str, now: float) -> float | None:
-    """Seconds to wait as a sentence says them: "Please try again in 7m12s", "retry after 30 seconds", "in 3
-    days 2 hours"; None where it does not."""
+    """Seconds to wait that a sentence names: "Please try again in 7m12s", "retry after 30 seconds", "in 3
+    days 2 hours"; None where it names none."""
     if stamp := re.search(_EPOCH_PATTERN, text):
         return max(0.0, float(stamp[1]) - now)
     found = re.search(_WAIT_PATTERN, text)
@@ -259,24 +261,24 @@ def wait_in_text(text: str, now: float) -> float | None:
 
 
 def duration_text(seconds: float) -> str:
-    """A time in words, rounded up: "45 seconds", "an hour", "3 days"."""
+    """A duration as text, rounded up: "45 seconds", "an hour", "3 days"."""
     for unit, size in (("day", DAY), ("hour", HOUR), ("minute", MINUTE), ("second", 1.0)):
         if seconds > size * 0.99:
-            whole = math.ceil(round(seconds / size, 2))
-            return f"a{'n' * (unit == 'hour')} {unit}" if whole == 1 else f"{whole} {unit}s"
+            number = math.ceil(round(seconds / size, 2))
+            return f"a{'n' * (unit == 'hour')} {unit}" if number == 1 else f"{number} {unit}s"
     return "a second"
 
 
 def google_details(value: Any, kind: str) -> list[Mapping[str, Any]]:
-    """Google's details of this kind in an error's body."""
+    """Google's error details whose type ends in `kind`, from an error's body."""
     parts = value if isinstance(value, list) else [value]
-    told = (detail for part in parts for detail in items(obj(obj(part).get("error")).get("details")))
-    return [detail for detail in told if string(detail.get("@type")).endswith(kind)]
+    found = (detail for part in parts for detail in items(obj(obj(part).get("error")).get("details")))
+    return [detail for detail in found if string(detail.get("@type")).endswith(kind)]
 
 
-# --- what a refusal was refused for -------------------------------------------------------------------------
+# --- which limit refused a request --------------------------------------------------------------------------
 
-_WINDOW_PATTERNS = (  # compiled where a request is refused: at its start, a program would wait for it
+_WINDOW_PATTERNS = (  # compiled at the first refusal: at import they would slow down the start
     ("month", r"per[ _-]?month|monthly|specified API usage limits"),
     ("day", r"per[ _-]?day|by[ _-]?day|daily|\((?:rpd|tpd)\)"),
     ("hour", r"per[ _-]?hour|by[ _-]?hour|hourly"),
@@ -287,8 +289,9 @@ _RESUMES_PATTERN = r"regain access on (\d{4}-\d\d-\d\d)(?: at (\d\d:\d\d))? UTC"
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Which limit refused a request: per second, minute, hour, day or month (None for unknown); until: when
-    it goes on again, epoch seconds, of the long ones only; limits: all that were told."""
+    """The limit that refused a request. per: second, minute, hour, day or month (None for unknown); until:
+    epoch seconds when requests are allowed again, for hours and longer only; limits: all that were
+    reported."""
 
     per: str | None = None
     until: float | None = None
@@ -298,25 +301,26 @@ class Refusal(msgspec.Struct, frozen=True):
 def parse_refusal(
     headers: Mapping[str, str], value: Any, text: str, now: float, *, quirks: Quirks, wait: float | None
 ) -> Refusal:
-    """What a refused request was refused for. wait: seconds that the provider named."""
-    told = (*parse_limits(headers, now, quirks), *_google_limits(value, wait))
+    """The limit that refused a request, from its headers, its body and the message. wait: seconds that the
+    provider named."""
+    limits = (*parse_limits(headers, now, quirks), *_google_limits(value, wait))
     google = " ".join(string(v.get("quotaId")) for v in _quota_violations(value))
-    words = google or f"{headers.get('x-ratelimit-type', '')} {text}"
-    spent = sorted((limit for limit in told if limit.spent), key=lambda limit: limit.window)
-    per = _window_in_text(words) or (spent[-1].per if spent else None)
+    message = google or f"{headers.get('x-ratelimit-type', '')} {text}"
+    spent = sorted((limit for limit in limits if limit.spent), key=lambda limit: limit.window)
+    per = _window_in_text(message) or (spent[-1].per if spent else None)
     if per not in ("hour", "day", "month"):
-        return Refusal(per, None, told)
-    if again := re.search(_RESUMES_PATTERN, text):
-        return Refusal(per, _parse_time(f"{again[1]}T{again[2] or '00:00'}+00:00"), told)
-    if google and per == "day":  # whose short retryDelay is for limits of a minute
-        return Refusal(per, _next_pacific_midnight(now), told)
-    fits = [x.reset for x in spent if x.reset and (x.per == per or (x.assumed and x.reset > 10 * MINUTE))]
-    wait = wait if wait is not None else next(iter(fits), None)
-    return Refusal(per, None if wait is None else now + wait, told)
+        return Refusal(per, None, limits)
+    if resumes := re.search(_RESUMES_PATTERN, text):
+        return Refusal(per, _parse_time(f"{resumes[1]}T{resumes[2] or '00:00'}+00:00"), limits)
+    if google and per == "day":  # its short retryDelay belongs to limits per minute
+        return Refusal(per, _next_pacific_midnight(now), limits)
+    resets = [x.reset for x in spent if x.reset and (x.per == per or (x.assumed and x.reset > 10 * MINUTE))]
+    wait = wait if wait is not None else next(iter(resets), None)
+    return Refusal(per, None if wait is None else now + wait, limits)
 
 
 def _window_in_text(text: str) -> str | None:
-    """The window that a text names."""
+    """The window that a text names: second, minute, hour, day or month; None for none."""
     return next((per for per, pattern in _WINDOW_PATTERNS if re.search(pattern, text, re.I)), None)
 
 
@@ -326,16 +330,17 @@ def _quota_violations(value: Any) -> list[Mapping[str, Any]]:
 
 
 def _google_limits(value: Any, wait: float | None) -> list[Limit]:
-    """Google's limits, which only a refusal tells."""
-    made = []
+    """Google's limits, which are reported only when a request is refused."""
+    limits = []
     for violation in _quota_violations(value):
-        if most := parse_number(str(violation.get("quotaValue", ""))):
+        if quota := parse_number(str(violation.get("quotaValue", ""))):
             kind = "input" if "token" in string(violation.get("quotaMetric")).lower() else "requests"
             window = WINDOWS[_window_in_text(string(violation.get("quotaId"))) or "minute"]
-            made.append(Limit(kind, most, 0.0, window, wait))
-    return made
+            limits.append(Limit(kind, quota, 0.0, window, wait))
+    return limits
 
 
 def _next_pacific_midnight(now: float) -> float:
-    """The next midnight of Pacific time, when Google counts anew; in summer an hour later, which is safe."""
+    """The next midnight of Pacific Standard Time, when Google resets its counts: in summer one hour too late,
+    which is safe."""
     return now + DAY - (now - 8 * HOUR) % DAY

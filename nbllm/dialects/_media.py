@@ -1,5 +1,5 @@
-"""Pictures and files: how answers hold them, in every format, and how they go back to a provider that takes
-none from a model."""
+"""Pictures and files: parsed from answers in every format, and sent back to providers that take none from a
+model."""
 
 from __future__ import annotations
 
@@ -66,14 +66,13 @@ _TYPE_PATTERN = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,60}")
 
 
 def is_media(part: Any) -> bool:
-    """Whether a part of an answer's content says that it is a picture or a file."""
+    """Whether a part of an answer's content has the type of a picture or a file."""
     return string(obj(part).get("type")).startswith(_MEDIA_KINDS)
 
 
 def media(part: Mapping[str, Any], signature: str | None = None) -> Image | Document | None:
-    """The picture or file that a part holds, inline or by its address, under the names that providers use.
-    None for a part that holds none, for what is no base64, and for bytes of which nothing says what they
-    are."""
+    """The picture or file in a part, inline or by its URL, under the field names of all providers. None for a
+    part without one, for invalid base64, and for bytes of an unknown type."""
     holder = next((part[name] for name in _HOLDER_FIELDS if isinstance(part.get(name), dict)), part)
     texts = [
         (name in _URL_FIELDS, text)
@@ -83,10 +82,8 @@ def media(part: Mapping[str, Any], signature: str | None = None) -> Image | Docu
     is_url, text = next(iter(texts), (False, ""))
     kind = _media_type(part, holder)
     if is_url or text.startswith("data:"):
-        told = Image(
-            url=text, media_type=kind or "image/png"
-        )  # takes the bytes out of a data: URL, and their type
-        return _image_or_document(told.data, told.url, told.media_type, signature)
+        image = Image(url=text, media_type=kind or "image/png")  # parses a data: URL
+        return _image_or_document(image.data, image.url, image.media_type, signature)
     data = unbase64(text)
     kind = (
         picture_type(data or b"")
@@ -98,11 +95,11 @@ def media(part: Mapping[str, Any], signature: str | None = None) -> Image | Docu
 
 
 def _media_type(part: Mapping[str, Any], holder: Mapping[str, Any]) -> str:
-    """The media type that is told; "" where there is none."""
+    """The media type that a part names; image/png for an image without one, else ""."""
     kinds = [string(holder.get(name)).lower() for name in _TYPE_FIELDS]
     kinds += [f"{of}/{string(holder.get(name)).lower()}" for of, name in _FORMAT_FIELDS if holder.get(name)]
-    told = next(filter(_TYPE_PATTERN.fullmatch, kinds), "")
-    return told or ("image/png" if "image" in string(part.get("type")) else "")
+    named = next(filter(_TYPE_PATTERN.fullmatch, kinds), "")
+    return named or ("image/png" if "image" in string(part.get("type")) else "")
 
 
 def _image_or_document(
@@ -114,19 +111,20 @@ def _image_or_document(
 
 
 class Media:
-    """The pictures and files of one answer, each told once: many servers repeat them in a last message."""
+    """The events for pictures and files of one answer, one for each: many servers repeat them in a last
+    message."""
 
     def __init__(self) -> None:
         self._emitted: set[Image | Document] = set()
-        self._remainder = ""  # of a text in base64, what does not fill three bytes
+        self._remainder = ""  # end of a base64 text that does not fill three bytes
 
     @property
     def has_media(self) -> bool:
-        """Whether something was told."""
+        """Whether an event was emitted."""
         return bool(self._emitted)
 
     def emit(self, part: Image | Document | None, key: str | None = None) -> Iterator[Event]:
-        """The event for a part, unless it was told before; for None, a notice that it could not be read."""
+        """The event for a part, unless it was emitted before; for None, a notice that it cannot be read."""
         if part is None:
             yield Notice("media", "a picture or file that cannot be read")
         elif part not in self._emitted:
@@ -134,7 +132,7 @@ class Media:
             yield MediaDelta(part, key)
 
     def emit_audio(self, piece: str) -> Iterator[MediaDelta]:
-        """The event for the next piece of an answer's sound, in base64."""
+        """The event for the next piece of an answer's audio, in base64."""
         piece = self._remainder + piece
         size = len(piece) // 4 * 4
         piece, self._remainder = piece[:size], piece[size:]
@@ -158,10 +156,10 @@ def check_image_type(part: Image, label: str) -> None:
 
 
 def move_media_to_user(messages: Sequence[Message], dialect: str = "") -> Iterator[Message]:
-    """The conversation for a provider that takes no pictures from a model: those that one made stand in the
-    next message of the user, and a word for each in their place. Other files are left out, with a word. A
-    last turn stays as it is. The ids of calls are unique, and blocks
-    that only another `dialect` knows are gone."""
+    """The conversation for a provider that takes no pictures from a model: those that a model made move to
+    the next user message, with a caption in their original position; other files are replaced by a caption.
+    Messages after the last user message are not changed. Tool call ids are unique, and raw blocks of other
+    dialects are left out."""
     messages = with_unique_ids(messages, dialect)
     users = [i for i, m in enumerate(messages) if m.role == "user"]
     waiting: list[Part] = []
@@ -181,7 +179,7 @@ def move_media_to_user(messages: Sequence[Message], dialect: str = "") -> Iterat
 
 
 def dropped_files(request: Request, dialect: str) -> str:
-    """The files of earlier answers that `told_by_user` leaves out, in words; "" where all go back, as they do
-    to Google."""
+    """Captions of the files in earlier answers that `move_media_to_user` leaves out; "" for Gemini, which
+    takes all of them back."""
     files = [p for m in request.messages if m.role == "assistant" for p in m.parts if isinstance(p, Document)]
     return "" if dialect == "gemini" else " ".join(map(caption, files))

@@ -1,4 +1,4 @@
-"""What the dialects share of a request: its pieces, and the call that carries it."""
+"""Request encoding that the dialects share: parts of messages, ids, headers, the HTTP call."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..core.events import unique_id
 from ..core.messages import Document, Image, Message, Part, Raw, Request, Text, Tool, ToolCall, ToolResult
 from ._json import SurrogateJoiner
 
-# Tokens of thinking that an effort word means where a model takes a budget: Google's own equivalents.
+# Tokens of thinking for each effort word, for models that take a budget: Google's own equivalents.
 BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576}
 
-_WORDY = (
+_TEXT_TYPES = (
     "text/",
     "application/json",
     "application/xml",
@@ -30,98 +30,99 @@ _WORDY = (
 
 
 def reasoning_budget(reasoning: str | int) -> int:
-    """`reasoning` as a budget in tokens. Raises ConfigError for a word that is none of ours."""
+    """`reasoning` as a budget in tokens. Raises ConfigError for an unknown word or a negative number."""
     if isinstance(reasoning, str):
         if reasoning not in BUDGETS:
             raise ConfigError(
-                f"reasoning={reasoning!r} is no effort.",
-                hint=f"Say {', '.join(BUDGETS)}, or a number of tokens.",
+                f"reasoning={reasoning!r} is not a known effort.",
+                hint=f"Use {', '.join(BUDGETS)}, or a number of tokens.",
             )
         return BUDGETS[reasoning]
     if isinstance(reasoning, bool) or reasoning < 0:
         raise ConfigError(
-            f"reasoning={reasoning!r} is no budget.", hint="Give an effort word or a number of tokens."
+            f"reasoning={reasoning!r} is not a number of tokens.",
+            hint=f"Use {', '.join(BUDGETS)}, or a number of tokens.",
         )
     return reasoning
 
 
-# Budgets in tokens up to which an effort word is the nearest.
+# The largest budget in tokens for which an effort word is the nearest.
 _NEAREST = ((0, "none"), (2_900, "low"), (14_000, "medium"))
 
 
 def reasoning_effort(reasoning: str | int | None) -> str | None:
-    """The effort word for `reasoning`; a budget in tokens becomes the nearest word, because words are all
-    there is."""
+    """The effort word for `reasoning`; a budget in tokens becomes the nearest word. For protocols that take
+    only words."""
     if reasoning is None or isinstance(reasoning, str):
         return reasoning
     tokens = reasoning_budget(reasoning)
-    return next((word for most, word in _NEAREST if tokens <= most), "high")
+    return next((word for limit, word in _NEAREST if tokens <= limit), "high")
 
 
 def without_foreign_blocks(messages: Iterable[Message], dialect: str = "") -> list[Message]:
-    """The messages without the blocks that only another wire format knows."""
+    """The messages without raw blocks of other dialects."""
 
-    def theirs(part: Part) -> bool:
+    def is_foreign(part: Part) -> bool:
         return isinstance(part, Raw) and part.dialect != dialect
 
     return [
-        Message(m.role, [p for p in m.parts if not theirs(p)]) if any(map(theirs, m.parts)) else m
+        Message(m.role, [p for p in m.parts if not is_foreign(p)]) if any(map(is_foreign, m.parts)) else m
         for m in messages
     ]
 
 
 def with_unique_ids(messages: Sequence[Message], dialect: str = "") -> list[Message]:
-    """The messages with the ids of their calls unique within the conversation: two answers may have made up
-    the same, some servers give one twice, or none. An id that is made tells the call's place, so that it
-    stays when the conversation grows. A result belongs to the last turn before it that has its id, and there
-    to the first call that has none yet. Blocks of other wire formats are left out."""
+    """The messages with tool call ids that are unique within the conversation, without raw blocks of other
+    dialects. Two answers may contain the same generated id, and some servers send one id twice, or none. A
+    new id is built from the call's position, so that it stays the same when the conversation grows. A result
+    belongs to the last turn before it that has its id, and there to the first call without a result."""
     messages = without_foreign_blocks(messages, dialect)
     calls = [p for m in messages for p in m.parts if isinstance(p, ToolCall)]
     taken = {c.id for c in calls if not c.made_up}
     if len(taken) == len(calls) and "" not in taken:
         return messages
-    free = taken - {""}  # ids that no call has been sent with yet
-    open_: dict[str, list[str]] = {}  # of the calls of the last turn with an id, as they are sent
+    free = taken - {""}  # ids that no earlier call has
+    new_ids: dict[str, list[str]] = {}  # by original id, those of the calls in the last turn that has it
 
-    def sent(call: ToolCall, place: str) -> str:
+    def new_id(call: ToolCall, position: str) -> str:
         if call.made_up or call.id not in free:
-            return unique_id(f"nbllm-{place}", taken)
+            return unique_id(f"nbllm-{position}", taken)
         free.remove(call.id)
         return call.id
 
-    def renamed(part: Part, place: str, calls: dict[str, list[str]]) -> Part:
+    def rename_part(part: Part, position: str, turn_ids: dict[str, list[str]]) -> Part:
         if isinstance(part, ToolCall):
-            open_[part.id] = calls.setdefault(part.id, [])
-            open_[part.id].append(sent(part, place))
-            id = open_[part.id][-1]
+            id = new_id(part, position)
+            new_ids[part.id] = turn_ids.setdefault(part.id, [])
+            new_ids[part.id].append(id)
             return replace(part, id=id, made_up=part.made_up or id != part.id)
-        if not isinstance(part, ToolResult) or part.id not in open_:
+        if not isinstance(part, ToolResult) or part.id not in new_ids:
             return part
-        waiting = open_[part.id]
+        waiting = new_ids[part.id]
         return replace(part, id=waiting.pop(0) if len(waiting) > 1 else waiting[0])
 
-    found = []
+    renamed = []
     for i, message in enumerate(messages):
-        calls_here: dict[str, list[str]] = {}
-        parts = [renamed(p, f"{i}-{k}", calls_here) for k, p in enumerate(message.parts)]
-        found.append(Message(message.role, parts))
-    return found
+        turn_ids: dict[str, list[str]] = {}
+        parts = [rename_part(p, f"{i}-{k}", turn_ids) for k, p in enumerate(message.parts)]
+        renamed.append(Message(message.role, parts))
+    return renamed
 
 
-def with_short_ids(messages: Iterable[Message], exactly: int = 0, most: int = 40) -> Iterator[Message]:
-    """The messages with ids of calls as a provider takes them: at most so many characters, or `exactly` so
-    many letters and digits. Of others one is made; calls and results agree."""
+def with_short_ids(messages: Iterable[Message], exactly: int = 0, longest: int = 40) -> Iterator[Message]:
+    """The messages with tool call ids that a provider accepts: of at most `longest` characters, or of
+    `exactly` so many letters and digits. Other ids are replaced by a hash, alike in calls and results."""
 
-    def fitting(id: str) -> str:
+    def short_id(id: str) -> str:
         digest = hashlib.sha256(id.encode("utf-8", "replace")).hexdigest()
         if exactly:
             return id if len(id) == exactly and id.isascii() and id.isalnum() else digest[:exactly]
-        return id if len(id) <= most else f"call_{digest[: most - 5]}"
+        return id if len(id) <= longest else f"call_{digest[: longest - 5]}"
 
     for message in messages:
-        if any(isinstance(p, (ToolCall, ToolResult)) and fitting(p.id) != p.id for p in message.parts):
+        if any(isinstance(p, (ToolCall, ToolResult)) and short_id(p.id) != p.id for p in message.parts):
             parts = [
-                replace(p, id=fitting(p.id)) if isinstance(p, (ToolCall, ToolResult)) else p
+                replace(p, id=short_id(p.id)) if isinstance(p, (ToolCall, ToolResult)) else p
                 for p in message.parts
             ]
             yield Message(message.role, parts, message.pinned)
@@ -130,8 +131,8 @@ def with_short_ids(messages: Iterable[Message], exactly: int = 0, most: int = 40
 
 
 def merge_turns(messages: Iterable[Message], names: Mapping[str, str]) -> Iterator[tuple[str, list[Part]]]:
-    """The conversation without its system messages, neighbours of one role as one turn: (role, parts).
-    `names` maps roles to those of the protocol."""
+    """The turns of the conversation, as (role, parts): neighbouring messages of one role are one turn, system
+    messages are left out. `names` maps roles to those of the protocol."""
     role, parts = "", list[Part]()
     for message in messages:
         name = names.get(message.role)
@@ -147,7 +148,7 @@ def merge_turns(messages: Iterable[Message], names: Mapping[str, str]) -> Iterat
 
 
 def checked_system_text(request: Request) -> str:
-    """The text of all system messages. Raises ConfigError for anything else in them."""
+    """The text of all system messages. Raises ConfigError for parts that are not text."""
     for message in request.messages:
         if message.role == "system":
             text_only(message)
@@ -155,21 +156,21 @@ def checked_system_text(request: Request) -> str:
 
 
 def text_only(message: Message) -> str:
-    """The text of a message that may hold nothing else."""
-    odd = next((p for p in message.parts if not isinstance(p, Text)), None)
-    if odd is not None:
+    """The text of a message. Raises ConfigError for parts that are not text."""
+    other = next((p for p in message.parts if not isinstance(p, Text)), None)
+    if other is not None:
         raise ConfigError(
-            f"A {type(odd).__name__} cannot stand in a {message.role} message.",
+            f"A {type(other).__name__} cannot be part of a {message.role} message.",
             hint="Put it into a user message.",
         )
     return message.text
 
 
 def misplaced_part(part: Part, role: str, label: str) -> ConfigError:
-    """The error for a part that a turn of `role` cannot hold."""
+    """The error for a part that a message of `role` cannot contain."""
     return ConfigError(
         f"{label} takes no {type(part).__name__} in a {role} message.",
-        hint="Pictures, documents and results belong in user messages, calls and thinking in the model's.",
+        hint="Put pictures, documents and results into user messages, calls and thinking into the model's.",
     )
 
 
@@ -188,16 +189,16 @@ def base64_data(part: Image | Document) -> str:
 
 
 def document_text(part: Document) -> str | None:
-    """The words of a document that is text, None where it is not."""
+    """The text of a document of a text type, None for other documents."""
     return (
         part.data.decode("utf-8", "replace")
-        if part.data is not None and part.media_type.startswith(_WORDY)
+        if part.data is not None and part.media_type.startswith(_TEXT_TYPES)
         else None
     )
 
 
 def document_as_text(part: Document, label: str) -> str:
-    """A document for a provider that takes none but as a part of the prompt."""
+    """A document as text, for providers that take no documents. Raises ConfigError for other types."""
     text = document_text(part)
     if text is None:
         raise ConfigError(
@@ -208,15 +209,15 @@ def document_as_text(part: Document, label: str) -> str:
 
 
 def argument_object(call: ToolCall) -> dict[str, Any]:
-    """The arguments as an object. What was not valid JSON is wrapped, in the way that Anthropic documents."""
+    """The arguments of a call as an object. Invalid JSON is wrapped as Anthropic's documentation suggests."""
     return {"INVALID_JSON": call.arguments_raw} if call.arguments is None else call.arguments
 
 
 def raw_arguments(call: ToolCall) -> str:
-    """The arguments of a call as they came, to the letter, because caches and signatures depend on it; {} for
-    what is no JSON object: servers that write calls into a template fail at it."""
-    whole = call.arguments is not None and call.arguments_raw.lstrip().startswith("{")
-    return call.arguments_raw if whole else dumps(call.arguments or {})
+    """The arguments of a call as the exact text that came, because caches and signatures depend on it; "{}"
+    for text that is not a JSON object, at which servers with chat templates fail."""
+    is_object = call.arguments is not None and call.arguments_raw.lstrip().startswith("{")
+    return call.arguments_raw if is_object else dumps(call.arguments or {})
 
 
 def result_parts(result: ToolResult) -> tuple[Text | Image | Document, ...]:
@@ -225,30 +226,31 @@ def result_parts(result: ToolResult) -> tuple[Text | Image | Document, ...]:
 
 
 def result_text(result: ToolResult, text: str | None = None) -> str:
-    """The words of a tool's result, for protocols that have no mark for a failed call: the words say it."""
+    """The text of a tool's result (or `text`), with "Error: " before it if the call failed: for protocols
+    without a field for that."""
     if text is None:
         text = "".join(p.text for p in result_parts(result) if isinstance(p, Text))
     return f"Error: {text}" if result.is_error and not text.lower().startswith("error") else text
 
 
 def describe_tool(tool: Tool, **more: Any) -> dict[str, Any]:
-    """A tool by its name, its description, and `more`, as far as there is something to say."""
+    """The JSON object for a tool: its name, its description and `more`, without None."""
     about = {"name": tool.name, "description": tool.description or None, **more}
     return {k: v for k, v in about.items() if v is not None}
 
 
 def url_under(provider: Endpoint, root: str, path: str) -> str:
-    """An address below a root that base_url may hold already."""
+    """The URL of `path` below `root`, which base_url may contain already."""
     return provider.base_url.rstrip("/").removesuffix(root) + root + path
 
 
 def bearer_header(key: Secret | None) -> dict[str, str]:
-    """The header that carries a key as a token."""
+    """The Authorization header with a key as a bearer token; empty without a key."""
     return {"Authorization": f"Bearer {key.reveal()}"} if key is not None else {}
 
 
 def google_key_header(key: Secret | None) -> dict[str, str]:
-    """The header that carries a key to Google."""
+    """Google's header with a key; empty without a key."""
     return {"x-goog-api-key": key.reveal()} if key is not None else {}
 
 
@@ -260,25 +262,25 @@ def build_post(
     extra: Mapping[str, Any],
     *nested: str,
 ) -> HttpCall:
-    """The HTTP call. Options that were not asked for are left out; `extra` has the last word, and is merged
-    with the objects of the body that are called one of `nested`."""
-    whole = merge_extra(without_none(body), extra, nested)
-    return HttpCall(add_query(url, provider), {**headers, **provider.headers}, whole)
+    """The POST call. Options without a value are left out; `extra` overrides the body, and is merged with the
+    objects in it whose names are `nested`."""
+    merged = merge_extra(without_none(body), extra, nested)
+    return HttpCall(add_query(url, provider), {**headers, **provider.headers}, merged)
 
 
 def add_query(url: str, provider: Endpoint) -> str:
-    """An address with the query that the row has for all its requests."""
+    """A URL with the query parameters of the provider's row."""
     query = urlencode(provider.query, quote_via=quote)
     return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
 
 
 def without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` without what was not asked for: None, and lists and objects with nothing in them."""
+    """`values` without None, empty lists and empty objects."""
     return {k: v for k, v in values.items() if v is not None and not (isinstance(v, (list, dict)) and not v)}
 
 
 def merge_extra(body: Mapping[str, Any], extra: Mapping[str, Any], nested: Sequence[str]) -> dict[str, Any]:
-    """`body` with `extra` over it; objects called one of `nested` are merged, so that ours are not erased."""
+    """`body` with the fields of `extra` over it; objects whose names are `nested` are merged instead."""
     out = {**body, **extra}
     for name in nested:
         if isinstance(body.get(name), Mapping) and isinstance(extra.get(name), Mapping):
@@ -287,7 +289,8 @@ def merge_extra(body: Mapping[str, Any], extra: Mapping[str, Any], nested: Seque
 
 
 def dumps(value: Any) -> str:
-    """`value` as JSON text that can always be written as UTF-8."""
+    """`value` as JSON text that can always be encoded as UTF-8. Raises ProtocolError for values that are
+    nested too deeply."""
     try:
         text = json.dumps(value, ensure_ascii=False)
         text.encode()
@@ -301,7 +304,7 @@ def dumps(value: Any) -> str:
 
 
 def arguments_json(value: Any) -> str:
-    """Arguments as JSON text: a string is that already, null is nothing."""
+    """A call's arguments as JSON text: a string is taken as it is, null becomes ""."""
     return (
         SurrogateJoiner().join("", value) if isinstance(value, str) else "" if value is None else dumps(value)
     )

@@ -71,7 +71,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
                 hint=f"Leave {option} out, or use dialect='openai_chat'.",
             )
     word, form = reasoning_effort(request.reasoning), schema_format(request)
-    said = (m for m in with_short_ids(move_media_to_user(request.messages), most=64) if m.role != "system")
+    said = (m for m in with_short_ids(move_media_to_user(request.messages), longest=64) if m.role != "system")
     turns = [item for message in said for item in _turn(message, provider.quirks)]
     thinks = word not in (None, "none") or any("encrypted_content" in item for item in turns)
     body = {
