@@ -47,7 +47,7 @@ def written(batch, dialect, base="https://host/v1"):
     """A line as it is written for a provider."""
     request = Request("m", [Message("user", [Text("hi")])], max_tokens=9)
     call = DIALECTS[dialect].encode(request, ProviderSpec("p", dialect, base), None)
-    return json.loads(batches.line(batches.FORMATS[batch], "run_0", call))
+    return json.loads(batches.request_line(batches.FORMATS[batch], "run_0", call))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_what_has_no_endpoint_is_refused():
 def test_a_line_is_one_line():
     """To those too who take U+2028 for a line's end."""
     call = HttpCall("https://host/v1/chat/completions", {}, {"messages": "a\u2028b\x85c\u2029d\ne"})
-    text = batches.line(batches.FORMATS["openai"], "run_0", call)
+    text = batches.request_line(batches.FORMATS["openai"], "run_0", call)
     assert [text] == text.splitlines()
     assert json.loads(text)["body"] == call.body
 
@@ -114,7 +114,7 @@ def test_parts_keep_to_every_limit_and_lose_nothing(rows, requests, enqueued):
     """In order, each line once."""
     format = batches.BatchFormat("file", requests, 100)
     sizes, tokens = [s for s, _ in rows], [t for _, t in rows]
-    parts = list(batches.parts(format, sizes, tokens, enqueued))
+    parts = list(batches.split_lines(format, sizes, tokens, enqueued))
     assert [i for part in parts for i in part] == list(range(len(rows)))
     for part in parts:
         assert 0 < len(part) <= requests
@@ -125,7 +125,7 @@ def test_parts_keep_to_every_limit_and_lose_nothing(rows, requests, enqueued):
 def test_a_line_that_fits_into_no_batch_is_refused():
     """By its row, before anything is sent."""
     with pytest.raises(ConfigError, match="Row 1 is too large"):
-        list(batches.parts(batches.BatchFormat("file", 9, 100), [5, 95]))
+        list(batches.split_lines(batches.BatchFormat("file", 9, 100), [5, 95]))
 
 
 FILES = {"output_file_id": "file-1", "error_file_id": "file-2"}
@@ -180,14 +180,14 @@ FILES = {"output_file_id": "file-1", "error_file_id": "file-2"}
 )
 def test_the_state_of_a_batch(value, running, results):
     """Expired is an end; what came of an ended batch is read, whatever its state."""
-    found = batches.state(value)
+    found = batches.parse_state(value)
     assert found.id in {"b", "batches/b"}
-    assert (found.running, found.results) == (running, results)
+    assert (found.running, found.has_results) == (running, results)
 
 
 def test_both_files_of_results_are_read():
     """A batch's failures are in the second one."""
-    assert ("file-1", "file-2") == batches.state({"id": "b", "status": "completed", **FILES}).files
+    assert ("file-1", "file-2") == batches.parse_state({"id": "b", "status": "completed", **FILES}).files
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ def test_both_files_of_results_are_read():
 )
 def test_a_result_file_that_leads_elsewhere_is_refused(name):
     """Its name becomes part of a path that a key is sent to."""
-    with pytest.raises(ProtocolError, match="no id"):
-        batches.state({"id": "b", "status": "completed", "output_file_id": name})
+    with pytest.raises(ProtocolError, match="invalid id"):
+        batches.parse_state({"id": "b", "status": "completed", "output_file_id": name})
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,8 @@ def test_a_result_file_that_leads_elsewhere_is_refused(name):
 )
 def test_what_is_no_batch_is_said_to_be_none(value):
     """A page of something else is not a batch that runs for ever."""
-    with pytest.raises(ProtocolError, match="no batch"):
-        batches.state(value)
+    with pytest.raises(ProtocolError, match="not a batch"):
+        batches.parse_state(value)
 
 
 @pytest.mark.parametrize(
@@ -219,13 +219,13 @@ def test_what_is_no_batch_is_said_to_be_none(value):
 )
 def test_how_many_requests_a_batch_has(about, total):
     """As each provider counts them."""
-    assert total == batches.state({"id": "b", **about}).total
+    assert total == batches.parse_state({"id": "b", **about}).total
 
 
 def test_metadata_of_ours_says_nothing_of_a_state():
     """Only Google's operations keep theirs there."""
     about = {"id": "b", "name": "x", "status": "in_progress", "metadata": {"status": "failed", "done": "1"}}
-    assert batches.state(about).running
+    assert batches.parse_state(about).running
 
 
 def test_googles_counts_are_texts():
@@ -234,13 +234,13 @@ def test_googles_counts_are_texts():
         "name": "batches/b",
         "metadata": {"state": "BATCH_STATE_RUNNING", "batchStats": {"requestCount": "2"}},
     }
-    assert batches.state(about).total == 2
+    assert batches.parse_state(about).total == 2
 
 
 def test_a_batch_that_must_wait_for_another_says_so():
     """token_limit_exceeded: tokens that are enqueued already."""
     errors = {"data": [{"code": "token_limit_exceeded", "message": "Enqueued token limit reached"}]}
-    assert batches.state({"id": "b", "status": "failed", "errors": errors}).too_much
+    assert batches.parse_state({"id": "b", "status": "failed", "errors": errors}).exceeds_token_limit
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_a_batch_that_must_wait_for_another_says_so():
 )
 def test_an_answer_is_read_by_the_dialect(value, dialect):
     """As one frame: there is no second decoder."""
-    found = batches.outcome(value, ROW)
+    found = batches.parse_outcome(value, ROW)
     events = found.events(DIALECTS[dialect], ROW)
     assert found.id == "r"
     assert "ANSWER" == "".join(e.text for e in events if isinstance(e, TextDelta))
@@ -287,7 +287,7 @@ BAD = {"error": {"message": "no", "type": "invalid_request_error", "code": None}
 )
 def test_a_failed_line_is_the_error_that_a_call_would_have(value, kind, words):
     """Of every provider."""
-    found = batches.outcome({"custom_id": "r", **value}, ROW)
+    found = batches.parse_outcome({"custom_id": "r", **value}, ROW)
     assert type(found.error) is kind
     assert words in str(found.error)
     with pytest.raises(NbllmError):
@@ -318,13 +318,13 @@ def test_nobodys_answer_is_on_anothers_row(kinds, random):
     lines += [ok("run_99"), "{torn", "", "7"]
     random.shuffle(lines)
     collector = batches.Collector(ids, ROW)
-    rows = {o.id: o for o in map(collector.take, lines) if o}
-    rows |= {o.id: o for o in collector.rest("expired")}
+    rows = {o.id: o for o in map(collector.parse_line, lines) if o}
+    rows |= {o.id: o for o in collector.missing("expired")}
     assert ids == sorted(rows, key=ids.index)
     for id, kind in zip(ids, kinds, strict=True):
         assert (rows[id].body == {"said": id}) is (kind in {"ok", "both"})
         assert ("no line in the results" in str(rows[id].error)) is (kind == "missing")
-    assert collector.strange >= 3
+    assert collector.unmatched >= 3
 
 
 @given(
@@ -363,10 +363,10 @@ def test_nobodys_answer_is_on_anothers_row(kinds, random):
 )
 def test_odd_values_are_outcomes_or_our_errors(value):
     """What a provider writes costs nobody else's rows."""
-    batches.outcome(value, ROW)
-    batches.Collector(["a"], ROW).match(value)
+    batches.parse_outcome(value, ROW)
+    batches.Collector(["a"], ROW).match_value(value)
     with contextlib.suppress(ProtocolError):
-        batches.state(value)
+        batches.parse_state(value)
 
 
 def test_rows_name_their_batches():

@@ -40,7 +40,7 @@ def lines(kind, model="m"):
     for id in IDS:
         request = Request(model, [Message("user", [Text(f"say {id}")])], max_tokens=50)
         call = DIALECTS[dialect].encode(request, row, None)
-        yield batches.line(batches.FORMATS[kind], id, call)
+        yield batches.request_line(batches.FORMATS[kind], id, call)
 
 
 def upload(web, data):
@@ -80,7 +80,7 @@ def address(kind, id):
 def collected(web, kind, words):
     """(state, outcomes by id, collector) of a batch of six lines, read as nbllm would."""
     made = create(web, kind, words).raise_for_status().json()
-    found = batches.state(web.get(address(kind, batches.state(made).id)).json())
+    found = batches.parse_state(web.get(address(kind, batches.parse_state(made).id)).json())
     assert not found.running
     collector = batches.Collector(IDS, ProviderSpec("p", DIALECT[kind], "https://host/v1"))
     texts = [web.get(found.url)] if found.url else []
@@ -89,9 +89,12 @@ def collected(web, kind, words):
             web.get(f"/v1beta/{name}:download?alt=media" if kind == "gemini" else f"/v1/files/{name}/content")
         )
     rows = [
-        o for t in texts for line in t.raise_for_status().content.split(b"\n") if (o := collector.take(line))
+        o
+        for t in texts
+        for line in t.raise_for_status().content.split(b"\n")
+        if (o := collector.parse_line(line))
     ]
-    rows += collector.rest(found.state)
+    rows += collector.missing(found.state)
     assert sorted(r.id for r in rows) == IDS
     return found, {r.id: r for r in rows}, collector
 
@@ -127,21 +130,21 @@ def test_each_fault_of_each_shape_costs_its_own_rows_only(web, kind, words, answ
     heard = {id: said(kind, row) for id, row in rows.items()}
     assert len([h for h in heard.values() if h is not None]) == answered
     assert all(h is None or h == f"say {id}" for id, h in heard.items())
-    assert not collector.strange
+    assert not collector.unmatched
 
 
 @pytest.mark.parametrize("kind", DIALECT)
 def test_a_batch_runs_is_listed_and_is_cancelled(web, kind):
     """Until its time has come."""
-    made = batches.state(create(web, kind, "batch_s=1000").json())
+    made = batches.parse_state(create(web, kind, "batch_s=1000").json())
     assert made.running
     listed = web.get(
         "/v1beta/batches" if kind == "gemini" else PATHS[kind],
         headers={"x-goog-api-key": "k"} if kind == "gemini" else {},
     ).json()
-    assert [made.id] == [batches.state(b).id for b in listed.get("data") or listed["operations"]]
+    assert [made.id] == [batches.parse_state(b).id for b in listed.get("data") or listed["operations"]]
     end = ":cancel" if kind == "gemini" else "/cancel"
-    assert not batches.state(web.post(address(kind, made.id) + end).json()).running
+    assert not batches.parse_state(web.post(address(kind, made.id) + end).json()).running
 
 
 def test_geminis_requests_may_stand_in_the_call(web):
@@ -149,8 +152,8 @@ def test_geminis_requests_may_stand_in_the_call(web):
     inner = [json.loads(line) for line in lines("gemini")]
     inner = [{"request": line["request"], "metadata": {"key": line["key"]}} for line in inner]
     body = {"batch": {"displayName": "d", "inputConfig": {"requests": {"requests": inner}}}}
-    found = batches.state(web.post("/v1beta/models/m:batchGenerateContent", json=body).json())
-    rows = [batches.outcome(v, ProviderSpec("p", "gemini", "https://host/v1")) for v in found.inline]
+    found = batches.parse_state(web.post("/v1beta/models/m:batchGenerateContent", json=body).json())
+    rows = [batches.parse_outcome(v, ProviderSpec("p", "gemini", "https://host/v1")) for v in found.inline]
     assert [f"say {id}" for id in IDS] == [said("gemini", row) for row in rows]
 
 
@@ -170,8 +173,8 @@ GOOD = list(lines("openai"))
 )
 def test_openais_faults_of_a_file_are_told_in_its_state(web, made, code):
     """The batch is made, and failed."""
-    found = batches.state(create(web, "openai", "", made).raise_for_status().json())
-    assert (found.state, found.results) == ("failed", False)
+    found = batches.parse_state(create(web, "openai", "", made).raise_for_status().json())
+    assert (found.state, found.has_results) == ("failed", False)
     assert [p["code"] for p in found.problems] == [code]
 
 
@@ -186,11 +189,11 @@ def test_others_refuse_ids_that_stand_twice(web, kind):
 def test_tokens_that_wait_are_limited(web):
     """Until another batch has ended."""
     words = "batch_s=1000,enqueued=200"
-    first = batches.state(create(web, "openai", words).json())
+    first = batches.parse_state(create(web, "openai", words).json())
     assert first.running
-    assert batches.state(create(web, "openai", words).json()).too_much
+    assert batches.parse_state(create(web, "openai", words).json()).exceeds_token_limit
     web.post(f"/v1/batches/{first.id}/cancel")
-    assert batches.state(create(web, "openai", words).json()).running
+    assert batches.parse_state(create(web, "openai", words).json()).running
 
 
 @pytest.mark.parametrize(

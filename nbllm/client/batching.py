@@ -20,7 +20,7 @@ from ..core.calls import Dialect, HttpCall, ProviderSpec, Secret, same_host
 from ..core.messages import Message, Request
 from ..dialects._json import count, items, load_json, obj, string
 from ..dialects._request import dumps
-from ..dialects.batches import FORMATS, BatchFormat, BatchState, endpoint, path_id, state
+from ..dialects.batches import FORMATS, BatchFormat, BatchState, batch_endpoint, check_id, parse_state
 from ..routing.registry import Route
 from .attempt import open_response
 from .client import Client
@@ -72,7 +72,7 @@ class BatchServer:
     @property
     def paged(self) -> bool:
         """Whether results come in pages, so that the state does not say if there are any."""
-        return self.format.page == "cursor"
+        return self.format.page_param == "cursor"
 
     @property
     def dialect(self) -> Dialect:
@@ -81,7 +81,7 @@ class BatchServer:
 
     def create(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
         """A new batch of lines; names: what it is found by again, where the provider keeps that."""
-        return _CREATE[self.format.made](self, lines, names)
+        return _CREATE[self.format.creation](self, lines, names)
 
     def _single(self) -> Any:
         """A call that is no batch."""
@@ -89,26 +89,26 @@ class BatchServer:
 
     def _endpoint(self) -> str:
         """The path that a batch of our calls names."""
-        return endpoint(self._single())
+        return batch_endpoint(self._single())
 
     def _requests(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
         """Of lines that stand in the call: Anthropic's, and OpenRouter's, which wants to read first what all
         of them have in common."""
         head = b""
-        if self.format.made == "described":
+        if self.format.creation == "described":
             head = dumps({"endpoint": self._endpoint(), "model": self.route.model}).encode()[1:-1] + b","
         content = b"{" + head + b'"requests":[' + ",".join(lines).encode() + b"]}"
-        return state(self._ask(self.format.path, content))
+        return parse_state(self._ask(self.format.path, content))
 
     def _file(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
         body = {"input_file_id": self._upload(lines, names), "endpoint": self._endpoint()}
         kept = {"metadata": dict(names)} if self.format.known_by == "metadata" else {}
-        return state(self._ask(self.format.path, {**body, "completion_window": "24h", **kept}))
+        return parse_state(self._ask(self.format.path, {**body, "completion_window": "24h", **kept}))
 
     def _job(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
         body = {"input_files": [self._upload(lines, names)], "model": self.route.model}
         more = {"endpoint": self._endpoint(), "metadata": dict(names), "timeout_hours": 24}
-        return state(self._ask(self.format.path, {**body, **more}))
+        return parse_state(self._ask(self.format.path, {**body, **more}))
 
     def _resumable(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
         data, called = "\n".join(lines).encode(), {"file": {"display_name": _called(names)}}
@@ -127,11 +127,11 @@ class BatchServer:
         head = {"x-goog-upload-command": "upload, finalize", "x-goog-upload-offset": "0"}
         call = replace(call, url=url, body={}, content=data, headers={**call.headers, **head})
         sent = obj(obj(self._run(call)).get("file")).get("name")
-        config = {"displayName": _called(names), "inputConfig": {"fileName": path_id(sent)}}
+        config = {"displayName": _called(names), "inputConfig": {"fileName": check_id(sent)}}
         path = urlsplit(self._single().url).path.rpartition(":")[0] + ":batchGenerateContent"
         call = self._call("/")
         url = urlsplit(call.url)._replace(path=path).geturl()
-        return state(self._run(replace(call, url=url, method="POST", body={"batch": config})))
+        return parse_state(self._run(replace(call, url=url, method="POST", body={"batch": config})))
 
     def _beside(self, word: str, path: str) -> HttpCall:
         """A call of a path of Google's that stands beside its others: /upload/v1beta."""
@@ -148,21 +148,21 @@ class BatchServer:
         form += f'--{mark}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
         form += "Content-Type: application/jsonl\r\n\r\n"
         data = form.encode() + "\n".join(lines).encode() + f"\r\n--{mark}--\r\n".encode()
-        made = self._ask(self.format.files, data, f"multipart/form-data; boundary={mark}")
-        return path_id(obj(made).get("id"))
+        made = self._ask(self.format.upload_path, data, f"multipart/form-data; boundary={mark}")
+        return check_id(obj(made).get("id"))
 
     def look(self, id: str) -> BatchState:
         """How far a batch is."""
-        return state(self._ask(self._path(id)))
+        return parse_state(self._ask(self._path(id)))
 
     def cancel(self, id: str) -> BatchState:
         """Asks that no more of a batch is done. What is done already can be read. Raises ConfigError where
         the provider has no way to ask."""
-        if not self.format.cancel:
+        if not self.format.cancel_suffix:
             raise errors.ConfigError(
                 f"A batch at {self.row.label} cannot be cancelled.", hint="Its rows come when it ends."
             )
-        return state(self._ask(self._path(id) + self.format.cancel, {}))
+        return parse_state(self._ask(self._path(id) + self.format.cancel_suffix, {}))
 
     def find(self, run: str, part: int, total: int, created: float, first: str) -> tuple[str, bool]:
         """The id of a batch that was created for a part of a run, "" where there is none; and whether one
@@ -172,14 +172,14 @@ class BatchServer:
         for about in self._listed(created):
             if named is not None:
                 if named(about):
-                    return path_id(about.get("id") or about.get("name")), False
+                    return check_id(about.get("id") or about.get("name")), False
                 continue
-            found = state(about)
+            found = parse_state(about)
             if found.total == total and abs((_moment(about) or created) - created) <= _AROUND:
                 if found.running:
                     waits = True
                 elif self._begins(found, first):
-                    return path_id(found.id), False
+                    return check_id(found.id), False
         return "", waits
 
     def _named(self, names: Mapping[str, str]) -> Callable[[Mapping[str, Any]], bool] | None:
@@ -199,21 +199,21 @@ class BatchServer:
         """The batches in the provider's list, newest first, as far back as `since`."""
         more = ""
         for number in range(_PAGES):
-            page = self._ask(f"{self.format.path}?{self.format.size}{more}")
+            page = self._ask(f"{self.format.path}?{self.format.size_param}{more}")
             found = list(items(page if isinstance(page, list) else _any(page, "data", "operations")))
             yield from found
             old = bool(found) and (_moment(found[-1]) or since) < since - _AROUND
             if not found or old or not (after := self._after(obj(page), found, number)):
                 return
-            more = f"&{self.format.page}={quote(after, safe='')}"
+            more = f"&{self.format.page_param}={quote(after, safe='')}"
 
     def _after(self, page: Mapping[str, Any], found: Sequence[Mapping[str, Any]], number: int) -> str:
         """What asks for the page after this one, "" at the end."""
-        if self.format.page in ("cursor", "pageToken"):
+        if self.format.page_param in ("cursor", "pageToken"):
             return string(page.get("next_cursor") or page.get("nextPageToken"))
-        if self.format.page == "page":
+        if self.format.page_param == "page":
             return str(number + 1) if len(found) >= _FULL else ""
-        return path_id(found[-1].get("id")) if page.get("has_more") is True else ""
+        return check_id(found[-1].get("id")) if page.get("has_more") is True else ""
 
     def _begins(self, found: BatchState, first: str) -> bool:
         seen: list[bool] = []
@@ -239,11 +239,11 @@ class BatchServer:
         for line in found.inline:
             take(dumps(line).encode())
         for name in found.files:
-            self._read(self._content(path_id(name)), all_of)
+            self._read(self._content(check_id(name)), all_of)
 
     def _content(self, name: str) -> HttpCall:
         """What reads a file of results."""
-        if self.format.made == "resumable":
+        if self.format.creation == "resumable":
             return self._beside("download", f"/{name}:download?alt=media")
         return self._call(f"/files/{name}/content")
 
@@ -267,7 +267,7 @@ class BatchServer:
 
     def _path(self, id: str) -> str:
         """Where a batch is. Google's ids name their place themselves."""
-        return f"/{path_id(id)}" if "/" in id else f"{self.format.path}/{path_id(id)}"
+        return f"/{check_id(id)}" if "/" in id else f"{self.format.path}/{check_id(id)}"
 
     def _call(self, path: str) -> HttpCall:
         return question(self.client, self.row, path, self.key)

@@ -666,7 +666,7 @@ class Decoder(Protocol):
 
     `done` turns true with the protocol's own end mark ([DONE], message_stop, a done line), after which a
     server that leaves the connection open is not waited for. A decoder may have `ended` as well: the reason
-    of the end came, so that silence after it is no failure. And it may have `usual`, see Usual.
+    of the end came, so that silence after it is no failure. And it may have `read_fast`, see FastRead.
     """
 
     done: bool

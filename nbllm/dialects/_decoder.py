@@ -127,7 +127,7 @@ class BaseDecoder(ABC):
         self._fast_reader: FastReader | None = None
 
     def read_fast(self, frames: list[Frame], place: int) -> list[Item]:
-        """See core.calls.Usual."""
+        """See core.calls.FastRead."""
         if (
             self._fast_reader is None
             or not self._recognized

@@ -1,4 +1,4 @@
-"""What the two OpenAI dialects share: parts of a request, frames to objects, usage, ends and errors."""
+"""What the two OpenAI dialects share: parts of a request, finish reasons and usage."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ._request import bearer_header
 
 
 def file_name(part: Document) -> str:
-    """A name for a document, which the protocol wants even where the user gave none."""
+    """The file name of a document, which the protocol requires: a default if the user gave none."""
     return part.name or "document." + part.media_type.rpartition("/")[2]
 
 
 def schema_format(request: Request) -> dict[str, Any] | None:
-    """Name, schema and strictness of a structured answer: as the request says, else strict where the schema
-    is closed."""
+    """Name, schema and strictness of a structured answer: strict as the request says, else if the schema is
+    closed. None without a schema."""
     if (schema := request.schema) is None:
         return None
     name = re.sub(r"\W", "_", str(schema.get("title") or "answer"), flags=re.A)[:64]
@@ -38,8 +38,8 @@ def schema_format(request: Request) -> dict[str, Any] | None:
 
 
 def is_closed(schema: Any) -> bool:
-    """Whether strict mode, which guarantees the answer, takes `schema`: it refuses (HTTP 400) any object that
-    does not forbid other properties and require its own."""
+    """Whether strict mode, which guarantees the answer's form, takes `schema`: it refuses (HTTP 400) objects
+    that do not forbid other properties and require all of their own."""
     if isinstance(schema, (list, tuple)):
         return all(map(is_closed, schema))
     if not isinstance(schema, Mapping):
@@ -55,20 +55,20 @@ def is_closed(schema: Any) -> bool:
 def build_post(
     provider: Endpoint, path: str, key: Secret | None, body: Mapping[str, Any], extra: Mapping[str, Any]
 ) -> HttpCall:
-    """The HTTP call, with its key in the header that the row names."""
-    named = (
+    """The POST call, with its key in the header that the row names."""
+    auth = (
         {provider.key_header: key.reveal()} if key is not None and provider.key_header else bearer_header(key)
     )
-    return _request.build_post(provider, provider.base_url.rstrip("/") + path, named, body, extra)
+    return _request.build_post(provider, provider.base_url.rstrip("/") + path, auth, body, extra)
 
 
 def check_supported(request: Request, provider: Endpoint) -> None:
-    """Raises ConfigError where `request` asks for what the provider has no word for."""
+    """Raises ConfigError for an option of `request` that the provider does not have."""
     for option in provider.quirks.cannot:
         if getattr(request, option) not in (None, ()):
             raise ConfigError(
                 f"{provider.label or provider.name} has no {option}.",
-                hint=f"Leave {option} out, or ask another provider; what it calls otherwise goes in `extra`.",
+                hint=f"Leave {option} out, or ask another provider; options of its own go into `extra`.",
             )
 
 
@@ -123,31 +123,31 @@ def _first_count(*found: Any) -> int | None:
 
 
 def usage(raw: Mapping[str, Any]) -> Usage | None:
-    """Token counts under OpenAI's names, old and new, and those of DeepSeek, Moonshot, Qwen, LiteLLM
-    and Anthropic's relays."""
-    taken = obj(raw.get("prompt_tokens_details") or raw.get("input_tokens_details"))
-    made = obj(raw.get("completion_tokens_details") or raw.get("output_tokens_details"))
-    into = _first_count(raw.get("prompt_tokens"), raw.get("input_tokens"))
-    out = _first_count(raw.get("completion_tokens"), raw.get("output_tokens"))
-    thought = _first_count(made.get("reasoning_tokens"), raw.get("reasoning_tokens"))
-    if into is None and out is None:
+    """Token counts under the field names of OpenAI (old and new), DeepSeek, Moonshot, Qwen, LiteLLM and
+    Anthropic's relays; None without any."""
+    input_details = obj(raw.get("prompt_tokens_details") or raw.get("input_tokens_details"))
+    output_details = obj(raw.get("completion_tokens_details") or raw.get("output_tokens_details"))
+    input_tokens = _first_count(raw.get("prompt_tokens"), raw.get("input_tokens"))
+    output_tokens = _first_count(raw.get("completion_tokens"), raw.get("output_tokens"))
+    reasoning = _first_count(output_details.get("reasoning_tokens"), raw.get("reasoning_tokens"))
+    if input_tokens is None and output_tokens is None:
         return None
-    if thought and count(raw.get("total_tokens")) == (into or 0) + (out or 0) + thought:
-        out = (out or 0) + thought  # xAI counts thinking apart; its total gives that away
+    if reasoning and count(raw.get("total_tokens")) == (input_tokens or 0) + (output_tokens or 0) + reasoning:
+        output_tokens = (output_tokens or 0) + reasoning  # xAI counts thinking separately, as its total shows
     return Usage(
-        into,
-        out,
-        thought,
+        input_tokens,
+        output_tokens,
+        reasoning,
         _first_count(
-            taken.get("cached_tokens"),
+            input_details.get("cached_tokens"),
             raw.get("prompt_cache_hit_tokens"),
             raw.get("cached_tokens"),
             raw.get("cache_read_input_tokens"),
         ),
         _first_count(
-            taken.get("cache_write_tokens"),
-            taken.get("cache_creation_tokens"),
-            taken.get("cache_creation_input_tokens"),
+            input_details.get("cache_write_tokens"),
+            input_details.get("cache_creation_tokens"),
+            input_details.get("cache_creation_input_tokens"),
             raw.get("cache_creation_input_tokens"),
         ),
         raw,

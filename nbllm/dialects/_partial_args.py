@@ -1,4 +1,4 @@
-"""The arguments of a call that Gemini streams as values at JSON paths (partialArgs)."""
+"""The arguments of a tool call that Gemini streams as values at JSON paths (partialArgs)."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from typing import Any
 
 from ._json import items, obj, string
 
-_MAX_GAP = (
-    64  # elements of a list that may be left out: a path of ten characters is no reason to make 100,000
-)
-# One step of a path: .name, [0], ['name'] or ["name"]. An index of six digits is no argument of a sane call.
+_MAX_GAP = 64  # missing elements before a list index: a short path must not create 100,000 elements
+# One step of a path: .name, [0], ['name'] or ["name"]; an index of at most five digits.
 _STEP = re.compile(r"""\.([^.\[\]]+)|\[(\d{1,5})\]|\['((?:[^'\\]|\\.)*)'\]|\["((?:[^"\\]|\\.)*)"\]""")
 
 
 class PartialArguments:
-    """The arguments of one call, put together from values at JSON paths such as `$.items[0].name`. A string
-    that goes on is continued by the next value at its path."""
+    """The arguments of one call, assembled from values at JSON paths such as `$.items[0].name`. A string may
+    come in several pieces at one path."""
 
     def __init__(self) -> None:
         self._value: dict[str, Any] = {}
-        self._open_strings: dict[str, list[str]] = {}  # by path, the pieces of a string that goes on
+        self._open_strings: dict[str, list[str]] = {}  # by path, the pieces of an unfinished string
 
     @property
     def value(self) -> dict[str, Any]:
@@ -31,7 +29,7 @@ class PartialArguments:
         return self._value
 
     def add(self, call: dict[str, Any]) -> None:
-        """Takes what one message says of the call."""
+        """Adds the values in one message about the call."""
         self._value.update(obj(call.get("args")))
         for piece in items(call.get("partialArgs")):
             path = string(piece.get("jsonPath"))
@@ -45,7 +43,7 @@ class PartialArguments:
                 self._close_string(path)
 
     def _close_string(self, path: str) -> None:
-        """Puts a string together that has come as a whole."""
+        """Joins the pieces of a string that is finished."""
         pieces = self._open_strings.pop(path)
         if len(pieces) > 1:
             self._set_at_path(_parse_path(path), "".join(pieces))
@@ -64,7 +62,7 @@ class PartialArguments:
 
 
 def _parse_path(path: str) -> list[str | int]:
-    """The steps of a path from the root `$`; none where it cannot be read."""
+    """The steps of a path from the root `$`; [] for a path that cannot be parsed."""
     found = list(_STEP.finditer(path))
     if not path.startswith("$") or sum(m.end() - m.start() for m in found) != len(path) - 1:
         return []

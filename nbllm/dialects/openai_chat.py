@@ -291,7 +291,7 @@ class ChatDecoder(BaseDecoder):
         self._fast_reader = FastReader(_Chunk, _fast_item, "message")
 
     def read_fast(self, frames: list[Frame], place: int) -> list[Item]:
-        """See core.calls.Usual."""
+        """See core.calls.FastRead."""
         begun = self._started.id and self._started.model and self._selector.index == 0
         found = super().read_fast(frames, place) if begun else []
         if not found:

@@ -281,7 +281,7 @@ class ResponsesDecoder(BaseDecoder):
         self._fast_reader = FastReader(_DeltaEvent, self._fast_item, "response.output_text.delta", "message")
 
     def read_fast(self, frames: list[Frame], place: int) -> list[Item]:
-        """See core.calls.Usual."""
+        """See core.calls.FastRead."""
         if self._fast_target is None:
             return []
         found = super().read_fast(frames, place)

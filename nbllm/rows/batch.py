@@ -250,14 +250,14 @@ class Batches:
             if prompt:
                 request = self.client.request(prompt, server.route.model, schema=schema, **self._request)
                 call: Any = self.client.encode(request, server.route, server.key)
-                yield id, batches.line(server.format, batches.custom_id(prefix, id), call)
+                yield id, batches.request_line(server.format, batches.custom_id(prefix, id), call)
 
     def _split(self, ids: list[str]) -> Iterator[list[str]]:
         known, sizes = [], []
         for id, line in self._lines(ids, 999_999):
             known.append(id)
             sizes.append(len(line.encode()))
-        for part in list(batches.parts(self.server.format, sizes)):
+        for part in list(batches.split_lines(self.server.format, sizes)):
             yield [known[at] for at in part]
 
     def _prefix(self, part: int) -> str:
@@ -273,7 +273,7 @@ class Batches:
         except _REFUSALS:
             self.file.record([], part=part.part)
             raise
-        made = part._replace(state="running", batch=batches.path_id(found.id))
+        made = part._replace(state="running", batch=batches.check_id(found.id))
         self.file.put_part(made)
         return made
 
@@ -295,13 +295,13 @@ class Batches:
     def _collect(self, part: Part, found: BatchState) -> None:
         prefix = self._prefix(part.part)
         ids = {batches.custom_id(prefix, id): id for id in part.ids}
-        if found.problems and not found.results and (not self.server.paged or found.state == "failed"):
+        if found.problems and not found.has_results and (not self.server.paged or found.state == "failed"):
             self._failed(part, found)
             return
         collector, rows = Collector(ids, self.server.row), {}
 
         def take(line: bytes) -> None:
-            if (outcome := collector.take(line)) is not None:
+            if (outcome := collector.parse_line(line)) is not None:
                 rows[ids[outcome.id]] = self._row(ids[outcome.id], outcome)
 
         try:
@@ -309,10 +309,10 @@ class Batches:
         except errors.NotFound:
             if _fresh(part):
                 raise
-        for outcome in collector.rest(found.state):
+        for outcome in collector.missing(found.state):
             rows[ids[outcome.id]] = self._row(ids[outcome.id], outcome)
-        if collector.strange:
-            self.ended = f"lines of the results that belong to no row: {collector.strange:,}"
+        if collector.unmatched:
+            self.ended = f"lines of the results that belong to no row: {collector.unmatched:,}"
         self.file.record(rows.values(), part=part.part)
 
     def _failed(self, part: Part, found: BatchState) -> None:
@@ -321,7 +321,7 @@ class Batches:
         words = [str(w)[:500] for n in ("code", "message") if (w := found.problems[0].get(n))]
         told = self._told(errors.ProviderError(": ".join(["The batch failed", *words])))
         state = "failed"
-        if found.too_much:
+        if found.exceeds_token_limit:
             alone, most = len(self.file.parts()) < 2, self.file.get("batch_most") or len(part.ids)
             most = len(part.ids) // 2 if alone else most
             self.file.put(batch_most=most)
