@@ -129,14 +129,14 @@ def test_a_password_in_an_address_is_not_shown():
 )
 def test_this_machine_is_known(host):
     """By every name and number it has of itself."""
-    assert parse(f"http://{host}:1/").here
+    assert parse(f"http://{host}:1/").is_local
 
 
 @pytest.mark.parametrize(
     "host", ["10.0.0.1", "localhost.example", "notlocalhost", "[fe80::1]", "128.0.0.1", "169.254.169.254"]
 )
 def test_other_machines_are_not_this_one(host):
-    assert not Address("http", host.strip("[]"), 1).here
+    assert not Address("http", host.strip("[]"), 1).is_local
 
 
 def test_no_address_costs_more_than_its_length():

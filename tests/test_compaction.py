@@ -55,14 +55,14 @@ def test_a_cut_loses_nothing_and_falls_between_turns(history, keep):
     """System apart, old and kept are the conversation; the last turns are whole; order stays."""
     parts = split_conversation(history, keep)
     said = [m for m in history if m.role != "system"]
-    before = said[: len(said) - len(parts.kept)]
-    assert parts.kept == tuple(said[len(before) :])
+    before = said[: len(said) - len(parts.recent)]
+    assert parts.recent == tuple(said[len(before) :])
     assert parts.pinned == pinned_turns(before)
     assert sorted(map(to_json, (*parts.old, *parts.pinned))) == sorted(map(to_json, before))
     assert not any(m.pinned for m in parts.old)
     assert parts.pinned == complete_tool_results(parts.pinned)
-    assert not before or (starts_turn(parts.kept[0]) and keep == sum(map(starts_turn, parts.kept)))
-    assert parts.kept == complete_tool_results(parts.kept)
+    assert not before or (starts_turn(parts.recent[0]) and keep == sum(map(starts_turn, parts.recent)))
+    assert parts.recent == complete_tool_results(parts.recent)
     assert parts.old == complete_tool_results(parts.old)
 
 
@@ -84,7 +84,7 @@ def test_results_are_left_out_from_the_oldest(history):
 def test_a_summary_stands_first(history, summary):
     parts = split_conversation(history)
     made = with_summary(parts, summary)
-    assert made[len(parts.system) + 1 :] == (*parts.pinned, *parts.kept)
+    assert made[len(parts.system) + 1 :] == (*parts.pinned, *parts.recent)
     assert summary.strip() in made[len(parts.system)].text
     assert parts.system == made[: len(parts.system)]
 
@@ -94,7 +94,7 @@ def test_the_next_question_sends_the_turns_that_are_pinned_now(said):
     """Whatever was pinned when the summary was made; the last turns and their order stay."""
     before = [m for q, a, was, _ in said for m in (Message("user", q, was), Message("assistant", a))]
     now = [m for q, a, _, is_now in said for m in (Message("user", q, is_now), Message("assistant", a))]
-    kept = split_conversation(before).kept
+    kept = split_conversation(before).recent
     notice = Notice(COMPACTED, "", {"summary": "Short.", "from": len(before) - len(kept)})
     last = Response(request=Request("m", tuple(before[:-1])), parts=before[-1].parts, notices=(notice,))
     turns = [(Response(), now[i : i + 2]) for i in range(0, len(now) - 2, 2)]

@@ -817,7 +817,7 @@ def test_long_lists_and_mappings_are_cut_and_text_never():
 def test_the_footer_says_what_took_much():
     """Small ones by name alone."""
     filled = fill("{n} {rows} {n}", {"n": 3, "rows": list(range(200))}, str)
-    assert ("n", "rows (≈ 297 of 1,000 tokens)") == filled.told
+    assert ("n", "rows (≈ 297 of 1,000 tokens)") == filled.labels
 
 
 def test_a_format_or_conversion_takes_the_place_of_the_form():

@@ -112,9 +112,9 @@ def answer_of(dialect):
 
 
 TEXTS = {
-    "an error's page": lambda text: common.http_error(400, {}, text.encode("utf-8", "replace"), ROW).scrubbed(
-        ["secret"]
-    ),
+    "an error's page": lambda text: common.http_error(
+        400, {}, text.encode("utf-8", "replace"), ROW
+    ).scrub_secrets(["secret"]),
     "an error in a stream": lambda text: common.provider_error(ROW, text),
     "a page": common.page_text,
     "frames": frames_of(2**16),

@@ -141,7 +141,7 @@ def test_columns_and_parameters_in_any_script():
 def test_what_looks_like_ours_and_stays_is_told(text, left):
     """It is sent as it is, with the nearest name or what to write."""
     found = filled(text)
-    assert (text, left) == (found.text, found.left)
+    assert (text, left) == (found.text, found.skipped_summary)
 
 
 @pytest.mark.parametrize(
@@ -162,12 +162,12 @@ def test_what_looks_like_ours_and_stays_is_told(text, left):
 )
 def test_what_is_another_language_s_is_not_told(text):
     """Neither filled nor told."""
-    assert (text, "") == ((found := filled(text)).text, found.left)
+    assert (text, "") == ((found := filled(text)).text, found.skipped_summary)
 
 
 def test_without_filling_nothing_is_told():
     """fill=off, fill=double; and a prompt full of braces is looked at in bounded time."""
-    assert "" == filled("{slaes}", "off").left == filled("{slaes}", "double").left
+    assert "" == filled("{slaes}", "off").skipped_summary == filled("{slaes}", "double").skipped_summary
     assert 20 == len(filled("".join(f"{{q{i}}} " for i in range(5_000))).advice)
 
 
@@ -247,7 +247,7 @@ def test_what_shows_as_a_picture_is_one(make):
     for part in (value_part("v", make()), load_attachment("v", {"v": make()})):
         assert isinstance(part, Image)
         assert part.media_type in ("image/png", "image/jpeg", "image/gif")
-    assert ("v (image)",) == fill("{v}", {"v": make()}, str).told
+    assert ("v (image)",) == fill("{v}", {"v": make()}, str).labels
 
 
 @pytest.mark.parametrize(

@@ -384,7 +384,7 @@ def test_which_limit_refused(name):
         per if error.per == per else error.per,
         error.retry_after,
     )
-    assert error.lasting == (per in ("day", "month"))
+    assert error.is_lasting == (per in ("day", "month"))
     if until is None:
         assert error.until is None
     elif until is not ...:

@@ -94,7 +94,7 @@ def test_the_name_of_a_file_is_no_picture(part):
 def test_what_was_chosen(parts, names):
     """As keyword arguments, those of some parts of a call, or all."""
     spec = CallSpec.of({"seed": 0, "api_key": "k", "system": None})
-    assert names == sorted(spec.chosen(*parts))
+    assert names == sorted(spec.selected(*parts))
 
 
 def test_a_run_takes_the_options_of_the_table():

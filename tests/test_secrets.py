@@ -326,7 +326,7 @@ def test_masking_looks_only_so_far_down():
     for _ in range(900):
         value["a"] = value = {}
     value["a"] = KEY
-    error = errors.ProviderError("x", body=body).scrubbed([KEY])
+    error = errors.ProviderError("x", body=body).scrub_secrets([KEY])
     assert hidden(json.dumps(error.body))
 
 

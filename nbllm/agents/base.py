@@ -314,7 +314,7 @@ def late(which: errors.Timeout, stderr: str, provider: Endpoint) -> errors.Nbllm
     if error is None:
         which.message, which.args = words, (words,)
         return which
-    error.message, error.args, error.again = words, (words,), False
+    error.message, error.args, error.retryable = words, (words,), False
     error.__cause__ = which
     return error
 

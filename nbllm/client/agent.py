@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 from ..core.compaction import (
     COMPACTED,
-    Compact,
+    CompactionPolicy,
     drop_old_results,
     estimate_size,
     split_conversation,
@@ -203,7 +203,7 @@ class Agent:
     ask: Asker | None = None
     limits: Limits = field(default_factory=Limits)
     plain: frozenset[str] = frozenset()  # names of tools without code, whose calls end the loop
-    compact: Compact = field(default_factory=Compact)
+    compact: CompactionPolicy = field(default_factory=CompactionPolicy)
     scale: Scale = field(default_factory=Scale)
     secrets: Callable[[], Iterable[str]] = tuple  # what no result may hold
     steps: list[Step] = field(default_factory=list)
@@ -224,7 +224,7 @@ class Agent:
         if calls := _open(self.messages, request.messages):  # a conversation is taken up again
             self._take_up(stream, await self._run_calls(stream, calls, cut=False))
         await self._look_up()
-        if self.compact.on and self.compact.limit is None:
+        if self.compact.enabled and self.compact.limit is None:
             self._warn_of_length(stream, request)
         last = ""
         while True:
@@ -261,7 +261,7 @@ class Agent:
             try:
                 return await self._turn(stream, self._request(request, first=first, last=last))
             except ContextLengthExceeded:
-                shorter = self.compact.on and not self._shortened
+                shorter = self.compact.enabled and not self._shortened
                 if not shorter or not await self._fit(stream, request, must=True):
                     raise
                 self._shortened = True
@@ -348,8 +348,8 @@ class Agent:
 
     async def _look_up(self) -> None:
         """Finds what the model reads, once the conversation is long enough to ask."""
-        if self.compact.find is not None and self.size > _WORTH:
-            self.compact = Compact.of("auto", await asyncio.to_thread(self.compact.find))
+        if self.compact.find_window is not None and self.size > _WORTH:
+            self.compact = CompactionPolicy.of("auto", await asyncio.to_thread(self.compact.find_window))
 
     async def _fit(self, stream: Stream, request: Request, *, must: bool = False) -> bool:
         """Shortens what is sent, where it is too long, or where it `must`; whether it is shorter now."""
@@ -370,7 +370,7 @@ class Agent:
             stream.publish(Notice("warning", f"{_NOT_SUMMARISED} the summary was no shorter."))
         elif summary:
             self.messages = shorter
-            about = {"summary": summary, "from": self._said - len(parts.kept)}
+            about = {"summary": summary, "from": self._said - len(parts.recent)}
             self._tell(
                 stream,
                 f"{plural(sum(map(starts_turn, parts.old)), 'earlier turn')} summarised",
@@ -641,7 +641,7 @@ class ToolUse:
     given: tuple[Given, ...]
     limits: Limits
     approve: Approve
-    compact: Compact = field(default_factory=Compact)
+    compact: CompactionPolicy = field(default_factory=CompactionPolicy)
     strict: bool | None = None
 
     @classmethod
@@ -661,9 +661,9 @@ class ToolUse:
         runs = any(not isinstance(t, Tool) for t in found)  # and not only a description
         wanted = "auto" if spec.compact is None and runs else spec.compact
         if wanted == "auto":
-            when = Compact(on=True, find=window)
+            when = CompactionPolicy(enabled=True, find_window=window)
         else:
-            when = Compact.of(wanted, None if wanted in (None, "off") else window())
+            when = CompactionPolicy.of(wanted, None if wanted in (None, "off") else window())
         name = next((n for n in ("max_steps", "approve") if getattr(spec, n) is not None), None)
         if name is not None and not runs:
             raise ConfigError(
@@ -690,7 +690,7 @@ class ToolUse:
     def runs(self) -> bool:
         """Whether any of the tools runs here, or the conversation may be shortened, so that there is a
         loop."""
-        return self.compact.on or self.works
+        return self.compact.enabled or self.works
 
     @property
     def told(self) -> tuple[Tool, ...]:

@@ -160,7 +160,7 @@ def sender(transport: Callable[[AnyCall], Transport]) -> Handler:
             error.sent = (
                 "" if route.simulated else call.describe_destination(route.provider, key, trace.address)
             )
-            trace.error = error.scrubbed(attempt.guard.secrets).with_traceback(None)
+            trace.error = error.scrub_secrets(attempt.guard.secrets).with_traceback(None)
             raise error from None
 
     return send
@@ -393,7 +393,7 @@ async def open_response(
                 raise refusal_error(dialect, reply, await reply.body(LIMIT), row)
             yield reply
     except errors.NbllmError as error:
-        raise error.scrubbed(call.guard.secrets).with_traceback(None) from None
+        raise error.scrub_secrets(call.guard.secrets).with_traceback(None) from None
     except TimeoutError:
         raise errors.Timeout(
             f"No answer from {row.label or row.name} within {limit:g} s.",

@@ -437,7 +437,7 @@ class Client:
     @staticmethod
     def parameters(spec: CallSpec) -> dict[str, Any]:
         """The keyword arguments of `request` that the options mean, apart from the tools."""
-        given = spec.chosen("parameter", "request") | {"schema": provider_schema(spec.schema)}
+        given = spec.selected("parameter", "request") | {"schema": provider_schema(spec.schema)}
         given |= {} if spec.schema is None else {"strict": spec.strict}
         return {n: v for n, v in given.items() if n != "tools" and not (n == "cache" and answers.own(v))}
 
@@ -579,7 +579,9 @@ class Client:
                 running.run(warming)
             ready = transport.prepare_call(call, fresh=fresh)
         except errors.NbllmError as error:
-            raise error.scrubbed(guard.secrets).with_traceback(None) from None  # whose frames hold the key
+            raise error.scrub_secrets(guard.secrets).with_traceback(
+                None
+            ) from None  # whose frames hold the key
         dialect = prepare.dialect(route.provider, self.registry.dialects)
         return Attempt(request, route, dialect, key, guard, call, ready, limits)
 

@@ -124,7 +124,7 @@ class Contexts(msgspec.Struct):
         try:
             made = await asyncio.shield(self._making[key])
         except errors.NbllmError as error:
-            said = error.scrubbed(attempt.guard.secrets).message
+            said = error.scrub_secrets(attempt.guard.secrets).message
             self._least[attempt.route.provider.name, attempt.route.model] = min_tokens(
                 attempt.route.model, said
             )

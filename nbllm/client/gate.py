@@ -160,17 +160,17 @@ class _Turn(msgspec.Struct):
             f"{who}'s rate limit let nothing through for {LONGEST_WAIT:.0f} s.",
             hint="Ask again later, send fewer calls at once, or choose another model.",
         )
-        error.again = False
+        error.retryable = False
         return error
 
     def goes_on(self, error: errors.RateLimited, hold: float, shown: bool) -> bool:
         """Whether it is sent again after a refusal, at no cost."""
         self.refusals += 1
-        if shown or error.lasting:
+        if shown or error.is_lasting:
             return False
         patience = self.patience
         if self.refusals > _REFUSALS[self.attempt.background] or (patience is not None and hold > patience):
-            error.again = False
+            error.retryable = False
             return False
         return self.attempt.background or error.retry_after is not None or bool(error.limits)
 

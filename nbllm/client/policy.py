@@ -109,7 +109,7 @@ def passing(error: errors.NbllmError) -> bool:
     """Whether the same request may well succeed a little later."""
     if isinstance(error, (errors.QuotaExceeded, errors.AuthenticationError)):
         return False
-    if isinstance(error, errors.ProviderError) and (error.lasting or not error.again):
+    if isinstance(error, errors.ProviderError) and (error.is_lasting or not error.retryable):
         return False
     if isinstance(error, errors.Timeout):
         return error.which == "connect"

@@ -38,10 +38,10 @@ class Address(NamedTuple):
     @property
     def authority(self) -> str:
         """As a Host header has it: the port is left out where it is the scheme's own."""
-        return self.place if self.port != PORTS[self.scheme] else self._shown
+        return self.host_port if self.port != PORTS[self.scheme] else self._shown
 
     @property
-    def place(self) -> str:
+    def host_port(self) -> str:
         """Host and port."""
         return f"{self._shown}:{self.port}"
 
@@ -50,7 +50,7 @@ class Address(NamedTuple):
         return f"[{self.host}]" if ":" in self.host else self.host
 
     @property
-    def here(self) -> bool:
+    def is_local(self) -> bool:
         """Whether it is an address of this machine itself: loopback, or 0.0.0.0 as servers print it."""
         number = parse_ip(self.host)
         if number is None:

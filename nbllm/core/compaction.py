@@ -63,7 +63,7 @@ class SplitConversation(msgspec.Struct, frozen=True):
 
     system: tuple[Message, ...]
     old: tuple[Message, ...]
-    kept: tuple[Message, ...]
+    recent: tuple[Message, ...]
     pinned: tuple[Message, ...] = ()
 
 
@@ -153,7 +153,7 @@ def _word(part: Part) -> str:
 
 def with_summary(parts: SplitConversation, summary: str) -> tuple[Message, ...]:
     """What is sent in place of the conversation."""
-    return (*parts.system, summary_message(summary), *parts.pinned, *parts.kept)
+    return (*parts.system, summary_message(summary), *parts.pinned, *parts.recent)
 
 
 def summary_message(summary: str) -> Message:
@@ -205,19 +205,19 @@ def set_pinned(message: Message, pinned: bool) -> Message:
     return Message(message.role, message.parts, pinned)
 
 
-class Compact(msgspec.Struct, frozen=True):
-    """When a conversation is shortened. limit: tokens, None for never before it does not fit. window: what
-    the model reads, None where that is not known. on: whether it is shortened at all. find: says what the
-    model reads, where nobody has looked yet: that takes 0.2 s once a process, and short conversations need
-    it not."""
+class CompactionPolicy(msgspec.Struct, frozen=True):
+    """When a conversation is shortened. limit: tokens, None for only when it no longer fits. window: the
+    model's context window, None where it is not known. enabled: whether it is shortened at all. find_window:
+    looks the window up, where nobody has yet: that takes 0.2 s once a process, and short conversations do
+    not need it."""
 
     limit: int | None = None
     window: int | None = None
-    on: bool = False
-    find: Callable[[], int | None] | None = None
+    enabled: bool = False
+    find_window: Callable[[], int | None] | None = None
 
     @classmethod
-    def of(cls, given: str | float | None, window: int | None) -> Compact:
+    def of(cls, given: str | float | None, window: int | None) -> CompactionPolicy:
         """From "auto" (0.8 of what the model reads, where that is known), "off", a share, or tokens. Raises
         ConfigError."""
         if given in (None, "off"):
@@ -226,7 +226,7 @@ class Compact(msgspec.Struct, frozen=True):
         if isinstance(share, (str, bool)) or not 0 < share < float("inf"):
             raise ConfigError(f"Not a way to shorten: compact={given!r}.", hint=_HINT)
         if share > 1:
-            return cls(int(share), window, on=True)
+            return cls(int(share), window, enabled=True)
         if window is None and given != "auto":
             raise ConfigError("How much the model reads is not known, so a share of it is not.", hint=_HINT)
-        return cls(None if window is None else int(share * window), window, on=True)
+        return cls(None if window is None else int(share * window), window, enabled=True)

@@ -113,12 +113,12 @@ _PREFIXED = re.compile(
 _RANDOM = re.compile(r"(?=[a-zA-Z]*\d[a-zA-Z]*\d)[a-zA-Z\d]{20,}|[a-zA-Z]{40,}", re.ASCII)
 
 
-def looks_like_key(text: str, *, surely: bool = False) -> bool:
-    """Whether `text` could be a provider's key: a known beginning or, unless `surely`, only long runs of
-    letters and digits."""
+def looks_like_key(text: str, *, known_prefix: bool = False) -> bool:
+    """Whether `text` could be a provider's key: it has a known prefix or, unless `known_prefix` is asked for,
+    consists of long runs of letters and digits."""
     runs = [run for run in re.split(r"[-_.]", text) if run]
     return bool(_PREFIXED.match(text)) or (
-        not surely and bool(runs) and all(_RANDOM.fullmatch(run) for run in runs)
+        not known_prefix and bool(runs) and all(_RANDOM.fullmatch(run) for run in runs)
     )
 
 
@@ -149,7 +149,7 @@ class NbllmError(Exception):
         words = "".join(c if c.isprintable() or c == "\n" else "�" for c in f"{type(self).__name__}: {self}")
         return words.splitlines()
 
-    def scrubbed(self, secrets: Iterable[str]) -> NbllmError:
+    def scrub_secrets(self, secrets: Iterable[str]) -> NbllmError:
         """This error, with every secret taken out of all its texts, and without the one behind it, whose
         frames hold what was sent."""
         masked, self.__context__ = scrubber(secrets), None
@@ -223,10 +223,10 @@ class ProviderError(NbllmError):
         self.limits: tuple[Any, ...] = ()  # what it told of its rate limits (dialects' Limit)
         self.per: str | None = None  # whose limit it was: of the second, minute, hour, day or month
         self.until: float | None = None  # epoch seconds at which a limit of hours or days lets calls through
-        self.again = True  # False where asking again soon is known to be of no use
+        self.retryable = True  # False where asking again soon is known to be of no use
 
     @property
-    def lasting(self) -> bool:
+    def is_lasting(self) -> bool:
         """Whether a limit of an hour, a day or a month is used up, which no call waits for."""
         return self.per in ("hour", "day", "month")
 

@@ -235,7 +235,7 @@ class CallSpec:
                 )
         return cls(**given) if given else _usual(cls)  # type: ignore[arg-type]
 
-    def chosen(self, *parts: str) -> dict[str, Any]:
+    def selected(self, *parts: str) -> dict[str, Any]:
         """The options that were chosen, as keyword arguments; those that go to these parts of a call."""
         return {n: v for n in keywords(*(parts or _PARTS)) if (v := getattr(self, n)) is not None}
 

@@ -93,7 +93,7 @@ class Shape:
         return cls(_rooted(made), adapter)
 
     @property
-    def wrapped(self) -> bool:
+    def is_wrapped(self) -> bool:
         """Whether the value stands under `items`: providers want an object at the root."""
         return bool(self.schema.get("x-nbllm-items"))
 
@@ -108,10 +108,10 @@ class Shape:
             return self._checked(without)
 
     def _checked(self, value: Any) -> Any:
-        if self.wrapped and isinstance(value, dict):
+        if self.is_wrapped and isinstance(value, dict):
             value = value.get("items", value)
         if self.adapter is None:
-            if problems := schema_problems(self.schema, {"items": value} if self.wrapped else value):
+            if problems := schema_problems(self.schema, {"items": value} if self.is_wrapped else value):
                 raise Mismatch(problems)
             return value
         from pydantic import ValidationError
@@ -343,7 +343,7 @@ def parse_answer(response: Response, shape: Shape, wanted: str | None = "object"
 def _framed(value: Any, shape: Shape) -> pd.DataFrame:
     if (dump := shape.adapter and shape.adapter.dump_python) is not None:  # without what a model computes
         value = _exact(*(dump(value, mode=m, by_alias=True, round_trip=True) for m in ("json", "python")))
-    return to_dataframe({"items": value} if shape.wrapped else value, shape.schema)
+    return to_dataframe({"items": value} if shape.is_wrapped else value, shape.schema)
 
 
 def _exact(flat: Any, rich: Any) -> Any:

@@ -136,18 +136,18 @@ class FilledPrompt:
     advice: tuple[str, ...] = ()  # the skipped, each with what to write
 
     @property
-    def left(self) -> str:
+    def skipped_summary(self) -> str:
         """What looked like ours and stays, for the footer: the first three, each with what to write."""
         more = f" and {len(self.advice) - 3} more" if len(self.advice) > 3 else ""
         return "; ".join(self.advice[:3]) + more
 
     @property
-    def told(self) -> tuple[str, ...]:
+    def labels(self) -> tuple[str, ...]:
         """The names for the footer: what took much of the prompt with about how many tokens, and of how many
         it might take."""
-        return tuple(dict.fromkeys(self._told(p) for p in self.pieces if isinstance(p, Substitution)))
+        return tuple(dict.fromkeys(self._label(p) for p in self.pieces if isinstance(p, Substitution)))
 
-    def _told(self, piece: Substitution) -> str:
+    def _label(self, piece: Substitution) -> str:
         if piece.plain and is_drawable(piece.value):
             return f"{piece.source} (image)"
         size = token_estimate(piece.text)
@@ -238,7 +238,7 @@ class RowTemplate:
         places = [p.match for p in self.pieces if isinstance(p, _Place)]
         return tuple(dict.fromkeys(m["root"] for m in places if m))
 
-    def where(self, column: str) -> str:
+    def locate(self, column: str) -> str:
         """The line and column of the first place that takes a column, in words."""
         places = [p for p in self.pieces if isinstance(p, _Place) and p.match and p.match["root"] == column]
         return _where(self.text, places[0].start)

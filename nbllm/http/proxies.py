@@ -50,7 +50,7 @@ def settings() -> tuple[str | None, ...]:
 
 def proxy_for(address: Address) -> Proxy | None:
     """The proxy on the way to an address, None for none. Raises ConfigError for one that cannot be used."""
-    if address.here or not (_ASKED or any(n.lower().endswith("_proxy") for n in os.environ)):
+    if address.is_local or not (_ASKED or any(n.lower().endswith("_proxy") for n in os.environ)):
         return None
     from urllib.request import getproxies, proxy_bypass  # with mail and cookies, which hardly anybody needs
 
@@ -90,7 +90,7 @@ def _checked(named: str, variable: str) -> Proxy:
             f"{variable} names a proxy of a kind that nbllm does not know: {kind[:20]!r}.", hint=hint
         )
     try:
-        place = addresses.parse(f"http://{rest}").place
+        place = addresses.parse(f"http://{rest}").host_port
     except ConfigError as exc:
         raise ConfigError(f"{variable} names no usable proxy. {exc.message}", hint=hint) from None
     if scheme.startswith("socks") and find_spec("socksio") is None:

@@ -56,7 +56,7 @@ class _Transport(httpx.AsyncBaseTransport):
         )
         guard = bound.guard if own else Guard()
         call = HttpCall(url, headers, {}, request.method, guard, await request.aread())
-        public = not own and not addresses.parse(bound.url).here
+        public = not own and not addresses.parse(bound.url).is_local
         trace, bound.trace = bound.trace or Trace(), None
         stack = AsyncExitStack()
         try:

@@ -203,7 +203,7 @@ class HttpTransport(Transport):
         if (way := self._ways.get(address)) is None:
             proxy = proxies.proxy_for(address)
             way = self._ways[address] = _Way(address, proxy is None and sys.platform != "win32", proxy)
-            if address.here and len(self._here) < _WAYS:
+            if address.is_local and len(self._here) < _WAYS:
                 self._here[address] = way
         return way
 
@@ -273,7 +273,7 @@ class HttpTransport(Transport):
             return await self._through_httpx(way.proxy).send(prepared, trace, connect), way
         except NotInTime:
             raise errors.Timeout(
-                f"No connection to {prepared.address.place}{_through(way.proxy)} within {connect:g} s.",
+                f"No connection to {prepared.address.host_port}{_through(way.proxy)} within {connect:g} s.",
                 which="connect",
                 seconds=connect or 0.0,
                 hint="Check the address and the network, or allow more with timeout.connect=30.",
@@ -366,7 +366,7 @@ async def _refuse_private(way: _Way) -> None:
     except OSError:
         if way.proxy is None:
             raise errors.ConnectFailed(
-                f"No connection to {way.address.place}: the name is not known.", hint="Check the address."
+                f"No connection to {way.address.host_port}: the name is not known.", hint="Check the address."
             ) from None
 
 
@@ -398,17 +398,20 @@ def _translated(
         )
         said = str(exc) or "refused"
         check = next((hint for pattern, hint in _TLS if pattern.search(said)), check)
-        return errors.ConnectFailed(f"No connection to {address.place}{_through(proxy)}: {said}.", hint=check)
+        return errors.ConnectFailed(
+            f"No connection to {address.host_port}{_through(proxy)}: {said}.", hint=check
+        )
     if isinstance(exc, Unsendable):
         return unsendable(exc)
     if isinstance(exc, Unreadable) and not _CUT.search(str(exc)):
         return errors.ProtocolError(
-            f"{address.place}{_through(proxy)} sent what cannot be read{' in mid-answer' * started}: {exc}.",
+            f"{address.host_port}{_through(proxy)} sent what cannot be read"
+            f"{' in mid-answer' * started}: {exc}.",
             hint="Check base_url: another kind of server, or something on the way, may have answered.",
         )
     when = "in the middle of the answer" if started else "before it answered"
     return errors.StreamCut(
-        f"{address.place}{_through(proxy)} closed the connection {when}.",
+        f"{address.host_port}{_through(proxy)} closed the connection {when}.",
         hint="Try again; the partial answer is kept.",
     )
 

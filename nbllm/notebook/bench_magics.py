@@ -186,8 +186,8 @@ def _prompts(session: Session, named: str | None, cell: str | None, filling: str
 def _filled(session: Session, text: str, mode: str) -> str | Message:
     """A prompt with the notebook's values in it, as in a cell; what is not filled is told."""
     filled = fill(text, session.fillable, session.evaluate, mode)
-    if filled.left:
-        session.say(f"not filled: {filled.left}")
+    if filled.skipped_summary:
+        session.say(f"not filled: {filled.skipped_summary}")
     parts, _ = parts_of(session, filled, {})
     return Message("user", parts) if any(not isinstance(p, Text) for p in parts) else filled.text
 

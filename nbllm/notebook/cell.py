@@ -200,7 +200,9 @@ def question(
     """What a filled prompt asks."""
     parts, told = parts_of(session, filled, options)
     rest = {k: v for k, v in options.items() if k != "model"}
-    return Question(parts, models_of(models, options), rest, extra, filled.told, told, unfilled=filled.left)
+    return Question(
+        parts, models_of(models, options), rest, extra, filled.labels, told, unfilled=filled.skipped_summary
+    )
 
 
 def _asker(session: Session, line: CellLine, options: Mapping[str, Any]) -> Callable[[FilledPrompt], Any]:

@@ -450,7 +450,7 @@ def _open(session: Session, name: str, rest: str) -> Any:
         line.extra,
     )
     route, spec = session.prepared(asked, asked.contestants[0])
-    return ChatWidget(route.asked, name, **spec.chosen())
+    return ChatWidget(route.asked, name, **spec.selected())
 
 
 _CHAT: dict[str, Callable[[Session, str, str], Any]] = {

@@ -88,7 +88,7 @@ def _sent(session: Session, question: Question) -> Mapping[str, Any]:
         raise ConfigError("each= asks one model.", hint="Run the cell again with out=NAME for another.")
     _, spec = session.prepared(question, contestants[0])
     own = {n: options[n] for n in ("into", "run", "width", "mode", "wait") if n in options}
-    return {**spec.chosen(), **own, "model": contestants[0].model, "schema": question.shape}
+    return {**spec.selected(), **own, "model": contestants[0].model, "schema": question.shape}
 
 
 def _executor(session: Session, line: CellLine, name: str | None) -> Any:

@@ -55,4 +55,4 @@ class NotebookSoFar:
 
 
 def _masked(text: str) -> str:
-    return _WORD.sub(lambda word: MASK if looks_like_key(word[0], surely=True) else word[0], text)
+    return _WORD.sub(lambda word: MASK if looks_like_key(word[0], known_prefix=True) else word[0], text)

@@ -329,7 +329,7 @@ class Batches:
         self.file.record([Row(id, state, None, told) for id in part.ids], part=part.part)
 
     def _told(self, error: errors.NbllmError) -> str:
-        return told_of(error.scrubbed(Guard.for_provider(self.server.row, self.server.key).secrets))
+        return told_of(error.scrub_secrets(Guard.for_provider(self.server.row, self.server.key).secrets))
 
     def _row(self, id: str, outcome: Outcome) -> Row:
         server, cost, tokens = self.server, None, None

@@ -36,16 +36,16 @@ _TOLD_TOO = ("date", "x-nbllm-simulated")
 
 
 class WorkerLost(errors.TransportError):
-    """A worker, or the way to it, was lost before its answer came. lasting: there are no others. again:
-    another may be tried."""
+    """A worker, or the way to it, was lost before its answer came. is_lasting: there are no others.
+    retryable: another may be tried."""
 
-    lasting, again = False, True
+    is_lasting, retryable = False, True
 
 
 class WorkerRefused(errors.ConfigError):
     """A worker cannot ask: it has no key, or another nbllm. It would say so of every row."""
 
-    lasting = True
+    is_lasting = True
 
 
 class Unfit(errors.ConfigError):
@@ -177,7 +177,7 @@ def sender(executor: Executor, base_url: str | None) -> Handler:
             try:
                 reply = await _handed_in(executor, packed)
             except WorkerLost as lost:
-                if lost.lasting or not lost.again:
+                if lost.is_lasting or not lost.retryable:
                     raise
                 reply = await _handed_in(executor, packed)
             trace.status, trace.headers = reply.status, reply.headers
@@ -186,7 +186,7 @@ def sender(executor: Executor, base_url: str | None) -> Handler:
             if reply.error is not None:
                 raise _unpacked(*reply.error)
         except errors.NbllmError as error:
-            trace.error = error.scrubbed(attempt.guard.secrets).with_traceback(None)
+            trace.error = error.scrub_secrets(attempt.guard.secrets).with_traceback(None)
             raise error from None
 
     return send
@@ -216,7 +216,7 @@ def _lost(exc: Exception) -> WorkerLost:
         f"A worker was lost: {errors.error_line(exc)}",
         hint=hint or ("Make a new executor; what was answered is kept." if gone else ""),
     )
-    lost.lasting, lost.again = gone or missing, not killed
+    lost.is_lasting, lost.retryable = gone or missing, not killed
     return lost
 
 

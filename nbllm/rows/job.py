@@ -110,7 +110,7 @@ class Job:
     def columns(self) -> dict[str, Any]:
         """The columns of the answer: name of the field (None: all of the answer) by name of the column."""
         fields = (
-            list(self.shape.schema.get("properties", ())) if self.shape and not self.shape.wrapped else []
+            list(self.shape.schema.get("properties", ())) if self.shape and not self.shape.is_wrapped else []
         )
         if not fields:
             return {self.into or "answer": None}
@@ -176,7 +176,7 @@ class Job:
 
 
 def _refuse(name: str, names: list[str], template: RowTemplate) -> None:
-    where = template.where(name)
+    where = template.locate(name)
     if name in names:
         raise ConfigError(
             f"{where}: the table has several columns called {name}.", hint="Rename all but one."

@@ -48,7 +48,7 @@ _ENDING = (
 
 def ends_run(error: errors.NbllmError) -> bool:
     """Whether an error is one of every row: of the key, the account, the model, or a limit of a day."""
-    return isinstance(error, _ENDING) or bool(getattr(error, "lasting", False))
+    return isinstance(error, _ENDING) or bool(getattr(error, "is_lasting", False))
 
 
 def told_of(error: errors.NbllmError) -> str:

@@ -272,7 +272,9 @@ class Tape:
 
 
 def _told_error(error: NbllmError, secrets: Sequence[str]) -> dict[str, Any]:
-    found = {n: v for n, v in vars(error.scrubbed(secrets)).items() if isinstance(v, _OF_ERROR.get(n, ()))}
+    found = {
+        n: v for n, v in vars(error.scrub_secrets(secrets)).items() if isinstance(v, _OF_ERROR.get(n, ()))
+    }
     return {"error": type(error).__name__, **found}
 
 

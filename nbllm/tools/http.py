@@ -167,7 +167,7 @@ class HttpTool:
             async with asyncio.timeout(self.timeout):
                 value = await self._answer(connections(), call)
         except NbllmError as error:
-            raise error.scrubbed(texts).with_traceback(None) from None
+            raise error.scrub_secrets(texts).with_traceback(None) from None
         except TimeoutError:
             raise Timeout(
                 f"No whole answer within {self.timeout:g} s.", which="total", seconds=self.timeout
@@ -210,7 +210,7 @@ def _written(address: addresses.Address) -> bool:
     there."""
     number = addresses.parse_ip(address.host)
     number = getattr(number, "ipv4_mapped", None) or number
-    return address.here or (number is not None and number.is_private and not number.is_link_local)
+    return address.is_local or (number is not None and number.is_private and not number.is_link_local)
 
 
 def _segment(template: str, arguments: Mapping[str, Any]) -> str:

@@ -139,7 +139,7 @@ class Connection:
 
     def _not_opened(self, error: Exception | None) -> NbllmError:
         if isinstance(error, NbllmError):
-            return error.scrubbed(self.entry.secrets)
+            return error.scrub_secrets(self.entry.secrets)
         hint = f"`%llm mcp log {self.entry.name}` shows all that it wrote." if self._log else ""
         if self._status == 401:
             hint = f"`%llm mcp login {self.entry.name}` logs in, where the server has a login."

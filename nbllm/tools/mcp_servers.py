@@ -139,7 +139,7 @@ class Servers:
             raise ConfigError(
                 f"mcp/{entry.name} is a command, and has no login.", hint="`--env` hands it a key."
             )
-        if not parse(entry.url).here and not entry.url.startswith("https://"):
+        if not parse(entry.url).is_local and not entry.url.startswith("https://"):
             raise ConfigError(f"mcp/{entry.name} would be logged in to unencrypted.", hint="Use https.")
         login.redirect, login.ask = redirect, ask
         await self.stop(entry.name)

@@ -239,7 +239,7 @@ def _read_prompt_name(option: Option, text: str) -> str:
 
 
 def _read_word(_option: Option, text: str) -> str:
-    if not 0 < len(text) <= 80 or not text.isprintable() or looks_like_key(text, surely=True):
+    if not 0 < len(text) <= 80 or not text.isprintable() or looks_like_key(text, known_prefix=True):
         raise InvalidValue(f"needs a word of at most 80 characters, not {safe_repr(text)}")
     return text
 

@@ -233,7 +233,7 @@ class _LineReader:
         name = "x." + ".".join(path)
         if not all(path):
             raise column_error(start, f"{name} is no name")
-        if isinstance(value, str) and looks_like_key(value, surely=True):
+        if isinstance(value, str) and looks_like_key(value, known_prefix=True):
             raise column_error(
                 start,
                 f"{name} looks like a key",
