@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from nbllm.core.calls import HttpCall, Trace
-from nbllm.http.pool import StampedTransport
+from nbllm.http.pool import ConnectionPool
 from nbllm.http.prepared_request import PreparedRequest
 
 ROUNDS, EACH = 15, 200
@@ -37,7 +37,7 @@ async def serve(servers: int) -> None:
     await asyncio.Event().wait()
 
 
-async def ask(pool: StampedTransport, prepared: PreparedRequest) -> bool | None:
+async def ask(pool: ConnectionPool, prepared: PreparedRequest) -> bool | None:
     """One request; whether its connection was used before."""
     trace = Trace()
     answer = await pool.send(prepared, trace, 10.0)
@@ -50,7 +50,7 @@ async def ask(pool: StampedTransport, prepared: PreparedRequest) -> bool | None:
 async def measured(ports: list[str]) -> dict[int, float]:
     """Processor time of a warm request, µs, by how many servers were asked before."""
     letters = [PreparedRequest(HttpCall(f"http://127.0.0.1:{port}/", {}, {}, method="GET")) for port in ports]
-    pools = {1: StampedTransport(), len(ports): StampedTransport()}
+    pools = {1: ConnectionPool(), len(ports): ConnectionPool()}
     for asked, pool in pools.items():
         for prepared in letters[-asked:]:
             await ask(pool, prepared)

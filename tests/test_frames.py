@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nbllm.core.calls import Frame
 from nbllm.core.errors import NbllmError, ProtocolError
-from nbllm.http.frames import Frames
+from nbllm.http.frames import FrameReader
 
 
 def frames(data: bytes, cuts: list[int]) -> list[Frame]:
@@ -20,7 +20,7 @@ def frames(data: bytes, cuts: list[int]) -> list[Frame]:
 
 def batches(data: bytes, cuts: list[int]) -> Iterator[list[Frame]]:
     """As frames, those of one piece together."""
-    cutter, at, turn = Frames(), 0, 0
+    cutter, at, turn = FrameReader(), 0, 0
     while at < len(data):
         size = cuts[turn % len(cuts)]
         yield cutter.feed(data[at : at + size])
@@ -174,7 +174,7 @@ def test_any_bytes_at_all_give_frames_or_one_of_our_errors(data, cuts):
 
 def test_one_event_may_not_take_all_memory():
     """An endless line ends in an error, not in a full memory."""
-    cutter = Frames()
+    cutter = FrameReader()
     for _ in range(63):
         assert [] == cutter.feed(b"data: " + b"x" * 2**20)
     with pytest.raises(ProtocolError, match="64 MiB"):

@@ -13,7 +13,7 @@ from nbllm.core.calls import Frame
 from nbllm.core.events import fold, parse_arguments
 from nbllm.dialects import _errors as common
 from nbllm.dialects import _limits
-from nbllm.http.frames import Frames
+from nbllm.http.frames import FrameReader
 from nbllm.routing.dialects import DIALECTS
 from nbllm.routing.registry import load
 
@@ -88,7 +88,7 @@ def bodied(token):
 def frames_of(cut):
     def parse(text):
         data = text.encode("utf-8", "replace")
-        cutter = Frames()
+        cutter = FrameReader()
         for at in range(0, len(data), cut):
             cutter.feed(data[at : at + cut])
         cutter.close()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import nbllm
 from nbllm.core import errors
-from nbllm.http.lenient import Tidy
+from nbllm.http.lenient import LenientRewriter
 
 from .test_transport import ANSWER, ask, server
 
@@ -172,7 +172,7 @@ def test_any_bytes_are_made_strict_or_refused_in_words(data, before):
     """However they are cut, with the same outcome."""
 
     def tidied(pieces):
-        tidy, out = Tidy(), b""
+        tidy, out = LenientRewriter(), b""
         with contextlib.suppress(ValueError):
             for piece in pieces:
                 out += tidy.feed(piece)

@@ -18,8 +18,8 @@ import trustme
 
 from nbllm.core import errors
 from nbllm.core.calls import HttpCall, Trace
-from nbllm.http.codings import decoded
-from nbllm.http.pool import StampedTransport
+from nbllm.http.codings import decode_body
+from nbllm.http.pool import ConnectionPool
 from nbllm.http.prepared_request import PreparedRequest
 from nbllm.http.stamps import ClockedLoop
 from nbllm.http.transport import HttpTransport
@@ -280,7 +280,7 @@ def test_a_full_pool_keeps_the_newest():
         return trace.reused
 
     async def work(urls):
-        pool = StampedTransport(keep=2)
+        pool = ConnectionPool(keep=2)
         try:
             return [await reused(pool, url) for url in urls]
         finally:
@@ -470,7 +470,7 @@ def test_a_coding_is_known_however_little_comes_at_first(name, window):
             yield body[i : i + 1]
 
     async def whole():
-        return b"".join([piece async for piece in decoded(reads(), name.decode())])
+        return b"".join([piece async for piece in decode_body(reads(), name.decode())])
 
     assert EVENT * 3 == asyncio.run(whole())
 
@@ -486,7 +486,7 @@ def test_every_member_of_gzip_is_undone(more, cut):
             yield body[i : i + cut]
 
     async def whole():
-        return b"".join([piece async for piece in decoded(reads(), "gzip")])
+        return b"".join([piece async for piece in decode_body(reads(), "gzip")])
 
     assert EVENT + OTHER == asyncio.run(whole())
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from ..core import errors
 from ..core.calls import Frame, ProcessCall, Read, Reply, Trace, Transport
-from ..http.frames import drained
+from ..http.frames import drain_body
 from .base import switched
 from .json_lines import ANSI
 from .reaper import Reaper
@@ -227,7 +227,7 @@ class ProcessReply(CommandReply):
 
     async def drain(self, frames: AsyncIterator[list[Frame]]) -> None:
         """See core.calls.Reply."""
-        await drained(frames)
+        await drain_body(frames)
 
     async def frames(self) -> AsyncGenerator[list[Frame], None]:
         """The lines of standard output, and the exit. Raises ProtocolError for a line over LINE_LIMIT."""

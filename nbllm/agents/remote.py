@@ -31,7 +31,7 @@ from ..http.transport import HttpTransport
 from .refusal import Refusable, Refusal
 
 if TYPE_CHECKING:
-    from ..http.sdk import Bound
+    from ..http.sdk import SdkClient
 
 LIMIT = 64  # conversations that are remembered
 _CARD, _CARD_TIME = 2**20, 10.0  # bytes of a card, seconds for it
@@ -100,7 +100,7 @@ class RemoteReply(Refusable):
 
     transport: RemoteTransport
     call: RemoteCall
-    bound: Bound
+    bound: SdkClient
     agent: Any = None
     kit: Any = None
     streams: bool = True
@@ -219,9 +219,9 @@ class RemoteTransport(Transport):
         ConnectFailed where nobody answers, ProtocolError for a card that cannot be used; a server's own no is
         the reply's status."""
         kit = await asyncio.to_thread(sdk)
-        from ..http.sdk import Bound
+        from ..http.sdk import SdkClient
 
-        bound = Bound(self._http, call.url, call.headers, call.guard, connect)
+        bound = SdkClient(self._http, call.url, call.headers, call.guard, connect)
         began = time.perf_counter()
         async with bound.client() as client:
             reply = RemoteReply(self, call, bound, kit=kit)

@@ -173,7 +173,10 @@ def _child_main() -> None:
     except errors.NbllmError as error:
         rows = [
             measure.failed(
-                error.scrubbed(contestant.secrets), contestant.route.provider, contestant.route.asked, extra
+                error.scrub_secrets(contestant.secrets),
+                contestant.route.provider,
+                contestant.route.asked,
+                extra,
             )
         ]
     print(json.dumps({"rows": rows, "chunks": chunks}))  # noqa: T201 - its answer

@@ -237,7 +237,7 @@ class LoadGenerator:
         except Exception as exc:  # noqa: BLE001
             at = round((start - self.epoch) * 1e9)
             row = measure.failed(
-                errors.as_nbllm_error(exc).scrubbed(contestant.secrets),
+                errors.as_nbllm_error(exc).scrub_secrets(contestant.secrets),
                 contestant.route.provider,
                 contestant.route.asked,
                 {"ns_call": at, "ns_sched": at, **extra},

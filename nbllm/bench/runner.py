@@ -694,7 +694,7 @@ def _check_prices(contestants: Sequence[Contestant], budget: plan.Budget) -> Non
     """Raises ConfigError where a budget of dollars would hold nothing: nobody knows what a model costs."""
     for contestant in contestants if budget.usd is not None else ():
         row = contestant.route.provider
-        is_free = row.command or contestant.route.simulated or addresses.parse(row.base_url).here
+        is_free = row.command or contestant.route.simulated or addresses.parse(row.base_url).is_local
         price = prices.facts(contestant.route.model, row)
         if not is_free and (price.input if contestant.batch else price.output) is None:
             raise errors.ConfigError(

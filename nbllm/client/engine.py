@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from typing import Any, TypeAlias, TypeVar
 
-from ..http.stamps import LoopClock, new_loop
+from ..http.stamps import LoopClock, new_event_loop
 from .reader_tasks import set_result
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ class Engine:
         self._singletons: dict[Any, Any] = {}
         self.pid = os.getpid()
         self._pending_wakes: list[Waiter] = []
-        self.loop = new_loop()
+        self.loop = new_event_loop()
         self._clock: LoopClock | None = getattr(self.loop, "clock", None)
         self._thread = threading.Thread(target=self._run, name="nbllm-engine", daemon=True)
         self._thread.start()

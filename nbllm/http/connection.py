@@ -23,9 +23,9 @@ import msgspec
 from ..core.addresses import Address, are_all_public, parse_ip
 from ..core.calls import Read, Trace
 from ..core.errors import ConnectFailed
-from .faults import Broken, Unreadable
-from .lenient import Tidy
-from .stamps import Stamped
+from .faults import ConnectionBroken, InvalidResponse
+from .lenient import LenientRewriter
+from .stamps import StampedSocket
 
 _HIGH, _LOW = 2**22, 2**20  # bytes that wait for the consumer
 _HEAD_LIMIT = (
@@ -33,7 +33,7 @@ _HEAD_LIMIT = (
 )  # bytes of status line and headers, and of whatever else stands beside a body without a byte of it
 _HEADERS = 256  # how many of them
 _TLS_ALERT, _HTTP = b"\x15\x03", b"HTTP/"
-_EYEBALLS = 0.25  # seconds until a second address is tried beside the first (RFC 8305)
+_HAPPY_EYEBALLS_DELAY = 0.25  # seconds until a second address is tried beside the first (RFC 8305)
 
 
 class Head(msgspec.Struct):
@@ -50,7 +50,7 @@ class Head(msgspec.Struct):
     framed: bool = False  # by chunks or by a length: then the end of the connection is not an end
     begun: bool = False  # the first byte of the body, or the first chunk's size
     raw: bytes = b""  # all that came until then
-    tidy: Tidy | None = None  # what makes strict an answer that the parser refused
+    tidy: LenientRewriter | None = None  # what makes strict an answer that the parser refused
 
 
 class Connection:
@@ -58,7 +58,7 @@ class Connection:
 
     def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
         self._sock, self._loop = sock, loop
-        self._stamped = Stamped(sock, getattr(loop, "clock", None))
+        self._stamped = StampedSocket(sock, getattr(loop, "clock", None))
         self._tls: ssl.SSLObject | None = None
         self._pieces: deque[tuple[bytes, Read]] = deque()
         self._waiting = 0  # bytes in _pieces
@@ -83,16 +83,16 @@ class Connection:
         ssl.SSLError, ConnectFailed for an address that is not public."""
         host, port = origin.host, origin.port
         loop, marks = asyncio.get_running_loop(), trace.marks
-        addresses = _literal(host, port)
+        addresses = _literal_address(host, port)
         if addresses is None:
             marks["dns_start"] = time.perf_counter()
             addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             marks["dns"] = time.perf_counter()
         if public:
-            refuse_private(host, addresses)
+            check_public(host, addresses)
         marks["connect_start"] = time.perf_counter()
         sock = await aiohappyeyeballs.start_connection(
-            addresses, happy_eyeballs_delay=_EYEBALLS, interleave=1, loop=loop
+            addresses, happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY, interleave=1, loop=loop
         )
         marks["connected"] = time.perf_counter()
         self = cls(sock, loop)
@@ -175,7 +175,7 @@ class Connection:
     async def _ready(self, watch: Callable[..., Any], forget: Callable[[socket.socket], Any]) -> None:
         """Returns when the socket can be read or written."""
         ready = self._loop.create_future()
-        watch(self._sock, _settle, ready)
+        watch(self._sock, _set_ready, ready)
         try:
             await ready
         finally:
@@ -242,8 +242,8 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as exc:
-            self._fail(Broken(str(exc)))
-        except Unreadable as exc:
+            self._fail(ConnectionBroken(str(exc)))
+        except InvalidResponse as exc:
             self._fail(exc)
         if (wake := self._wake) is None or wake.done():
             return
@@ -277,16 +277,16 @@ class Connection:
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b"".join(plain), True
         except ssl.SSLError as exc:
-            self._error = self._error or Broken(f"TLS: {exc.reason}")
+            self._error = self._error or ConnectionBroken(f"TLS: {exc.reason}")
         return b"".join(plain), True
 
     def _parse(self, data: bytes, read: Read) -> None:
         if self.head.ended:
-            raise Unreadable("bytes came that nobody asked for")
+            raise InvalidResponse("bytes came that nobody asked for")
         marks, before = self._marks, self.head.complete
         marks.setdefault("first_byte", read.at)
         if self.head.size > _HEAD_LIMIT:  # counted here too: the parser tells of a header once it is whole
-            raise Unreadable("its headers are too large")
+            raise InvalidResponse("its headers are too large")
         wrong = self._fed(data)
         if self.head.complete and not before:
             marks["headers"] = read.at
@@ -301,7 +301,7 @@ class Connection:
             if self._waiting > _HIGH:
                 self._unwatch()
         if wrong:  # what stood before it in the same read is kept
-            raise Unreadable(wrong)
+            raise InvalidResponse(wrong)
 
     def _fed(self, data: bytes) -> str:
         """What is wrong with the bytes, "" for nothing."""
@@ -333,7 +333,7 @@ class Connection:
         if not _HTTP.startswith(raw[: len(_HTTP)].upper()):
             return f"it does not speak HTTP, and began with {raw[:40].decode('latin-1')!r}"
         head.headers.clear()
-        head.raw, head.tidy, head.complete = b"", Tidy(), False
+        head.raw, head.tidy, head.complete = b"", LenientRewriter(), False
         self._parser = self._new_parser()
         return self._fed(raw)
 
@@ -352,7 +352,7 @@ class Connection:
             self.head.ended = True
             self._marks["eof"] = time.perf_counter()
         elif not self.head.ended:
-            self._error = self._error or Broken("closed before its end")
+            self._error = self._error or ConnectionBroken("closed before its end")
         self.close()
 
     def _fail(self, error: Exception) -> None:
@@ -439,7 +439,7 @@ class Connection:
             self._sock.close()
 
 
-def refuse_private(host: str, found: list[Any]) -> None:
+def check_public(host: str, found: list[Any]) -> None:
     """Raises ConnectFailed where one of the addresses that a name leads to is not public: a name may be
     anybody's, and lead into this machine's own network."""
     if not are_all_public(found):
@@ -449,7 +449,7 @@ def refuse_private(host: str, found: list[Any]) -> None:
         )
 
 
-def _literal(host: str, port: int) -> list[Any] | None:
+def _literal_address(host: str, port: int) -> list[Any] | None:
     """The address of a host that is one already."""
     address = parse_ip(host)
     if address is None or "%" in host:  # what names an interface is looked up
@@ -466,6 +466,6 @@ def _literal(host: str, port: int) -> list[Any] | None:
     ]
 
 
-def _settle(future: asyncio.Future[None]) -> None:
+def _set_ready(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)

@@ -22,17 +22,17 @@ class ProxyFault(NotConnected):
     """A proxy gave none."""
 
 
-class NotInTime(Fault):
+class ConnectTimeout(Fault):
     """There was no connection in the time allowed."""
 
 
-class Broken(Fault):
+class ConnectionBroken(Fault):
     """A connection ended too soon."""
 
 
-class Unreadable(Fault):
+class InvalidResponse(Fault):
     """What came is not what HTTP allows."""
 
 
-class Unsendable(Fault):
+class InvalidRequest(Fault):
     """What was to be sent is not what HTTP allows."""

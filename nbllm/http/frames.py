@@ -26,26 +26,26 @@ from ..dialects._errors import page_text
 from .faults import Fault
 
 EVENT_LIMIT = 64 * 2**20  # bytes of one SSE event or JSON value; providers send at most some MB (images)
-_TAIL_KEPT = 64 * 2**10
+_TAIL_LIMIT = 64 * 2**10
 # seconds that the other side gets to end an answer after its own end mark, so that the connection can be used
 # again
-_DRAIN = 0.5
+_DRAIN_SECONDS = 0.5
 _BOM = b"\xef\xbb\xbf"
-_ODD_FIELD = rb"(?:\A|(?<=[\r\n]))(?!(?:data|event|id|retry):)([A-Za-z][\w-]{0,30}):[ \t]{0,8}(?=(\S))"
-_WORDS_OF_ERRORS = re.compile(rb"(?i)err|exception|fail|fault|abort")
+_UNKNOWN_FIELD = rb"(?:\A|(?<=[\r\n]))(?!(?:data|event|id|retry):)([A-Za-z][\w-]{0,30}):[ \t]{0,8}(?=(\S))"
+_ERROR_FIELD = re.compile(rb"(?i)err|exception|fail|fault|abort")
 _SSE_FIELD = re.compile(rb"(?m)^(?:data|event|id|retry)?:")
 _FIELDS = ("data:", "event:", "id:", "retry:")
 
 
-async def drained(rest: AsyncIterator[object]) -> None:
+async def drain_body(rest: AsyncIterator[object]) -> None:
     """Reads on for at most _DRAIN seconds, and drops what comes."""
     with contextlib.suppress(TimeoutError, TransportError, ProtocolError, Fault):
-        async with asyncio.timeout(_DRAIN):
+        async with asyncio.timeout(_DRAIN_SECONDS):
             async for _ in rest:
                 pass
 
 
-class Frames:
+class FrameReader:
     """A body that is cut into frames as it comes; its reads are kept in `log`. Raises ProtocolError for a
     page of HTML, for text that is neither SSE nor JSON, and for an event over EVENT_LIMIT."""
 
@@ -76,7 +76,7 @@ class Frames:
             self._head = chunk = (self._head + chunk).removeprefix(_BOM).lstrip()
             if _BOM.startswith(chunk):
                 return []
-            cutter = self._cutter = _CUTTERS.get(chunk[:1], _Events)()
+            cutter = self._cutter = _CUTTERS.get(chunk[:1], _SseEvents)()
         found = cutter.feed(chunk)
         self._pending = cutter.held
         return self._stamped(found) if found else []
@@ -84,11 +84,11 @@ class Frames:
     def close(self) -> list[Frame]:
         """What is left at the end of the body."""
         if (cutter := self._cutter) is None:
-            cutter = _Events()
+            cutter = _SseEvents()
             cutter.feed(self._head)
         return self._stamped(cutter.close())
 
-    def _stamped(self, found: list[_Told]) -> list[Frame]:
+    def _stamped(self, found: list[_Event]) -> list[Frame]:
         at, read = self.at, len(self.log) - 1
         return [Frame(data, name, at, tail, read) for data, name, tail in found]
 
@@ -112,27 +112,27 @@ class _Cutter(Protocol):
     def held(self) -> int:
         """How many bytes are no frame yet."""
 
-    def feed(self, data: bytes) -> list[_Told]:
+    def feed(self, data: bytes) -> list[_Event]:
         """What ends with these bytes."""
 
-    def close(self) -> list[_Told]:
+    def close(self) -> list[_Event]:
         """What is left at the end of the body."""
 
 
-_Told = tuple[str, str, bool]  # a frame without its stamp: data, name, tail
+_Event = tuple[str, str, bool]  # a frame without its stamp: data, name, tail
 
 
-class _Page:
+class _HtmlPage:
     """A page of HTML: an error, once enough of it is there to say what it is."""
 
     def __init__(self) -> None:
         self._text, self.held = b"", 0
 
-    def feed(self, data: bytes) -> list[_Told]:
+    def feed(self, data: bytes) -> list[_Event]:
         self._text += data
-        return self.close() if len(self._text) > _TAIL_KEPT else []
+        return self.close() if len(self._text) > _TAIL_LIMIT else []
 
-    def close(self) -> list[_Told]:
+    def close(self) -> list[_Event]:
         raise ProtocolError(
             "A web page came instead of an answer: "
             f"{page_text(self._text.decode('utf-8', 'replace'))[:200]!r}.",
@@ -143,7 +143,7 @@ class _Page:
 # --- SSE ----------------------------------------------------------------------------------------------------
 
 
-class _Events:
+class _SseEvents:
     """An event stream, cut at its blank lines. An event of one line of data, alone or below its name, is read
     here; any other goes to httpx-sse, and so do whole runs of them."""
 
@@ -153,7 +153,7 @@ class _Events:
         self._tail = b""  # the body's last lines, from the first that was not read here
         self._seen = False
 
-    def feed(self, data: bytes) -> list[_Told]:
+    def feed(self, data: bytes) -> list[_Event]:
         edge = self._rest[-1][-1:] if self._rest else b""
         end = _after_blank_line(edge + data) - len(edge)
         if end <= 0:
@@ -164,15 +164,15 @@ class _Events:
         self._rest, self.held = [data[end:]] if end < len(data) else [], len(data) - end
         return self._events(whole)
 
-    def _events(self, whole: bytes) -> list[_Told]:
+    def _events(self, whole: bytes) -> list[_Event]:
         """The events in a row of whole blocks."""
         text = whole.decode("utf-8", "replace")
         if "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
-        found: list[_Told] = []
+        found: list[_Event] = []
         odd: list[str] = []
         for block in text.split("\n\n"):
-            told = _usual(block)
+            told = _parse_simple_block(block)
             if told is None:
                 odd.append(block)
                 continue
@@ -186,40 +186,42 @@ class _Events:
         self._seen = self._seen or bool(found)
         return found
 
-    def _odd(self, blocks: list[str], tail: bool = False) -> list[_Told]:
+    def _odd(self, blocks: list[str], tail: bool = False) -> list[_Event]:
         """The events in blocks that httpx-sse reads. A line of a field that no event stream has, such as
         llama.cpp's `error: {...}`, becomes an event of that name: the dialect sees all that a server says."""
         import httpx
         from httpx_sse import EventSource
 
-        content = re.sub(_ODD_FIELD, _as_event, "\n\n".join((*map(_mended, blocks), "")).encode())
+        content = re.sub(
+            _UNKNOWN_FIELD, _name_error_event, "\n\n".join((*map(_repair_block, blocks), "")).encode()
+        )
         self._tail += content
-        if len(self._tail) > _TAIL_KEPT:
-            self._tail = self._tail[-_TAIL_KEPT:].partition(b"\n")[2]
+        if len(self._tail) > _TAIL_LIMIT:
+            self._tail = self._tail[-_TAIL_LIMIT:].partition(b"\n")[2]
         response = httpx.Response(200, headers={"content-type": "text/event-stream"}, content=content)
         response.encoding = "utf-8"  # said here, it need not be looked for in the headers
         events = list(EventSource(response).iter_sse())
         self._seen = self._seen or any(event.data or event.event for event in events)
         return [(event.data, event.event, tail) for event in events if event.data]
 
-    def close(self) -> list[_Told]:
+    def close(self) -> list[_Event]:
         """A last event without its blank line, and JSON or words that stand below the last one. Raises
         ProtocolError for what is no event stream."""
         rest = b"".join(self._rest).decode("utf-8", "replace")
         found = self._odd([rest.replace("\r\n", "\n").replace("\r", "\n")], True) if rest else []
         tail = self._tail
-        bare = [(value, "", False) for value in _bare_json(tail)]
+        bare = [(value, "", False) for value in _trailing_json(tail)]
         if not (self._seen or bare) and tail.strip() and not _SSE_FIELD.search(tail):
             raise ProtocolError(
                 f"Neither an event stream nor JSON came: {tail[:200].decode('utf-8', 'replace')!r}.",
                 hint="Check that base_url and dialect belong together.",
             )
-        if not bare and (words := _bare_words(tail)):
+        if not bare and (words := _trailing_text(tail)):
             return [*found, (words, "", False)]
         return found + bare
 
 
-def _mended(block: str) -> str:
+def _repair_block(block: str) -> str:
     """A block without what careless servers write before a field, and with the lines of a JSON value of which
     only the first has a field."""
     lines: list[str] = []
@@ -239,7 +241,7 @@ def _after_blank_line(data: bytes) -> int:
     return 0 if last < 0 else last + 2 + (data[last + 1 : last + 3] == b"\r\n")
 
 
-def _usual(block: str) -> _Told | None:
+def _parse_simple_block(block: str) -> _Event | None:
     """A block of one line of data, with or without its name above; without data for one that says nothing.
     None for any other."""
     name, line = "message", block
@@ -249,37 +251,37 @@ def _usual(block: str) -> _Told | None:
         return None
     if line.startswith("data:"):
         return line[6:] if line[5:6] == " " else line[5:], name or "message", False
-    return _NOTHING if not block or (block is line and line[0] == ":") else None
+    return _NO_EVENT if not block or (block is line and line[0] == ":") else None
 
 
-_NOTHING: _Told = ("", "", False)
+_NO_EVENT: _Event = ("", "", False)
 
 
-def _as_event(field: re.Match[bytes]) -> bytes:
-    if _WORDS_OF_ERRORS.search(field[1]):
+def _name_error_event(field: re.Match[bytes]) -> bytes:
+    if _ERROR_FIELD.search(field[1]):
         return b"event: error\ndata: "
     return b"event: " + field[1] + b"\ndata: " if field[2] in b"{[" else field[0]
 
 
-def _bare_json(tail: bytes) -> Iterator[str]:
+def _trailing_json(tail: bytes) -> Iterator[str]:
     """JSON values that stand after the last SSE field: Gemini and some gateways end a broken stream that
     way."""
-    rest = _below_fields(tail)
+    rest = _after_last_field(tail)
     match = re.search(rb"(?m)^[{\[]", rest)
     if match:
         values = JsonValues()
         yield from values.feed(rest[match.start() :])
 
 
-def _bare_words(tail: bytes) -> str:
+def _trailing_text(tail: bytes) -> str:
     """Words that stand after the last SSE field: the error page of a gateway whose server went away. Fields
     of other names alone are none, nor is one that was cut in its name."""
-    lines = _below_fields(tail).decode("utf-8", "replace").split("\n")
+    lines = _after_last_field(tail).decode("utf-8", "replace").split("\n")
     words = [line for line in lines if not any(field.startswith(line) for field in _FIELDS)]
-    return "" if all(re.match(_ODD_FIELD, line.encode()) for line in words) else "\n".join(words).strip()
+    return "" if all(re.match(_UNKNOWN_FIELD, line.encode()) for line in words) else "\n".join(words).strip()
 
 
-def _below_fields(tail: bytes) -> bytes:
+def _after_last_field(tail: bytes) -> bytes:
     fields = list(_SSE_FIELD.finditer(tail))
     return tail[fields[-1].start() :].partition(b"\n")[2] if fields else tail
 
@@ -367,7 +369,7 @@ class JsonValues:
         return False
 
 
-class _Json:
+class _JsonBody:
     """JSON values, one after another or in an array. A value that is a line by itself ends with its line."""
 
     def __init__(self) -> None:
@@ -378,12 +380,12 @@ class _Json:
     def held(self) -> int:
         return len(self._line) + self._values.size
 
-    def feed(self, data: bytes) -> list[_Told]:
+    def feed(self, data: bytes) -> list[_Event]:
         scanned = len(self._line)
         line = self._line
         line += data
         self._head = self._head if self._seen else (self._head + data)[:200]
-        found: list[_Told] = []
+        found: list[_Event] = []
         while (end := line.find(b"\n", scanned)) >= 0:
             complete = bytes(line[:end])
             del line[: end + 1]
@@ -392,7 +394,7 @@ class _Json:
         self._seen = self._seen or bool(found)
         return found
 
-    def close(self) -> list[_Told]:
+    def close(self) -> list[_Event]:
         found = [(value, "", False) for value in _line_values(bytes(self._line), self._values)]
         if self._values.inside:
             found.append((self._values.rest().decode("utf-8", "replace"), "", True))
@@ -413,4 +415,4 @@ def _line_values(line: bytes, values: JsonValues) -> Iterator[str]:
         yield from values.feed(line + b"\n")
 
 
-_CUTTERS: dict[bytes, Callable[[], _Cutter]] = {b"{": _Json, b"[": _Json, b"<": _Page}
+_CUTTERS: dict[bytes, Callable[[], _Cutter]] = {b"{": _JsonBody, b"[": _JsonBody, b"<": _HtmlPage}

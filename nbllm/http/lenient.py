@@ -19,7 +19,7 @@ _SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})(?=[ \t;\r]|\Z)")
 _LONGEST = 2**16  # bytes of a line between two chunks
 
 
-class Tidy:
+class LenientRewriter:
     """Makes one answer strict, piece by piece. Raises ValueError, in words, for what cannot be mended."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Tidy:
         self._held, self._seen = self._held[end.end() :], 0
         status = _STATUS.match(first)
         if status is None:
-            raise ValueError(f"its status line is broken: {_words(first)}")
+            raise ValueError(f"its status line is broken: {_quote(first)}")
         headers, chunked = _headers(lines)
         if status[2] >= b"200":
             self._next = self._size if chunked else self._rest
@@ -68,7 +68,7 @@ class Tidy:
             return None
         size = _SIZE.match(line)
         if size is None:
-            raise ValueError(f"the size of a chunk is broken: {_words(line)}")
+            raise ValueError(f"the size of a chunk is broken: {_quote(line)}")
         self._left = int(size[1], 16)
         self._next = self._data if self._left else self._trailers
         return b"%x\r\n" % self._left
@@ -101,7 +101,7 @@ def _headers(lines: list[bytes]) -> tuple[list[bytes], bool]:
         for name, _, value in (x.partition(b":") for x in lines)
     ]
     if odd := [line for line in lines if b":" not in line or _CONTROL.search(line.partition(b":")[0])]:
-        raise ValueError(f"one of its headers is broken: {_words(odd[0])}")
+        raise ValueError(f"one of its headers is broken: {_quote(odd[0])}")
     codings = b",".join(value.lower() for name, value in pairs if name.lower() == b"transfer-encoding")
     lengths = [
         part.strip()
@@ -114,14 +114,14 @@ def _headers(lines: list[bytes]) -> tuple[list[bytes], bool]:
     if chunked:
         return [*out, b"transfer-encoding: " + codings], True
     if any(not re.fullmatch(rb"\+?[0-9]{1,18}", length) for length in lengths):
-        raise ValueError(f"its Content-Length is no number: {_words(b', '.join(lengths))}")
+        raise ValueError(f"its Content-Length is no number: {_quote(b', '.join(lengths))}")
     if len(found := set(map(int, lengths))) > 1:
-        raise ValueError(f"it tells several lengths: {_words(b', '.join(lengths))}")
+        raise ValueError(f"it tells several lengths: {_quote(b', '.join(lengths))}")
     return [*out, *(b"content-length: %d" % length for length in found)], False
 
 
 _FRAMING = (b"transfer-encoding", b"content-length")
 
 
-def _words(line: bytes) -> str:
+def _quote(line: bytes) -> str:
     return repr(line[:60].strip().decode("latin-1"))

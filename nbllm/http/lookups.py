@@ -14,9 +14,9 @@ import socket
 import threading
 from typing import Any
 
-_MOST = 256  # threads; each look-up that hangs is one
+_MAX_THREADS = 256  # threads; each look-up that hangs is one
 # seconds after which a look-up is not waited for by those who come later: the network may be another by then
-_LONG = 5.0
+_SHARE_SECONDS = 5.0
 
 
 class Lookups:
@@ -30,15 +30,15 @@ class Lookups:
         """As socket.getaddrinfo. Raises OSError, also where too many look-ups hang already."""
         loop, key = asyncio.get_running_loop(), (host, port, *how.items())
         began, result = self._running.get(key, (0.0, None))
-        if result is None or loop.time() - began > _LONG:
+        if result is None or loop.time() - began > _SHARE_SECONDS:
             result = self._begin(loop, key, host, port, how)
         return await asyncio.shield(result)
 
     def _begin(
         self, loop: asyncio.AbstractEventLoop, key: Any, host: Any, port: Any, how: dict[str, int]
     ) -> asyncio.Future[Any]:
-        if self._threads >= _MOST:
-            raise OSError(errno.EAGAIN, f"{_MOST} name look-ups are under way, and none of them ends")
+        if self._threads >= _MAX_THREADS:
+            raise OSError(errno.EAGAIN, f"{_MAX_THREADS} name look-ups are under way, and none of them ends")
         result: asyncio.Future[Any] = loop.create_future()
 
         def look() -> None:

@@ -18,7 +18,7 @@ from ..core.calls import Read, Trace
 from ..core.errors import ConfigError
 from . import stamps
 from .connection import Connection, Head
-from .faults import Broken, NotConnected, NotInTime, Unreadable
+from .faults import ConnectionBroken, ConnectTimeout, InvalidResponse, NotConnected
 from .prepared_request import PreparedRequest
 
 
@@ -38,17 +38,17 @@ class Answer(Protocol):
         """Gives the connection back where the body was read to its end, else closes it."""
 
 
-class OwnAnswer:
+class PooledAnswer:
     """An answer on a connection of ours."""
 
     def __init__(
-        self, connection: Connection, head: Head, pool: StampedTransport, origin: Address | None
+        self, connection: Connection, head: Head, pool: ConnectionPool, origin: Address | None
     ) -> None:
         self._connection, self._pool, self._origin = connection, pool, origin
         self.status, self.version, self.headers = head.status, f"HTTP/{head.version}", head.headers
         self.read: Read | None = None
 
-    def __aiter__(self) -> OwnAnswer:
+    def __aiter__(self) -> PooledAnswer:
         return self
 
     async def __anext__(self) -> bytes:
@@ -69,22 +69,22 @@ class OwnAnswer:
 
     async def aclose(self) -> None:
         """See Answer."""
-        connection, self._connection = self._connection, _GONE
-        if connection is not _GONE:
+        connection, self._connection = self._connection, _CLOSED
+        if connection is not _CLOSED:
             self._pool.release(connection, self._origin)
 
 
-class _Gone:
+class _ClosedConnection:
     closed = True
 
     async def piece(self) -> None:
-        raise Broken("it was closed")
+        raise ConnectionBroken("it was closed")
 
 
-_GONE: Connection = _Gone()  # type: ignore[assignment]
+_CLOSED: Connection = _ClosedConnection()  # type: ignore[assignment]
 
 
-class StampedTransport:
+class ConnectionPool:
     """A pool of connections, newest first. At most `keep` idle ones stay, each at most `expiry` seconds."""
 
     def __init__(self, keep: int = 200, expiry: float = 120.0) -> None:
@@ -94,23 +94,25 @@ class StampedTransport:
         self._busy: set[Connection] = set()
         self._context: ssl.SSLContext | None = None
         self._authorities: tuple[str | None, ...] = ()
-        self._keeper = stamps.keep_enabled()
+        self._keeper = stamps.open_stamp_keeper()
 
     def context(self) -> ssl.SSLContext:
         """The TLS context, made once (some 20 ms). Raises ConfigError for certificates that cannot be
         read."""
-        if self._context is None or self._authorities != authorities():  # a cell may have named others
-            self._authorities = authorities()
-            self._context = certificates()
+        if (
+            self._context is None or self._authorities != certificate_settings()
+        ):  # a cell may have named others
+            self._authorities = certificate_settings()
+            self._context = tls_context()
             self._context.set_alpn_protocols(["http/1.1"])
         return self._context
 
     @property
     def has_context(self) -> bool:
         """Whether the TLS context is made."""
-        return self._context is not None and self._authorities == authorities()
+        return self._context is not None and self._authorities == certificate_settings()
 
-    async def send(self, prepared: PreparedRequest, trace: Trace, connect: float | None) -> OwnAnswer:
+    async def send(self, prepared: PreparedRequest, trace: Trace, connect: float | None) -> PooledAnswer:
         """Sends a request. connect: seconds that a connection may take. Raises Faults, and ConnectFailed for
         an address that must be public and is not."""
         origin, wire = prepared.address, prepared.wire
@@ -120,7 +122,7 @@ class StampedTransport:
         if connection is not None:
             try:
                 head = await self._exchange(connection, wire, trace)
-            except (Broken, Unreadable):
+            except (ConnectionBroken, InvalidResponse):
                 # What is no HTTP followed the answer before: it is no part of this one.
                 if trace.marks.pop("first_byte", None) and connection.head.raw[:1] in (b"", b"H", b"h"):
                     raise
@@ -128,7 +130,7 @@ class StampedTransport:
         if connection is None or head is None:
             connection = await self._open(prepared, trace, connect)
             head = await self._exchange(connection, wire, trace)
-        return OwnAnswer(connection, head, self, None if prepared.fresh else origin)
+        return PooledAnswer(connection, head, self, None if prepared.fresh else origin)
 
     async def _exchange(self, connection: Connection, wire: bytes, trace: Trace) -> Head:
         trace.connected_at = connection.created
@@ -139,7 +141,7 @@ class StampedTransport:
             self._busy.discard(connection)
             connection.close()
             if isinstance(exc, OSError):
-                raise Broken(str(exc)) from None
+                raise ConnectionBroken(str(exc)) from None
             raise
 
     async def _open(self, prepared: PreparedRequest, trace: Trace, within: float | None) -> Connection:
@@ -149,7 +151,7 @@ class StampedTransport:
             async with asyncio.timeout(within):
                 return await Connection.open(origin, trace, context, public=prepared.public)
         except TimeoutError:
-            raise NotInTime("no connection in time") from None
+            raise ConnectTimeout("no connection in time") from None
         except ssl.SSLError as exc:
             raise NotConnected(f"TLS: {getattr(exc, 'verify_message', '') or exc.reason or exc}") from None
         except (OSError, ValueError, OverflowError) as exc:
@@ -189,21 +191,21 @@ class StampedTransport:
             self._keeper.close()
 
 
-_FILES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
-def authorities() -> tuple[str | None, ...]:
+def certificate_settings() -> tuple[str | None, ...]:
     """What of the environment says whose certificates are taken."""
-    return tuple(map(os.environ.get, _FILES))
+    return tuple(map(os.environ.get, _CERTIFICATE_VARIABLES))
 
 
-def certificates() -> ssl.SSLContext:
+def tls_context() -> ssl.SSLContext:
     """A TLS context. Certificates: those that SSL_CERT_FILE, SSL_CERT_DIR, REQUESTS_CA_BUNDLE or
     CURL_CA_BUNDLE name, the first that is set; else the system's own and certifi's. Raises ConfigError."""
-    named = next((n for n in _FILES if os.environ.get(n)), "")
+    named = next((n for n in _CERTIFICATE_VARIABLES if os.environ.get(n)), "")
     try:
         if not named:
-            return _usual()
+            return _default_tls_context()
         path = os.environ[named].strip()
         at = {"capath" if os.path.isdir(path) else "cafile": path}
         return ssl.create_default_context(**at)  # type: ignore[arg-type]
@@ -215,7 +217,7 @@ def certificates() -> ssl.SSLContext:
         ) from None
 
 
-def _usual() -> ssl.SSLContext:
+def _default_tls_context() -> ssl.SSLContext:
     """Where a system keeps its certificates outside of OpenSSL's reach, truststore asks it."""
     if sys.platform in ("darwin", "win32"):
         with contextlib.suppress(ImportError):

@@ -15,7 +15,7 @@ import msgspec
 from ..core import addresses, errors
 from ..core.addresses import Address
 from ..core.calls import HttpCall
-from .faults import Unsendable
+from .faults import InvalidRequest
 
 if TYPE_CHECKING:
     import httpx
@@ -28,11 +28,11 @@ _HEADERS = {
 }
 _JSON = {"content-type": "application/json"}
 _WITH_BODY = ("POST", "PUT", "PATCH")  # they say how much they send, nothing too
-_ODD_NAME, _ODD_VALUE = re.compile(r"[^!-9;-~]|\A\Z"), re.compile(r"[\r\n\0]")
+_BAD_NAME, _BAD_VALUE = re.compile(r"[^!-9;-~]|\A\Z"), re.compile(r"[\r\n\0]")
 _BLANKS = " \t\v\f"
-_USER = re.compile(r"https?://([^/?#]*)@", re.IGNORECASE)
-_SAFE = r"(?:[A-Za-z0-9_~!$&()*+,;=:@/-]|%[0-9A-Fa-f]{2}|(?<!/)\.)*"  # what stands in a request as it is
-_PLAIN = re.compile(rf"https?://[^/?#]*(/{_SAFE})?(\?{_SAFE})?", re.IGNORECASE)
+_USERINFO = re.compile(r"https?://([^/?#]*)@", re.IGNORECASE)
+_SAFE_PATH = r"(?:[A-Za-z0-9_~!$&()*+,;=:@/-]|%[0-9A-Fa-f]{2}|(?<!/)\.)*"  # what stands in a request as it is
+_PLAIN_URL = re.compile(rf"https?://[^/?#]*(/{_SAFE_PATH})?(\?{_SAFE_PATH})?", re.IGNORECASE)
 
 
 class PreparedRequest:
@@ -44,17 +44,19 @@ class PreparedRequest:
     """
 
     def __init__(self, call: HttpCall, *, fresh: bool = False, public: bool = False) -> None:
-        self.address, self._content = addresses.parse(call.url), _encoded(call)
+        self.address, self._content = addresses.parse(call.url), _encode_body(call)
         self._headers = {**_HEADERS, **(_JSON if self._content else {}), **call.headers}
         if "@" in call.url:
-            self._headers = {**_login_of(call), **self._headers}
+            self._headers = {**_basic_auth(call), **self._headers}
         call.guard.check(str(self.address))
         try:
-            target = (_target if addresses.may_hold_secret(call.url) else _known_target)(call.url)
+            target = (_request_target if addresses.may_hold_secret(call.url) else _cached_target)(call.url)
             size = len(self._content) if self._content or call.method in _WITH_BODY else None
-            self.wire = _head(f"{call.method} {target}", self.address, self._headers, size) + self._content
-        except Unsendable as exc:
-            raise unsendable(exc) from None
+            self.wire = (
+                _encode_head(f"{call.method} {target}", self.address, self._headers, size) + self._content
+            )
+        except InvalidRequest as exc:
+            raise invalid_request_error(exc) from None
         except (ValueError, TypeError) as exc:
             raise self._unusable(exc) from None
         self.call, self.size, self.fresh, self.public = call, len(self._content), fresh or public, public
@@ -79,24 +81,24 @@ class PreparedRequest:
         return made
 
 
-def _head(begun: str, address: Address, headers: Mapping[str, str], size: int | None) -> bytes:
+def _encode_head(begun: str, address: Address, headers: Mapping[str, str], size: int | None) -> bytes:
     """The request line and headers. Raises Unsendable for what HTTP does not allow in them."""
     lines = [f"{begun} HTTP/1.1"]
     given = set(map(str.lower, headers))
     if "host" not in given:
         lines.append(f"Host: {address.authority}")
     for name, value in headers.items():
-        if _ODD_NAME.search(name) or _ODD_VALUE.search(value):
-            raise Unsendable(f"the header {name[:40]!r} holds a character that HTTP does not allow")
+        if _BAD_NAME.search(name) or _BAD_VALUE.search(value):
+            raise InvalidRequest(f"the header {name[:40]!r} holds a character that HTTP does not allow")
         lines.append(f"{name}: {value.strip(_BLANKS)}")
     if size is not None and given.isdisjoint(("content-length", "transfer-encoding")):
         lines.append(f"Content-Length: {size}")
     return "\r\n".join([*lines, "", ""]).encode("utf-8")
 
 
-def _target(url: str) -> str:
+def _request_target(url: str) -> str:
     """What of an address stands in the request line, as httpx writes it."""
-    if (plain := _PLAIN.fullmatch(url)) is not None:
+    if (plain := _PLAIN_URL.fullmatch(url)) is not None:
         return f"{plain[1] or '/'}{plain[2] or ''}"
     import httpx
 
@@ -106,13 +108,13 @@ def _target(url: str) -> str:
         raise ValueError(str(exc)) from None
 
 
-_known_target = functools.lru_cache(256)(_target)  # a run asks one address thousands of times
+_cached_target = functools.lru_cache(256)(_request_target)  # a run asks one address thousands of times
 
 
-def _login_of(call: HttpCall) -> dict[str, str]:
+def _basic_auth(call: HttpCall) -> dict[str, str]:
     """What stands before an @ in an address, as curl and browsers send it, where nothing else says who
     asks."""
-    user = _USER.match(call.url)
+    user = _USERINFO.match(call.url)
     if user is None or "authorization" in map(str.lower, call.headers):
         return {}
     name, colon, password = user[1].partition(":")
@@ -120,7 +122,7 @@ def _login_of(call: HttpCall) -> dict[str, str]:
     return {"authorization": f"Basic {base64.b64encode(said.encode()).decode()}"}
 
 
-def _encoded(call: HttpCall) -> bytes:
+def _encode_body(call: HttpCall) -> bytes:
     if call.method == "GET" or (call.method == "DELETE" and not call.body):
         return b""
     if call.content:
@@ -136,7 +138,7 @@ def _encoded(call: HttpCall) -> bytes:
         ) from None
 
 
-def unsendable(exc: Exception) -> errors.ConfigError:
+def invalid_request_error(exc: Exception) -> errors.ConfigError:
     """Our error for what HTTP does not allow to be sent."""
     return errors.ConfigError(
         f"The request cannot be sent: {exc}.", hint="Check the key and the row's headers for line breaks."

@@ -30,7 +30,7 @@ _VARIABLES = (
     "NO_PROXY",
     "REQUEST_METHOD",
 )
-_ASKED = sys.platform in ("darwin", "win32")  # they have settings of their own
+_HAS_SYSTEM_SETTINGS = sys.platform in ("darwin", "win32")  # they have settings of their own
 _KINDS = {"http": "http", "https": "https", "socks": "socks5", "socks5": "socks5", "socks5h": "socks5h"}
 _ENTRY = r"\[([^\]]*)\](?::(\d+))?|([^:]+)(?::(\d+))?"
 
@@ -43,30 +43,32 @@ class Proxy(NamedTuple):
     variable: str
 
 
-def settings() -> tuple[str | None, ...]:
+def proxy_settings() -> tuple[str | None, ...]:
     """What of the environment decides; where it has changed, so may everything here."""
     return tuple(map(os.environ.get, _VARIABLES))
 
 
 def proxy_for(address: Address) -> Proxy | None:
     """The proxy on the way to an address, None for none. Raises ConfigError for one that cannot be used."""
-    if address.is_local or not (_ASKED or any(n.lower().endswith("_proxy") for n in os.environ)):
+    if address.is_local or not (
+        _HAS_SYSTEM_SETTINGS or any(n.lower().endswith("_proxy") for n in os.environ)
+    ):
         return None
     from urllib.request import getproxies, proxy_bypass  # with mail and cookies, which hardly anybody needs
 
     named = getproxies()
     key = next((k for k in (address.scheme, "all") if named.get(k)), None)
-    if key is None or _own(address.host):
+    if key is None or _is_own_host(address.host):
         return None
-    if _direct(address, named.get("no", "")) or proxy_bypass(address.host):
+    if _is_exempt(address, named.get("no", "")) or proxy_bypass(address.host):
         return None
     variable = next(
         (n for n in (f"{key}_proxy", f"{key}_PROXY".upper()) if os.environ.get(n)), "the system's settings"
     )
-    return _checked(named[key].strip(), variable)
+    return _parse_proxy(named[key].strip(), variable)
 
 
-def _own(host: str) -> bool:
+def _is_own_host(host: str) -> bool:
     """Whether a host is this machine under another name or address: a socket can be bound to it."""
     number = addresses.parse_ip(host.partition("%")[0])
     if number is None:
@@ -81,7 +83,7 @@ def _own(host: str) -> bool:
     return not number.is_multicast
 
 
-def _checked(named: str, variable: str) -> Proxy:
+def _parse_proxy(named: str, variable: str) -> Proxy:
     hint = f"Correct {variable} or unset it, or name the hosts that need no proxy in NO_PROXY."
     kind, _, rest = named.partition("://") if "://" in named else ("http", "", named)
     scheme = _KINDS.get(kind.lower())
@@ -102,12 +104,12 @@ def _checked(named: str, variable: str) -> Proxy:
     return Proxy(f"{scheme}://{rest}", place, variable)
 
 
-def _direct(address: Address, exceptions: str) -> bool:
+def _is_exempt(address: Address, exceptions: str) -> bool:
     """Whether NO_PROXY names the address."""
-    return any(_names(entry, address) for entry in re.split(r"[,\s]+", exceptions.lower()) if entry)
+    return any(_entry_matches(entry, address) for entry in re.split(r"[,\s]+", exceptions.lower()) if entry)
 
 
-def _names(entry: str, address: Address) -> bool:
+def _entry_matches(entry: str, address: Address) -> bool:
     number = addresses.parse_ip(address.host)
     if "/" in entry:
         try:

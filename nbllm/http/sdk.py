@@ -20,11 +20,17 @@ from ..core.calls import Guard, HttpCall, Trace, origin
 from .prepared_request import PreparedRequest
 from .transport import HttpTransport
 
-_SENT = ("accept", "content-type", "cache-control", "a2a-version", "a2a-extensions")  # what an SDK may say
+_SDK_HEADERS = (
+    "accept",
+    "content-type",
+    "cache-control",
+    "a2a-version",
+    "a2a-extensions",
+)  # what an SDK may say
 
 
 @dataclass(slots=True)
-class Bound:
+class SdkClient:
     """Whose client it is. url: the address that `headers` (with the key) and `guard` belong to. trace: for
     the next request, which is the one that is measured. at: when the last bytes came. refused: (status,
     headers, page) of the last answer that was none. limit: bytes of all answers together."""
@@ -45,13 +51,13 @@ class Bound:
 
 
 class _Transport(httpx.AsyncBaseTransport):
-    def __init__(self, bound: Bound) -> None:
+    def __init__(self, bound: SdkClient) -> None:
         self._bound = bound
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         bound, url = self._bound, str(request.url)
         own = origin(url) == origin(bound.url)
-        headers = {k: v for k, v in request.headers.items() if k in _SENT} | (
+        headers = {k: v for k, v in request.headers.items() if k in _SDK_HEADERS} | (
             dict(bound.headers) if own else {}
         )
         guard = bound.guard if own else Guard()
@@ -78,7 +84,7 @@ class _Transport(httpx.AsyncBaseTransport):
 class _Body(httpx.AsyncByteStream):
     """The bytes of an answer, which are stamped and counted."""
 
-    def __init__(self, bound: Bound, reply: Any, trace: Trace, stack: AsyncExitStack) -> None:
+    def __init__(self, bound: SdkClient, reply: Any, trace: Trace, stack: AsyncExitStack) -> None:
         self._bound, self._reply, self._trace, self._stack = bound, reply, trace, stack
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

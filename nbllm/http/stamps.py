@@ -42,11 +42,11 @@ _TCP_INFO, _DATA_SEGS_IN = (
 _READ_SIZE = 2**16
 _CLOCKS_APART = 2e-5  # seconds: the two clocks are read one after the other
 # seconds from a segment's arrival to the thread's being ready to run, at most, and of another thread's turn
-_WAKING = 1e-3
+_WAKE_LIMIT = 1e-3
 STALL = 1.5e-3  # seconds of the loop's own work that count as a stall
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """Nothing is to be done."""
 
 
@@ -68,12 +68,12 @@ class LoopClock(selectors.DefaultSelector):
         self.polled = self.quiet = self.woke = time.perf_counter()
         self.stalls: deque[tuple[float, float]] = deque(maxlen=10_000)
         self.alone = False
-        self.before: Callable[[], None] = _nothing  # is called before the next poll
+        self.before: Callable[[], None] = _do_nothing  # is called before the next poll
         self._schedstat: int | None = None
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """As the selector's, with the clock read before and after."""
-        before, self.before = self.before, _nothing
+        before, self.before = self.before, _do_nothing
         before()
         waited = self._waited() if self.alone else 0.0
         self.quiet, self.polled = self.polled, time.perf_counter()
@@ -82,7 +82,7 @@ class LoopClock(selectors.DefaultSelector):
         ready = super().select(timeout)
         self.woke = time.perf_counter()
         if self.alone and ready:
-            latest = self.woke - (self._waited() - waited) - _WAKING
+            latest = self.woke - (self._waited() - waited) - _WAKE_LIMIT
             self.quiet = max(self.quiet, latest if latest > self.polled else 0.0)
         return ready
 
@@ -105,7 +105,7 @@ class LoopClock(selectors.DefaultSelector):
             self._schedstat = None
 
 
-class _Finding(asyncio.BaseEventLoop):
+class _LookupLoop(asyncio.BaseEventLoop):
     """A loop whose name look-ups hold nothing up."""
 
     _lookups: Lookups | None = None
@@ -118,7 +118,7 @@ class _Finding(asyncio.BaseEventLoop):
         return await self._lookups.find(host, port, family=family, type=type, proto=proto, flags=flags)
 
 
-class ClockedLoop(_Finding, asyncio.SelectorEventLoop):
+class ClockedLoop(_LookupLoop, asyncio.SelectorEventLoop):
     """asyncio's loop on a LoopClock."""
 
     def __init__(self) -> None:
@@ -126,10 +126,10 @@ class ClockedLoop(_Finding, asyncio.SelectorEventLoop):
         super().__init__(self.clock)
 
 
-def new_loop() -> asyncio.AbstractEventLoop:
+def new_event_loop() -> asyncio.AbstractEventLoop:
     """The loop for the engine: a clocked one, except on Windows, where only its own kind runs processes."""
     if sys.platform == "win32":
-        return type("FindingLoop", (_Finding, asyncio.ProactorEventLoop), {})()
+        return type("FindingLoop", (_LookupLoop, asyncio.ProactorEventLoop), {})()
     return ClockedLoop()
 
 
@@ -148,17 +148,17 @@ def stalls_since(when: float) -> tuple[tuple[float, float], ...]:
     return tuple(reversed(found))
 
 
-def keep_enabled() -> socket.socket | None:
+def open_stamp_keeper() -> socket.socket | None:
     """A socket that wants stamps: while one does, the kernel stamps every packet from its first. None where
     it cannot."""
     keeper = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    if enable(keeper):
+    if enable_stamps(keeper):
         return keeper
     keeper.close()
     return None
 
 
-def enable(sock: socket.socket) -> bool:
+def enable_stamps(sock: socket.socket) -> bool:
     """Asks the kernel to stamp what `sock` receives; False where it does not."""
     if not _SUPPORTED:
         return False
@@ -169,12 +169,12 @@ def enable(sock: socket.socket) -> bool:
     return True
 
 
-class Stamped:
+class StampedSocket:
     """Reads a non-blocking socket; each read knows when its bytes arrived."""
 
     def __init__(self, sock: socket.socket, clock: LoopClock | None) -> None:
         self._sock, self._clock = sock, clock
-        self._kernel = enable(sock)
+        self._kernel = enable_stamps(sock)
         self._empty_at = time.perf_counter()  # the last moment at which all was read
         self._counted = self._segments()  # segments that were surely read by then
         self._drained = True

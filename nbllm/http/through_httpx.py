@@ -12,8 +12,16 @@ import httpx
 
 from ..core.calls import Read, Trace
 from ..core.errors import ConfigError
-from .faults import Broken, Fault, NotConnected, NotInTime, ProxyFault, Unreadable, Unsendable
-from .pool import certificates
+from .faults import (
+    ConnectionBroken,
+    ConnectTimeout,
+    Fault,
+    InvalidRequest,
+    InvalidResponse,
+    NotConnected,
+    ProxyFault,
+)
+from .pool import tls_context
 from .prepared_request import PreparedRequest
 from .proxies import Proxy
 
@@ -31,17 +39,17 @@ _MARKS = {
     "http2.receive_response_headers.complete": "headers",
 }
 _FAULTS: tuple[tuple[type[Exception], type[Fault]], ...] = (
-    (httpx.ConnectTimeout, NotInTime),
+    (httpx.ConnectTimeout, ConnectTimeout),
     (httpx.ProxyError, ProxyFault),
     (httpx.ConnectError, NotConnected),
-    (httpx.LocalProtocolError, Unsendable),
-    (httpx.InvalidURL, Unsendable),
-    (httpx.RemoteProtocolError, Unreadable),
+    (httpx.LocalProtocolError, InvalidRequest),
+    (httpx.InvalidURL, InvalidRequest),
+    (httpx.RemoteProtocolError, InvalidResponse),
 )
 
 
 def _fault(exc: Exception) -> Fault:
-    kind = next((fault for known, fault in _FAULTS if isinstance(exc, known)), Broken)
+    kind = next((fault for known, fault in _FAULTS if isinstance(exc, known)), ConnectionBroken)
     return kind(str(exc))
 
 
@@ -75,7 +83,7 @@ class ThroughHttpx:
             self._client = httpx.AsyncClient(
                 proxy=(proxy.url if proxy else "") or None,
                 trust_env=False,
-                verify=certificates(),
+                verify=tls_context(),
                 follow_redirects=False,
                 timeout=httpx.Timeout(None),
                 limits=limits,

@@ -22,24 +22,24 @@ from ..core.calls import Frame, HttpCall, Read, Trace, Transport
 from ..core.calls import Reply as AnyReply
 from ..core.errors import scrub
 from . import proxies
-from .codings import decoded
-from .connection import refuse_private
-from .faults import Fault, NotConnected, NotInTime, ProxyFault, Unreadable, Unsendable
-from .frames import Frames, drained
-from .pool import Answer, OwnAnswer, StampedTransport, authorities
-from .prepared_request import PreparedRequest, unsendable
+from .codings import decode_body
+from .connection import check_public
+from .faults import ConnectTimeout, Fault, InvalidRequest, InvalidResponse, NotConnected, ProxyFault
+from .frames import FrameReader, drain_body
+from .pool import Answer, ConnectionPool, PooledAnswer, certificate_settings
+from .prepared_request import PreparedRequest, invalid_request_error
 from .proxies import Proxy
 
 if TYPE_CHECKING:
     from .through_httpx import ThroughHttpx
 
 ERROR_BODY_LIMIT = 256 * 2**10  # bytes of an error page that are read
-_HOPS = 3  # redirections that are followed
-_WAYS = 1000  # URLs whose way is remembered
+_REDIRECT_LIMIT = 3  # redirections that are followed
+_ROUTE_CACHE_SIZE = 1000  # URLs whose way is remembered
 _KEEPALIVE = 120.0  # seconds that an idle connection stays open: a person reads between two cells
 
 # Answer headers that are kept: ids, limits and what the provider measured itself. None of them is secret.
-_KEPT = (
+_STORED_HEADERS = (
     "x-request-id",
     "request-id",
     "content-type",
@@ -51,7 +51,7 @@ _KEPT = (
     "cf-ray",
     "x-nbllm-simulated",
 )
-_KEPT_PREFIXES = ("x-ratelimit-", "ratelimit-", "anthropic-ratelimit-", "x-litellm-", "x-groq-", "x-goog-")
+_STORED_PREFIXES = ("x-ratelimit-", "ratelimit-", "anthropic-ratelimit-", "x-litellm-", "x-groq-", "x-goog-")
 
 
 class Reply(AnyReply):
@@ -65,7 +65,7 @@ class Reply(AnyReply):
         self.status, self.headers = answer.status, headers
 
     def _bytes(self) -> AsyncIterator[bytes]:
-        return decoded(aiter(self._body), self.headers.get("content-encoding", ""))
+        return decode_body(aiter(self._body), self.headers.get("content-encoding", ""))
 
     async def frames(self) -> AsyncGenerator[list[Frame], None]:
         """The body as frames, those of one read together; ends where the body ends. Raises StreamCut where
@@ -81,7 +81,7 @@ class Reply(AnyReply):
         """See core.calls.Reply. What comes over a connection of ours is handed on in the callback that read
         it: a turn of the loop for each read would cost more than all the rest."""
         body = self._body
-        if not isinstance(body, OwnAnswer) or "content-encoding" in self.headers:
+        if not isinstance(body, PooledAnswer) or "content-encoding" in self.headers:
             await super().for_each_batch(handle)
             return
         with self._cut() as frames:
@@ -96,16 +96,16 @@ class Reply(AnyReply):
             if not over and (batch := frames.close()):
                 handle(batch)
             if over and not body.ended:
-                await drained(aiter(body))
+                await drain_body(aiter(body))
 
     @contextmanager
-    def _cut(self) -> Iterator[Frames]:
+    def _cut(self) -> Iterator[FrameReader]:
         """What cuts the body into frames. Notes when it ended, and how large it was."""
-        frames = Frames(self._trace.reads)
+        frames = FrameReader(self._trace.reads)
         try:
             yield frames
         except Fault as exc:
-            raise _translated(exc, self._address, started=True) from None
+            raise _translate_fault(exc, self._address, started=True) from None
         finally:
             self._trace.marks["end"] = frames.at if frames.bytes else time.perf_counter()
             self._trace.bytes_in = frames.bytes
@@ -141,7 +141,7 @@ class Reply(AnyReply):
             async for chunk in self._bytes():
                 yield chunk
         except Fault as exc:
-            raise _translated(exc, self._address, started=True) from None
+            raise _translate_fault(exc, self._address, started=True) from None
 
     async def lines(self, limit: int) -> AsyncGenerator[bytes, None]:
         """The body line by line, as it comes. Raises StreamCut where the connection broke, ProtocolError for
@@ -159,10 +159,10 @@ class Reply(AnyReply):
 
     async def drain(self, frames: AsyncIterator[list[Frame]]) -> None:
         """See core.calls.Reply."""
-        await drained(frames)
+        await drain_body(frames)
 
 
-class _Way(NamedTuple):
+class _Route(NamedTuple):
     """How an address is reached: by our own connections, or through httpx's (with or without a proxy)."""
 
     address: Address
@@ -176,10 +176,10 @@ class HttpTransport(Transport):
     def __init__(self) -> None:
         # for what needs httpx's own transport, by the proxy's address and whose certificates are taken
         self._clients: dict[tuple[str, tuple[str | None, ...]], ThroughHttpx] = {}
-        self._stamped: StampedTransport | None = None
+        self._stamped: ConnectionPool | None = None
         self._settings: tuple[str | None, ...] = ()
-        self._ways: dict[Address, _Way] = {}
-        self._here: dict[Address, _Way] = {}
+        self._ways: dict[Address, _Route] = {}
+        self._here: dict[Address, _Route] = {}
 
     async def prepare(self, url: str) -> None:
         """Makes what the first request to `url` needs (some 20 ms for a TLS context, more through a proxy),
@@ -193,28 +193,28 @@ class HttpTransport(Transport):
         else:
             self._own()
 
-    def _way(self, address: Address) -> _Way:
+    def _way(self, address: Address) -> _Route:
         """By the environment as it is now: a cell may set a proxy, or take one away. What is here needs
         none."""
         if (here := self._here.get(address)) is not None:
             return here
-        if (now := proxies.settings()) != self._settings or len(self._ways) > _WAYS:
+        if (now := proxies.proxy_settings()) != self._settings or len(self._ways) > _ROUTE_CACHE_SIZE:
             self._settings, self._ways = now, {}
         if (way := self._ways.get(address)) is None:
             proxy = proxies.proxy_for(address)
-            way = self._ways[address] = _Way(address, proxy is None and sys.platform != "win32", proxy)
-            if address.is_local and len(self._here) < _WAYS:
+            way = self._ways[address] = _Route(address, proxy is None and sys.platform != "win32", proxy)
+            if address.is_local and len(self._here) < _ROUTE_CACHE_SIZE:
                 self._here[address] = way
         return way
 
-    def _own(self) -> StampedTransport:
-        self._stamped = self._stamped or StampedTransport(expiry=_KEEPALIVE)
+    def _own(self) -> ConnectionPool:
+        self._stamped = self._stamped or ConnectionPool(expiry=_KEEPALIVE)
         return self._stamped
 
     def _through_httpx(self, proxy: Proxy | None) -> ThroughHttpx:
         from .through_httpx import ThroughHttpx
 
-        key = (proxy.url if proxy else "", authorities())
+        key = (proxy.url if proxy else "", certificate_settings())
         if key not in self._clients:
             self._clients[key] = ThroughHttpx(proxy, _KEEPALIVE)
         return self._clients[key]
@@ -225,7 +225,7 @@ class HttpTransport(Transport):
         if way.own:
             there = own is not None and (own.has_context or way.address.scheme != "https")
         else:
-            there = (way.proxy.url if way.proxy else "", authorities()) in self._clients
+            there = (way.proxy.url if way.proxy else "", certificate_settings()) in self._clients
         return None if there else self.prepare(call.url)
 
     def prepare_call(self, call: HttpCall, *, fresh: bool) -> PreparedRequest:
@@ -247,20 +247,20 @@ class HttpTransport(Transport):
         way = self._way(addresses.parse(url))
         return self._own().idle(way.address) if way.own else None
 
-    def open(self, call: HttpCall | PreparedRequest, trace: Trace, connect: float | None) -> _Opened:
+    def open(self, call: HttpCall | PreparedRequest, trace: Trace, connect: float | None) -> _OpenReply:
         """Sends a call and gives the answer once its headers are there; leaving closes or returns the
         connection.
 
         connect: seconds allowed for name look-up, TCP and TLS. Raises ConnectFailed, Timeout("connect"),
         StreamCut.
         """
-        return _Opened(
+        return _OpenReply(
             self, call if isinstance(call, PreparedRequest) else PreparedRequest(call), trace, connect
         )
 
     async def answered(
         self, prepared: PreparedRequest, trace: Trace, connect: float | None
-    ) -> tuple[Answer, _Way]:
+    ) -> tuple[Answer, _Route]:
         """The answer to one request, and how it went. Raises as `open` does."""
         way = self._way(prepared.address)
         trace.bytes_out = prepared.size
@@ -269,20 +269,21 @@ class HttpTransport(Transport):
             if way.own:
                 return await self._own().send(prepared, trace, connect), way
             if prepared.public:
-                await _refuse_private(way)
+                await _check_public(way)
             return await self._through_httpx(way.proxy).send(prepared, trace, connect), way
-        except NotInTime:
+        except ConnectTimeout:
             raise errors.Timeout(
-                f"No connection to {prepared.address.host_port}{_through(way.proxy)} within {connect:g} s.",
+                f"No connection to {prepared.address.host_port}{_describe_proxy(way.proxy)} "
+                f"within {connect:g} s.",
                 which="connect",
                 seconds=connect or 0.0,
                 hint="Check the address and the network, or allow more with timeout.connect=30.",
             ) from None
         except Fault as exc:
-            raise _translated(exc, prepared.address, started=False, proxy=way.proxy) from None
+            raise _translate_fault(exc, prepared.address, started=False, proxy=way.proxy) from None
 
 
-class _Opened:
+class _OpenReply:
     """What `open` gives, as an asynchronous context manager."""
 
     def __init__(
@@ -294,23 +295,23 @@ class _Opened:
     async def __aenter__(self) -> Reply:
         prepared, trace, asked = self._prepared, self._trace, self._transport.answered
         answer, way = await asked(prepared, trace, self._connect)
-        headers = _headers(answer)
-        for _ in range(_HOPS):
-            if answer.status not in _ELSEWHERE or (further := _redirected(prepared, headers)) is None:
+        headers = _merge_headers(answer)
+        for _ in range(_REDIRECT_LIMIT):
+            if answer.status not in _REDIRECTS or (further := _redirect(prepared, headers)) is None:
                 break
             await answer.aclose()
             prepared = further
             answer, way = await asked(prepared, trace, self._connect)
-            headers = _headers(answer)
-        if way.proxy and answer.status == _WANTS_LOGIN:
+            headers = _merge_headers(answer)
+        if way.proxy and answer.status == _PROXY_AUTH_REQUIRED:
             await answer.aclose()
-            raise _login(way.proxy)
+            raise _proxy_login_error(way.proxy)
         self._answer = answer
         trace.status, trace.http_version = answer.status, answer.version
         if trace.reused is None:
             trace.reused = "connect_start" not in trace.marks
-        kept = {k: v for k, v in headers.items() if k in _KEPT or k.startswith(_KEPT_PREFIXES)}
-        trace.headers = _without(kept, prepared.call.guard.secrets)
+        kept = {k: v for k, v in headers.items() if k in _STORED_HEADERS or k.startswith(_STORED_PREFIXES)}
+        trace.headers = _scrub_headers(kept, prepared.call.guard.secrets)
         return Reply(answer, headers, prepared.address, trace)
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -318,33 +319,33 @@ class _Opened:
             await self._answer.aclose()
 
 
-def _without(headers: dict[str, str], secrets: tuple[str, ...]) -> dict[str, str]:
+def _scrub_headers(headers: dict[str, str], secrets: tuple[str, ...]) -> dict[str, str]:
     """What is remembered of headers: without a key that a server sends back."""
     if not any(secret in said for secret in secrets for pair in headers.items() for said in pair):
         return headers
     return {scrub(k, secrets): scrub(v, secrets) for k, v in headers.items()}
 
 
-_ELSEWHERE = (307, 308)  # with their method
+_REDIRECTS = (307, 308)  # with their method
 
 
-def _headers(answer: Answer) -> dict[str, str]:
+def _merge_headers(answer: Answer) -> dict[str, str]:
     """By name in lower case; those of one name together."""
     out: dict[str, str] = {}
     for name, value in answer.headers:
-        key, text = name.decode("latin-1").lower(), _text(value)
+        key, text = name.decode("latin-1").lower(), _decode_header(value)
         out[key] = f"{out[key]}, {text}" if key in out else text
     return out
 
 
-def _text(value: bytes) -> str:
+def _decode_header(value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
 
 
-def _redirected(prepared: PreparedRequest, headers: dict[str, str]) -> PreparedRequest | None:
+def _redirect(prepared: PreparedRequest, headers: dict[str, str]) -> PreparedRequest | None:
     """The same request at another path of the same server; None for any other: a key must not travel to
     another host."""
     if not (place := headers.get("location", "")):
@@ -358,11 +359,11 @@ def _redirected(prepared: PreparedRequest, headers: dict[str, str]) -> PreparedR
         return None
 
 
-async def _refuse_private(way: _Way) -> None:
+async def _check_public(way: _Route) -> None:
     """As Connection.open does; where a proxy looks names up, one that is not known here is the proxy's."""
     host, port = way.address.host, way.address.port
     try:
-        refuse_private(host, await asyncio.get_running_loop().getaddrinfo(host, port))
+        check_public(host, await asyncio.get_running_loop().getaddrinfo(host, port))
     except OSError:
         if way.proxy is None:
             raise errors.ConnectFailed(
@@ -370,26 +371,26 @@ async def _refuse_private(way: _Way) -> None:
             ) from None
 
 
-_WANTS_LOGIN = 407  # a proxy's own status
+_PROXY_AUTH_REQUIRED = 407  # a proxy's own status
 
 
-def _through(proxy: Proxy | None) -> str:
+def _describe_proxy(proxy: Proxy | None) -> str:
     return f" through the proxy {proxy.place} ({proxy.variable})" if proxy else ""
 
 
-def _login(proxy: Proxy) -> errors.ConfigError:
+def _proxy_login_error(proxy: Proxy) -> errors.ConfigError:
     return errors.ConfigError(
         f"The proxy {proxy.place} ({proxy.variable}) wants a name and a password (HTTP 407).",
         hint=f"Write them into {proxy.variable}, as http://name:password@{proxy.place}.",
     )
 
 
-def _translated(
+def _translate_fault(
     exc: Fault, address: Address, *, started: bool, proxy: Proxy | None = None
 ) -> errors.NbllmError:
     """Our error for a fault. Its own text is left out where it may hold request data."""
-    if isinstance(exc, ProxyFault) and proxy and str(exc).startswith(str(_WANTS_LOGIN)):
-        return _login(proxy)
+    if isinstance(exc, ProxyFault) and proxy and str(exc).startswith(str(_PROXY_AUTH_REQUIRED)):
+        return _proxy_login_error(proxy)
     if isinstance(exc, NotConnected):
         check = (
             f"Check {proxy.variable}, or name {address.host} in NO_PROXY."
@@ -397,26 +398,26 @@ def _translated(
             else "Check that the server runs and the address is right (base_url, proxies)."
         )
         said = str(exc) or "refused"
-        check = next((hint for pattern, hint in _TLS if pattern.search(said)), check)
+        check = next((hint for pattern, hint in _TLS_HINTS if pattern.search(said)), check)
         return errors.ConnectFailed(
-            f"No connection to {address.host_port}{_through(proxy)}: {said}.", hint=check
+            f"No connection to {address.host_port}{_describe_proxy(proxy)}: {said}.", hint=check
         )
-    if isinstance(exc, Unsendable):
-        return unsendable(exc)
-    if isinstance(exc, Unreadable) and not _CUT.search(str(exc)):
+    if isinstance(exc, InvalidRequest):
+        return invalid_request_error(exc)
+    if isinstance(exc, InvalidResponse) and not _CONNECTION_CLOSED.search(str(exc)):
         return errors.ProtocolError(
-            f"{address.host_port}{_through(proxy)} sent what cannot be read"
+            f"{address.host_port}{_describe_proxy(proxy)} sent what cannot be read"
             f"{' in mid-answer' * started}: {exc}.",
             hint="Check base_url: another kind of server, or something on the way, may have answered.",
         )
     when = "in the middle of the answer" if started else "before it answered"
     return errors.StreamCut(
-        f"{address.host_port}{_through(proxy)} closed the connection {when}.",
+        f"{address.host_port}{_describe_proxy(proxy)} closed the connection {when}.",
         hint="Try again; the partial answer is kept.",
     )
 
 
-_TLS = tuple(
+_TLS_HINTS = tuple(
     (re.compile(pattern, re.I), hint)
     for pattern, hint in (
         (
@@ -436,4 +437,4 @@ _TLS = tuple(
         ),
     )
 )
-_CUT = re.compile("disconnected|closed")  # in the words of httpx's own transport
+_CONNECTION_CLOSED = re.compile("disconnected|closed")  # in the words of httpx's own transport

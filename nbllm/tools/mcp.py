@@ -24,7 +24,7 @@ from ..core.calls import ProcessCall, origin
 from ..core.collector import gc_paused
 from ..core.errors import ConfigError, ConnectFailed, NbllmError, ProtocolError, Timeout, scrub
 from ..core.messages import Message
-from ..http.pool import certificates
+from ..http.pool import tls_context
 from .consent import Described, described
 from .mcp_content import Part, parts_of, words_of
 from .mcp_entry import Entry
@@ -203,7 +203,7 @@ class Connection:
 
         times = httpx2.Timeout(self.limits.connect, read=5 * self.limits.call)
         hooks: Any = {"request": [sign], "response": [look]}
-        auth, context = await self._auth(), await asyncio.to_thread(certificates)  # that takes 20 ms
+        auth, context = await self._auth(), await asyncio.to_thread(tls_context)  # that takes 20 ms
         async with httpx2.AsyncClient(verify=context, timeout=times, event_hooks=hooks, auth=auth) as http:
             transport = streamable_http_client(self.entry.url, http_client=http, max_sse_event_size=LARGEST)
             try:
