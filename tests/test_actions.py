@@ -14,14 +14,14 @@ from nbllm.notebook.session import current_session
 import threading
 _s = current_session()
 def press(type, **more):
-    _s.actions._heard(None, {"type": type, **more}, [])
+    _s.actions._on_message(None, {"type": type, **more}, [])
     for thread in threading.enumerate():
         if thread.name == "nbllm-again":
             thread.join(30)
 def last():
-    return list(_s.actions.places)[-1]
+    return list(_s.actions.slots)[-1]
 def told():
-    return _s.actions._offer(last(), _s.actions.places[last()])
+    return _s.actions._build_offer(last(), _s.actions.slots[last()])
 """
 
 
@@ -61,9 +61,9 @@ def test_an_edited_question_is_asked_and_both_answers_stay(kernel):
 
 def test_an_answer_that_fails_leaves_the_one_before(kernel):
     place = asked(kernel)
-    kernel.run("_s.asked, question = None, _s.actions.places[last()].answers[0][0]")
+    kernel.run("_s.last_question, question = None, _s.actions.slots[last()].answers[0][0]")
     kernel.run("import dataclasses; worse = dataclasses.replace(question, models=('sim/openai@status=400',))")
-    kernel.run("_s.actions.places[last()].answers[0] = (worse, _s.actions.places[last()].answers[0][1])")
+    kernel.run("_s.actions.slots[last()].answers[0] = (worse, _s.actions.slots[last()].answers[0][1])")
     ran = kernel.run(f"press('ask', place={place!r}, text='y')")
     assert [1, 1] == kernel.value("[told()['number'], told()['count']]")
     assert "The answer before stays." in json.dumps([m["content"] for m in ran.messages])
@@ -131,7 +131,7 @@ def test_what_cannot_be_asked_again_offers_no_such_button(kernel, cell):
 def test_a_message_that_makes_no_sense_does_nothing(kernel, message):
     place = asked(kernel)
     told = json.dumps(message).replace("PLACE", place)
-    ran = kernel.run(f"import json; _s.actions._heard(None, json.loads({told!r}), [])")
+    ran = kernel.run(f"import json; _s.actions._on_message(None, json.loads({told!r}), [])")
     assert ran.ok
     assert [1, 1, False] == kernel.value("[told()[n] for n in ('number', 'count', 'kept')]")
 
@@ -140,7 +140,7 @@ def test_no_more_answers_are_held_than_have_buttons(kernel):
     """The last fifty."""
     asked(kernel)
     kernel.run(
-        "import dataclasses\nrun = _s.actions.places[last()].run\n"
-        "for i in range(60): _s.actions.offer(dataclasses.replace(run, place=f'p{i}'), None)"
+        "import dataclasses\nrun = _s.actions.slots[last()].run\n"
+        "for i in range(60): _s.actions.offer(dataclasses.replace(run, actions_id=f'p{i}'), None)"
     )
-    assert [f"p{i}" for i in range(10, 60)] == kernel.value("list(_s.actions.places)")
+    assert [f"p{i}" for i in range(10, 60)] == kernel.value("list(_s.actions.slots)")

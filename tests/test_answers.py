@@ -30,7 +30,7 @@ from nbllm.core.messages import (
     picture_size,
 )
 from nbllm.notebook.calls import cost
-from nbllm.notebook.chats import Chat, Place, Turn
+from nbllm.notebook.chats import Chat, Origin, Turn
 from nbllm.notebook.comparison import Outcome
 from nbllm.notebook.view.incremental import Growing
 from nbllm.notebook.view.live import LivePainter
@@ -391,7 +391,7 @@ def test_the_line_of_figures_says_what_is_an_estimate(response, told):
 
 def test_the_context_of_a_conversation_counts_a_stopped_answer():
     """What the next turn sends: the input, and about what came."""
-    chat = Chat("c", [Turn(Place("1"), None, Response((Text("x" * 400),), "cancelled", usage=Usage(12)))])
+    chat = Chat("c", [Turn(Origin("1"), None, Response((Text("x" * 400),), "cancelled", usage=Usage(12)))])
     assert 112 == chat.tokens
 
 

@@ -13,7 +13,7 @@ from nbllm.agents.protocols import AcpTalk, ClaudeTalk, CodexTalk, execute
 from nbllm.core import errors
 from nbllm.core.calls import Frame, SessionTurn
 from nbllm.core.events import Notice
-from nbllm.notebook.cell import _able
+from nbllm.notebook.cell import _check_supported
 from nbllm.notebook.syntax.parser import parse
 from nbllm.routing.dialects import DIALECTS
 from nbllm.routing.registry import load
@@ -355,7 +355,7 @@ def test_a_cell_refuses_a_mode_at_its_column(words, column):
     cell = parse(words, client.registry.dialects)
     session = SimpleNamespace(client=client)
     if not column:
-        _able(session, cell, dict(cell.options))
+        _check_supported(session, cell, dict(cell.options))
         return
     with pytest.raises(errors.ConfigError, match=f"^Column {column}: mode="):
-        _able(session, cell, dict(cell.options))
+        _check_supported(session, cell, dict(cell.options))

@@ -113,7 +113,7 @@ def test_both_are_honoured_or_one_is_refused_with_its_column(kernel, one, other)
     model = [] if "several" in (one, other) else [A]
     kernel.run(
         "_s.chats.__init__(); user_ns.pop('_llm', None); user_ns.pop('v', None); user_ns.pop('made', "
-        "None); _s.fragments.clear(); _s.offered.clear(); x = 'rain'"
+        "None); _s.fragments.clear(); _s.offered_code.clear(); x = 'rain'"
     )
     kernel.run("%%llm save=tone\nBe kind.\n")
     if "chat" in (one, other):

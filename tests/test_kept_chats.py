@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from nbllm.core.errors import ConfigError
 from nbllm.core.events import Response
 from nbllm.core.messages import Document, Image, Message, Reasoning, Request, Text, ToolCall
-from nbllm.notebook.chats import Chats, Place, Shelf, Turn
+from nbllm.notebook.chats import Chats, ChatStorage, Origin, Turn
 from nbllm.routing import registry
 from nbllm.routing.config import Places
 from nbllm.store.chats import KeptChats
@@ -28,7 +28,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 
 def turn(text, answer="ok", cell="", execution="1"):
     said = Response(parts=(Text(answer),), finish_reason="stop", model="m")
-    return Turn(Place(cell, execution), Message("user", text), said)
+    return Turn(Origin(cell, execution), Message("user", text), said)
 
 
 @pytest.fixture
@@ -36,21 +36,21 @@ def shelf(tmp_path):
     """shelf() -> Chats of a kernel that has just started; what it tells is in shelf.told."""
 
     def make(place="/n.ipynb", secrets=(), folder=tmp_path):
-        return Chats(lambda: Shelf(KeptChats(folder), place, secrets, make.told.append))
+        return Chats(lambda: ChatStorage(KeptChats(folder), place, secrets, make.told.append))
 
     make.told = []
     return make
 
 
 def texts(chats, name="eda"):
-    return [t.asked.text for t in chats.open(name).turns]
+    return [t.question.text for t in chats.open(name).turns]
 
 
 def test_a_conversation_comes_back_as_it_was(shelf):
     """Pictures, tools, reasoning, pins, cells: a cell that is run again replaces its own turn, also later."""
     call = ToolCall("1", "f", {"x": 1})
     rich = Turn(
-        Place("a", "1"),
+        Origin("a", "1"),
         Message("user", [Text("see"), Image(PNG), Document(b"%PDF", name="d.pdf")]),
         Response(parts=(Reasoning("hm", "sig"), call, Text("it is 2 🙂"), Image(PNG)), model="m"),
     )
@@ -60,7 +60,7 @@ def test_a_conversation_comes_back_as_it_was(shelf):
     first.pin("eda", "1")
     second = shelf()
     assert first.open("eda").turns == second.open("eda").turns
-    assert second.open("eda").turns[0].asked.pinned
+    assert second.open("eda").turns[0].question.pinned
     second.open("eda").append(turn("two again", cell="b", execution="7"))
     assert ["see", "two again"] == texts(shelf())
 
@@ -172,7 +172,7 @@ def test_a_file_that_cannot_be_used_costs_no_turn(damage, shelf, tmp_path):
 def test_what_is_kept_is_what_there_is(tmp_path_factory, work):
     """After any work on it."""
     folder = tmp_path_factory.mktemp("kept")
-    shelf = Shelf(KeptChats(folder), "/n.ipynb")
+    shelf = ChatStorage(KeptChats(folder), "/n.ipynb")
     chats = Chats(lambda: shelf)
     for n, (what, where, flag) in enumerate(work):
         chat = chats.open("eda")
@@ -184,7 +184,7 @@ def test_what_is_kept_is_what_there_is(tmp_path_factory, work):
             chats.pin("eda", pinned=flag)
         elif chat.turns and what == "r":
             old = chat.turns[where % len(chat.turns)]
-            chat.replace(old, replace(old, asked=Message("user", f"r{n}")))
+            chat.replace(old, replace(old, question=Message("user", f"r{n}")))
         elif what == "d" and flag and chat.turns:
             chats.clear("eda")
     assert chats.open("eda").turns == Chats(lambda: shelf).open("eda").turns
@@ -286,7 +286,7 @@ def test_a_conversation_takes_its_size_on_disk(shelf, tmp_path):
     chat, messages = shelf().open("eda"), []
     for n in range(40):
         new = turn("x" * 1_000 + str(n))
-        messages.append(new.asked)
+        messages.append(new.question)
         said = replace(new.response, request=Request("m", tuple(messages)), raw={"all": "y" * 10_000})
         chat.append(replace(new, response=said))
     (kept,) = KeptChats(tmp_path).listed()
@@ -298,4 +298,4 @@ def test_a_name_that_is_not_there(shelf):
     with pytest.raises(ConfigError, match="No conversation") as caught:
         shelf().get("ead")
     assert "eda" in caught.value.hint
-    assert "x" == shelf().get("eda").turns[0].asked.text
+    assert "x" == shelf().get("eda").turns[0].question.text

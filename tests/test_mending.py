@@ -4,7 +4,7 @@ from urllib.parse import quote
 
 import pytest
 
-from nbllm.notebook.fix import _difference
+from nbllm.notebook.fix import _rendered_diff
 from nbllm.tools.changes import lines
 
 from .growth import growth
@@ -158,6 +158,6 @@ def test_a_diff_costs_its_length(make):
 
 def test_a_diff_holds_code_that_holds_fences():
     """It is code as it is."""
-    line = _difference("a\n```\nb", "a\n```\n**c**")
+    line = _rendered_diff("a\n```\nb", "a\n```\n**c**")
     assert "**c**" in line.html
     assert "<strong>" not in line.html

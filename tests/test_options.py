@@ -201,8 +201,8 @@ def test_names_of_tools_are_completed():
 
     class Session:
         client = nbllm.Client()
-        fillable = {"price": price, "df": 3, "parse": parse}
-        servers = session.Session.servers
+        prompt_variables = {"price": price, "df": 3, "parse": parse}
+        external_tools = session.Session.external_tools
 
     Session.client.registry.tools["weather"] = {}
     for typed, word in (("%%llm m tools=pr", "price"), ("%%llm m tools=price,http/", "http/weather")):

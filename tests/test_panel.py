@@ -60,7 +60,7 @@ def test_without_a_front_end_the_panel_is_its_transcript(headless):
 def test_a_question_is_asked_again_in_its_place(headless):
     """Retry keeps one turn; an empty question and one too early are errors that say so."""
     assert headless.run(f"p = nbllm.ChatWidget({SIM!r}, chat='again')\np.ask('One?')\np.retry()\np.wait()").ok
-    assert [1, "One?"] == headless.value("[len(p.chat.turns), p.chat.turns[0].asked.text]")
+    assert [1, "One?"] == headless.value("[len(p.chat.turns), p.chat.turns[0].question.text]")
     assert "Nothing was said" in str(headless.run("p.ask('  ')").error)
     assert "still answering" in str(
         headless.run(
@@ -90,12 +90,12 @@ def test_retry_keeps_the_old_turn_until_the_new_answer_is_there(headless, model)
     )
     headless.run("try:\n    p.retry(); p.wait()\nexcept nbllm.NbllmError as e:\n    pass")
     assert [["One?", "Two?"], True] == headless.value(
-        "[[t.asked.text for t in p.chat.turns], p.chat.turns[-1].response.text == old]"
+        "[[t.question.text for t in p.chat.turns], p.chat.turns[-1].response.text == old]"
     )
     assert "Error" in headless.run("p").text or "⚠" in headless.run("p").text
     headless.run(f"p._model = {SIM.replace('openai', 'anthropic')!r}\np.retry(); p.wait()")
     assert [["One?", "Two?"], ["sim/openai", "sim/anthropic"]] == headless.value(
-        "[[t.asked.text for t in p.chat.turns], [t.response.provider for t in p.chat.turns]]"
+        "[[t.question.text for t in p.chat.turns], [t.response.provider for t in p.chat.turns]]"
     )
     assert 3 == headless.value("len(p.chat.turns[-1].response.request.messages)"), (
         "what was said before, and the question"
@@ -113,7 +113,7 @@ def test_retry_that_is_stopped_keeps_the_old_turn(headless):
     headless.run("s = p.retry()\nwhile not s.partial().text:\n    s.wait(len(s.log))\np.stop(); p.wait()")
     assert [1, True] == headless.value("[len(p.chat.turns), p.chat.turns[0].response.text == old]")
     assert "Stopped by you" in headless.run("p").text
-    assert "cancelled" == headless.value("get_ipython()._nbllm_session.last.finish_reason")
+    assert "cancelled" == headless.value("get_ipython()._nbllm_session.last_response.finish_reason")
 
 
 def test_a_first_question_that_fails_can_be_asked_again(headless):
@@ -123,7 +123,7 @@ def test_a_first_question_that_fails_can_be_asked_again(headless):
         assert not headless.run("p.ask('Keep these words.')").ok
         assert "Keep these words." in headless.run("p").text
         headless.run(f"p._model = {SIM!r}\np.retry(); p.wait()")
-        assert ["Keep these words."] == headless.value("[t.asked.text for t in p.chat.turns]")
+        assert ["Keep these words."] == headless.value("[t.question.text for t in p.chat.turns]")
 
 
 def test_a_panel_is_ready_again_whatever_fails(kernel):
@@ -133,7 +133,7 @@ def test_a_panel_is_ready_again_whatever_fails(kernel):
     assert kernel.value("bool(__import__('sys').last_value.partial.text)")
     kernel.run("p.chat.turns = []")
     assert kernel.run("p.ask('Two?')").ok
-    assert ["Two?"] == kernel.value("[t.asked.text for t in p.chat.turns]")
+    assert ["Two?"] == kernel.value("[t.question.text for t in p.chat.turns]")
 
 
 def test_an_error_is_raised_shown_and_not_kept(headless):

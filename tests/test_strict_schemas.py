@@ -22,7 +22,7 @@ from nbllm.core.schema import Shape
 from nbllm.core.strict import ANTHROPIC, OPENAI, drop_added_nulls, strict_answer_schema, strict_parameters
 from nbllm.dialects._openai import is_closed
 from nbllm.errors import ConfigError
-from nbllm.notebook.cell import _able
+from nbllm.notebook.cell import _check_supported
 from nbllm.notebook.syntax.parser import parse
 from nbllm.routing.dialects import DIALECTS
 from nbllm.simulator import script
@@ -430,5 +430,5 @@ def test_a_cell_says_where(line, column):
     session = SimpleNamespace(client=client)
     cell = parse(line, client.registry.dialects)
     with pytest.raises(ConfigError, match="DeepSeek") as caught:
-        _able(session, cell, dict(cell.options))
+        _check_supported(session, cell, dict(cell.options))
     assert str(caught.value).startswith(f"Column {column}: strict=")

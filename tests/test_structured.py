@@ -210,14 +210,14 @@ def test_a_structured_cell_finds_each_route_once(kernel, options):
         "import nbllm, threading\nfrom nbllm.notebook.session import current_session\nasked = []\n"
         "class Counting(nbllm.Client):\n    def resolve(self, model, *more):\n        asked.append(model)\n"
         "        return super().resolve(model, *more)\n"
-        "session = current_session()\nsession.made = Counting()\n"
+        "session = current_session()\nsession.current_client = Counting()\n"
     )
     try:
         assert kernel.run(f'%%llm {model} schema="name, age int" {options}\nWho?').ok
         kernel.run("[t.join() for t in threading.enumerate() if t.name == 'nbllm-background']")
         assert [model] * (2 if options == "runs=2" else 1) == kernel.value("asked")
     finally:
-        kernel.run("session.made.close()\nsession.made = None\n%llm chat clear counted")
+        kernel.run("session.current_client.close()\nsession.current_client = None\n%llm chat clear counted")
 
 
 @pytest.mark.kernel

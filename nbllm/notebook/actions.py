@@ -23,7 +23,7 @@ from ..core.messages import Text
 from ..store import preferences
 from .comms import mended, page_widget
 from .question import Question
-from .run import Guarded, Run, aside, carry, settle
+from .run import GuardedPainter, Run, follow_safely, start_thread, store_results
 from .session import Session
 from .view.frontend import KernelPort
 from .view.hidden import clean
@@ -31,22 +31,22 @@ from .view.live import LivePainter
 from .view.outcome import Outcome
 from .view.static import note_line
 
-_MOST = 50  # answers that have buttons
-_LONGEST = 200_000  # characters of a question that is edited
+_MAX_SLOTS = 50  # answers that have buttons
+_MAX_QUESTION = 200_000  # characters of a question that is edited
 
 
 @dataclass(slots=True)
-class _Place:
+class _AnswerSlot:
     """An answer's place: what was asked, the answers to that so far, and which of them is shown, from 0.
     held: the variables that had the last one. kept: ids of those that are kept."""
 
     run: Run
     out: str | None
     answers: list[tuple[Question, Outcome]]
-    shown: int = 0
-    held: dict[str, Any] = field(default_factory=dict)
-    kept: dict[int, str] = field(default_factory=dict)
-    busy: bool = False
+    current: int = 0
+    variables: dict[str, Any] = field(default_factory=dict)
+    preference_ids: dict[int, str] = field(default_factory=dict)
+    is_busy: bool = False
 
 
 @dataclass(slots=True)
@@ -54,164 +54,169 @@ class Actions:
     """The buttons of one notebook's answers. Any thread."""
 
     session: Session
-    places: dict[str, _Place] = field(default_factory=dict)
+    slots: dict[str, _AnswerSlot] = field(default_factory=dict)
     _widget: Any = None
     _lock: Any = field(default_factory=threading.RLock)
 
     def offer(self, run: Run, out: str | None) -> None:
         """Gives an answer that has just been shown its buttons."""
-        [found] = run.settled()
-        if not run.place or found.bare:
+        [outcome] = run.settled_outcomes()
+        if not run.actions_id or outcome.bare:
             return
         with self._lock:
-            self.places[run.place] = place = _Place(run, out, [(run.question, found)])
-            self._hold(place)
-            while len(self.places) > _MOST:
-                del self.places[next(iter(self.places))]
+            self.slots[run.actions_id] = slot = _AnswerSlot(run, out, [(run.question, outcome)])
+            self._record_variables(slot)
+            while len(self.slots) > _MAX_SLOTS:
+                del self.slots[next(iter(self.slots))]
         if self._widget is not None:
-            self._tell(run.place)
+            self._send_offers(run.actions_id)
         else:
-            self.session.shell.kernel.io_loop.call_later(0, self._make)
+            self.session.shell.kernel.io_loop.call_later(0, self._make_widget)
 
-    def _make(self) -> None:
+    def _make_widget(self) -> None:
         """Once the cell has ended: the widget says hello when the page has it, and is told of all places."""
         if self._widget is None:
             with suppress(Exception):  # a page without widgets shows no buttons
                 self._widget = mended(page_widget("actions.js")())
-                self._widget.on_msg(self._heard)
+                self._widget.on_msg(self._on_message)
 
     def close(self) -> None:
         """Takes all buttons away."""
         if self._widget is not None:
             self._widget.close()
 
-    def _hold(self, place: _Place) -> None:
-        names = [name for name in (place.out, "_llm") if name]
-        place.held = {name: self.session.namespace.get(name) for name in names}
+    def _record_variables(self, slot: _AnswerSlot) -> None:
+        names = [name for name in (slot.out, "_llm") if name]
+        slot.variables = {name: self.session.namespace.get(name) for name in names}
 
     # --- to the page ---
 
-    def _tell(self, *names: str) -> None:
-        offers = [self._offer(name, self.places[name]) for name in names if name in self.places]
+    def _send_offers(self, *names: str) -> None:
+        offers = [self._build_offer(name, self.slots[name]) for name in names if name in self.slots]
         with suppress(Exception):  # a page that is gone
-            self._widget.send({"most": _MOST, "offers": offers})
+            self._widget.send({"most": _MAX_SLOTS, "offers": offers})
 
-    def _offer(self, name: str, place: _Place) -> dict[str, Any]:
-        question, found = place.answers[place.shown]
+    def _build_offer(self, name: str, slot: _AnswerSlot) -> dict[str, Any]:
+        question, outcome = slot.answers[slot.current]
         return {
             "place": name,
-            "key": f"{place.shown}/{len(place.answers)}/{place.shown in place.kept}",
-            "source": clean(found.response.text),
+            "key": f"{slot.current}/{len(slot.answers)}/{slot.current in slot.preference_ids}",
+            "source": clean(outcome.response.text),
             "prompt": clean(question.text),
-            "again": _can_be_asked_again(question),
-            "kept": place.shown in place.kept,
-            "number": place.shown + 1,
-            "count": len(place.answers),
+            "again": _can_retry(question),
+            "kept": slot.current in slot.preference_ids,
+            "number": slot.current + 1,
+            "count": len(slot.answers),
         }
 
     # --- from the page ---
 
-    def _heard(self, _widget: Any, message: Any, _buffers: Any) -> None:
+    def _on_message(self, _widget: Any, message: Any, _buffers: Any) -> None:
         """What was pressed. Whatever is wrong with it is told below the answer, and never raised."""
         with suppress(Exception):
             if message.get("type") == "hello":
-                self._tell(*self.places)
-            elif (place := self.places.get(str(message.get("place")))) is not None:
-                _DO[str(message["type"])](self, place, message)
+                self._send_offers(*self.slots)
+            elif (slot := self.slots.get(str(message.get("place")))) is not None:
+                _HANDLERS[str(message["type"])](self, slot, message)
 
-    def show(self, place: _Place, message: dict[str, Any]) -> None:
+    def show_answer(self, slot: _AnswerSlot, message: dict[str, Any]) -> None:
         """Shows another answer to the same question."""
         with self._lock:
             number = int(message["number"]) - 1
-            if place.busy or not 0 <= number < len(place.answers):
+            if slot.is_busy or not 0 <= number < len(slot.answers):
                 return
-            place.shown = number
-        question, found = place.answers[number]
-        self._draw(place, question, found)
+            slot.current = number
+        question, outcome = slot.answers[number]
+        self._draw(slot, question, outcome)
 
-    def keep(self, place: _Place, message: dict[str, Any]) -> None:
+    def set_kept(self, slot: _AnswerSlot, message: dict[str, Any]) -> None:
         """Keeps the answer that is shown as a good one, or no longer."""
         with self._lock:
-            number = place.shown
-            question, found = place.answers[number]
+            number = slot.current
+            question, outcome = slot.answers[number]
             try:
                 if message.get("keep"):
                     ident = uuid4().hex
-                    preferences.keep(ident, {**_about(question, found), "over": self._others(question)})
-                    place.kept[number] = ident
-                elif number in place.kept:
-                    preferences.forget(place.kept.pop(number))
+                    preferences.keep(
+                        ident,
+                        {**_preference_record(question, outcome), "over": self._rejected_labels(question)},
+                    )
+                    slot.preference_ids[number] = ident
+                elif number in slot.preference_ids:
+                    preferences.forget(slot.preference_ids.pop(number))
             except NbllmError as error:
-                self._draw(place, question, found, error.message)
+                self._draw(slot, question, outcome, error.message)
                 return
-        self._tell(place.run.place)
+        self._send_offers(slot.run.actions_id)
 
-    def _others(self, question: Question) -> list[str]:
+    def _rejected_labels(self, question: Question) -> list[str]:
         """Whose answers to the same words stand in this notebook and are not kept: below cells, and in the
         last comparison."""
-        seen: list[tuple[Question | None, Outcome]] = [
+        answers: list[tuple[Question | None, Outcome]] = [
             (asked, found)
-            for place in self.places.values()
+            for place in self.slots.values()
             for number, (asked, found) in enumerate(place.answers)
-            if number not in place.kept
+            if number not in place.preference_ids
         ]
-        seen += [(self.session.asked, found) for found in self.session.outcomes if self.session.comparison]
-        alike = (found for asked, found in seen if asked and asked.text == question.text and not found.bare)
-        return sorted({preferences.name(_about(question, found)) for found in alike})
+        answers += [(self.session.last_question, found) for found in self.session.outcomes if self.session.comparison]
+        alike = (
+            found for asked, found in answers if asked and asked.text == question.text and not found.bare
+        )
+        return sorted({preferences.name(_preference_record(question, found)) for found in alike})
 
-    def ask(self, place: _Place, message: dict[str, Any]) -> None:
+    def retry(self, slot: _AnswerSlot, message: dict[str, Any]) -> None:
         """Asks again, with other words where the message has some; the answer grows in the old one's
         place."""
-        question = place.answers[place.shown][0]
+        question = slot.answers[slot.current][0]
         text = message.get("text")
         with self._lock:
-            if place.busy or not _can_be_asked_again(question):
+            if slot.is_busy or not _can_retry(question):
                 return
             if isinstance(text, str) and text.strip() and text != question.text:
                 others = [p for p in question.parts if not isinstance(p, Text)]
-                question = replace(question, parts=(Text(text[:_LONGEST]), *others), filled=())
-            place.busy = True
-        aside("again", self._again, place, question)
+                question = replace(question, parts=(Text(text[:_MAX_QUESTION]), *others), filled=())
+            slot.is_busy = True
+        start_thread("again", self._run_again, slot, question)
 
-    def _again(self, place: _Place, question: Question) -> None:
+    def _run_again(self, slot: _AnswerSlot, question: Question) -> None:
         run = Run.of(question, self.session.send)
-        run.place = place.run.place
-        problem, found = "", None
+        run.actions_id = slot.run.actions_id
+        problem, outcome = "", None
         try:
             run.begin()
-            self.session.running.append(run)
-            screen = Guarded(self._painter(place, run))
-            screen.start()
-            carry(run, screen)
-            self.session.running.remove(run)
-            found = run.settled()[0]
+            self.session.background_runs.append(run)
+            guarded = GuardedPainter(self._painter(slot, run))
+            guarded.start()
+            follow_safely(run, guarded)
+            self.session.background_runs.remove(run)
+            outcome = run.settled_outcomes()[0]
         except NbllmError as error:
             problem = error.message
         with self._lock:
-            place.busy = False
-            if found is not None and not found.bare:
-                place.answers.append((question, found))
-                place.shown = len(place.answers) - 1
-                settle(self.session, run, place.out, held=place.held)
-                self._hold(place)
-            elif found is not None and found.error is not None:
-                problem = found.error.message
-        self._draw(place, *place.answers[place.shown], problem)
+            slot.is_busy = False
+            if outcome is not None and not outcome.bare:
+                slot.answers.append((question, outcome))
+                slot.current = len(slot.answers) - 1
+                store_results(self.session, run, slot.out, expected=slot.variables)
+                self._record_variables(slot)
+            elif outcome is not None and outcome.error is not None:
+                problem = outcome.error.message
+        self._draw(slot, *slot.answers[slot.current], problem)
 
-    def _painter(self, place: _Place, run: Run) -> LivePainter:
+    def _painter(self, slot: _AnswerSlot, run: Run) -> LivePainter:
         """Draws in the display that the place's answer has."""
-        first, port = place.run.states[0], KernelPort(self.session.shell)
-        return LivePainter(port, run.states[0], place=place.run.place, grown=first.display)
+        first, port = slot.run.states[0], KernelPort(self.session.shell)
+        return LivePainter(port, run.states[0], place=slot.run.actions_id, grown=first.display)
 
-    def _draw(self, place: _Place, question: Question, found: Outcome, problem: str = "") -> None:
+    def _draw(self, slot: _AnswerSlot, question: Question, outcome: Outcome, problem: str = "") -> None:
         """The final form of an answer in its place, and what went wrong with the one that was asked for."""
-        told = [note_line(f"⚠ {clean(problem)} The answer before stays.")] if problem else []
+        notes = [note_line(f"⚠ {clean(problem)} The answer before stays.")] if problem else []
         with suppress(Exception):  # a page that is gone
-            self._painter(place, place.run).finish([found], told)
-        self._tell(place.run.place)
+            self._painter(slot, slot.run).finish([outcome], notes)
+        self._send_offers(slot.run.actions_id)
 
 
-def actions_of(session: Session) -> Actions:
+def get_actions(session: Session) -> Actions:
     """Those of a notebook."""
     if session.actions is None:
         session.actions = Actions(session)
@@ -219,17 +224,17 @@ def actions_of(session: Session) -> Actions:
     return found
 
 
-_DO = {"show": Actions.show, "keep": Actions.keep, "ask": Actions.ask}
+_HANDLERS = {"show": Actions.show_answer, "keep": Actions.set_kept, "ask": Actions.retry}
 
 
-def _can_be_asked_again(question: Question) -> bool:
+def _can_retry(question: Question) -> bool:
     """Not what goes on with a conversation, whose turn would have to change under later ones; nor with tools,
     whose questions belong to a cell that runs."""
     return not question.options.keys() & {"chat", "tools"}
 
 
-def _about(question: Question, found: Outcome) -> dict[str, Any]:
-    response = found.response
+def _preference_record(question: Question, outcome: Outcome) -> dict[str, Any]:
+    response = outcome.response
     return {
         "provider": response.provider,
         "model": response.model,
@@ -240,7 +245,7 @@ def _about(question: Question, found: Outcome) -> dict[str, Any]:
     }
 
 
-def kept(session: Session, rest: str) -> Any:
+def kept_command(session: Session, rest: str) -> Any:
     """`%llm kept`: the answers that were kept as good ones; `forget ID` takes one back, `add MODEL` keeps
     that one's of the last comparison."""
     import pandas as pd
@@ -250,7 +255,7 @@ def kept(session: Session, rest: str) -> Any:
         preferences.forget(ident.strip())
         return "It is no longer kept."
     if word == "add" and ident:
-        return _added(session, ident.strip())
+        return _keep_from_comparison(session, ident.strip())
     if rest:
         raise ConfigError(
             f"%llm kept has no {rest[:40]!r}.", hint="%llm kept, %llm kept add MODEL, %llm kept forget ID."
@@ -260,15 +265,17 @@ def kept(session: Session, rest: str) -> Any:
     return df
 
 
-def _added(session: Session, label: str) -> str:
+def _keep_from_comparison(session: Session, label: str) -> str:
     """Keeps one answer of the last comparison: it is preferred to the others."""
-    found = next((o for o in session.outcomes if o.label == label and not o.bare), None)
-    if session.comparison is None or session.asked is None or found is None:
-        there = ", ".join(o.label for o in session.outcomes) if session.comparison else "none yet"
+    outcome = next((o for o in session.outcomes if o.label == label and not o.bare), None)
+    if session.comparison is None or session.last_question is None or outcome is None:
+        labels = ", ".join(o.label for o in session.outcomes) if session.comparison else "none yet"
         raise ConfigError(
-            f"No answer of {label[:40]!r} is in the last comparison.", hint=f"There are: {there}."
+            f"No answer of {label[:40]!r} is in the last comparison.", hint=f"There are: {labels}."
         )
-    about = _about(session.asked, found)
-    others = {preferences.name(_about(session.asked, o)) for o in session.outcomes if not o.bare}
-    preferences.keep(uuid4().hex, {**about, "over": sorted(others - {preferences.name(about)})})
+    record = _preference_record(session.last_question, outcome)
+    others = {
+        preferences.name(_preference_record(session.last_question, o)) for o in session.outcomes if not o.bare
+    }
+    preferences.keep(uuid4().hex, {**record, "over": sorted(others - {preferences.name(record)})})
     return f"{label}'s answer is kept: nbllm.bench.preferences() counts it."

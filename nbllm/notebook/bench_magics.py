@@ -24,7 +24,7 @@ from ..core.messages import Message, Text
 from ..core.options import REQUEST
 from ..core.template import fill
 from .assertions import assertion
-from .cell import parts_of
+from .cell import build_parts
 from .session import Session
 from .syntax.lexer import column_error, read_value
 from .syntax.options import BENCH_OPTIONS
@@ -125,7 +125,7 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
     options, rest = split(line)
     read = session.parse(rest)
     reject_placeholders(read, session.namespace)
-    names = session.models(read.models)
+    names = session.expand_models(read.models)
     if not names:
         raise ConfigError(
             "No model was named.", hint="For example: %llm bench openai/mini,claude/sonnet blocks=20"
@@ -154,7 +154,7 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
     models = [{"model": name, **passed} for name in names]  # seed= of a call is not the run's
     try:
         with warnings.catch_warnings():  # in words alone: the line of ours that warns tells nobody anything
-            warnings.showwarning = lambda told, *_a, **_k: session.say(str(told))
+            warnings.showwarning = lambda told, *_a, **_k: session.print_text(str(told))
             df = run(models, client=session.client, extra=dict(read.extra) or None, progress=shown, **options)
     except KeyboardInterrupt:  # before the first request, or a second time: what was measured is on disk
         if not shown.run_id:
@@ -185,10 +185,10 @@ def _prompts(session: Session, named: str | None, cell: str | None, filling: str
 
 def _filled(session: Session, text: str, mode: str) -> str | Message:
     """A prompt with the notebook's values in it, as in a cell; what is not filled is told."""
-    filled = fill(text, session.fillable, session.evaluate, mode)
+    filled = fill(text, session.prompt_variables, session.evaluate, mode)
     if filled.skipped_summary:
-        session.say(f"not filled: {filled.skipped_summary}")
-    parts, _ = parts_of(session, filled, {})
+        session.print_text(f"not filled: {filled.skipped_summary}")
+    parts, _ = build_parts(session, filled, {})
     return Message("user", parts) if any(not isinstance(p, Text) for p in parts) else filled.text
 
 

@@ -19,7 +19,7 @@ def budget(session: Session, rest: str) -> str:
     name = next((w.removeprefix("name=") for w in words if w.startswith("name=")), "")
     limits = [w for w in words if not w.startswith("name=")]
     if limits:
-        session.client.budget = _made(_read(limits), name or session.file)
+        session.client.budget = _made(_read(limits), name or session.notebook_file)
     elif name:
         raise ConfigError("Which limit?", hint=f"For example: %llm budget $5 name={name[:40]}")
     there = session.client.budget
@@ -36,7 +36,7 @@ def install(session: Session) -> None:
         try:
             session.client.budget = DailyBudget(**_read(words))
         except ConfigError as error:
-            session.say(f"nbllm leaves out NBLLM_BUDGET: {error.message} {error.hint}")
+            session.print_text(f"nbllm leaves out NBLLM_BUDGET: {error.message} {error.hint}")
 
 
 def _read(words: list[str]) -> dict[str, float]:

@@ -21,42 +21,42 @@ from .view.frontend import KernelPort, where
 from .view.hidden import clean
 from .view.styles import container
 
-_PROOF = 1.5  # seconds that the page has to prove itself before a question is asked in another way
-_TICK = 0.05
+_READY_SECONDS = 1.5  # seconds that the page has to prove itself before a question is asked in another way
+_TICK_SECONDS = 0.05
 
 
-class _Bar:
+class _ButtonBar:
     """Buttons in a row, hidden until the page has said that it shows them."""
 
     def __init__(
-        self, words: Sequence[tuple[str, str]], pressed: Callable[[int], None], above: str = ""
+        self, labels: Sequence[tuple[str, str]], on_press: Callable[[int], None], question: str = ""
     ) -> None:
         import ipywidgets as widgets
 
-        self.proved = threading.Event()
+        self.page_ready = threading.Event()
         self.buttons = [
             mended(
                 widgets.Button(
                     description=clean(word), tooltip=clean(told), layout=mended(widgets.Layout(width="auto"))
                 )
             )
-            for word, told in words
+            for word, told in labels
         ]
         for i, button in enumerate(self.buttons):
-            button.on_click(lambda _button, i=i: pressed(i))
+            button.on_click(lambda _button, i=i: on_press(i))
         self._layout = mended(widgets.Layout(display="none", flex_flow="row wrap", align_items="center"))
         label = (
-            [mended(widgets.HTML(f"<span style='padding-right:1em'>{escape(clean(above))}</span>"))]
-            if above
+            [mended(widgets.HTML(f"<span style='padding-right:1em'>{escape(clean(question))}</span>"))]
+            if question
             else []
         )
         self._box = mended(widgets.HBox([*label, *self.buttons], layout=self._layout, _view_count=0))
-        self._box.observe(self._seen, "_view_count")
-        self._all = [*label, *self.buttons, self._box]
+        self._box.observe(self._on_displayed, "_view_count")
+        self._widgets = [*label, *self.buttons, self._box]
 
-    def _seen(self, _change: Any) -> None:
+    def _on_displayed(self, _change: Any) -> None:
         self._layout.display = "flex"
-        self.proved.set()
+        self.page_ready.set()
 
     @property
     def bundle(self) -> dict[str, Any]:
@@ -72,24 +72,24 @@ class _Bar:
 
     def close(self) -> None:
         """Takes the widgets away."""
-        for widget in self._all:
+        for widget in self._widgets:
             widget.close()
 
 
-class Stops:
+class StopButtons:
     """A ■ for each of several answers, in `places` that the page finds by their ids: the heads of their
     columns. `stop` is given the number of the one that was pressed."""
 
     def __init__(self, labels: Sequence[str], stop: Callable[[int], None]) -> None:
-        self.places = [f"nbllm-{uuid4().hex}" for _ in labels]
+        self.placeholder_ids = [f"nbllm-{uuid4().hex}" for _ in labels]
         self._stop = stop
-        words = [clean(f"Stop {label}") for label in labels]
-        self._widget = mended(page_widget("stops.js")(places=self.places, words=words))
-        self._widget.on_msg(self._heard)
+        titles = [clean(f"Stop {label}") for label in labels]
+        self._widget = mended(page_widget("stops.js")(places=self.placeholder_ids, words=titles))
+        self._widget.on_msg(self._on_message)
 
-    def _heard(self, _widget: Any, message: Any, _buffers: Any) -> None:
+    def _on_message(self, _widget: Any, message: Any, _buffers: Any) -> None:
         if message.get("type") == "stop":
-            self._stop(self.places.index(message["place"]))
+            self._stop(self.placeholder_ids.index(message["place"]))
         else:  # messages come while the cell runs: a press will too
             self._widget.proved = True
 
@@ -104,16 +104,16 @@ def approve(question: str, *, yes: str = "Approve", no: str = "Reject") -> bool:
     no. An interrupt raises KeyboardInterrupt, which is no too. What was answered stays in the cell as text.
     """
     session = current_session()
-    chosen = ask_with_buttons(session, question, ((yes, yes), (no, no)), stays=True)
+    chosen = prompt_with_buttons(session, question, ((yes, yes), (no, no)), keep_answer=True)
     if chosen is not None:
         return chosen == 0
-    if not session.can_ask:
-        session.say(f"{question} Nobody can answer here: taken as no.")
+    if not session.can_prompt_user:
+        session.print_text(f"{question} Nobody can answer here: taken as no.")
         return False
-    return by_keyboard(f"{question} [y/N] ") in ("y", "yes", yes.lower())
+    return prompt_keyboard(f"{question} [y/N] ") in ("y", "yes", yes.lower())
 
 
-def by_keyboard(question: str) -> str:
+def prompt_keyboard(question: str) -> str:
     """What is typed, in small letters; "" where nothing is."""
     try:
         return input(clean(question)).strip().lower()
@@ -121,36 +121,38 @@ def by_keyboard(question: str) -> str:
         return ""
 
 
-def ask_with_buttons(
-    session: Session, question: str, choices: Sequence[tuple[str, str]], *, stays: bool = False
+def prompt_with_buttons(
+    session: Session, question: str, choices: Sequence[tuple[str, str]], *, keep_answer: bool = False
 ) -> int | None:
     """The number of the button that was pressed; None where the page does not deliver presses. choices: what
     stands on a button, and what it does. stays: the answer stays in the cell as text."""
-    if where(session.shell) != "live" or not session.can_ask:  # pages that show buttons let one type too
+    if (
+        where(session.shell) != "live" or not session.can_prompt_user
+    ):  # pages that show buttons let one type too
         return None
-    answered, chosen = threading.Event(), []
+    pressed_event, chosen = threading.Event(), []
 
-    def pressed(which: int) -> None:
+    def on_press(which: int) -> None:
         chosen.append(which)
-        answered.set()
+        pressed_event.set()
 
     port, ident = KernelPort(session.shell), uuid4().hex
-    bar = _Bar(choices, pressed, above=question)
+    bar = _ButtonBar(choices, on_press, question=question)
     port.publish(bar.bundle, display_id=ident)
-    told = "no answer"
+    answer = "no answer"
     try:
-        until = time.monotonic() + _PROOF
-        while not (answered.is_set() or bar.proved.is_set()) and time.monotonic() < until:
-            bar.proved.wait(_TICK)
-        if not bar.proved.is_set():
-            told = ""
+        deadline = time.monotonic() + _READY_SECONDS
+        while not (pressed_event.is_set() or bar.page_ready.is_set()) and time.monotonic() < deadline:
+            bar.page_ready.wait(_TICK_SECONDS)
+        if not bar.page_ready.is_set():
+            answer = ""
             return None
-        while not answered.wait(_TICK):
+        while not pressed_event.wait(_TICK_SECONDS):
             pass
-        told = choices[chosen[0]][0]
+        answer = choices[chosen[0]][0]
         return chosen[0]
     finally:
-        text = f"{clean(question)} — {clean(told)}" if told and stays else ""
+        text = f"{clean(question)} — {clean(answer)}" if answer and keep_answer else ""
         html = container(f"<div class=nbllm-note>{escape(text)}</div>", style=True) if text else ""
         port.publish({"text/html": html, "text/plain": text}, display_id=ident, update=True)
         bar.close()

@@ -65,7 +65,7 @@ def _found(session: Session, period: Period, words: list[str], most: int) -> pd.
     ledger = session.client.ledger
     rows, problems = ledger.history(*period) if ledger is not None else ([], [])
     for problem in problems:
-        session.say(problem)
+        session.print_text(problem)
     if not any(row.get("prompt") for row in rows):
         raise ConfigError(
             "No prompts and answers are stored there.",
@@ -194,7 +194,7 @@ def _frame(session: Session, period: Period | None) -> pd.DataFrame:
     if ledger is not None and period is not None:
         rows, problems = ledger.history(*period)
     for problem in problems:
-        session.say(problem)
+        session.print_text(problem)
     return frame(rows, (*COLUMNS, *(TEXTS if any("prompt" in row for row in rows) else ())))
 
 

@@ -19,50 +19,50 @@ from ..core.strict import check_strict
 from ..core.template import FilledPrompt, fill
 from ..routing.registry import DEFAULT_MODEL, Route
 from . import background, dry_run, fix, prompt_files
-from .actions import actions_of
+from .actions import get_actions
 from .assertions import with_asserts
 from .comparison import Comparison
-from .functions import define
-from .painters import painter
+from .functions import define_function
+from .painters import choose_painter
 from .prompt.attachments import describe_part, load_attachment, value_part
 from .question import Question, resolve_options, value_budget
-from .run import Guarded, Run, follow, keep_turn, settle, stoppable, turn
-from .session import Session, Stopped
+from .run import GuardedPainter, Run, append_turn, follow, join_chat, stop_on_interrupt, store_results
+from .session import CellStopped, Session
 from .syntax.parser import CellLine
 from .syntax.placeholders import reject_placeholders
 from .view.outcome import Outcome, Painter
 
 # A class, or what Python writes a type with: list[City] | None, models.City. Names alone: nothing is called.
-_WRITTEN = re.compile(r"[A-Z]\w*|(?=.*[\[.|])[^\W\d][\w.\[\]|,\"' ]*")
+_TYPE_EXPRESSION = re.compile(r"[A-Z]\w*|(?=.*[\[.|])[^\W\d][\w.\[\]|,\"' ]*")
 
 
-def _mode(route: Route, options: Mapping[str, Any]) -> None:
+def _check_mode(route: Route, options: Mapping[str, Any]) -> None:
     if options["mode"] in ("query", "execute"):
         from ..agents.protocols import able
 
         able(route.provider, str(options["mode"]), simulated=route.simulated)
 
 
-def _strict(route: Route, options: Mapping[str, Any]) -> None:
+def _check_strict(route: Route, options: Mapping[str, Any]) -> None:
     for each in (route, *route.others) if "schema" in options else ():
         check_strict(options["strict"], options["schema"], each.provider)
 
 
-_CHECKS = {"mode": _mode, "strict": _strict}
+_CHECKS = {"mode": _check_mode, "strict": _check_strict}
 
 
-def _able(session: Session, line: CellLine, options: Mapping[str, Any]) -> None:
+def _check_supported(session: Session, line: CellLine, options: Mapping[str, Any]) -> None:
     """Raises ConfigError, with the column, where mode= or strict= is no word for a model that is asked, and
     where tools= or approve= names what is not there."""
     for name in _CHECKS.keys() & line.options.keys():
-        for model in models_of(line.models, options):
+        for model in selected_models(line.models, options):
             route = session.client.resolve(model, options.get("base_url"), options.get("dialect"))
             with line.locate_errors(name):
                 _CHECKS[name](route, line.options)
     for name in ("tools", "approve"):
         if name in line.options:
             with line.locate_errors(name):
-                session.usable({name: options[name]})
+                session.resolve_tools({name: options[name]})
 
 
 def run_cell(session: Session, line: CellLine, body: str) -> Any:
@@ -77,35 +77,37 @@ def run_cell(session: Session, line: CellLine, body: str) -> Any:
 
 def _run_cell(session: Session, line: CellLine, body: str) -> Any:
     reject_placeholders(line, session.namespace)
-    line = replace(line, models=session.models(line.models))
+    line = replace(line, models=session.expand_models(line.models))
     used = prompt_files.named(session, str(line.options.get("use", "")))
     options = dict(session.defaults)
     for prompt in used:
         options |= prompt.options
     if used and not line.options.keys() & {"save", "label"}:
         options["label"] = prompt_files.label(used)
-    options = with_schema(session, with_asserts(session.namespace, resolve_options(line, options)))
-    _able(session, line, options)
+    options = resolve_schema(session, with_asserts(session.namespace, resolve_options(line, options)))
+    _check_supported(session, line, options)
     if used:
         mode = "single" if "each" in options else str(options.get("fill", "on"))
         body = prompt_files.joined(session, used, body, mode, every="def" in options)
     if options.get("save"):
-        return _save(session, str(options["save"]), body)
+        return _save_prompt(session, str(options["save"]), body)
     if options.get("def"):
-        made = define(session, str(options["def"]), body, options, _asker(session, line, options))
-        session.say(
-            f"{made.__name__}{inspect.signature(made)} is defined; it asks "
-            f"{', '.join(models_of(line.models, options))}."
+        function = define_function(
+            session, str(options["def"]), body, options, _make_caller(session, line, options)
+        )
+        session.print_text(
+            f"{function.__name__}{inspect.signature(function)} is defined; it asks "
+            f"{', '.join(selected_models(line.models, options))}."
         )
         return None
     if options.get("each"):
         from . import rows
 
-        asked = question(session, line.models, options, line.extra, FilledPrompt(()))
-        return rows.run(session, line, asked, body.strip("\n"))
+        row_question = build_question(session, line.models, options, line.extra, FilledPrompt(()))
+        return rows.run(session, line, row_question, body.strip("\n"))
     filled = fill(
         body,
-        session.fillable,
+        session.prompt_variables,
         session.evaluate,
         str(options.get("fill", "on")),
         value_budget(options),
@@ -114,45 +116,46 @@ def _run_cell(session: Session, line: CellLine, body: str) -> Any:
         raise ConfigError(
             "The prompt is empty.", hint="Write what the model should answer below the %%llm line."
         )
-    return ask(session, question(session, line.models, options, line.extra, filled), line.out)
+    return run_question(session, build_question(session, line.models, options, line.extra, filled), line.out)
 
 
-def _save(session: Session, name: str, body: str) -> None:
+def _save_prompt(session: Session, name: str, body: str) -> None:
     """Keeps a cell's text, in this session or in the project's folder."""
-    place, _, own = name.rpartition("/")
-    if place:
-        kept = prompt_files.write(own, body)
-        session.fragments.pop(own, None)  # the file is newer
-        session.say(
-            f"{prompt_files.label([kept])} is kept in {name}.md: %%llm use={own} puts it before a prompt."
+    folder, _, prompt_name = name.rpartition("/")
+    if folder:
+        prompt = prompt_files.write(prompt_name, body)
+        session.fragments.pop(prompt_name, None)  # the file is newer
+        session.print_text(
+            f"{prompt_files.label([prompt])} is saved in {name}.md. "
+            f"%%llm use={prompt_name} puts it before a prompt."
         )
     else:
         session.fragments[name] = body
-        session.say(f"{name} is kept: %%llm use={name} puts it before a prompt.")
+        session.print_text(f"{name} is saved. %%llm use={name} puts it before a prompt.")
 
 
-def ask(
-    session: Session, asked: Question, out: str | None = None, before: Sequence[Outcome] = ()
+def run_question(
+    session: Session, question: Question, out: str | None = None, before: Sequence[Outcome] = ()
 ) -> Response | Comparison | None:
     """Asks now and here, or in the background where the question says so; shows the answers beside those of
     `before`."""
-    asked, keep = turn(session, asked)
-    if asked.options.get("dry_run"):
-        dry_run.show(session, asked)
+    question, append = join_chat(session, question)
+    if question.options.get("dry_run"):
+        dry_run.show_dry_run(session, question)
         return None
-    run = Run.of(asked, session.send)
-    if background.wanted(session, run) and not before:
-        background.begin(session, run, out, keep)
+    run = Run.of(question, session.send)
+    if background.runs_in_background(session, run) and not before:
+        background.start_background(session, run, out, append)
         return None
-    screen = Guarded(
-        painter(session, run, before)
+    guarded = GuardedPainter(
+        choose_painter(session, run, before)
     )  # before the call: what this imports the first time must not count in its times
     run.begin()
     problem: NbllmError | None = None
-    with session.answering(), stoppable(run):
+    with session.foreground_answer(), stop_on_interrupt(run):
         try:
-            screen.start()
-            follow(run, screen)
+            guarded.start()
+            follow(run, guarded)
         except KeyboardInterrupt:  # off the main thread, or pressed twice
             run.cancel(wait=1.0)
         # SystemExit of a validator's: what came is kept, and one line says why
@@ -160,37 +163,39 @@ def ask(
             run.cancel()
             run.fail(error)
             run.stopped = False  # not by the user
-        result = settle(session, run, out, before=before)
+        result = store_results(session, run, out, before=before)
         try:
-            problem = keep_turn(run, keep)
-            problem = screen.finish(run.settled()) or problem
+            problem = append_turn(run, append)
+            problem = guarded.finish(run.settled_outcomes()) or problem
         except KeyboardInterrupt:  # pressed twice after the answer: it is kept
             run.stopped = True
-    session.shown(result)
-    if run.place and problem is None:
-        actions_of(session).offer(run, out)
+    session.mark_drawn(result)
+    if run.actions_id and problem is None:
+        get_actions(session).offer(run, out)
     if run.stopped:
-        raise Stopped(
+        raise CellStopped(
             out or "_llm",
-            whole=all(o.response.finish_reason not in (None, "cancelled") for o in run.settled()),
+            is_complete=all(
+                o.response.finish_reason not in (None, "cancelled") for o in run.settled_outcomes()
+            ),
         )
     if (failed := run.error or problem) is not None:
         raise failed
-    if asked.format == "code" and isinstance(result, Response):
+    if question.format == "code" and isinstance(result, Response):
         with processing_answer(result, "offering it as a cell"):
-            fix.offer(session, result)
+            fix.offer_code(session, result)
     return result
 
 
 # --- the question ---
 
 
-def models_of(models: Sequence[str], options: Mapping[str, Any]) -> tuple[str, ...]:
+def selected_models(models: Sequence[str], options: Mapping[str, Any]) -> tuple[str, ...]:
     """Who is asked: the models of the line, else the notebook's default."""
     return tuple(models) or (str(options.get("model", DEFAULT_MODEL)),)
 
 
-def question(
+def build_question(
     session: Session,
     models: Sequence[str],
     options: Mapping[str, Any],
@@ -198,37 +203,47 @@ def question(
     filled: FilledPrompt,
 ) -> Question:
     """What a filled prompt asks."""
-    parts, told = parts_of(session, filled, options)
-    rest = {k: v for k, v in options.items() if k != "model"}
+    parts, attached = build_parts(session, filled, options)
+    call_options = {k: v for k, v in options.items() if k != "model"}
     return Question(
-        parts, models_of(models, options), rest, extra, filled.labels, told, unfilled=filled.skipped_summary
+        parts,
+        selected_models(models, options),
+        call_options,
+        extra,
+        filled.labels,
+        attached,
+        unfilled=filled.skipped_summary,
     )
 
 
-def _asker(session: Session, line: CellLine, options: Mapping[str, Any]) -> Callable[[FilledPrompt], Any]:
+def _make_caller(
+    session: Session, line: CellLine, options: Mapping[str, Any]
+) -> Callable[[FilledPrompt], Any]:
     """What a function made by def= does with a filled prompt: asks without a screen, and returns or raises
     what came."""
 
-    def asks(filled: FilledPrompt) -> Any:
-        asked, keep = turn(session, question(session, line.models, options, line.extra, filled))
-        run = Run.of(asked, session.send).begin()
+    def call(filled: FilledPrompt) -> Any:
+        resolved, append = join_chat(
+            session, build_question(session, line.models, options, line.extra, filled)
+        )
+        run = Run.of(resolved, session.send).begin()
         try:
             follow(run, Painter())
             if run.error is not None:
                 raise run.error
         except BaseException:  # an interrupt too: an answer that cannot be used is the notebook's last one
             run.cancel()
-            if any(not o.response.empty for o in run.settled()):
-                settle(session, run)
+            if any(not o.response.empty for o in run.settled_outcomes()):
+                store_results(session, run)
             raise
-        keep_turn(run, keep)
+        append_turn(run, append)
         result = run.result()
-        return run.settled()[0].wanted if isinstance(result, Response) else result
+        return run.settled_outcomes()[0].wanted if isinstance(result, Response) else result
 
-    return asks
+    return call
 
 
-def parts_of(
+def build_parts(
     session: Session, filled: FilledPrompt, options: Mapping[str, Any]
 ) -> tuple[tuple[Part, ...], tuple[str, ...]]:
     """(the parts of the prompt, what was attached, for the footer)."""
@@ -244,40 +259,42 @@ def parts_of(
         parts[-1] = Text(parts[-1].text.rstrip("\n"))  # the line end that a cell always has is not the user's
     if parts and isinstance(parts[0], Text):
         parts[0] = Text(parts[0].text.lstrip("\n"))
-    wanted = options.get("attach", ())
-    more = [(what, part) for what in wanted for part in _attached(session, what, filled.budget)]
-    return (*parts, *(part for _, part in more)), tuple(
-        describe_part(what, part, filled.budget) for what, part in more
+    references = options.get("attach", ())
+    attachments = [
+        (what, part) for what in references for part in _attachment_parts(session, what, filled.budget)
+    ]
+    return (*parts, *(part for _, part in attachments)), tuple(
+        describe_part(what, part, filled.budget) for what, part in attachments
     )
 
 
-def _attached(session: Session, what: str, budget: int) -> Sequence[Part]:
+def _attachment_parts(session: Session, reference: str, budget: int) -> Sequence[Part]:
     """What attach= means: a resource of an MCP server, else a file, an address or a variable."""
-    if what.startswith("mcp://"):
-        return session.client.run(session.client.mcp.resource(what, budget))
-    return (load_attachment(what, session.namespace, budget),)
+    if reference.startswith("mcp://"):
+        return session.client.run(session.client.mcp.resource(reference, budget))
+    return (load_attachment(reference, session.namespace, budget),)
 
 
-def with_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options with schema= read: JSON, the name of a variable, or the short form."""
     text = options.get("schema")
     if text is None:
         return dict(options)
     if text.lstrip().startswith("{"):
         try:
-            found = json.loads(text)
+            value = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ConfigError(
                 f"schema= is no JSON: {error}.", hint='The short form needs none: schema="name, age int".'
             ) from None
-        return {**options, "schema": Shape.of(found)}
-    found = session.namespace.get(text, "")
+        return {**options, "schema": Shape.of(value)}
+    value = session.namespace.get(text, "")
     try:
         with suppress(SyntaxError):  # the short form may hold list[...] too
-            found = session.evaluate(text) if _WRITTEN.fullmatch(text) else found
+            value = session.evaluate(text) if _TYPE_EXPRESSION.fullmatch(text) else value
     except Exception as error:  # noqa: BLE001 - what is no type takes no brackets; types may raise anything
         raise ConfigError(
             f"schema= names no type: {error_line(error)}.",
             hint=f'Run the cell that defines it; a field of that name is schema="{text} str".',
         ) from None
-    return {**options, "schema": Shape.of(schema_shorthand.schema(text) if isinstance(found, str) else found)}
+    return {**options, "schema": Shape.of(schema_shorthand.schema(text) if isinstance(value, str) else value)}

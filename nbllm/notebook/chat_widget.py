@@ -28,11 +28,11 @@ from ..core.messages import Message, Part, Text
 from ..core.values import plural
 from ..routing.registry import DEFAULT_MODEL
 from . import tool_use
-from .chats import Chat, Place, Turn, markdown, words
+from .chats import Chat, Origin, Turn, chat_markdown, message_text
 from .comms import mended, page_widget, source
 from .prompt.attachments import part_from_bytes
 from .question import Contestant, Question
-from .run import Guarded, Run, aside, carry
+from .run import GuardedPainter, Run, follow_safely, start_thread
 from .session import current_session
 from .view.frontend import KernelPort, where
 from .view.hidden import clean, plain
@@ -114,7 +114,7 @@ class ChatWidget:
     @property
     def transcript(self) -> str:
         """The conversation as Markdown."""
-        return markdown(self._chat)
+        return chat_markdown(self._chat)
 
     def send(self, text: str, *attachments: Part) -> Stream:
         """Says something; the answer comes while other cells run. Raises ConfigError while one is on its
@@ -153,7 +153,7 @@ class ChatWidget:
         if not self._chat.turns:
             raise ConfigError("There is nothing to ask again.", hint="Ask something first.")
         last = self._chat.turns[-1]
-        return self._say(last.asked, last)
+        return self._say(last.question, last)
 
     def close(self) -> None:
         """Takes the panel away; the transcript stays."""
@@ -168,7 +168,7 @@ class ChatWidget:
         whole."""
         if self._busy:
             raise ConfigError("The panel is still answering.", hint="Stop it, or wait for it: panel.wait().")
-        history = self._chat.until(self._chat.place_of(old))
+        history = self._chat.history(self._chat.position_of(old))
         run = Run.of(
             Question(asked.parts, (self._model,), {"show_reasoning": self._thoughts}, {}, history=history),
             self._send,
@@ -188,7 +188,7 @@ class ChatWidget:
                 status=run.states[0].status(run.states[0].began),
                 turns=self._turns(),
             )
-        self._thread = aside("chat", self._follow, run, asked, old)
+        self._thread = start_thread("chat", self._follow, run, asked, old)
         stream = run.streams[0]
         assert isinstance(stream, Stream)  # begin raises where it is none
         return stream
@@ -201,8 +201,8 @@ class ChatWidget:
     def _follow(self, run: Run, asked: Message, old: Turn | None) -> None:
         """Shows the answer while it comes and keeps it. However that ends, the panel is ready for the next
         question."""
-        carry(run, Guarded(WidgetPainter(run.states[0], lambda frame: self._set(**frame))))
-        found = run.settled()[0]
+        follow_safely(run, GuardedPainter(WidgetPainter(run.states[0], lambda frame: self._set(**frame))))
+        found = run.settled_outcomes()[0]
         try:
             self._keep(asked, found, old)
         # nobody else would tell, and the panel would be busy for ever
@@ -225,7 +225,7 @@ class ChatWidget:
         """Puts an answer into the conversation. One that ended early is kept where there is none yet, and
         does not replace one."""
         self._error = found.error
-        turn = Turn(Place(f"panel:{uuid4().hex}"), asked, found.response)
+        turn = Turn(Origin(f"panel:{uuid4().hex}"), asked, found.response)
         early = found.error is not None or found.response.finish_reason == "cancelled"
         if not found.response.empty:
             self._session.outcomes = (found,)
@@ -261,7 +261,7 @@ class ChatWidget:
         # voila's page, which runs widgets, comes when the cells have run
         mode = "live" if "VOILA_PREHEAT" in os.environ else where(self._session.shell)
         if mode == "terminal":
-            self._session.say(
+            self._session.print_text(
                 f"{plain(self.transcript)}\n\nA panel needs a notebook; %%llm chat={self._chat.name} goes "
                 f"on here."
             )
@@ -349,7 +349,7 @@ class ChatWidget:
         """The conversation, and the question of which no turn came: (key, asked, answer, error)."""
         failed = [] if self._failed is None else [self._failed]
         return [
-            *((f"{i}:{id(t)}", t.asked, t.response, None) for i, t in enumerate(self._chat.turns)),
+            *((f"{i}:{id(t)}", t.question, t.response, None) for i, t in enumerate(self._chat.turns)),
             *((uuid4().hex, asked, found.response, found.error) for asked, found, _ in failed),
         ]
 
@@ -379,7 +379,9 @@ class ChatWidget:
             f"class=nbllm-text>{_asked_html(asked)}</div><p><b>Answer</b></p>{line.html}<hr>"
             for asked, line in rows
         )
-        text = "\n\n".join(f"You: {clean(words(asked))}\n\n{line.text.strip()}" for asked, line in rows)
+        text = "\n\n".join(
+            f"You: {clean(message_text(asked))}\n\n{line.text.strip()}" for asked, line in rows
+        )
         head = f"Conversation {self._chat.name}" + ("" if rows else ": nothing was said yet")
         body = f"<div class='{self._place}-static'><p class=nbllm-foot>{escape(head)}</p>{html}</div>"
         KernelPort(self._session.shell).publish(

@@ -19,7 +19,7 @@ from ..store.chats import KeptChats
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Origin:
     """Where a question is asked. cell: the front end's id of the cell, "" where it tells none; execution:
     which run of it."""
 
@@ -31,15 +31,15 @@ class Place:
 class Turn:
     """What was asked and what came, and where it was asked. id: what it is known by on disk."""
 
-    place: Place
-    asked: Message
+    origin: Origin
+    question: Message
     response: Response
     id: str = field(default_factory=lambda: uuid4().hex, compare=False)
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """What was asked and all that the answer adds, as the next turn sends them."""
-        return self.asked, *self.response.messages
+        return self.question, *self.response.messages
 
 
 @dataclass(slots=True)
@@ -50,13 +50,13 @@ class Chat:
 
     name: str
     turns: list[Turn] = field(default_factory=list)
-    changed: Callable[[Chat], None] = field(default=lambda _: None, repr=False, compare=False)
+    on_change: Callable[[Chat], None] = field(default=lambda _: None, repr=False, compare=False)
 
-    def before(self, place: Place) -> tuple[Message, ...]:
+    def history_before(self, origin: Origin) -> tuple[Message, ...]:
         """What a question asked at `place` goes on from."""
-        return self.until(self._of(place)[1])
+        return self.history(self._turn_positions(origin)[1])
 
-    def until(self, end: int) -> tuple[Message, ...]:
+    def history(self, end: int) -> tuple[Message, ...]:
         """The first `end` turns, as the next question sends them."""
         return messages_to_send((turn.response, turn.messages) for turn in self.turns[:end])
 
@@ -65,29 +65,29 @@ class Chat:
         nothing is no turn."""
         if turn.response.empty:
             return
-        old, at = self._of(turn.place)
+        old, at = self._turn_positions(turn.origin)
         self.turns[at:at] = [turn]
         stale = {id(self.turns[i + (i >= at)]) for i in old}
         self.turns[:] = [t for t in self.turns if id(t) not in stale]
-        self.changed(self)
+        self.on_change(self)
 
     def replace(self, old: Turn, new: Turn) -> None:
         """Puts `new` where `old` stands; at the end where it stands no more. An answer that says nothing
         changes nothing."""
         if not new.response.empty:
-            at = self.place_of(old)
+            at = self.position_of(old)
             self.turns[at : at + 1] = [new]
-            self.changed(self)
+            self.on_change(self)
 
-    def place_of(self, turn: Turn | None) -> int:
+    def position_of(self, turn: Turn | None) -> int:
         """Where a turn stands, pinned or not since; the end where it stands no more."""
         same = (i for i, t in enumerate(self.turns) if turn is not None and t.response is turn.response)
         return next(same, len(self.turns))
 
-    def _of(self, place: Place) -> tuple[list[int], int]:
+    def _turn_positions(self, origin: Origin) -> tuple[list[int], int]:
         """(where the turns of earlier runs of this cell stand, where its next one belongs)."""
-        mine = [i for i, t in enumerate(self.turns) if place.cell and t.place.cell == place.cell]
-        old = [i for i in mine if self.turns[i].place.execution != place.execution]
+        mine = [i for i, t in enumerate(self.turns) if origin.cell and t.origin.cell == origin.cell]
+        old = [i for i in mine if self.turns[i].origin.execution != origin.execution]
         same = [i + 1 for i in mine if i not in old]
         return old, [*same[-1:], *old, len(self.turns)][0]
 
@@ -109,103 +109,109 @@ class Chat:
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class ChatStorage:
     """Where conversations are kept, and how. place: the notebook that they belong to; secrets: what no file
     may hold; tell: what is to be told to the user."""
 
     file: KeptChats
-    place: str
+    notebook: str
     secrets: tuple[str, ...] = ()
-    tell: Callable[[str], None] = lambda _: None
+    report: Callable[[str], None] = lambda _: None
 
     def load(self, name: str) -> list[Turn]:
         """A conversation's turns. What cannot be read is told, and stays where it is."""
         try:
-            found = self.file.load(self.place, name)
+            records = self.file.load(self.notebook, name)
         except ConfigError as error:
-            self.tell(str(error))
+            self.report(str(error))
             return []
-        turns, broken = list[Turn](), 0
-        for ident, text in found:
+        turns, unreadable = list[Turn](), 0
+        for ident, text in records:
             try:
-                turns.append(_read(ident, text))
+                turns.append(_decode_turn(ident, text))
             except (NbllmError, ValueError, TypeError, KeyError, RecursionError):
-                broken += 1
-        if broken:
-            self.tell(f"{broken} of the {plural(len(found), 'turn')} of {name} cannot be read: left out.")
+                unreadable += 1
+        if unreadable:
+            self.report(
+                f"{unreadable} of the {plural(len(records), 'turn')} of {name} cannot be read: left out."
+            )
         return turns
 
-    def save(self, chat: Chat, kept: dict[str, Turn]) -> None:
+    def save(self, chat: Chat, stored: dict[str, Turn]) -> None:
         """Writes what has changed since `kept` was written."""
-        now = {t.id: t for t in chat.turns}
-        texts = {i: scrub(_text(t), self.secrets) for i, t in now.items() if kept.get(i) is not t}
-        self.file.write(self.place, chat.name, list(now), texts, kept.keys() - now.keys())
-        kept.clear()
-        kept.update(now)
+        current = {t.id: t for t in chat.turns}
+        texts = {
+            i: scrub(_encode_turn(t), self.secrets) for i, t in current.items() if stored.get(i) is not t
+        }
+        self.file.write(self.notebook, chat.name, list(current), texts, stored.keys() - current.keys())
+        stored.clear()
+        stored.update(current)
 
 
-def _text(turn: Turn) -> str:
+def _encode_turn(turn: Turn) -> str:
     """A turn for the file: without what was sent, which is the turns before it, unless it was shortened."""
-    said, request = turn.response, turn.response.request
-    if request is not None and continuation(request.messages, said) is None:
-        said = replace(said, request=None)
-    told = {"nbllm": VERSION, "cell": turn.place.cell, "execution": turn.place.execution}
-    return json.dumps({**told, "asked": to_plain(turn.asked), "response": to_plain(replace(said, raw={}))})
+    response, request = turn.response, turn.response.request
+    if request is not None and continuation(request.messages, response) is None:
+        response = replace(response, request=None)
+    record = {"nbllm": VERSION, "cell": turn.origin.cell, "execution": turn.origin.execution}
+    return json.dumps(
+        {**record, "asked": to_plain(turn.question), "response": to_plain(replace(response, raw={}))}
+    )
 
 
-def _read(ident: str, text: str) -> Turn:
-    told = json.loads(text)
-    check_version(told["nbllm"])
-    place = Place(str(told["cell"]), str(told["execution"]))
-    return Turn(place, from_plain(told["asked"], Message), from_plain(told["response"], Response), ident)
+def _decode_turn(ident: str, text: str) -> Turn:
+    record = json.loads(text)
+    check_version(record["nbllm"])
+    origin = Origin(str(record["cell"]), str(record["execution"]))
+    return Turn(origin, from_plain(record["asked"], Message), from_plain(record["response"], Response), ident)
 
 
 class Chats:
     """The notebook's conversations by name. shelf: where they are kept, None where they are not."""
 
-    def __init__(self, shelf: Callable[[], Shelf | None] = lambda: None) -> None:
+    def __init__(self, get_storage: Callable[[], ChatStorage | None] = lambda: None) -> None:
         self._chats: dict[str, Chat] = {}
-        self._kept: dict[str, dict[str, Turn]] = {}  # by name: the turns as they were written or read last
-        self._shelf = shelf
+        self._stored: dict[str, dict[str, Turn]] = {}  # by name: the turns as they were written or read last
+        self._get_storage = get_storage
         self._problem, self._lock = "", threading.Lock()
 
     def __iter__(self) -> Iterator[Chat]:
         """Those of this session, and those that are kept."""
-        if (shelf := self._shelf()) is not None:
-            for found in shelf.file.listed(shelf.place):
+        if (storage := self._get_storage()) is not None:
+            for found in storage.file.listed(storage.notebook):
                 self.open(found.chat)
         return iter(list(self._chats.values()))
 
     def open(self, name: str) -> Chat:
         """The conversation `name`, as it is kept, a new one where there is none."""
         if name not in self._chats:
-            shelf = self._shelf()
-            turns = shelf.load(name) if shelf is not None else []
-            self._kept[name] = {t.id: t for t in turns}
-            self._chats[name] = Chat(name, turns, self._changed)
+            storage = self._get_storage()
+            turns = storage.load(name) if storage is not None else []
+            self._stored[name] = {t.id: t for t in turns}
+            self._chats[name] = Chat(name, turns, self._store)
         return self._chats[name]
 
-    def _changed(self, chat: Chat) -> None:
+    def _store(self, chat: Chat) -> None:
         """Keeps a conversation, where they are kept. What keeps a file from being written is told, once, and
         no turn is lost by it."""
-        shelf = self._shelf()
-        if shelf is None or self._chats.get(chat.name) is not chat:
+        storage = self._get_storage()
+        if storage is None or self._chats.get(chat.name) is not chat:
             return
         try:
             with self._lock:
-                shelf.save(chat, self._kept.setdefault(chat.name, {}))
+                storage.save(chat, self._stored.setdefault(chat.name, {}))
         except ConfigError as error:
             if self._problem != str(error):
                 self._problem = str(error)
-                shelf.tell(self._problem)
+                storage.report(self._problem)
 
     def get(self, name: str) -> Chat:
         """The conversation `name`. Raises ConfigError with those there are."""
         if name not in self._chats and name not in (known := [chat.name for chat in self]):
-            there = ", ".join(known) or "none yet"
+            names = ", ".join(known) or "none yet"
             raise ConfigError(
                 f"No conversation is called {name!r}." if name else "Which conversation?",
-                hint=f"There are: {there}. A cell with chat=NAME begins one.",
+                hint=f"There are: {names}. A cell with chat=NAME begins one.",
             )
         return self._chats[name]
 
@@ -215,7 +221,7 @@ class Chats:
         if not chat.turns:
             raise ConfigError(f"The conversation {name!r} has no turns.", hint="Nothing was undone.")
         undone = chat.turns.pop()
-        self._changed(chat)
+        self._store(chat)
         return undone
 
     def pin(self, name: str, number: str = "", *, pinned: bool = True) -> int:
@@ -228,8 +234,8 @@ class Chats:
                 f"The conversation {name!r} has no turn {number or 1!s}.",
                 hint=f"It has {len(turns)}, counted from 1: %llm chat pin {name} N.",
             )
-        turns[n - 1] = replace(turns[n - 1], asked=set_pinned(turns[n - 1].asked, pinned))
-        self._changed(chat)
+        turns[n - 1] = replace(turns[n - 1], question=set_pinned(turns[n - 1].question, pinned))
+        self._store(chat)
         return n
 
     def fork(self, name: str, other: str) -> Chat:
@@ -240,47 +246,49 @@ class Chats:
                 f"{other!r} cannot be the copy's name.",
                 hint="%llm chat fork NAME OTHER, where OTHER is a new name of letters, digits and _.",
             )
-        self._chats[other] = Chat(other, [replace(t, place=Place()) for t in chat.turns], self._changed)
-        self._changed(self._chats[other])
+        self._chats[other] = Chat(other, [replace(t, origin=Origin()) for t in chat.turns], self._store)
+        self._store(self._chats[other])
         return self._chats[other]
 
     def clear(self, name: str) -> int:
         """Forgets a conversation, also where it is kept; gives how many turns it had."""
-        chat, shelf = self.get(name), self._shelf()
-        if shelf is not None:
-            shelf.file.forget(shelf.place, name)
+        chat, storage = self.get(name), self._get_storage()
+        if storage is not None:
+            storage.file.forget(storage.notebook, name)
         del self._chats[name]
-        self._kept.pop(name, None)
+        self._stored.pop(name, None)
         return len(chat.turns)
 
 
-def markdown(chat: Chat) -> str:
+def chat_markdown(chat: Chat) -> str:
     """A conversation as Markdown: what a person reads, and what is exported."""
     if not chat.turns:
         return f"*The conversation {chat.name} has no turns.*"
     return "\n\n".join(
-        f"**You**{' (pinned)' * t.asked.pinned}\n\n{words(t.asked)}\n\n"
-        f"**{t.response.model or 'Model'}**\n\n{_answer(t.response)}"
+        f"**You**{' (pinned)' * t.question.pinned}\n\n{message_text(t.question)}\n\n"
+        f"**{t.response.model or 'Model'}**\n\n{_answer_text(t.response)}"
         for t in chat.turns
     )
 
 
-def _answer(response: Response) -> str:
+def _answer_text(response: Response) -> str:
     texts = (step.text for step in response.steps)
-    return "\n\n".join(filter(None, (*texts, *map(_part, response.images), *map(_part, response.files))))
+    return "\n\n".join(
+        filter(None, (*texts, *map(_part_text, response.images), *map(_part_text, response.files)))
+    )
 
 
-def words(message: Message) -> str:
+def message_text(message: Message) -> str:
     """What a message says, with a word for what is not text."""
-    return "\n\n".join(_part(p) for p in message.parts)
+    return "\n\n".join(_part_text(p) for p in message.parts)
 
 
-def _part(part: Part) -> str:
+def _part_text(part: Part) -> str:
     if isinstance(part, (Image, Document)) and not getattr(part, "name", None):
         return f"*{caption(part)}*"
     return getattr(part, "text", None) or f"*({type(part).__name__.lower()})*"
 
 
-def messages(chat: Chat) -> tuple[Message, ...]:
+def chat_messages(chat: Chat) -> tuple[Message, ...]:
     """All that was said, in order, with pictures, calls and results."""
     return tuple(m for turn in chat.turns for m in turn.messages)

@@ -26,8 +26,8 @@ from ..routing.config_files import user_file
 from ..routing.toml_edit import set_entry
 from ..store.recordings import SUFFIX, Recording, Tape, beside
 from . import overview
-from .cell import ask, models_of, run_cell, with_schema
-from .chats import markdown, messages
+from .cell import resolve_schema, run_cell, run_question, selected_models
+from .chats import chat_markdown, chat_messages
 from .comparison import Comparison
 from .completion import choices
 from .question import Question, resolve_options
@@ -83,7 +83,7 @@ def _models(session: Session, rest: str) -> Any:
 
 def _providers(session: Session, rest: str) -> Any:
     for problem in session.client.registry.problems:
-        session.say(f"Ignored in the configuration: {problem}")
+        session.print_text(f"Ignored in the configuration: {problem}")
     names = [session.provider(w).name for w in rest.replace(",", " ").split() if w != "all"]
     return overview.providers(session.client, names, whole=bool(rest))
 
@@ -117,7 +117,7 @@ def _key(session: Session, rest: str) -> Any:
     if found is not None:
         return f"{row.label or row.name}: key {found.masked} from {found.source}."
     address = session.client.registry.address(row)
-    typed = session.hidden(
+    typed = session.prompt_for_key(
         f"Key for {row.label or row.name} at {keys.origin(address)} (kept for this session only): ", row
     )
     keys.remember(row.name, typed, address)
@@ -130,7 +130,7 @@ def _key(session: Session, rest: str) -> Any:
 def _key_set(session: Session, row: ProviderSpec) -> str:
     registry, label = session.client.registry, row.label or row.name
     ring = registry.stores.keyring() is not None
-    typed = session.hidden(
+    typed = session.prompt_for_key(
         f"Key for {label} at {keys.origin(registry.address(row))} "
         f"({'kept in the keyring' if ring else 'kept for this session only'}): ",
         row,
@@ -187,12 +187,12 @@ def _key_login(session: Session, row: ProviderSpec) -> str:
     from ..routing.oauth import login
 
     registry = session.client.registry
-    if not session.can_ask:
+    if not session.can_prompt_user:
         raise ConfigError(
             "Nobody can log in here.",
             hint="Log in from a notebook that somebody watches; the keyring keeps it.",
         )
-    kept = login(row, keys.origin(registry.address(row)), registry.stores, session.say)
+    kept = login(row, keys.origin(registry.address(row)), registry.stores, session.print_text)
     return f"{row.label or row.name}: you are logged in" + (
         "." if kept else ", for this session: there is no keyring to keep it (pip install keyring)."
     )
@@ -239,19 +239,19 @@ def _alias(session: Session, rest: str) -> Any:
 
 def _again(session: Session, rest: str) -> Response | Comparison | None:
     """The last prompt once more. Elsewhere, its answer stands beside those that are there already."""
-    if session.asked is None:
+    if session.last_question is None:
         raise ConfigError("Nothing was asked yet.", hint="Ask in a %%llm cell first.")
     line = session.parse(rest)
-    again = session.asked.with_changes(line.models, with_schema(session, line.options), line.extra)
+    again = session.last_question.with_changes(line.models, resolve_schema(session, line.options), line.extra)
     beside = bool(line.models) or len(again.contestants) > 1
-    return ask(session, again, line.out, session.outcomes if beside else ())
+    return run_question(session, again, line.out, session.outcomes if beside else ())
 
 
 def _last(session: Session, _rest: str) -> Response:
-    if session.last is None:
+    if session.last_response is None:
         raise ConfigError("There is no answer yet.", hint="Ask in a %%llm cell first.")
-    session.drawn = (-1, [])  # it is to be drawn here too
-    return session.last
+    session.drawn_values = (-1, [])  # it is to be drawn here too
+    return session.last_response
 
 
 _SWITCH = {"on": True, "off": False}
@@ -350,17 +350,17 @@ def _topic(session: Session, topic: str) -> str:
 def _fix(session: Session, rest: str) -> Any:
     """Asks why the last cell failed; shows the answer, what it would change, and puts the corrected cell
     below, unrun."""
-    from .fix import prompt, propose
+    from .fix import build_fix_prompt, propose_fix
 
-    text, code = prompt(session)
+    text, code = build_fix_prompt(session)
     line = session.parse(rest)
-    options = with_schema(session, resolve_options(line, session.defaults))
-    models = models_of(line.models, options)
-    session.needs_a_model(models)
-    answer = ask(session, Question((text,), models, options, line.extra), line.out)
+    options = resolve_schema(session, resolve_options(line, session.defaults))
+    models = selected_models(line.models, options)
+    session.require_model(models)
+    answer = run_question(session, Question((text,), models, options, line.extra), line.out)
     if isinstance(answer, Response):
         with processing_answer(answer, "proposing it as a cell"):
-            propose(session, code, answer.text)
+            propose_fix(session, code, answer.text)
     return answer
 
 
@@ -377,11 +377,11 @@ def _chat(session: Session, rest: str) -> Any:
 
 
 def _show(session: Session, name: str, _rest: str) -> None:
-    session.show(static(markdown(session.chats.get(name))))
+    session.show_bundle(static(chat_markdown(session.chats.get(name))))
 
 
 def _undo(session: Session, name: str, _rest: str) -> str:
-    undone = session.chats.undo(name).asked.text[:60]
+    undone = session.chats.undo(name).question.text[:60]
     return f"Undone: {undone!r}. {name} has {plural(len(session.chats.get(name).turns), 'turn')}."
 
 
@@ -396,11 +396,11 @@ def _fork(session: Session, name: str, other: str) -> str:
 
 
 def _export(session: Session, name: str, file: str) -> Any:
-    said = messages(chat := session.chats.get(name))
+    said = chat_messages(chat := session.chats.get(name))
     if not file:
         return said
     path = Path(file)
-    path.write_text(f"{to_json(said) if path.suffix == '.json' else markdown(chat)}\n", "utf-8")
+    path.write_text(f"{to_json(said) if path.suffix == '.json' else chat_markdown(chat)}\n", "utf-8")
     return f"{name} is in {path}."
 
 
@@ -445,11 +445,11 @@ def _open(session: Session, name: str, rest: str) -> Any:
     line = session.parse(rest)
     asked = Question(
         (),
-        models_of(line.models, session.defaults),
+        selected_models(line.models, session.defaults),
         resolve_options(line, session.defaults),
         line.extra,
     )
-    route, spec = session.prepared(asked, asked.contestants[0])
+    route, spec = session.prepare_call(asked, asked.contestants[0])
     return ChatWidget(route.asked, name, **spec.selected())
 
 
@@ -486,7 +486,7 @@ def _recording(session: Session, name: str, *, there: bool = False) -> Path:
     """The file that a line names, with or without its ending; the notebook's where none is named."""
     path = Path(name.strip(" \"'"))
     if path.name in ("", "on"):
-        return beside(session.notebook, there=there)
+        return beside(session.vscode_path, there=there)
     return path if path.suffix or path.is_file() else path.with_name(f"{path.name}{SUFFIX}")
 
 
@@ -544,7 +544,7 @@ COMMANDS: dict[str, Command] = {
     "budget": _in("budget:budget"),
     "chat": _chat,
     "prompt": _in("prompt_files:command"),
-    "kept": _in("actions:kept"),
+    "kept": _in("actions:kept_command"),
     "fix": _fix,
     "insert": _in("fix:insert"),
     "undo": _in("tool_use:undo"),

@@ -25,7 +25,7 @@ def candidates(session: Session, text: str, column: int, row: int) -> tuple[str,
     if match and match["rest"][:1].isspace():
         return _on_line(session, match["rest"].lstrip(), subcommands=match["magic"] == "%")
     if row and lines[0].startswith(("%%llm", "%%nbllm")) and (brace := _BRACE.search(before)):
-        return brace[1], [(n, "variable") for n in sorted(session.fillable) if n.startswith(brace[1])]
+        return brace[1], [(n, "variable") for n in sorted(session.prompt_variables) if n.startswith(brace[1])]
     return "", []
 
 
@@ -103,13 +103,15 @@ def tool_names(session: Session) -> list[str]:
     """What tools= may name: the user's functions, what nbllm brings, servers and endpoints."""
     from .tool_names import BUILT_IN
 
-    return [*functions(session), *BUILT_IN, *session.servers]
+    return [*functions(session), *BUILT_IN, *session.external_tools]
 
 
 def functions(session: Session) -> list[str]:
     """The user's own."""
     return sorted(
-        n for n, v in session.fillable.items() if isinstance(v, FunctionType) and v.__module__ == "__main__"
+        n
+        for n, v in session.prompt_variables.items()
+        if isinstance(v, FunctionType) and v.__module__ == "__main__"
     )
 
 

@@ -13,44 +13,51 @@ from .view.markdown import code_html, folded, plain_html, to_html
 from .view.static import Rendered, bundle_of, joined, pretty
 
 
-def show(session: Session, question: Question) -> None:
+def show_dry_run(session: Session, question: Question) -> None:
     """Shows the call to each who would be asked."""
     if question.unfilled:
-        session.say(f"Not filled: {question.unfilled}")
+        session.print_text(f"Not filled: {question.unfilled}")
     many = len(question.contestants) > 1
     lines: list[Rendered] = []
     for c in question.contestants:
-        lines += [_said(f"**{c.label}**")] if many else []
-        lines += _lines(session, question, c)
-    session.show(bundle_of(joined(lines)))
+        lines += [_markdown_line(f"**{c.label}**")] if many else []
+        lines += _call_lines(session, question, c)
+    session.show_bundle(bundle_of(joined(lines)))
 
 
-def _said(markdown: str) -> Rendered:
+def _markdown_line(markdown: str) -> Rendered:
     return Rendered(to_html(markdown), markdown)
 
 
-def _lines(session: Session, question: Question, contestant: Contestant) -> list[Rendered]:
+def _call_lines(session: Session, question: Question, contestant: Contestant) -> list[Rendered]:
     client = session.client
-    route, spec = session.prepared(question, contestant)
+    route, spec = session.prepare_call(question, contestant)
     key = client.registry.key_for(route, spec.api_key)
-    given = client.parameters(spec) | {"tools": client.described(spec.tools)}
-    request = client.request(session.messages(question, route), route.model, **given)
-    stand_in = None if route.provider.local else Secret("MISSING", "nowhere")  # so that the rest can be shown
-    call = client.encode(request, route, key or stand_in, keep=bool(spec.keep), mode=spec.mode)
-    done, payload = call.preview(route.provider)
-    where = route.provider.label or route.provider.name
-    source = "" if done != "sent" else f", key from {key.source}" if key else ", no key"
-    whole = pretty(payload)
-    kept = _contexts.cache_notice(call, route.model) if request.cache == "1h" else ""
+    parameters = client.parameters(spec) | {"tools": client.described(spec.tools)}
+    request = client.request(session.build_messages(question, route), route.model, **parameters)
+    placeholder_key = (
+        None if route.provider.local else Secret("MISSING", "nowhere")
+    )  # so that the rest can be shown
+    call = client.encode(request, route, key or placeholder_key, keep=bool(spec.keep), mode=spec.mode)
+    verb, payload = call.preview(route.provider)
+    provider = route.provider.label or route.provider.name
+    source = "" if verb != "sent" else f", key from {key.source}" if key else ", no key"
+    request_json = pretty(payload)
+    cache_note = _contexts.cache_notice(call, route.model) if request.cache == "1h" else ""
     return [
-        _said(f"Nothing was {done}. It would {'be' if done == 'run' else 'go to'} {where}{source}:"),
-        *([_said(kept)] if kept else ()),
-        *(_message(m) for m in request.messages),
-        Rendered(folded(code_html(clean(whole), "json"), "The whole request"), f"```json\n{whole}\n```"),
+        _markdown_line(
+            f"Nothing was {verb}. It would {'be' if verb == 'run' else 'go to'} {provider}{source}:"
+        ),
+        *([_markdown_line(cache_note)] if cache_note else ()),
+        *(_message_line(m) for m in request.messages),
+        Rendered(
+            folded(code_html(clean(request_json), "json"), "The whole request"),
+            f"```json\n{request_json}\n```",
+        ),
     ]
 
 
-def _message(message: Message) -> Rendered:
+def _message_line(message: Message) -> Rendered:
     """One message as a person reads it; pictures, calls and thoughts in a few words."""
     texts = []
     for part in message.parts:
@@ -62,6 +69,6 @@ def _message(message: Message) -> Rendered:
             else ""
         )
         texts.append(shown or f"[{type(part).__name__}]")
-    words = "\n".join(texts)
-    head = _said(f"**{message.role}**")
-    return Rendered(head.html + plain_html(words), f"{head.text}\n\n{words}")
+    text = "\n".join(texts)
+    head = _markdown_line(f"**{message.role}**")
+    return Rendered(head.html + plain_html(text), f"{head.text}\n\n{text}")

@@ -29,46 +29,46 @@ It raised:
 Say in one or two sentences why. Then give the whole cell, corrected, in one ```python fence. Change no more than is needed."""  # noqa: E501
 
 
-def prompt(session: Session) -> tuple[Text, str]:
+def build_fix_prompt(session: Session) -> tuple[Text, str]:
     """(what asks why the last cell failed, that cell). Raises ConfigError where none has."""
-    failure = session.failure
+    failure = session.last_failure
     if failure is None:
         raise ConfigError("No cell has failed yet.", hint="Run the cell that fails, then %llm fix.")
     return Text(_PROMPT.format(code=failure.code.strip(), error=failure.error)), failure.code
 
 
-def propose(session: Session, code: str, answer: str) -> None:
+def propose_fix(session: Session, code: str, answer: str) -> None:
     """Shows what an answer would change in `code`, and puts the corrected cell below, unrun."""
-    proposed = code_in(answer)
+    proposed = longest_code_block(answer)
     if proposed is not None:
-        warning = below(session, proposed)
-        session.show(
+        warning = put_in_next_cell(session, proposed)
+        session.show_bundle(
             bundle_of(
-                joined([_difference(code, clean(proposed)), *([note_line(warning)] if warning else [])])
+                joined([_rendered_diff(code, clean(proposed)), *([note_line(warning)] if warning else [])])
             )
         )
 
 
-def code_in(text: str) -> str | None:
+def longest_code_block(text: str) -> str | None:
     """The longest fence of an answer, None where it has none."""
     found = [body for _, body in fences(text) if body.strip()]
     return max(found, key=len).strip("\n") if found else None
 
 
-def below(session: Session, code: str) -> str:
+def put_in_next_cell(session: Session, code: str) -> str:
     """Puts code or a prompt into the next cell, unrun, with what hides in it made visible; a warning where
     anything does."""
-    shown, hidden = cleaned(code.replace("\r\n", "\n").replace("\r", "\n"))
+    shown, hidden_count = cleaned(code.replace("\r\n", "\n").replace("\r", "\n"))
     session.shell.set_next_input(shown, replace=False)
     return (
-        f"⚠ {plural(hidden, 'hidden character')} in this cell: shown as ⟨U+...⟩, and to be "
+        f"⚠ {plural(hidden_count, 'hidden character')} in this cell: shown as ⟨U+...⟩, and to be "
         f"removed before it is run."
-        if hidden
+        if hidden_count
         else ""
     )
 
 
-def _difference(before: str, after: str) -> Rendered:
+def _rendered_diff(before: str, after: str) -> Rendered:
     text = "\n".join(
         lines(clean(before).strip().splitlines(), after.strip().splitlines(), "your cell", "proposed")
     )
@@ -79,14 +79,14 @@ def _difference(before: str, after: str) -> Rendered:
     )
 
 
-def offer(session: Session, response: Response) -> None:
+def offer_code(session: Session, response: Response) -> None:
     """Puts an answer that was asked for as code into the next cell, where a front end can do that; a cell
     that is run again with the same result does not do it again."""
     code = _all_code(response.text)
-    if code and where(session.shell) == "live" and session.offered.get(session.place.cell) != code:
-        session.offered[session.place.cell] = code
-        if warning := below(session, code):
-            session.show(bundle_of(note_line(warning)))
+    if code and where(session.shell) == "live" and session.offered_code.get(session.origin.cell) != code:
+        session.offered_code[session.origin.cell] = code
+        if warning := put_in_next_cell(session, code):
+            session.show_bundle(bundle_of(note_line(warning)))
 
 
 def _all_code(text: str) -> str:
@@ -96,12 +96,14 @@ def _all_code(text: str) -> str:
 
 def insert(session: Session, _rest: str) -> str:
     """Puts the code of the last answer into the next cell."""
-    if session.last is None:
+    if session.last_response is None:
         raise ConfigError("There is no answer yet.", hint="Ask in a %%llm cell first.")
-    asked_for = session.asked is not None and session.asked.format == "code"
-    code = _all_code(session.last.text) if asked_for else code_in(session.last.text)
+    asked_for = session.last_question is not None and session.last_question.format == "code"
+    code = (
+        _all_code(session.last_response.text) if asked_for else longest_code_block(session.last_response.text)
+    )
     if not code:
         raise ConfigError("The last answer holds no code.", hint="Code stands between ``` fences.")
     return "\n".join(
-        filter(None, ("The code is in the next cell; it has not been run.", below(session, code)))
+        filter(None, ("The code is in the next cell; it has not been run.", put_in_next_cell(session, code)))
     )

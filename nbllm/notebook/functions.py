@@ -12,8 +12,8 @@ from .question import value_budget
 from .session import Session
 
 
-def define(
-    session: Session, name: str, body: str, options: Mapping[str, Any], asks: Callable[[FilledPrompt], Any]
+def define_function(
+    session: Session, name: str, body: str, options: Mapping[str, Any], call: Callable[[FilledPrompt], Any]
 ) -> Callable[..., Any]:
     """A function of the names in a prompt that asks what the cell would, each time with other values, and
     shows nothing.
@@ -31,10 +31,10 @@ def define(
         )
 
     def function(*args: Any, **kwargs: Any) -> Any:
-        over = {n: kwargs.pop(n) for n in known if n in kwargs}
-        given = {**signature.bind(*args, **kwargs).arguments, **over}
-        filled = fill(body, given, lambda source: session.evaluate(source, given), mode=mode, budget=budget)
-        return asks(filled)
+        overrides = {n: kwargs.pop(n) for n in known if n in kwargs}
+        values = {**signature.bind(*args, **kwargs).arguments, **overrides}
+        filled = fill(body, values, lambda source: session.evaluate(source, values), mode=mode, budget=budget)
+        return call(filled)
 
     signature = inspect.Signature(
         [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]

@@ -7,7 +7,7 @@ import re
 import traceback
 from typing import Any
 
-from .session import Failure, Session
+from .session import CellFailure, Session
 
 _CELL = re.compile(r"/ipykernel_\d+/\d+\.py$")
 _LONGEST = 6_000  # characters of a traceback: its end says most
@@ -28,9 +28,9 @@ def install(session: Session) -> None:
 
 def remove(session: Session) -> None:
     """Takes all away."""
-    if session.noting is not None:
-        session.shell.events.unregister("post_run_cell", session.noting)
-        session.noting = None
+    if session.failure_hook is not None:
+        session.shell.events.unregister("post_run_cell", session.failure_hook)
+        session.failure_hook = None
     matchers = session.shell.Completer.custom_matchers
     if session.matcher in matchers:
         matchers.remove(session.matcher)
@@ -51,9 +51,9 @@ def _note_failures(session: Session) -> None:
         error = result.error_in_exec or result.error_before_exec
         source = str(getattr(result.info, "raw_cell", "") or "")
         if error is not None and not source.lstrip().startswith(("%llm", "%%llm", "%nbllm", "%%nbllm")):
-            session.failure = Failure(source, _told(error))
+            session.last_failure = CellFailure(source, _told(error))
 
-    session.noting = note
+    session.failure_hook = note
     session.shell.events.register("post_run_cell", note)
 
 
@@ -102,11 +102,11 @@ def _matches(session: Session, text: str, column: int, row: int) -> dict[str, An
 
 def _draw(session: Session, value: Any) -> None:
     """The safe bundle of a Response or a Comparison, unless that cell has just streamed it."""
-    if not session.was_shown(value):
+    if not session.was_drawn(value):
         from .view.static import final, footer
 
         drawn = getattr(value, "_repr_mimebundle_", None)
-        session.show(drawn() if drawn else final(value, footer=footer(value)))
+        session.show_bundle(drawn() if drawn else final(value, footer=footer(value)))
 
 
 def _quiet(hook: Any) -> None:

@@ -26,7 +26,7 @@ def table(session: Session) -> dict[str, Any]:
     if command is None:
         raise ConfigError(f"{COMMAND} is not installed.", hint="Run `%pip install 'nbllm[jupyter]'`.")
     server = _server()
-    root, file = Path(str(server.get("root_dir"))), session.file
+    root, file = Path(str(server.get("root_dir"))), session.notebook_file
     if not file or not Path(file).is_relative_to(root):
         raise ConfigError(
             "This notebook's file is not known to its Jupyter server.",

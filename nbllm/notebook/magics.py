@@ -16,7 +16,7 @@ from types import MethodType
 from typing import Any
 
 from ..core.errors import ConfigError, NbllmError
-from .session import Session, Stopped, forget, loaded, session_of
+from .session import CellStopped, Session, existing_session, reset_session, session_of
 from .syntax.options import SUBCOMMANDS
 from .syntax.statements import TARGETS, statement_lines
 
@@ -43,9 +43,9 @@ def load_ipython_extension(shell: Any) -> None:
             install(session)
         if where(shell) == "live":
             session.comm = warm_up()
-            listen(session.hear)
+            listen(session.on_stream_message)
             with suppress(AttributeError):  # another kernel's than ipykernel's
-                shell.display_pub.register_hook(session.see)
+                shell.display_pub.register_hook(session.on_display_message)
             with suppress(Exception):  # a kernel without such a loop: the first cell loads it
                 shell.kernel.io_loop.call_later(_PRELOAD_DELAY, _preload)
     for name in NAMES:
@@ -60,7 +60,7 @@ def attach_user_prompt(shell: Any = None) -> None:
     """Lets the shared client ask in the notebook where it is loaded, whatever asks a model."""
     from IPython import get_ipython
 
-    session = loaded(shell or get_ipython())
+    session = existing_session(shell or get_ipython())
     if session is not None:
         session.client.asker = session.asker
 
@@ -87,16 +87,16 @@ def unload_ipython_extension(shell: Any) -> None:
     session = session_of(shell)
     if session.matcher is None:  # it is not loaded
         return
-    if session.made is not None:
-        session.made.asker = None
+    if session.current_client is not None:
+        session.current_client.asker = None
     for part in (settings, hooks):
         part.remove(session)
     if session.actions is not None:
         session.actions.close()
-    listen(session.hear, listening=False)
+    listen(session.on_stream_message, listening=False)
     with suppress(AttributeError):  # not of a kernel
-        shell.display_pub.unregister_hook(session.see)
-    forget(shell)
+        shell.display_pub.unregister_hook(session.on_display_message)
+    reset_session(shell)
     if transform_questions in shell.input_transformers_cleanup:
         shell.input_transformers_cleanup.remove(transform_questions)
     for name in NAMES:
@@ -180,10 +180,10 @@ def _run_magic(session: Session, work: Callable[[], Any]) -> Any:
     """Runs `work`; one of our errors leaves as itself, drawn in a few lines."""
     try:
         return work()
-    except Stopped:
+    except CellStopped:
         raise
     except KeyboardInterrupt:  # while a part of ours was loaded, or in a line that waits for something else
-        raise Stopped("") from None
+        raise CellStopped("") from None
     except NbllmError as error:
         from .view.static import error_lines
 
@@ -240,6 +240,6 @@ def _run_line_magic(session: Session, line: str) -> Any:
             hint="Name another place, or os.chdir to a folder that is there.",
         ) from None
     if isinstance(result, str):
-        session.say(result)
+        session.print_text(result)
         return None
     return or_none(result)

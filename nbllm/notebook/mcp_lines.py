@@ -29,7 +29,7 @@ from ..tools.mcp_server import Server
 from ..tools.mcp_servers import Servers
 from . import jupyter_server
 from .buttons import approve
-from .fix import below
+from .fix import put_in_next_cell
 from .overview import frame
 from .session import Session
 from .syntax import options
@@ -120,7 +120,7 @@ def _list(session: Session, _rest: str) -> Any:
     servers = session.client.mcp
     entries, problems = servers.entries()
     for problem in problems:
-        session.say(f"Ignored: {line(problem, 300)}")
+        session.print_text(f"Ignored: {line(problem, 300)}")
     rows, seen = [], set[str]()
     for entry in entries:
         rows.append({"name": entry.name, "state": _state(servers, entry, seen), **_about(entry)})
@@ -155,7 +155,7 @@ def _allow(session: Session, rest: str) -> str:
         return _allow_card(session, session.client.remote(name))
     entry = servers.usable_entry(name)
     if not servers.consent.allowed(entry):
-        session.say(_told(entry))
+        session.print_text(_told(entry))
         if not approve(f"Start mcp/{entry.name}?", yes="Allow", no="No"):
             return f"mcp/{entry.name} stays as it is: not allowed."
         servers.consent.allow(entry)
@@ -167,7 +167,7 @@ def _allow(session: Session, rest: str) -> str:
         names = ", ".join(line(t.name, 60) for t in tools[:_SHOWN])
         more = f" and {len(tools) - _SHOWN} more" if len(tools) > _SHOWN else ""
         return f"mcp/{entry.name} is allowed. Its {plural(len(tools), 'tool')}: {names}{more}."
-    session.say("\n".join(map(_difference, changes)))
+    session.print_text("\n".join(map(_difference, changes)))
     what = "change" if others and any(changed for _, changed in others.values()) else "tool"
     question = f"Allow {plural(len(changes), what)} of mcp/{entry.name} as now?"
     if not approve(question, yes="Allow", no="No"):
@@ -184,7 +184,7 @@ def _allow_card(session: Session, agent: RemoteTool) -> str:
     card, changes = session.client.run(agent.changes())
     if not changes:
         return f"{agent.name} is allowed. It says of itself: {line(card.description, 300)}"
-    session.say("\n".join(map(_difference, changes)))
+    session.print_text("\n".join(map(_difference, changes)))
     if not approve(f"Tell models this of {agent.name}?", yes="Allow", no="No"):
         return f"{agent.name} stays left out."
     agent.consent.pin(agent.entry, [card])
@@ -215,7 +215,7 @@ def _tools(session: Session, rest: str) -> Any:
         servers.usables(n if n.startswith("mcp/") else f"mcp/{n}" for n in names)
     )
     for note in notes:
-        session.say(note)
+        session.print_text(note)
     rows = [
         {
             "tool": u.tool.name,
@@ -233,7 +233,7 @@ def _resources(session: Session, rest: str) -> Any:
     server = session.client.run(session.client.mcp.server(_one(rest)))
     offered = session.client.run(server.resources())
     for note in server.notes:
-        session.say(note)
+        session.print_text(note)
     rows = [
         {
             "attach": f"mcp://{server.entry.name}/{line(r.uri)}",
@@ -264,7 +264,7 @@ def _prompt(session: Session, rest: str) -> Any:
     text = as_text(session.client.run(server.prompt(words[0], arguments))).strip("\n")
     if where(session.shell) != "live":
         return clean(text, len(text))
-    warning = below(session, f"%%llm fill=off\n{text}")
+    warning = put_in_next_cell(session, f"%%llm fill=off\n{text}")
     return "\n".join(filter(None, ("The prompt is in the next cell; it has not been sent.", warning)))
 
 
@@ -301,7 +301,7 @@ def _login(session: Session, rest: str) -> str:
     """Logs in to a server in the browser."""
     servers = session.client.mcp
     entry = servers.usable_entry(_one(rest))
-    if not session.can_ask:
+    if not session.can_prompt_user:
         raise ConfigError("Nobody can log in here.", hint="Log in from a notebook that somebody watches.")
     urls, answers = SimpleQueue[str](), SimpleQueue[Mapping[str, str]]()
 
@@ -316,7 +316,7 @@ def _login(session: Session, rest: str) -> str:
                 with suppress(Empty):
                     url = shown(urls.get(timeout=0.1))
                     listener.state = dict(parse_qsl(urlsplit(url).query)).get("state", "")
-                    session.say(f"Open {_web(url)} in a browser on this machine. Waiting ...")
+                    session.print_text(f"Open {_web(url)} in a browser on this machine. Waiting ...")
                     answers.put(listener.wait(600.0))
         finally:
             answers.put({})  # nobody waits any more

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from uuid import uuid4
 
-from .buttons import Stops
+from .buttons import StopButtons
 from .run import Run
 from .session import Session
 from .view.frontend import KernelPort, where
@@ -18,7 +18,9 @@ from .view.outcome import Outcome, Painter
 from .view.text import TextPainter
 
 
-def painter(session: Session, run: Run, before: Sequence[Outcome] = (), *, in_place: bool = False) -> Painter:
+def choose_painter(
+    session: Session, run: Run, before: Sequence[Outcome] = (), *, in_place: bool = False
+) -> Painter:
     """What shows `run` beside the columns of `before`. in_place: the cell may have ended when the answers
     come."""
     options = run.question.options
@@ -26,26 +28,26 @@ def painter(session: Session, run: Run, before: Sequence[Outcome] = (), *, in_pl
     if options.get("quiet"):
         return Painter()
     if mode == "terminal":
-        return _in_terminal(run, before)
+        return _terminal_painter(run, before)
     port = KernelPort(session.shell)
     parser()  # loaded before the call, so that the first words do not wait for it
 
     def alone() -> bool:
-        return session.alone and not in_place
+        return session.is_alone and not in_place
 
     if len(run.states) == 1 and not before and not in_place:
-        run.place = f"nbllm-{uuid4().hex}" if mode == "live" and session.comm is not None else ""
+        run.actions_id = f"nbllm-{uuid4().hex}" if mode == "live" and session.comm is not None else ""
         # the grammar checks
         return LivePainter(
             port,
             run.states[0],
             mode=mode,  # type: ignore[arg-type]
             alone=alone,
-            clears=lambda: session.cleared,
-            place=run.place,
+            clears=lambda: session.clear_count,
+            place=run.actions_id,
         )
     live = mode == "live" and session.comm is not None
-    stops = Stops([s.label for s in run.states], run.stop) if live else None
+    stops = StopButtons([s.label for s in run.states], run.stop) if live else None
     return Grid(
         port,
         run.states,
@@ -53,12 +55,12 @@ def painter(session: Session, run: Run, before: Sequence[Outcome] = (), *, in_pl
         format=run.question.format,
         before=before,
         alone=alone,
-        stops=stops.places if stops else (),
+        stops=stops.placeholder_ids if stops else (),
         close=stops.close if stops else lambda: None,
     )
 
 
-def _in_terminal(run: Run, before: Sequence[Outcome]) -> Painter:
+def _terminal_painter(run: Run, before: Sequence[Outcome]) -> Painter:
     """Text; where rich is installed and somebody looks, Markdown drawn by it."""
     thoughts = run.question.thoughts
     if run.question.format == "md" and sys.stdout.isatty() and find_spec("rich") is not None:

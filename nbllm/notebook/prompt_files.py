@@ -191,7 +191,9 @@ def joined(session: Session, prompts: Sequence[Prompt], body: str, mode: str, *,
             theirs.append((len(text), len(text) + len(prompt.text.strip()), prompt))
         text += prompt.text.strip() + "\n\n"
     text += body
-    for start, end in find_expressions(text, None if every else session.fillable, mode) if theirs else ():
+    for start, end in (
+        find_expressions(text, None if every else session.prompt_variables, mode) if theirs else ()
+    ):
         for first, last, prompt in theirs:
             if start < last and end > first:
                 raise ConfigError(
@@ -227,7 +229,7 @@ def _list(session: Session) -> Any:
 
     found, problems = known(session)
     for problem in problems:
-        session.say(f"Left out: {problem.message}")
+        session.print_text(f"Left out: {problem.message}")
     rows = [
         {
             "prompt": p.name,

@@ -17,7 +17,7 @@ from ..rows.executors import Unfit
 from ..rows.progress import TableFrontEnd, Totals
 from .buttons import approve
 from .question import Question
-from .session import Session, Stopped, current_session
+from .session import CellStopped, Session, current_session
 from .syntax.lexer import column_error
 from .syntax.parser import CellLine
 from .view.progress import Display, bar
@@ -33,7 +33,7 @@ class Panel(Display, TableFrontEnd):
 
     def ask(self, question: str) -> bool | None:
         """Asks with buttons, or through the keyboard, where somebody can answer."""
-        return approve(question, yes="Start", no="Not now") if current_session().can_ask else None
+        return approve(question, yes="Start", no="Not now") if current_session().can_prompt_user else None
 
     def draw(self, totals: Totals) -> None:
         """Draws, where the last frame is old enough."""
@@ -72,7 +72,7 @@ def run(
     session.namespace[target] = session.namespace["_llm"] = made
     ended = str(made.attrs.get("nbllm_ended") or "")
     if ended in (rows.STOPPED, rows.WAITING):
-        raise Stopped(target)
+        raise CellStopped(target)
     if ended and ended != rows.DECLINED:
         raise NbllmError(
             f"The run ended early: {ended}",
@@ -86,7 +86,7 @@ def _sent(session: Session, question: Question) -> Mapping[str, Any]:
     options, contestants = question.options, question.contestants
     if len(contestants) > 1:
         raise ConfigError("each= asks one model.", hint="Run the cell again with out=NAME for another.")
-    _, spec = session.prepared(question, contestants[0])
+    _, spec = session.prepare_call(question, contestants[0])
     own = {n: options[n] for n in ("into", "run", "width", "mode", "wait") if n in options}
     return {**spec.selected(), **own, "model": contestants[0].model, "schema": question.shape}
 

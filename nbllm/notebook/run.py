@@ -39,18 +39,18 @@ from .view.outcome import Outcome, Painter, Watcher
 from .view.state import AnswerState, gathered
 from .view.static import data_table, error_lines, footer
 
-FRAME = 0.05  # seconds between two looks at the logs while they grow: 20 frames a second
-_TICK = 0.1  # seconds between two looks while nothing comes, for the clock in the status line
+FRAME_SECONDS = 0.05  # seconds between two looks at the logs while they grow: 20 frames a second
+_TICK_SECONDS = 0.1  # seconds between two looks while nothing comes, for the clock in the status line
 
 
-class Guarded(Watcher):
+class GuardedPainter(Watcher):
     """A painter whose failures end the drawing, never an answer on its way: `painter` draws until that fails,
     and the final form is tried again, its text alone where that fails too."""
 
     def __init__(self, painter: Painter) -> None:
         self._painter, self._works = painter, True
 
-    def _do(self, draw: Callable[..., Any], *args: Any) -> None:
+    def _draw_safely(self, draw: Callable[..., Any], *args: Any) -> None:
         if self._works:
             try:
                 draw(*args)
@@ -59,23 +59,23 @@ class Guarded(Watcher):
 
     def start(self) -> None:
         """As Painter.start."""
-        self._do(self._painter.start)
+        self._draw_safely(self._painter.start)
 
     def feed(self, column: int, event: Event) -> None:
         """As Painter.feed."""
-        self._do(self._painter.feed, column, event)
+        self._draw_safely(self._painter.feed, column, event)
 
     def tick(self, now: float) -> None:
         """As Painter.tick."""
-        self._do(self._painter.tick, now)
+        self._draw_safely(self._painter.tick, now)
 
     def settle(self, now: float) -> None:
         """As Painter.settle."""
-        self._do(self._painter.settle, now)
+        self._draw_safely(self._painter.settle, now)
 
     def ended(self, column: int) -> None:
         """As Painter.ended."""
-        self._do(self._painter.ended, column)
+        self._draw_safely(self._painter.ended, column)
 
     def finish(self, outcomes: Sequence[Outcome]) -> NbllmError | None:
         """As Painter.finish; gives what went wrong."""
@@ -88,7 +88,7 @@ class Guarded(Watcher):
                 f"## {o.label}\n\n{o.response.text}" if len(outcomes) > 1 else o.response.text
                 for o in outcomes
             ]
-            self._do(self._painter.give_up, "\n\n".join([*texts, error_lines(problem)]))
+            self._draw_safely(self._painter.give_up, "\n\n".join([*texts, error_lines(problem)]))
             return problem
         return None
 
@@ -104,24 +104,24 @@ class Run:
     states: list[AnswerState]
     streams: list[Stream | NbllmError] = field(default_factory=list)
     outcomes: list[Outcome | None] = field(default_factory=list)
-    misfits: dict[int, Outcome] = field(
+    first_outcomes: dict[int, Outcome] = field(
         default_factory=dict
     )  # by column, the first answer where it was asked for once more
     stopped: bool = False
-    place: str = ""  # the id of where what can be done with the answer stands
-    interruptible: bool = False  # a function of the user's runs: an interrupt must reach it
+    actions_id: str = ""  # the id of where what can be done with the answer stands
+    is_interruptible: bool = False  # a function of the user's runs: an interrupt must reach it
 
     @classmethod
     def of(cls, question: Question, send: Callable[[Question, Contestant], Stream]) -> Run:
         """A run that has not begun."""
-        most = spending_limits(question.options)
-        question = replace(question, budget=Budget.of(most) if most else None)
-        asked, now = question.contestants, time.perf_counter()
+        limits = spending_limits(question.options)
+        question = replace(question, budget=Budget.of(limits) if limits else None)
+        contestants, now = question.contestants, time.perf_counter()
         return cls(
             question,
-            asked,
+            contestants,
             send,
-            [AnswerState(c.label, now, question.format, thoughts=question.thoughts) for c in asked],
+            [AnswerState(c.label, now, question.format, thoughts=question.thoughts) for c in contestants],
         )
 
     def begin(self) -> Run:
@@ -129,16 +129,16 @@ class Run:
         from answering; raises ConfigError where it is wrong with the only one, or with all."""
         for state, contestant in zip(self.states, self.contestants, strict=True):
             state.began = time.perf_counter()
-            self.streams.append(stream := self._sent(contestant))
+            self.streams.append(stream := self._send_to(contestant))
             state.began = stream.called_at if isinstance(stream, Stream) else state.began
         self.outcomes = [None] * len(self.streams)
-        if (wrong := [s for s in self.streams if isinstance(s, NbllmError)]) and len(wrong) == len(
+        if (failed := [s for s in self.streams if isinstance(s, NbllmError)]) and len(failed) == len(
             self.streams
         ):
-            raise wrong[0]
+            raise failed[0]
         return self
 
-    def _sent(self, contestant: Contestant) -> Stream | NbllmError:
+    def _send_to(self, contestant: Contestant) -> Stream | NbllmError:
         try:
             return self.send(self.question, contestant)
         except NbllmError as error:
@@ -165,42 +165,42 @@ class Run:
         if isinstance(stream, Stream):
             stream.cancel()
 
-    def close(self, column: int) -> bool:
+    def close_column(self, column: int) -> bool:
         """Notes what came of a column whose stream has ended. False where it goes on: a structured answer
         that does not fit is asked for once more, with what is wrong about it, in the same place. A second one
         that does not come leaves the first."""
         stream = self.streams[column]
-        found = outcome(self.question, self.contestants[column].label, stream)
-        first = self.misfits.get(column)
+        outcome = build_outcome(self.question, self.contestants[column].label, stream)
+        first = self.first_outcomes.get(column)
         if first is not None and not (
-            (not found.response.empty and found.error is None) or isinstance(found.error, Mismatch)
+            (not outcome.response.empty and outcome.error is None) or isinstance(outcome.error, Mismatch)
         ):
-            error = found.error or first.error
+            error = outcome.error or first.error
             assert error is not None  # the first one had one
             error.partial = first.response
-            found = replace(first, error=error)
+            outcome = replace(first, error=error)
         elif (
             first is None
-            and isinstance(found.error, Mismatch)
+            and isinstance(outcome.error, Mismatch)
             and not self.stopped
-            and self._ask_again(column, found, found.error)
+            and self._request_repair(column, outcome, outcome.error)
         ):
             return False
-        self.outcomes[column] = found
+        self.outcomes[column] = outcome
         self.states[column].ended = stream.ended_at if isinstance(stream, Stream) else time.perf_counter()
         return True
 
-    def _ask_again(self, column: int, found: Outcome, misfit: Mismatch) -> bool:
+    def _request_repair(self, column: int, first: Outcome, mismatch: Mismatch) -> bool:
         """Sends the question once more with what was wrong; False where it cannot be sent."""
-        self.misfits[column] = found
+        self.first_outcomes[column] = first
         q = self.question
-        again = replace(
+        repair_question = replace(
             q,
-            parts=(Text(repair_prompt(misfit.problems)),),
-            history=(*q.history, q.message, found.response.message),
+            parts=(Text(repair_prompt(mismatch.problems)),),
+            history=(*q.history, q.message, first.response.message),
         )
         try:
-            self.streams[column] = self.send(again, self.contestants[column])
+            self.streams[column] = self.send(repair_question, self.contestants[column])
         except NbllmError:
             return False
         self.states[column].restart("The answer does not fit the schema; it is asked for once more.")
@@ -208,9 +208,9 @@ class Run:
 
     def fail(self, cause: BaseException) -> None:
         """Ends the columns that are still open because of something that nobody expected; what came stays."""
-        for i, found in enumerate(self.outcomes):
-            if found is None:
-                raw = _raw(self.contestants[i].label, self.streams[i])
+        for i, outcome in enumerate(self.outcomes):
+            if outcome is None:
+                raw = _raw_outcome(self.contestants[i].label, self.streams[i])
                 problem = AnswerProcessingError(
                     f"The answer could not be finished: {error_line(cause)}",
                     partial=raw.response,
@@ -221,7 +221,7 @@ class Run:
     def result(self, before: Sequence[Outcome] = ()) -> Response | Comparison:
         """The response of the one who was asked, or the comparison of several and of those that stand before
         them."""
-        outcomes = (*before, *self.settled())
+        outcomes = (*before, *self.settled_outcomes())
         if len(outcomes) == 1:
             return outcomes[0].response
         return Comparison(outcomes, self.question.text, self.question.format)
@@ -229,13 +229,13 @@ class Run:
     @property
     def error(self) -> NbllmError | None:
         """What makes the whole run a failure: the first error, where nobody has answered well."""
-        failed = [o.error for o in self.settled() if o.error is not None]
+        failed = [o.error for o in self.settled_outcomes() if o.error is not None]
         return failed[0] if len(failed) == len(self.streams) else None
 
-    def settled(self) -> list[Outcome]:
+    def settled_outcomes(self) -> list[Outcome]:
         """What came of every column, also of those that nobody has looked at yet."""
         for i, stream in enumerate(self.streams):
-            self.outcomes[i] = self.outcomes[i] or _raw(self.contestants[i].label, stream)
+            self.outcomes[i] = self.outcomes[i] or _raw_outcome(self.contestants[i].label, stream)
         return [o for o in self.outcomes if o is not None]
 
 
@@ -243,7 +243,7 @@ class Run:
 
 
 @contextmanager
-def stoppable(run: Run) -> Iterator[None]:
+def stop_on_interrupt(run: Run) -> Iterator[None]:
     """Within, SIGINT stops the run instead of raising; the second one raises, and one that comes while a
     function of the user's runs, which is broken off by it. Only the main thread gets
     signals: elsewhere KeyboardInterrupt, if it ever comes, passes through."""
@@ -252,7 +252,7 @@ def stoppable(run: Run) -> Iterator[None]:
         return
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        again = run.stopped or run.interruptible
+        again = run.stopped or run.is_interruptible
         run.cancel()
         if again:
             raise KeyboardInterrupt
@@ -268,7 +268,7 @@ def stoppable(run: Run) -> Iterator[None]:
 
 def follow(run: Run, painter: Watcher) -> None:
     """Shows the run's events in `painter` until the last answer is over. Any thread."""
-    places = [0] * len(run.streams)
+    positions = [0] * len(run.streams)
     while True:
         waiting = [  # looked at before the logs: what came before a question is read then
             i for i, s in enumerate(run.streams) if isinstance(s, Stream) and s.has_reader_tasks
@@ -276,7 +276,7 @@ def follow(run: Run, painter: Watcher) -> None:
         live = [
             i
             for i in range(len(run.streams))
-            if run.outcomes[i] is None and not _read(run, i, places, painter)
+            if run.outcomes[i] is None and not _read_column(run, i, positions, painter)
         ]
         if not live:
             return
@@ -284,10 +284,10 @@ def follow(run: Run, painter: Watcher) -> None:
         for column in waiting:
             _run_reader_tasks(run, column, painter)
         if not waiting:
-            _wait(run, live, places)
+            _wait(run, live, positions)
 
 
-def carry(run: Run, painter: Watcher) -> None:
+def follow_safely(run: Run, painter: Watcher) -> None:
     """As follow; what breaks that off ends the run, and what came stays. Even SystemExit: nobody else would
     tell, and who waits for the run would wait for ever."""
     try:
@@ -297,35 +297,35 @@ def carry(run: Run, painter: Watcher) -> None:
         run.fail(error)
 
 
-def aside(name: str, work: Callable[..., None], *given: Any) -> threading.Thread:
+def start_thread(name: str, work: Callable[..., None], *arguments: Any) -> threading.Thread:
     """Does `work` on a thread of its own, whose outputs belong to the cell that runs now."""
     thread = threading.Thread(
-        target=copy_context().run, args=(work, *given), name=f"nbllm-{name}", daemon=True
+        target=copy_context().run, args=(work, *arguments), name=f"nbllm-{name}", daemon=True
     )
     thread.start()
     return thread
 
 
-def _read(run: Run, i: int, places: list[int], painter: Watcher) -> bool:
+def _read_column(run: Run, column: int, positions: list[int], painter: Watcher) -> bool:
     """Takes over what is new in a column; whether it is over."""
-    stream = run.streams[i]
+    stream = run.streams[column]
     if isinstance(stream, Stream):
         ended = stream.done  # before the log is read: what comes after is seen at the next look
-        for at, event, count in gathered(stream.log[places[i] :]):
-            places[i] += count
+        for at, event, count in gathered(stream.log[positions[column] :]):
+            positions[column] += count
             with suppress(Exception):  # what cannot be drawn while it comes is in the answer all the same
-                run.states[i].feed(event, at, count)
-                painter.feed(i, event)
-        if not ended or places[i] < len(stream.log):
+                run.states[column].feed(event, at, count)
+                painter.feed(column, event)
+        if not ended or positions[column] < len(stream.log):
             return False
-    if not run.close(i):
-        places[i] = 0
+    if not run.close_column(column):
+        positions[column] = 0
         return False
-    painter.ended(i)
+    painter.ended(column)
     return True
 
 
-def _wait(run: Run, live: list[int], places: list[int]) -> None:
+def _wait(run: Run, live: list[int], positions: list[int]) -> None:
     """Until something is worth a look: the first words at once, an end, a frame's time, work for this
     thread."""
     stream = run.streams[live[0]]
@@ -333,9 +333,9 @@ def _wait(run: Run, live: list[int], places: list[int]) -> None:
         return
     begun = all(run.states[i].total for i in live)
     if len(live) > 1:
-        stream.wait_end(FRAME if begun else FRAME / 2, or_task=True)
-    elif stream.wait(places[live[0]], _TICK, run_tasks=False) and begun and not stream.done:
-        stream.wait_end(FRAME, or_task=True)
+        stream.wait_end(FRAME_SECONDS if begun else FRAME_SECONDS / 2, or_task=True)
+    elif stream.wait(positions[live[0]], _TICK_SECONDS, run_tasks=False) and begun and not stream.done:
+        stream.wait_end(FRAME_SECONDS, or_task=True)
 
 
 def _run_reader_tasks(run: Run, column: int, painter: Watcher) -> None:
@@ -345,28 +345,28 @@ def _run_reader_tasks(run: Run, column: int, painter: Watcher) -> None:
     assert isinstance(stream, Stream)  # it has errands
     if stream.prompts_user:
         painter.settle(time.perf_counter())
-    run.interruptible = True
+    run.is_interruptible = True
     try:
         stream.run_reader_tasks()
     except KeyboardInterrupt:
         run.cancel()
     finally:
-        run.interruptible = False
+        run.is_interruptible = False
 
 
 # --- what came of it ---
 
 
-def outcome(question: Question, label: str, stream: Stream | NbllmError) -> Outcome:
+def build_outcome(question: Question, label: str, stream: Stream | NbllmError) -> Outcome:
     """What came of a stream that has ended. What fails with an answer in hand is the outcome's error."""
-    found = _raw(label, stream)
+    found = _raw_outcome(label, stream)
     if isinstance(stream, NbllmError):
         return found
     value, error, response = None, found.error, found.response
     if error is None and question.shape is not None and response.finish_reason != "cancelled":
-        value, error = _valued(question, question.shape, response)
-    if (wanted := question.options.get("asserts")) and not response.empty:
-        response = asserted(response, wanted, question.text)
+        value, error = _convert(question, question.shape, response)
+    if (asserts := question.options.get("asserts")) and not response.empty:
+        response = asserted(response, asserts, question.text)
         last = stream.turns[-1] if stream.turns else stream
         if last.add_to_row is not None:
             last.add_to_row({"checks": json.dumps(dict(response.checks))})
@@ -386,7 +386,7 @@ def outcome(question: Question, label: str, stream: Stream | NbllmError) -> Outc
     return Outcome(label, response, value, error, figures, table, question.thoughts, notes)
 
 
-def _raw(label: str, stream: Stream | NbllmError) -> Outcome:
+def _raw_outcome(label: str, stream: Stream | NbllmError) -> Outcome:
     if isinstance(stream, NbllmError):
         return Outcome(label, Response(), error=stream)
     error, response = stream.error, stream.partial()
@@ -395,73 +395,73 @@ def _raw(label: str, stream: Stream | NbllmError) -> Outcome:
     return Outcome(label, response, error=error)
 
 
-def _valued(question: Question, shape: Shape, response: Response) -> tuple[Any, NbllmError | None]:
+def _convert(question: Question, shape: Shape, response: Response) -> tuple[Any, NbllmError | None]:
     """(what as= makes of an answer, what is wrong with its shape)."""
-    wanted = question.options.get("as")
+    target = question.options.get("as")
     try:
-        value = parse_answer(response, shape, wanted)
+        value = parse_answer(response, shape, target)
     except NbllmError as problem:
         return None, problem
-    return (None if wanted is None else value), None
+    return (None if target is None else value), None
 
 
 # --- settling ---
 
 
-Keeper = Callable[[Outcome], None]  # adds an answer to a conversation
+TurnAppender = Callable[[Outcome], None]  # adds an answer to a conversation
 
 
-def settle(
+def store_results(
     session: Session,
     run: Run,
     out: str | None = None,
     *,
     before: Sequence[Outcome] = (),
-    held: Mapping[str, Any] | None = None,
+    expected: Mapping[str, Any] | None = None,
 ) -> Response | Comparison:
     """Puts what came into the notebook: `_llm`, the variable `out`, the last question. before: columns that
     stand first. held: what those names hold where the answer came in the background; one that the user has
     given another value meanwhile is left alone. Gives the value of the cell."""
-    outcomes = (*before, *run.settled())
+    outcomes = (*before, *run.settled_outcomes())
     result = run.result(before)
-    session.asked, session.outcomes = run.question, outcomes
+    session.last_question, session.outcomes = run.question, outcomes
     session.comparison = result if isinstance(result, Comparison) else None
     for name, value in {
         "_llm": result,
         **({out: outcomes[0].wanted if result is outcomes[0].response else result} if out else {}),
     }.items():
-        if held is None or session.namespace.get(name) is held[name]:
+        if expected is None or session.namespace.get(name) is expected[name]:
             session.namespace[name] = value
     return result
 
 
-def _goes_on(found: Outcome) -> bool:
-    response = found.response
+def _continues_chat(outcome: Outcome) -> bool:
+    response = outcome.response
     stopped = response.finish_reason == "cancelled" and not (response.before or response.results)
-    return not (response.empty or stopped or isinstance(found.error, Mismatch))
+    return not (response.empty or stopped or isinstance(outcome.error, Mismatch))
 
 
-def keep_turn(run: Run, keep: Keeper | None) -> NbllmError | None:
+def append_turn(run: Run, append: TurnAppender | None) -> NbllmError | None:
     """Hands the answer that a conversation goes on with to `keep`: the first that fits and was not stopped,
     or stopped when its tools had run: a model must know what they have done. Gives what goes wrong with
     that."""
-    found = next((o for o in run.settled() if _goes_on(o)), None)
-    if found is None or keep is None:
+    outcome = next((o for o in run.settled_outcomes() if _continues_chat(o)), None)
+    if outcome is None or append is None:
         return None
     try:
-        with processing_answer(found.response, "keeping it in the conversation"):
-            keep(found)
+        with processing_answer(outcome.response, "keeping it in the conversation"):
+            append(outcome)
     except NbllmError as problem:
         return problem
     return None
 
 
-def turn(session: Session, question: Question) -> tuple[Question, Keeper | None]:
+def join_chat(session: Session, question: Question) -> tuple[Question, TurnAppender | None]:
     """(the question with what its conversation said before, what adds the answer to that)."""
     name = question.options.get("chat")
     if name is None:
         return question, None
-    chat, place = session.chats.open(str(name)), session.place
-    return replace(question, history=chat.before(place)), lambda found: chat.append(
+    chat, place = session.chats.open(str(name)), session.origin
+    return replace(question, history=chat.history_before(place)), lambda found: chat.append(
         Turn(place, question.message, found.response)
     )

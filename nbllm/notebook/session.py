@@ -23,34 +23,34 @@ if TYPE_CHECKING:
     from ..core.messages import Message
     from ..core.options import CallSpec
     from ..routing.registry import Route
-    from .chats import Chats, Place, Shelf
+    from .chats import Chats, ChatStorage, Origin
     from .comparison import Comparison
     from .question import Contestant, Question
     from .syntax.parser import CellLine
     from .view.outcome import Outcome
 
-_STATE = "_nbllm_session"
+_SESSION_ATTRIBUTE = "_nbllm_session"
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class CellFailure:
     """A cell that failed: its source, and its traceback as text."""
 
     code: str
     error: str
 
 
-class Stopped(KeyboardInterrupt):
+class CellStopped(KeyboardInterrupt):
     """The user pressed Stop: the cell fails in one line, so that Run All stops; the answer, `whole` or not,
     is kept in `name`, which is "" where there is none."""
 
-    def __init__(self, name: str, *, whole: bool = False) -> None:
+    def __init__(self, name: str, *, is_complete: bool = False) -> None:
         super().__init__(name)
-        self.name, self.whole = name, whole
+        self.name, self.is_complete = name, is_complete
 
     def _render_traceback_(self) -> list[str]:
         return [
-            f"Stopped. The {'' if self.whole else 'partial '}answer is in {self.name}."
+            f"Stopped. The {'' if self.is_complete else 'partial '}answer is in {self.name}."
             if self.name
             else "Stopped."
         ]
@@ -61,41 +61,48 @@ class Session:
     """The state behind the magics. Light: what a call needs loads with the first one."""
 
     shell: Any
-    made: Client | None = None  # see client
+    current_client: Client | None = None  # see client
     defaults: dict[str, Any] = field(default_factory=dict)
-    asked: Question | None = None
+    last_question: Question | None = None
     outcomes: tuple[Outcome, ...] = ()  # the last answers: one, or those of the last comparison
     comparison: Comparison | None = None  # the last answers, where there were several
-    drawn: tuple[int, list[object]] = (-1, [])  # the execution count, and the answers that its cell has drawn
-    touched: deque[str] = field(
+    drawn_values: tuple[int, list[object]] = (
+        -1,
+        [],
+    )  # the execution count, and the answers that its cell has drawn
+    executions_with_output: deque[str] = field(
         default_factory=lambda: deque(maxlen=64)
     )  # executions that have shown more than the answer under way
-    cleared: int = 0  # how often a cell's outputs were cleared
-    asking: int = 0  # answers of the foreground that are under way: a tool may ask a model in its turn
-    failure: Failure | None = None  # the cell that failed last
-    noting: Any = None  # the hook that notes it
-    offered: dict[str, str] = field(default_factory=dict)  # code that cells have put below themselves
+    clear_count: int = 0  # how often a cell's outputs were cleared
+    active_answers: int = (
+        0  # answers of the foreground that are under way: a tool may ask a model in its turn
+    )
+    last_failure: CellFailure | None = None  # the cell that failed last
+    failure_hook: Any = None  # the hook that notes it
+    offered_code: dict[str, str] = field(default_factory=dict)  # code that cells have put below themselves
     fragments: dict[str, str] = field(default_factory=dict)  # prompts kept by save=
     asker: Any = None  # asks the user before a tool runs
-    running: list[Any] = field(default_factory=list)  # runs that are answered in the background
+    background_runs: list[Any] = field(default_factory=list)  # runs that are answered in the background
     settings: Any = None  # what %config NbLLM shows
     actions: Any = None  # what can be done with answers below them
     comm: Any = None  # the small widget that was made so that later ones are heard while a cell runs
     matcher: Any = None  # the completion that was installed
     _chats: Chats | None = None
-    _chats_of: str = ""  # whose conversations are kept
+    _chats_notebook: str = ""  # whose conversations are kept
 
     @property
     def client(self) -> Client:
         """What asks: the one that the module's functions share, unless another was given."""
-        if self.made is None:
+        if self.current_client is None:
             from ..client.api import default_client
 
-            self.made = default_client()
-            self.made.asker = self.asker
-            if self.made.ledger is not None and self.file:
-                self.made.ledger.notebook = "/".join(self.file.replace("\\", "/").split("/")[-2:])
-        return self.made
+            self.current_client = default_client()
+            self.current_client.asker = self.asker
+            if self.current_client.ledger is not None and self.notebook_file:
+                self.current_client.ledger.notebook = "/".join(
+                    self.notebook_file.replace("\\", "/").split("/")[-2:]
+                )
+        return self.current_client
 
     @property
     def chats(self) -> Chats:
@@ -103,7 +110,7 @@ class Session:
         if self._chats is None:
             from .chats import Chats
 
-            self._chats = Chats(self._shelf)
+            self._chats = Chats(self._chat_storage)
         return self._chats
 
     @property
@@ -113,31 +120,31 @@ class Session:
         return names
 
     @property
-    def notebook(self) -> str:
+    def vscode_path(self) -> str:
         """The notebook's path, "" where the front end does not say."""
         return str(self.namespace.get("__vsc_ipynb_file__") or "")
 
     @property
-    def file(self) -> str:
+    def notebook_file(self) -> str:
         """The notebook's file, where the front end or its server tells of it; "" where neither does."""
-        told = self.namespace.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
-        return told if isinstance(told, str) else ""
+        path = self.namespace.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
+        return path if isinstance(path, str) else ""
 
-    def _shelf(self) -> Shelf | None:
+    def _chat_storage(self) -> ChatStorage | None:
         """Where conversations are kept, where the user's configuration says so; of a notebook without a name
         by its folder."""
         registry = self.client.registry
         if not registry.keep_chats:
             return None
         from ..store.chats import KeptChats
-        from .chats import Shelf
+        from .chats import ChatStorage
 
-        if not self._chats_of:
-            self._chats_of = self.file or os.getcwd()
-        return Shelf(KeptChats(), self._chats_of, registry.secrets, self.say)
+        if not self._chats_notebook:
+            self._chats_notebook = self.notebook_file or os.getcwd()
+        return ChatStorage(KeptChats(), self._chats_notebook, registry.secrets, self.print_text)
 
     @property
-    def last(self) -> Response | None:
+    def last_response(self) -> Response | None:
         """The last answer."""
         return self.outcomes[-1].response if self.outcomes else None
 
@@ -152,10 +159,10 @@ class Session:
     def send(self, question: Question, contestant: Contestant) -> Stream:
         """Sends a question to one who is asked; its name is resolved once. Raises ConfigError for what is
         wrong on this side."""
-        route, spec = self.prepared(question, contestant)
-        return self.client.ask(self.messages(question, route), route, spec)
+        route, spec = self.prepare_call(question, contestant)
+        return self.client.ask(self.build_messages(question, route), route, spec)
 
-    def prepared(self, question: Question, contestant: Contestant) -> tuple[Route, CallSpec]:
+    def prepare_call(self, question: Question, contestant: Contestant) -> tuple[Route, CallSpec]:
         """Where a name leads, and what the options mean for the call."""
         from ..core.options import CALL, CallSpec
         from .question import spending_limits
@@ -166,25 +173,25 @@ class Session:
             "compact": options.get("compact", "auto" if "chat" in options else None),
             "cache": options.get("cache", "auto" if options.keys() & {"chat", "tools"} else None),
             "extra": question.extra,
-            "schema": question.shape if _has_schemas(route) else None,
-            "timeout": self._timeouts(options),
-            "api_key": self._key(options),
-            **self.usable(options),
+            "schema": question.shape if _supports_schemas(route) else None,
+            "timeout": self._call_timeouts(options),
+            "api_key": self._api_key(options),
+            **self.resolve_tools(options),
             "budget": question.budget or spending_limits(options),
         }
         return route, CallSpec(**found)
 
-    def messages(self, question: Question, route: Route) -> list[Message]:
+    def build_messages(self, question: Question, route: Route) -> list[Message]:
         """The conversation to send. Where the provider has no mode for schemas, the prompt asks for JSON in
         words."""
         from ..core.messages import Message, Text
 
         parts = question.parts
-        if question.shape is not None and not _has_schemas(route):
+        if question.shape is not None and not _supports_schemas(route):
             parts = (*parts, Text(("\n\n" if parts else "") + question.shape.instructions()))
         return [*question.history, Message("user", parts)]
 
-    def usable(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def resolve_tools(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """What the names in tools= and approve= mean. Raises ConfigError for one that means nothing."""
         if options.keys().isdisjoint(("tools", "approve")):
             return {}
@@ -192,12 +199,12 @@ class Session:
 
         found: dict[str, Any] = {"approve": approver(options.get("approve"), self.namespace)}
         if "tools" in options:
-            check(options["tools"], can_ask=self.can_ask)
-            found["tools"] = named(options["tools"], self.namespace, lambda: self.servers)
+            check(options["tools"], can_ask=self.can_prompt_user)
+            found["tools"] = named(options["tools"], self.namespace, lambda: self.external_tools)
         return found
 
     @property
-    def servers(self) -> list[str]:
+    def external_tools(self) -> list[str]:
         """The names of tools that are elsewhere: MCP servers, HTTP endpoints, agents."""
         registry = self.client.registry
         return [
@@ -206,15 +213,15 @@ class Session:
             *(name for name in registry.rows if name.startswith(("remote/", "cli/"))),
         ]
 
-    def _timeouts(self, options: Mapping[str, Any]) -> Timeouts | None:
-        given = {
+    def _call_timeouts(self, options: Mapping[str, Any]) -> Timeouts | None:
+        timeouts = {
             name.rpartition(".")[2]: value for name, value in options.items() if name.startswith("timeout.")
         }
         if "timeout" in options:
-            given["total"] = options["timeout"]
-        return replace(self.client.timeouts, **given) if given else None
+            timeouts["total"] = options["timeout"]
+        return replace(self.client.timeouts, **timeouts) if timeouts else None
 
-    def _key(self, options: Mapping[str, Any]) -> Secret | None:
+    def _api_key(self, options: Mapping[str, Any]) -> Secret | None:
         name = options.get("key")
         if name is None or self.client.tapes.look() is not None:  # a replay needs no key
             return None
@@ -229,64 +236,64 @@ class Session:
         return Secret(value)
 
     @property
-    def place(self) -> Place:
+    def origin(self) -> Origin:
         """Which cell runs, and which run of it."""
-        from .chats import Place
+        from .chats import Origin
 
-        asked = request(self.shell)
-        return Place(str(asked.get("metadata", {}).get("cellId") or ""), _id(asked))
+        message = request(self.shell)
+        return Origin(str(message.get("metadata", {}).get("cellId") or ""), _message_id(message))
 
     @property
-    def alone(self) -> bool:
+    def is_alone(self) -> bool:
         """Whether the cell that runs is one `%%llm` and has shown nothing else, so that its outputs may be
         cleared."""
-        asked = request(self.shell)
-        code = str(asked.get("content", {}).get("code", ""))
+        message = request(self.shell)
+        code = str(message.get("content", {}).get("code", ""))
         if code.split(maxsplit=1)[:1] not in (["%%llm"], ["%%nbllm"]):
             return False
         with suppress(Exception):  # what was printed is heard when it is sent
             sys.stdout.flush()
             sys.stderr.flush()
-        return _id(asked) not in self.touched
+        return _message_id(message) not in self.executions_with_output
 
-    def touch(self) -> None:
+    def mark_output(self) -> None:
         """Notes that the cell that runs has an output that must stay."""
-        self.touched.append(_id(request(self.shell)))
+        self.executions_with_output.append(_message_id(request(self.shell)))
 
     @contextmanager
-    def answering(self) -> Iterator[None]:
+    def foreground_answer(self) -> Iterator[None]:
         """While an answer is on its way in the foreground. One that a tool of another asks for is not alone
         in its cell."""
-        if self.asking:
-            self.touch()
-        self.asking += 1
+        if self.active_answers:
+            self.mark_output()
+        self.active_answers += 1
         try:
             yield
         finally:
-            self.asking -= 1
+            self.active_answers -= 1
 
-    def hear(self, message: dict[str, Any]) -> dict[str, Any]:
+    def on_stream_message(self, message: dict[str, Any]) -> dict[str, Any]:
         """The same of a message of printed text, which is sent on."""
-        printed_in = str(message.get("parent_header", {}).get("msg_id", ""))
-        if printed_in not in self.touched:
-            self.touched.append(printed_in)
+        execution = str(message.get("parent_header", {}).get("msg_id", ""))
+        if execution not in self.executions_with_output:
+            self.executions_with_output.append(execution)
         return message
 
-    def see(self, message: dict[str, Any]) -> dict[str, Any]:
+    def on_display_message(self, message: dict[str, Any]) -> dict[str, Any]:
         """The same of a message of the display channel: what a tool of the notebook's shows must stay, and
         what it clears is gone, also of ours."""
         if message["msg_type"] == "clear_output":
-            self.cleared += 1
+            self.clear_count += 1
         elif message["msg_type"] == "display_data" and not is_ours(message):
-            self.hear(message)
+            self.on_stream_message(message)
         return message
 
-    def models(self, names: Sequence[str]) -> tuple[str, ...]:
+    def expand_models(self, names: Sequence[str]) -> tuple[str, ...]:
         """Models as named on a line; a name that is no model's, but a variable's that holds text or a list of
         texts, stands for these."""
-        return tuple(m for name in names for m in self._meant(name))
+        return tuple(m for name in names for m in self._expand_model(name))
 
-    def needs_a_model(self, names: Sequence[str]) -> None:
+    def require_model(self, names: Sequence[str]) -> None:
         """Raises ConfigError where `auto` found nobody but the simulator, whom the user did not ask for."""
         if "auto" in names and not self.client.registry.simulating and self.client.resolve("auto").simulated:
             raise ConfigError(
@@ -295,15 +302,19 @@ class Session:
                 "`%llm models` shows which there are.",
             )
 
-    def _meant(self, name: str) -> Sequence[str]:
-        held = self.namespace.get(name)
-        held = [held] if isinstance(held, str) else held
-        if not isinstance(held, list | tuple) or not held or not all(isinstance(m, str) and m for m in held):
+    def _expand_model(self, name: str) -> Sequence[str]:
+        value = self.namespace.get(name)
+        value = [value] if isinstance(value, str) else value
+        if (
+            not isinstance(value, list | tuple)
+            or not value
+            or not all(isinstance(m, str) and m for m in value)
+        ):
             return [name]
         try:
             self.client.resolve(name)
         except ConfigError:
-            return held
+            return value
         return [name]
 
     # --- the notebook ---
@@ -314,7 +325,7 @@ class Session:
         return hasattr(self.shell, "kernel")
 
     @property
-    def can_ask(self) -> bool:
+    def can_prompt_user(self) -> bool:
         """Whether somebody can answer a question: not under nbclient, papermill and nbval."""
         return (
             bool(self.shell.kernel._allow_stdin)
@@ -323,7 +334,7 @@ class Session:
         )
 
     @property
-    def fillable(self) -> dict[str, Any]:
+    def prompt_variables(self) -> dict[str, Any]:
         """The variables that a prompt may name: not IPython's own (In, exit, quit ...)."""
         hidden = self.shell.user_ns_hidden
         return (
@@ -333,44 +344,49 @@ class Session:
                 if not k.startswith("_") and not (k in hidden and hidden[k] is v)
             }
             | {k: v for k, v in self.namespace.items() if k in ("_", "_llm", "In", "Out")}
-            | {name: value for name, value in self._ours.items() if name not in self.namespace}
+            | {name: value for name, value in self._extra_variables.items() if name not in self.namespace}
         )
 
     @property
-    def _ours(self) -> dict[str, Any]:
+    def _extra_variables(self) -> dict[str, Any]:
         """What a prompt may name that is no variable: the notebook so far, and the last error."""
         from .transcript import NotebookSoFar
 
-        failed = {"Err": self.failure.error} if self.failure is not None else {}
+        failed = {"Err": self.last_failure.error} if self.last_failure is not None else {}
         return {"notebook": NotebookSoFar.of(self.shell), **failed}
 
-    def evaluate(self, expression: str, given: Mapping[str, Any] | None = None) -> Any:
+    def evaluate(self, expression: str, overrides: Mapping[str, Any] | None = None) -> Any:
         """The value of the user's own expression, in one scope: the notebook's names, and over them those
         that are `given`."""
-        self.touch()  # it may print
-        names = {**self.shell.user_global_ns, **self.namespace, **(given or {})}
-        if self.failure is not None:
-            names.setdefault("Err", self.failure.error)
+        self.mark_output()  # it may print
+        names = {**self.shell.user_global_ns, **self.namespace, **(overrides or {})}
+        if self.last_failure is not None:
+            names.setdefault("Err", self.last_failure.error)
         return eval(expression, names)  # noqa: S307 - the user wrote it in their own cell
 
-    def shown(self, value: Response | Comparison) -> None:
+    def mark_drawn(self, value: Response | Comparison) -> None:
         """Notes that `value` is on screen in this cell, so that it is not drawn there again as its value."""
-        here = self.shell.execution_count
-        self.drawn = (here, [*(self.drawn[1] if self.drawn[0] == here else ()), value])
-        self.touch()
+        execution = self.shell.execution_count
+        self.drawn_values = (
+            execution,
+            [*(self.drawn_values[1] if self.drawn_values[0] == execution else ()), value],
+        )
+        self.mark_output()
 
-    def was_shown(self, value: Response | Comparison) -> bool:
+    def was_drawn(self, value: Response | Comparison) -> bool:
         """Whether this cell has drawn `value` already."""
-        return self.drawn[0] == self.shell.execution_count and any(known is value for known in self.drawn[1])
+        return self.drawn_values[0] == self.shell.execution_count and any(
+            known is value for known in self.drawn_values[1]
+        )
 
-    def say(self, text: str) -> None:
+    def print_text(self, text: str) -> None:
         """A line for the user."""
-        self.touch()
+        self.mark_output()
         print(plain(text))  # noqa: T201 - a magic's answer goes to the cell's output
 
-    def show(self, data: Mapping[str, str]) -> None:
+    def show_bundle(self, data: Mapping[str, str]) -> None:
         """A MIME bundle for the user; its text in a terminal."""
-        self.touch()
+        self.mark_output()
         KernelPort(self.shell).publish(data)
 
     def provider(self, name: str) -> ProviderSpec:
@@ -380,12 +396,12 @@ class Session:
             raise self.client.registry.unknown_provider(name.strip())
         return row
 
-    def hidden(self, question: str, row: ProviderSpec) -> str:
+    def prompt_for_key(self, prompt: str, row: ProviderSpec) -> str:
         """A key typed without being shown. Raises ConfigError where nobody can answer, or nothing was
         typed."""
         from getpass import getpass
 
-        typed = getpass(question).strip() if self.can_ask else ""
+        typed = getpass(prompt).strip() if self.can_prompt_user else ""
         if not typed:
             raise ConfigError(
                 f"No key was given for {row.label}.",
@@ -404,33 +420,33 @@ def current_session() -> Session:
     return session_of(shell)
 
 
-def loaded(shell: Any) -> Session | None:
+def existing_session(shell: Any) -> Session | None:
     """The session of `shell`, where there is one."""
-    session: Session | None = getattr(shell, _STATE, None)
+    session: Session | None = getattr(shell, _SESSION_ATTRIBUTE, None)
     return session
 
 
 def session_of(shell: Any) -> Session:
     """The one session of `shell`."""
-    session = loaded(shell)
+    session = existing_session(shell)
     if session is None:
         session = Session(shell)
-        setattr(shell, _STATE, session)
+        setattr(shell, _SESSION_ATTRIBUTE, session)
     return session
 
 
-def forget(shell: Any) -> None:
+def reset_session(shell: Any) -> None:
     """Drops the session of `shell`, except for what is the user's: conversations, kept prompts, answers that
     are still on their way."""
     old = session_of(shell)
-    own = Session(shell, fragments=old.fragments, running=old.running)
-    own._chats, own._chats_of = old._chats, old._chats_of
-    setattr(shell, _STATE, own)
+    own = Session(shell, fragments=old.fragments, background_runs=old.background_runs)
+    own._chats, own._chats_notebook = old._chats, old._chats_notebook
+    setattr(shell, _SESSION_ATTRIBUTE, own)
 
 
-def _has_schemas(route: Route) -> bool:
+def _supports_schemas(route: Route) -> bool:
     return all("schema" not in r.provider.quirks.cannot for r in (route, *route.others))
 
 
-def _id(request: Mapping[str, Any]) -> str:
+def _message_id(request: Mapping[str, Any]) -> str:
     return str(request.get("header", {}).get("msg_id", ""))

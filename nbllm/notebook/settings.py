@@ -67,12 +67,12 @@ def install(session: Session) -> None:
                 raise InvalidValue("is no option that can be a default")
             session.defaults.setdefault(name, _parse_default(session, name, value))
         except InvalidValue as error:
-            session.say(f"nbllm leaves out the default {name!r} of a configuration file: it {error}.")
+            session.print_text(f"nbllm leaves out the default {name!r} of a configuration file: it {error}.")
     shell = session.shell
     try:
         settings = _configurable_class()(parent=shell)
     except TraitError as error:  # from an earlier %config, or a profile's file
-        session.say(f"nbllm leaves out what %config says of it: {error}.")
+        session.print_text(f"nbllm leaves out what %config says of it: {error}.")
         shell.config.pop("NbLLM", None)
         settings = _configurable_class()(parent=shell)
     session.defaults.update({n: v for n in DEFAULT_NAMES if (v := getattr(settings, n)) is not None})

@@ -9,7 +9,7 @@ from uuid import uuid4
 from ..client.agent import TYPED, Question, meant
 from ..core.errors import ConfigError
 from ..tools.changes import Journal
-from .buttons import ask_with_buttons, by_keyboard
+from .buttons import prompt_keyboard, prompt_with_buttons
 from .session import Session, current_session
 from .view.frontend import KernelPort
 from .view.hidden import clean, plain
@@ -32,16 +32,16 @@ def ask(question: Question) -> str | None:
     """Asks the user whether a call may run, with all that would run in sight: once, always or no; None
     where nobody can answer. What was answered does not stay: the answer tells what came of the call."""
     session = current_session()
-    if not session.can_ask:
+    if not session.can_prompt_user:
         return None
     words = asked(question)
     port, ident = KernelPort(session.shell), uuid4().hex
     port.publish(shown(question), display_id=ident)
     try:
-        chosen = ask_with_buttons(session, words, [c[1:] for c in CHOICES])
+        chosen = prompt_with_buttons(session, words, [c[1:] for c in CHOICES])
         if chosen is not None:
             return CHOICES[chosen][0]
-        return meant(by_keyboard(words + TYPED))
+        return meant(prompt_keyboard(words + TYPED))
     finally:
         port.publish({"text/plain": ""}, display_id=ident, update=True)
 
@@ -74,7 +74,7 @@ def undo(session: Session, rest: str) -> Any:
     be taken back; a number of that list: this change alone."""
     journal = session.client.changes
     if rest == "list":
-        session.show(_listed(journal))
+        session.show_bundle(_listed(journal))
         return None
     if rest and not rest.isdecimal():
         raise ConfigError(f"%llm undo has no {rest[:40]!r}.", hint="%llm undo, %llm undo list, %llm undo N.")
