@@ -150,19 +150,18 @@ class Actions:
         self._send_offers(slot.run.actions_id)
 
     def _rejected_labels(self, question: Question) -> list[str]:
-        """Whose answers to the same words stand in this notebook and are not kept: below cells, and in the
-        last comparison."""
+        """The labels of the answers to the same prompt in this notebook that are not kept: those below cells,
+        and those of the last comparison."""
+        session = self.session
         answers: list[tuple[Question | None, Outcome]] = [
-            (asked, found)
-            for place in self.slots.values()
-            for number, (asked, found) in enumerate(place.answers)
-            if number not in place.preference_ids
+            answer
+            for slot in self.slots.values()
+            for number, answer in enumerate(slot.answers)
+            if number not in slot.preference_ids
         ]
-        answers += [(self.session.last_question, found) for found in self.session.outcomes if self.session.comparison]
-        alike = (
-            found for asked, found in answers if asked and asked.text == question.text and not found.bare
-        )
-        return sorted({preferences.name(_preference_record(question, found)) for found in alike})
+        answers += [(session.last_question, o) for o in session.outcomes if session.comparison]
+        same_prompt = (o for q, o in answers if q and q.text == question.text and not o.bare)
+        return sorted({preferences.name(_preference_record(question, o)) for o in same_prompt})
 
     def retry(self, slot: _AnswerSlot, message: dict[str, Any]) -> None:
         """Asks again, with other words where the message has some; the answer grows in the old one's
