@@ -19,7 +19,8 @@ def budget(session: Session, rest: str) -> str:
     name = next((w.removeprefix("name=") for w in words if w.startswith("name=")), "")
     limits = [w for w in words if not w.startswith("name=")]
     if limits:
-        session.client.budget = _made(_read(limits), name or session.notebook_file)
+        amounts, name = _read(limits), name or session.notebook_file
+        session.client.budget = SharedBudget(name, **amounts) if name else Budget(**amounts)
     elif name:
         raise ConfigError("Which limit?", hint=f"For example: %llm budget $5 name={name[:40]}")
     there = session.client.budget
@@ -49,10 +50,6 @@ def _read(words: list[str]) -> dict[str, float]:
             f"{found} of what?", hint=f"%llm budget ${found} is dollars, %llm budget tokens:{found} tokens."
         )
     return found
-
-
-def _made(limits: dict[str, float], name: str) -> Budget:
-    return SharedBudget(name, **limits) if name else Budget(**limits)
 
 
 def _off(session: Session) -> str:

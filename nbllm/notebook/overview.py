@@ -213,17 +213,14 @@ def calls(frame: pd.DataFrame) -> pd.DataFrame:
     if not len(frame):
         words = "No calls in this notebook yet. %llm log yesterday, 7d, ever: those of all notebooks."
         return overview(frame, words)
+    shown = f"The last {_CALLS} of {len(frame):,} calls. " if len(frame) > _CALLS else ""
     rows = [_call_line(row) for row in frame.tail(_CALLS).to_dict("records")]
     return overview(
         frame,
         table(heads, rows, figures=heads[2:7]),
-        f"{_last(len(frame))}The value has {plural(len(frame.columns), 'column')}: log = %llm log. "
+        f"{shown}The value has {plural(len(frame.columns), 'column')}: log = %llm log. "
         "%llm log all shows them.",
     )
-
-
-def _last(number: int) -> str:
-    return f"The last {_CALLS} of {number:,} calls. " if number > _CALLS else ""
 
 
 def _call_line(row: Mapping[Any, Any]) -> list[str]:
