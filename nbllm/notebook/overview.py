@@ -213,7 +213,8 @@ def calls(frame: pd.DataFrame) -> pd.DataFrame:
     if not len(frame):
         words = "No calls in this notebook yet. %llm log yesterday, 7d, ever: those of all notebooks."
         return overview(frame, words)
-    shown = f"The last {_CALLS} of {len(frame):,} calls. " if len(frame) > _CALLS else ""
+    number = len(frame)
+    shown = f"The last {_CALLS} of {number:,} calls. " if number > _CALLS else ""
     rows = [_call_line(row) for row in frame.tail(_CALLS).to_dict("records")]
     return overview(
         frame,
