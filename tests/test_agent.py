@@ -463,7 +463,7 @@ def test_an_endpoint_of_ones_own_file(tmp_path):
         client.close()
     project = config.Config()
     config._apply(project, config.Layer("pyproject.toml", tomllib.loads(table), project=True))
-    assert ({}, True) == (project.tools, "a project describes no tool" in str(project.problems[0]))
+    assert ({}, True) == (project.tools, "a project cannot define tools" in str(project.problems[0]))
 
 
 SECRETS = {

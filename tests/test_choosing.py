@@ -30,7 +30,7 @@ def client(tmp_path, monkeypatch):
 def row(route, ttft=100.0, tpot=1.0, ago=60.0, **more):
     """A call as the ledger has it."""
     at = datetime.fromtimestamp(NOW - ago, UTC).isoformat()
-    about = {"provider": route.provider.name, "model": route.asked, "ok": True, "t_wall": at}
+    about = {"provider": route.provider.name, "model": route.name, "ok": True, "t_wall": at}
     return {**about, "ttft_ms": ttft, "tpot_ms": tpot, "in_tokens": 500, "out_tokens": 100, **more}
 
 
@@ -53,20 +53,20 @@ def test_how_it_is_written(model, found):
 def test_the_cheapest_is_asked_first_and_the_others_follow(client):
     """By the prices of the price data, for a call of usual length; the reason names both."""
     route = client.resolve(f"cheap({'|'.join(NAMES)})")
-    there = [route, *route.others]
+    there = [route, *route.fallbacks]
     costs = [choosing.prices.facts(r.model, r.provider) for r in there]
     totals = [1000 * c.input + 300 * c.output for c in costs]
     assert totals == sorted(totals)
-    assert {r.asked for r in there} == set(NAMES)
-    assert "cheap" == route.by
-    assert all(name in route.why for name in (r.asked for r in route.others))
+    assert {r.name for r in there} == set(NAMES)
+    assert "cheap" == route.chosen_by
+    assert all(name in route.why for name in (r.name for r in route.fallbacks))
     assert route.why.count("$") == 3
 
 
 def test_what_has_no_price_comes_last(client):
     """It is not free."""
     route = client.resolve("cheap(openai/nobody-knows-it|claude/claude-haiku-4-5)")
-    assert "claude/claude-haiku-4-5" == route.asked
+    assert "claude/claude-haiku-4-5" == route.name
     assert "openai/nobody-knows-it has no known price" in route.why
 
 
@@ -78,9 +78,7 @@ def test_the_fastest_comes_first_after_those_that_are_not_known(times):
     rows = [row(r, ttft=t * 100.0, tpot=0.0) for r, t in zip(routes, times, strict=True) if t]
     found, why = choosing.fastest(routes, rows, NOW)
     expected = sorted(zip(times, NAMES, strict=True), key=lambda pair: pair[0] or 0)
-    assert [t or 0 for t, _ in expected] == [
-        dict(zip(NAMES, times, strict=True))[r.asked] or 0 for r in found
-    ]
+    assert [t or 0 for t, _ in expected] == [dict(zip(NAMES, times, strict=True))[r.name] or 0 for r in found]
     assert ("was not asked within a day" in why) is (None in times)
 
 

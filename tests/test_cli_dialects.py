@@ -600,7 +600,7 @@ def test_a_command_sees_no_variable_that_waits_for_consent(cli, keep):
     """The others of its row it sees."""
     row = replace(
         ROWS[f"cli/{cli}"],
-        passes=("AWS_SECRET_ACCESS_KEY", "CODEX_HOME"),
+        passthrough_env=("AWS_SECRET_ACCESS_KEY", "CODEX_HOME"),
         pending_consent=("AWS_SECRET_ACCESS_KEY",),
     )
     request = Request("m", (Message("user", "hello"),))
@@ -614,7 +614,7 @@ def test_a_server_that_we_start_sees_none_either():
     """OpenCode's, with x.start=true."""
     row = replace(
         ROWS["opencode"],
-        passes=("AWS_SECRET_ACCESS_KEY", "CODEX_HOME"),
+        passthrough_env=("AWS_SECRET_ACCESS_KEY", "CODEX_HOME"),
         pending_consent=("AWS_SECRET_ACCESS_KEY",),
     )
     assert ("CODEX_HOME",) == DIALECTS[row.dialect].encode(

@@ -492,14 +492,14 @@ def test_colours_of_an_own_command_are_taken_off(tmp_path):
 )
 def test_what_a_cloud_needs_goes_along_with_its_switch(row, env, there, away):
     """To the command that the user chose; a key of a cloud that is off goes nowhere."""
-    seen = set(switched(ROWS[row].passes, env))
+    seen = set(switched(ROWS[row].passthrough_env, env))
     assert there <= seen
     assert not away & seen
 
 
 def test_a_row_that_leaves_the_switch_out_gets_no_key_of_a_cloud_either():
     """A project's row for claude may name what nbllm's own passes; it goes by the same switch."""
-    row = replace(ROWS["cli/claude"], passes=("AWS_SECRET_ACCESS_KEY",))
+    row = replace(ROWS["cli/claude"], passthrough_env=("AWS_SECRET_ACCESS_KEY",))
     call = DIALECTS[row.dialect].encode(Request("", (Message("user", "x"),)), row, None)
     assert "AWS_SECRET_ACCESS_KEY" not in switched(call.passthrough_env, {})
     assert "AWS_SECRET_ACCESS_KEY" in switched(call.passthrough_env, {"CLAUDE_CODE_USE_BEDROCK": "1"})

@@ -178,7 +178,7 @@ def test_variables_in_values_are_filled_in_when_the_row_is_used(load):
         ('[provider.acme]\nbase_url = "https://h"\nmodel.big = { context = "long" }\n', 3, "numbers"),
         ('[provider.acme]\ndialect = "openai_chat"\n', 1, "base_url"),
         ('[provider]\nacme = "https://h"\n', 2, "[provider.acme]"),
-        ('[provider."Acme Inc"]\nbase_url = "https://h"\n', 1, "small letters"),
+        ('[provider."Acme Inc"]\nbase_url = "https://h"\n', 1, "lower-case letters"),
         ('[providers.acme]\nbase_url = "https://h"\n', 1, "expected provider, alias, allow"),
         ("[alias]\nfast = 3\n", 2, "in quotes"),
         ('[alias]\n"openai" = "groq/x"\n', 2, "already"),
@@ -241,7 +241,7 @@ def test_installed_packages_bring_rows_and_dialects(load, tmp_path, monkeypatch)
         assert ("plugin/plugged", "twin", "Mine", "x") == (row.name, row.dialect, row.label, same.model)
     with pytest.raises(ConfigError):
         r.resolve("plugged/x")
-    assert ["broken"] == [p.where.split()[2] for p in r.problems]
+    assert ["broken"] == [p.source.split()[2] for p in r.problems]
     with pytest.raises(ConnectFailed):
         Client(r, ledger=None).complete("Hi", "m", base_url="http://127.0.0.1:9", dialect="twin", retries=0)
     assert "twin" not in load().dialects, "a table that all share would keep it"
@@ -306,7 +306,13 @@ def test_a_package_moves_no_name_that_works_today(load, tmp_path, monkeypatch):
     )
     assert "disk" == r.ledger
     told = "\n".join(map(str, r.problems))
-    for words in ("prefixes and bare count", "another package's", "no 'allow'", "'x/y'", "plain name"):
+    for words in (
+        "prefixes and bare are ignored",
+        "belongs to another package",
+        "cannot set 'allow'",
+        "'x/y'",
+        "plain name",
+    ):
         assert words in told
 
 
@@ -323,7 +329,7 @@ def test_a_package_that_lies_in_the_working_folder_does_not_run(load, tmp_path, 
     monkeypatch.syspath_prepend("")
     r = load(plugins=True, project="")
     assert not (folder / "ran").exists()
-    assert ["evil", "evil"] == [p.where.split()[2] for p in r.problems if "not loaded" in p.message]
+    assert ["evil", "evil"] == [p.source.split()[2] for p in r.problems if "not loaded" in p.message]
 
 
 def test_a_file_invents_no_package(load):
@@ -609,6 +615,6 @@ def test_a_project_s_default_model_is_no_provider_of_its_own(tmp_path, model, re
     )
     found = config.load(config.Places(start=tmp_path))
     assert refused == any(
-        "would send what you ask to a provider of this project" in str(p) for p in found.problems
+        "would send your prompts to a provider of this project" in str(p) for p in found.problems
     )
     assert refused == ("model" not in found.defaults)

@@ -52,7 +52,7 @@ def sent(r, name):
     row = route.provider
     return (
         f"{key.reveal() if key else ''} {dict(row.headers)} {dict(row.query)} {row.base_url} "
-        f"{row.passes} {[ENV.get(p) for p in row.passes if p not in row.pending_consent]}"
+        f"{row.passthrough_env} {[ENV.get(p) for p in row.passthrough_env if p not in row.pending_consent]}"
     )
 
 
@@ -205,9 +205,9 @@ def test_what_is_held_is_not_passed_to_a_command(load, name):
     call = DIALECTS[row.dialect].encode(
         Request("", (Message("user", "x"),), extra={"start": True} if name == "opencode" else {}), row, None
     )
-    passes = (call.start if name == "opencode" else call).passthrough_env
-    assert "OTHER_SECRET_ACCESS_KEY" not in passes
-    assert ("CODEX_HOME" in passes) == (name == "cli/codex")
+    passthrough_env = (call.start if name == "opencode" else call).passthrough_env
+    assert "OTHER_SECRET_ACCESS_KEY" not in passthrough_env
+    assert ("CODEX_HOME" in passthrough_env) == (name == "cli/codex")
 
 
 # --- prompts are secrets too ---

@@ -41,7 +41,7 @@ def odd(kind, path):
         with path.open("wb") as file:
             file.truncate(10 * 2**30)  # takes no room on the disk
     elif kind == "large":
-        path.write_text("A=1\n" * (files.SMALL // 4 + 1))
+        path.write_text("A=1\n" * (files.MAX_SMALL // 4 + 1))
     else:
         path.write_bytes(b"\xff\xfe\0")
 
@@ -56,7 +56,7 @@ def test_only_regular_small_files_are_read(tmp_path, kind):
     path = tmp_path / "file"
     odd(kind, path)
     with pytest.raises((OSError, UnicodeDecodeError)):
-        files.read_small(path)
+        files.read_small_file(path)
 
 
 @POSIX
@@ -77,7 +77,7 @@ def test_what_is_no_file_of_a_person_s_is_passed_over(tmp_path, kind, name):
     r.stores = keys.KeyStores(r.env, lambda: (tmp_path,), auth=tmp_path / "auth.json")
     assert "OPENAI_API_KEY" == r.own_key(r.rows["openai"]).source
     assert r.own_key(r.rows["groq"]) is None
-    assert all("cannot be read" in p.message and name in p.where for p in r.problems)
+    assert all("cannot be read" in p.message and name in p.source for p in r.problems)
     assert bool(r.problems) or name in (".env", "auth.json") or not (tmp_path / name).is_file()
 
 
@@ -231,7 +231,7 @@ def test_a_file_keeps_its_permissions_and_its_link(tmp_path):
     assert link.is_symlink()
     assert 0o640 == stat.S_IMODE(real.stat().st_mode)
     assert [real] == list(real.parent.iterdir())
-    files.write_whole(tmp_path / "cache" / "models.json", "[]")
+    files.write_atomic(tmp_path / "cache" / "models.json", "[]")
     assert 0o600 == stat.S_IMODE((tmp_path / "cache" / "models.json").stat().st_mode)
 
 
@@ -254,7 +254,7 @@ def test_what_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "f"
     path.write_text("old")
     with pytest.raises(UnicodeEncodeError):
-        files.write_whole(path, "new \ud800")
+        files.write_atomic(path, "new \ud800")
     assert ("old", [path]) == (path.read_text(), list(tmp_path.iterdir()))
 
 

@@ -198,7 +198,7 @@ def test_only_the_user_says_so(tmp_path):
     (repo / "pyproject.toml").write_text("[tool.nbllm]\nkeep_chats = true\n", "utf-8")
     found = registry.load({}, Places(home, repo, None))
     assert not found.keep_chats
-    assert "a project does not choose 'keep_chats'" in str(found.problems)
+    assert "a project cannot set 'keep_chats'" in str(found.problems)
     home.write_text('keep_chats = "yes"\n', "utf-8")
     assert "'keep_chats' is true or false" in str(registry.load({}, Places(home, None, None)).problems)
     home.write_text("keep_chats = true\n", "utf-8")

@@ -80,11 +80,11 @@ def test_sources_are_asked_in_their_order(make):
     order = ("env", "dotenv", "ring", "colab", "auth")
     sources = ("OPENAI_API_KEY", "OPENAI_API_KEY in ", "the keyring", "OPENAI_API_KEY in Colab", "OpenCode")
     assert "argument" == key(make(**everything), explicit="given").source
-    keys.remember("openai", "typed")
+    keys.set_session_key("openai", "typed")
     try:
         assert "this session" == key(make(**everything)).source
     finally:
-        keys.forget("openai")
+        keys.forget_session_key("openai")
     for n, (value, source) in enumerate(zip(("env", "dot", "ring", "colab", "code"), sources, strict=True)):
         r = make(**{"dotenv": "", **{k: everything[k] for k in order[n:]}})
         found = key(r)
@@ -219,31 +219,31 @@ def test_a_locked_keyring_is_one_without_the_key(make):
     r = make(dotenv="", ring=Ring(locked=True), auth={"openai": {"type": "api", "key": "code"}})
     assert "OpenCode's auth.json" == key(r).source
     with pytest.raises(ConfigError, match="OSError") as caught:
-        keys.keep(CANARY, r.stores, "https://api.openai.com/v1")
+        keys.store_in_keyring(CANARY, r.stores, "https://api.openai.com/v1")
     assert CANARY not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
-    assert not keys.drop(r.stores, "https://api.openai.com/v1")
+    assert not keys.delete_from_keyring(r.stores, "https://api.openai.com/v1")
 
 
 def test_a_key_is_kept_and_dropped(make):
     """Under its address: rows of one address share it, others do not find it."""
     ring = Ring()
     r = make(dotenv="", ring=ring)
-    assert keys.keep(CANARY, r.stores, r.address(r.rows["openai"]))
+    assert keys.store_in_keyring(CANARY, r.stores, r.address(r.rows["openai"]))
     assert {("nbllm", "https://api.openai.com"): CANARY} == ring.entries
     assert CANARY == key(r).reveal() == key(r, "responses/x").reveal()
     assert key(r, "groq/x") is None
-    assert keys.drop(r.stores, r.address(r.rows["openai"]))
-    assert not keys.drop(r.stores, r.address(r.rows["openai"]))
+    assert keys.delete_from_keyring(r.stores, r.address(r.rows["openai"]))
+    assert not keys.delete_from_keyring(r.stores, r.address(r.rows["openai"]))
     assert key(r) is None
-    assert not keys.keep(CANARY, make(dotenv="").stores, "https://h")
+    assert not keys.store_in_keyring(CANARY, make(dotenv="").stores, "https://h")
 
 
 def test_where_names_every_source_and_masks_every_key(make):
     """The whole list, in order."""
     r = make(env={"OPENAI_API_KEY": CANARY}, dotenv="")
-    places = r.where(r.rows["openai"])
+    places = keys.list_sources(r.rows["openai"], r.stores, r.address(r.rows["openai"]))
     assert ["this session", "environment", ".env", "keyring", "login", "Colab", "OpenCode"] == [
         name for name, _ in places
     ]
@@ -373,7 +373,7 @@ def test_the_short_way_takes_no_key_that_the_long_way_would_change(begun, rest):
     """Each call looks at a key; most hold nothing that is copied along, or stands for one."""
     text = begun + rest
     if keys._PLAIN.fullmatch(text):
-        assert text == keys._BESIDE_IT.sub("", text)
+        assert text == keys._DECORATION.sub("", text)
         assert not keys._PLACEHOLDER.search(text)
         assert text.isascii()
         assert text.isprintable()

@@ -233,7 +233,7 @@ def test_alone_it_is_the_newest_that_one_can_talk_to(models, monkeypatch):
     the simulator."""
     assert "qwen3-4b-q4" == registry(models).resolve("local").model
     chosen = auto.choose(registry(models), lambda _url: False)
-    assert ("auto", "local", "qwen3-4b-q4") == (chosen.asked, chosen.provider.name, chosen.model)
+    assert ("auto", "local", "qwen3-4b-q4") == (chosen.name, chosen.provider.name, chosen.model)
     assert "newest model file here" in chosen.why
     assert "ollama" == auto.choose(registry(models), lambda _url: True).provider.name
     keyed = auto.choose(registry(models, OPENAI_API_KEY="sk-1"), lambda _url: False)
@@ -282,7 +282,7 @@ def test_a_projects_folder_waits_for_consent(tmp_path):
             with pytest.raises(ConfigError, match=r"pyproject\.toml changes where or how") as caught:
                 found.resolve(asked).check()
             assert f"%llm key allow {name}" in caught.value.hint
-        assert () == found.placed(found.rows[name]).folders
+        assert () == found.with_model_folders(found.rows[name]).folders
         assert name != auto.choose(found, lambda _url: False).provider.name
         consent = f'[allow]\n"http://127.0.0.1" = [{json.dumps(found.rows[name].pending_consent[0])}]\n'
         route = placed(tmp_path, consent + USER, text).resolve(f"{name}/m")

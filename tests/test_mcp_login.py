@@ -16,7 +16,7 @@ import pytest
 from nbllm.client.engine import engine
 from nbllm.core.errors import ConfigError, ConnectFailed, NbllmError
 from nbllm.routing.key_stores import KeyStores
-from nbllm.routing.oauth import Listener as Browser
+from nbllm.routing.oauth import RedirectListener as Browser
 from nbllm.tools.consent import Consent
 from nbllm.tools.mcp import Limits
 from nbllm.tools.mcp_config import Places

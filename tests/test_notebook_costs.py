@@ -22,7 +22,7 @@ from nbllm.notebook.view.outcome import Watcher
 from nbllm.notebook.view.state import AnswerState, gathered
 from nbllm.notebook.view.static import foot_line, note_line, reasoning_html
 from nbllm.notebook.view.styles import STYLE, container, style_of
-from nbllm.routing.config_files import Places, configured
+from nbllm.routing.config_files import Places, may_be_configured
 
 EVENTS = st.one_of(
     st.builds(TextDelta, st.sampled_from(["", "a", "one\n\n", "two "])),
@@ -201,10 +201,10 @@ def test_a_project_s_file_is_read_when_it_may_say_something(tmp_path, kind):
     """However it is written; where it only names nbllm, nothing is read."""
     text, says = FILES[kind]
     (tmp_path / "pyproject.toml").write_text(text, "utf-8")
-    assert says == configured(Places(start=tmp_path))
-    assert configured(Places(extra=tmp_path / "any.toml"))
-    assert configured(Places(user=tmp_path / "pyproject.toml"))
-    assert not configured(Places(user=tmp_path / "missing.toml"))
+    assert says == may_be_configured(Places(start=tmp_path))
+    assert may_be_configured(Places(extra=tmp_path / "any.toml"))
+    assert may_be_configured(Places(user=tmp_path / "pyproject.toml"))
+    assert not may_be_configured(Places(user=tmp_path / "missing.toml"))
 
 
 def test_what_files_choose_is_there_when_it_is_loaded(tmp_path):

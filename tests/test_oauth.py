@@ -69,13 +69,13 @@ def acme(server, caplog):
 
 
 def log_in(r, place, told):
-    return oauth.login(r.rows["acme"], place, r.stores, told.append, patience=15)
+    return oauth.login(r.rows["acme"], place, r.stores, told.append, timeout=15)
 
 
 def expire(r, place):
     """The token in the store has ended."""
-    r.stores.seen["login", place] = json.dumps(
-        {**json.loads(r.stores.seen["login", place]), "ends": time.time() - 5}
+    r.stores.cache["nbllm login", place] = json.dumps(
+        {**json.loads(r.stores.cache["nbllm login", place]), "ends": time.time() - 5}
     )
 
 
@@ -232,7 +232,7 @@ def test_a_login_that_was_taken_back_says_log_in_again(acme, server):
     assert not CANARY.search(
         f"{caught.value!r} {caught.value} {caught.value.__cause__!r} {caught.value.__context__!r}"
     )
-    assert None is dict(r.where(r.rows["acme"]))["login"]
+    assert None is dict(keys.list_sources(r.rows["acme"], r.stores, r.address(r.rows["acme"])))["login"]
 
 
 def test_a_login_that_has_ended_spoils_no_list_and_no_choice(acme, server):
@@ -256,7 +256,7 @@ def test_a_token_of_another_kernel_is_taken_over(acme, server):
     log_in(r, place, told)
     other, _, _ = acme("device", ring=ring)
     expire(r, place)
-    other.stores.seen["login", place] = r.stores.seen["login", place]
+    other.stores.cache["nbllm login", place] = r.stores.cache["nbllm login", place]
     renewed = other.own_key(other.rows["acme"]).reveal()
     assert renewed == r.own_key(r.rows["acme"]).reveal()
     assert 1 == server.state.renewals
@@ -299,7 +299,7 @@ def test_no_token_in_any_repr(acme, server):
     """Of the token, the registry, its stores."""
     r, place, told = acme("device", ring=Ring())
     log_in(r, place, told)
-    token = oauth.Token.loaded(r.stores.seen["login", place])
+    token = oauth.Token.from_json(r.stores.cache["nbllm login", place])
     assert CANARY.search(token.access.reveal())
     assert not CANARY.search(f"{token!r} {r!r} {r.stores!r} {r.own_key(r.rows['acme'])!r}")
 

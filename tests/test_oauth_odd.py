@@ -85,10 +85,10 @@ def row(server, way):
     return r, keys.origin(server.url)
 
 
-def log_in(server, way="device", tell=None, patience=10.0):
+def log_in(server, way="device", tell=None, timeout=10.0):
     r, place = row(server, way)
-    oauth.login(r.rows["acme"], place, r.stores, tell or (lambda words: None), patience=patience)
-    return oauth.Token.loaded(r.stores.seen["login", place])
+    oauth.login(r.rows["acme"], place, r.stores, tell or (lambda words: None), timeout=timeout)
+    return oauth.Token.from_json(r.stores.cache["nbllm login", place])
 
 
 ODD = [
@@ -137,7 +137,7 @@ def test_an_odd_interval_floods_no_server_and_hangs_nobody(interval):
     """Nobody enters the code: few questions, and the user's patience is the end."""
     with Server(device={**DEVICE, "interval": interval}, token={"error": "authorization_pending"}) as server:
         with pytest.raises(errors.ConfigError, match="in time"):
-            log_in(server, patience=0.3)
+            log_in(server, timeout=0.3)
         assert len(server.asked) <= 4
 
 
@@ -145,7 +145,7 @@ def test_a_short_interval_is_not_kept_up():
     """Some quick questions, then one a second."""
     with Server(device={**DEVICE, "interval": 0.001}, token={"error": "authorization_pending"}) as server:
         with pytest.raises(errors.ConfigError, match="in time"):
-            log_in(server, patience=1.2)
+            log_in(server, timeout=1.2)
         assert len(server.asked) <= 8
 
 
@@ -157,7 +157,7 @@ def test_a_long_interval_does_not_outlast_the_users_patience(interval):
         Server(device={**DEVICE, "interval": interval}, token={"error": "authorization_pending"}) as server,
         pytest.raises(errors.ConfigError, match="in time"),
     ):
-        log_in(server, patience=0.5)
+        log_in(server, timeout=0.5)
     assert time.monotonic() - began < 60
 
 
@@ -166,7 +166,7 @@ def test_an_odd_span_is_no_span(span):
     """Of a device code, of a token: the user's own patience, a token whose end is not known."""
     with Server(device={**DEVICE, "expires_in": span}, token={**GIVEN, "expires_in": span}) as server:
         token = log_in(server)
-    assert ("at-canary-1", None, True) == (token.access.reveal(), token.ends, token.fresh)
+    assert ("at-canary-1", None, True) == (token.access.reveal(), token.expires, token.is_valid)
 
 
 @pytest.mark.parametrize("body", BODIES, ids=range(len(BODIES)))
@@ -207,13 +207,13 @@ def test_a_renewal_that_comes_to_nothing_is_our_error(body):
     """With what to do, and without a token in it."""
     with Server(device=DEVICE, token=GIVEN) as server:
         r, place = row(server, "device")
-        oauth.login(r.rows["acme"], place, r.stores, lambda words: None, patience=10)
-        r.stores.seen["login", place] = json.dumps(
-            {**json.loads(r.stores.seen["login", place]), "ends": time.time() - 5}
+        oauth.login(r.rows["acme"], place, r.stores, lambda words: None, timeout=10)
+        r.stores.cache["nbllm login", place] = json.dumps(
+            {**json.loads(r.stores.cache["nbllm login", place]), "ends": time.time() - 5}
         )
         server.pages["token"] = body
         with pytest.raises(errors.AuthenticationError, match="%llm key login acme") as caught:
-            oauth.access(r.rows["acme"], place, r.stores)
+            oauth.access_token(r.rows["acme"], place, r.stores)
     assert "canary" not in str(caught.value)
 
 
@@ -243,7 +243,7 @@ def test_nobody_at_the_address_is_our_error():
 )
 def test_what_is_no_token_in_the_keyring_is_none(kept):
     """Whoever wrote it."""
-    assert oauth.Token.loaded(kept) is None
+    assert oauth.Token.from_json(kept) is None
 
 
 # --- the address that is shown ---
@@ -310,7 +310,7 @@ def test_an_address_that_no_browser_should_open_is_refused(address):
     """Where the server has no other."""
     told = []
     with Server(device={**DEVICE, "verification_uri": address}, token=GIVEN) as server:
-        with pytest.raises(errors.ConfigError, match="no address"):
+        with pytest.raises(errors.ConfigError, match="no usable address"):
             log_in(server, tell=told.append)
         server.pages["device"] = {**DEVICE, "verification_uri_complete": address}
         log_in(server, tell=told.append)
@@ -368,7 +368,7 @@ def visited(visit, right=False):
     thread = threading.Thread(target=person)
     thread.start()
     with Server(token=GIVEN) as server, contextlib.redirect_stderr(io.StringIO()) as stderr:
-        token = log_in(server, "browser", told.append, patience=60)
+        token = log_in(server, "browser", told.append, timeout=60)
     thread.join(60)
     assert "" == stderr.getvalue()
     assert "at-canary-1" == token.access.reveal()

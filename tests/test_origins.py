@@ -254,7 +254,7 @@ def test_no_list_takes_a_key_elsewhere(client, here, elsewhere, path, dialect):
 def touched(client, model):
     route = client.resolve(model)
     client.run(
-        LoadGenerator(None, client, None, 0.0, set())._touch(
+        LoadGenerator(None, client, None, 0.0, set())._warm_connection(
             Contestant("a", route, key=client.registry.key_for(route, None)), 5.0
         )
     )
@@ -337,13 +337,13 @@ def test_counting_tokens_keeps_to_the_address(client, here):
 def test_a_key_typed_for_an_address_stays_there(client, here, elsewhere):
     """The provider's name is not the address: a row that moves later gets none."""
     c = client(acme=ProviderSpec("acme", "openai_chat", f"{here.url}/v1"))
-    keys.remember("acme", KEY, f"{here.url}/v1")
+    keys.set_session_key("acme", KEY, f"{here.url}/v1")
     try:
         assert KEY == c.registry.key_for(c.resolve("acme/m"), None).reveal()
         c.registry.rows["acme"] = ProviderSpec("acme", "openai_chat", f"{elsewhere.url}/v1")
         assert c.registry.key_for(c.resolve("acme/m"), None) is None
     finally:
-        keys.forget("acme")
+        keys.forget_session_key("acme")
 
 
 def test_a_provider_that_is_no_row_brings_no_variable_along(client):

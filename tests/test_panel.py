@@ -152,7 +152,7 @@ def test_open_shows_a_panel_and_names_are_checked(kernel):
     assert all("application/vnd.jupyter.widget-view+json" not in o["data"] for o in ran.outputs)
     assert "id='nbllm-" in ran.outputs[0]["data"]["text/html"]
     assert "nothing was said yet" in ran.text
-    assert "No provider answers" in str(kernel.run("%llm chat open eda nowhere/m").error)
+    assert "No provider is known" in str(kernel.run("%llm chat open eda nowhere/m").error)
     assert "Which conversation?" in str(kernel.run("%llm chat open").error)
 
 
@@ -281,7 +281,7 @@ def test_a_project_s_file_gives_defaults(tmp_path, monkeypatch):
         told = kernel.run("get_ipython().extension_manager.unload_extension('nbllm')\n%load_ext nbllm").text
         assert "'wit'" in told
         assert "'seed'" in told
-        assert "a project does not choose 'base_url'" in str(
+        assert "a project cannot set 'base_url'" in str(
             kernel.value("[str(p) for p in nbllm.default_client().registry.problems]")
         )
         assert 5 == kernel.value("nbllm.default_client().registry.defaults['max_tokens']")

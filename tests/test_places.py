@@ -16,7 +16,7 @@ from nbllm.core import errors
 from nbllm.core.addresses import parse
 from nbllm.http.proxies import proxy_for
 from nbllm.routing import registry
-from nbllm.routing.base_urls import bare, place
+from nbllm.routing.base_urls import parse_base_url, strip_quotes
 
 from .listeners import Listener
 from .test_transport import ANSWER, head, server
@@ -161,7 +161,7 @@ def test_ollamas_own_time_limit_is_kept(value, seconds):
 def test_a_time_limit_that_is_none_names_its_variable():
     """It is not passed over."""
     client = Client(registry.load({"OLLAMA_TIMEOUT_SECS": "soon"}))
-    with pytest.raises(errors.ConfigError, match="OLLAMA_TIMEOUT_SECS is no number of seconds: 'soon'"):
+    with pytest.raises(errors.ConfigError, match="OLLAMA_TIMEOUT_SECS is not a number of seconds: 'soon'"):
         client.attempt(client.request("hi", "m"), client.registry.resolve("ollama/m"), key=None)
     client.close()
 
@@ -169,8 +169,8 @@ def test_a_time_limit_that_is_none_names_its_variable():
 @pytest.mark.parametrize("text", ["", "'", "''", '"x', "x'", "//", "?", "#", "http://", "a" * 100_000])
 def test_odd_texts_are_no_trouble(text):
     """Nothing foreign is raised, in linear time."""
-    bare(text)
-    place(text, "ollama")
+    strip_quotes(text)
+    parse_base_url(text, "ollama")
 
 
 @pytest.mark.parametrize(("user", "told"), [("u:p", b"u:p"), ("u", b"u:"), ("u%40x:p%3A", b"u@x:p:")])
@@ -252,9 +252,9 @@ BROKEN = {
             "sk-****abcd",
             "os.environ/MY_KEY",
         ),
-        "it stands for one",
+        "it is a placeholder",
     ),
-    **dict.fromkeys(("sk-...wxyz", '{"key": "sk-abcdef"}', "op://vault/openai/key"), "it stands for one"),
+    **dict.fromkeys(("sk-...wxyz", '{"key": "sk-abcdef"}', "op://vault/openai/key"), "it is a placeholder"),
 }
 KEYS = ("QUJDREVGR0g=", "A_B=", "none", "EMPTY", "sk-1234", "key", "a:b:c", "user=1;x=2", "AIza_-.~+/")
 
@@ -270,7 +270,7 @@ def test_what_stands_for_a_key_keeps_auto_from_no_other():
     """A template's line is passed over where another provider has a key, and told where none has."""
     own = registry.load({"OPENAI_API_KEY": "<your key>", "GROQ_API_KEY": KEY})
     assert "groq" == auto.choose(own, lambda _url: False).provider.name
-    with pytest.raises(errors.ConfigError, match="OPENAI_API_KEY holds cannot be a key"):
+    with pytest.raises(errors.ConfigError, match="The value of OPENAI_API_KEY cannot be a key"):
         auto.choose(registry.load({"OPENAI_API_KEY": "<your key>"}), lambda _url: False)
 
 
@@ -283,7 +283,7 @@ def test_what_cannot_be_a_key_is_said_as_that(given):
         client.registry.key_for(route, None)
     assert "OPENAI_API_KEY" in str(caught.value)
     assert given not in str(caught.value)
-    with pytest.raises(errors.ConfigError, match="given as api_key.*" + BROKEN[given]):
+    with pytest.raises(errors.ConfigError, match="value of api_key cannot be a key.*" + BROKEN[given]):
         client.registry.key_for(route, given)
     assert client.registry.own_key(route.provider) is None
 

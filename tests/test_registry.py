@@ -98,7 +98,7 @@ def test_a_command_has_no_address_to_name(name):
 )
 def test_an_explicit_name_wants_a_provider(name):
     """No pattern, no simulator and no second api/; with an address it is a model of the server there."""
-    with pytest.raises(ConfigError, match="No provider answers"):
+    with pytest.raises(ConfigError, match="No provider is known"):
         make().resolve(name)
     assert name == make().resolve(name, base_url="http://127.0.0.1:9").model
 
@@ -204,12 +204,12 @@ def test_a_secret_shows_itself_nowhere():
 def test_a_key_given_by_hand_lasts_for_the_session():
     """remember and forget."""
     r = make()
-    keys.remember("openai", "k")
+    keys.set_session_key("openai", "k")
     try:
         assert "this session" == r.own_key(r.rows["openai"]).source
         assert "this session" == make().own_key(r.rows["openai"]).source  # every client's
     finally:
-        assert keys.forget("openai")
+        assert keys.forget_session_key("openai")
     assert r.own_key(r.rows["openai"]) is None
 
 
@@ -221,7 +221,7 @@ def test_a_key_given_by_hand_lasts_for_the_session():
         ({"dialect": "openai_chat"}, "base_url"),
         ({"base_url": "https://h", "dialect": "smtp"}, "openai_chat"),
         *(
-            ({"base_url": "https://h", **table}, f"wrong '{next(iter(table))}'(?s:.*){words}")
+            ({"base_url": "https://h", **table}, f"invalid '{next(iter(table))}'(?s:.*){words}")
             for table, words in (
                 ({"label": "a\nb"}, "one line"),
                 ({"label": 1}, "text in quotes"),
@@ -294,7 +294,7 @@ def test_a_provider_that_is_not_ready_is_a_route_with_a_problem(name, table, wor
         with pytest.raises(ConfigError, match=words) as caught:
             ask()
         assert caught.value is not route.problem
-    assert (None, "auto") == ((auto := client.resolve("auto")).problem, auto.asked)
+    assert (None, "auto") == ((auto := client.resolve("auto")).problem, auto.name)
 
 
 def test_every_dialect_has_the_name_that_leads_to_it():
@@ -370,4 +370,4 @@ def test_no_address_with_a_secret_in_it_is_remembered():
     found = make()
     for url in ("http://h.example/v1?key=se-cret", "http://me:se-cret@h.example/v1"):
         found.resolve("m", url)
-        assert "se-cret" not in f"{list(found._routes.known)}{found!r}"
+        assert "se-cret" not in f"{list(found._routes.entries)}{found!r}"

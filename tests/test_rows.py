@@ -176,7 +176,7 @@ def test_rows_are_complete_and_do_not_clash():
         assert row.base_url.startswith(
             "cli://" if row.command else ("https://", "${AZURE") if not row.local else "http://127.0.0.1"
         )
-        assert row.refused or row.local or (row.key_env and row.key_url)
+        assert row.unavailable_reason or row.local or (row.key_env and row.key_url)
         assert set(row.verified) <= {"stream", "server", "cli"}
         if row.price and row.default_model and row.name != "openrouter":  # whose default chooses among models
             assert prices.facts(row.default_model, row).input is not None, row.name
@@ -213,7 +213,7 @@ def test_a_tag_means_a_local_server(name):
 
 def test_the_readme_s_table_has_every_row():
     """One line a provider, with its key and how it was verified."""
-    text = registry.table(registry.load({}))
+    text = registry.markdown_table(registry.load({}))
     assert len(ROWS) + 2 == len(text.splitlines())
     assert "| Groq | `groq/` | `GROQ_API_KEY` | openai chat | recorded answers |" in text
     assert "| llama.cpp |" in text
@@ -225,7 +225,7 @@ def test_the_page_says_what_the_tests_really_do():
     is named exists; rows that are said to be checked by it are asked in it."""
     root = Path(__file__).resolve().parents[1]
     page = (root / "docs" / "providers.md").read_text("utf-8")
-    assert page.endswith(f"\n\n{registry.table(registry.load({}))}\n")
+    assert page.endswith(f"\n\n{registry.markdown_table(registry.load({}))}\n")
     named = set(re.findall(r"`(tests/\S+?\.py)`", page))
     assert {p.relative_to(root).as_posix() for p in (root / "tests/real").glob("test_*.py")} <= named
     assert all((root / name).is_file() for name in named)

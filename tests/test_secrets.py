@@ -19,7 +19,7 @@ from nbllm.core import errors
 from nbllm.core.calls import HttpCall, ProviderSpec
 from nbllm.core.errors import scrub
 from nbllm.core.messages import Message, Request
-from nbllm.routing import registry
+from nbllm.routing import keys, registry
 from nbllm.routing.registry import provider_row
 from nbllm.store import ledger
 
@@ -190,7 +190,7 @@ def test_an_error_has_no_error_behind_it(page):
             c.request("x", "m"), c.resolve("acme/m"), c.registry.key_for(c.resolve("acme/m"), None)
         ),
         lambda c: c.registry,
-        lambda c: c.registry.where(c.registry.rows["acme"]),
+        lambda c: keys.list_sources(c.registry.rows["acme"], c.registry.stores, "https://h"),
     ],
 )
 def test_questions_tables_and_reprs_show_none(client, ask):

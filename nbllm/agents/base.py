@@ -195,7 +195,7 @@ def call(provider: Endpoint, words: list[str], prompt: str, key: Secret | None, 
 
 def passed(provider: Endpoint) -> tuple[str, ...]:
     """The variables that the row's command may see: none that waits for the user's consent."""
-    mine = tuple(n for n in provider.passes if n not in provider.pending_consent)
+    mine = tuple(n for n in provider.passthrough_env if n not in provider.pending_consent)
     clouds = _CLOUDS if provider.dialect == "cli_claude" else ()  # also where a row leaves the switch out
     switches = [s for names, own in clouds if any(map(names.fullmatch, mine)) for s in own]
     return tuple(dict.fromkeys((*mine, *switches)))
@@ -215,16 +215,16 @@ _CLOUDS = (
 _OFF = frozenset({"", "0", "false", "no", "off"})
 
 
-def switched(passes: Sequence[str], env: Mapping[str, str]) -> list[str]:
+def switched(passthrough_env: Sequence[str], env: Mapping[str, str]) -> list[str]:
     """The variables out of a row's that are of use: those of a cloud for which the row has a switch, where it
     is on."""
     off = [
         names
         for names, switches in _CLOUDS
-        if any(s in passes for s in switches)
+        if any(s in passthrough_env for s in switches)
         and all(env.get(s, "").strip().lower() in _OFF for s in switches)
     ]
-    return [n for n in passes if not any(names.fullmatch(n) for names in off)]
+    return [n for n in passthrough_env if not any(names.fullmatch(n) for names in off)]
 
 
 # bytes that a word of a command, or a variable, may hold: 128 KiB on Linux, 32 KiB in all on Windows

@@ -163,7 +163,7 @@ def _child_main() -> None:
         rows = measure.rows(
             stream,
             measure.CallContext(
-                request, contestant.route.provider, contestant.route.asked, contestant.route.simulated, epoch
+                request, contestant.route.provider, contestant.route.name, contestant.route.simulated, epoch
             ),
             extra,
         )
@@ -175,7 +175,7 @@ def _child_main() -> None:
             measure.failed(
                 error.scrub_secrets(contestant.secrets),
                 contestant.route.provider,
-                contestant.route.asked,
+                contestant.route.name,
                 extra,
             )
         ]

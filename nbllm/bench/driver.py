@@ -239,7 +239,7 @@ class LoadGenerator:
             row = measure.failed(
                 errors.as_nbllm_error(exc).scrub_secrets(contestant.secrets),
                 contestant.route.provider,
-                contestant.route.asked,
+                contestant.route.name,
                 {"ns_call": at, "ns_sched": at, **extra},
             )
             self.recorder.add(MeasuredRequest(extra, turn.index, request.slot.id, rows=(row,)))
@@ -284,7 +284,7 @@ class LoadGenerator:
         call = measure.CallContext(
             model_request,
             contestant.route.provider,
-            contestant.route.asked,
+            contestant.route.name,
             contestant.route.simulated,
             self.epoch,
         )

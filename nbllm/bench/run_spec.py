@@ -137,6 +137,7 @@ def describe_provider(route: Route, row: ProviderSpec, base_url: str | None) -> 
         "dialect": route.provider.dialect,
         "base_url": address,
         "origin": origin(route.provider.base_url),
+        "passes": _comparable(row.passthrough_env),
         **{entry: _comparable(getattr(row, entry)) for entry in _COMPARED_FIELDS},
     }
 
@@ -174,7 +175,6 @@ _COMPARED_FIELDS = (
     "key_header",
     "opencode",
     "command",
-    "passes",
     "headers",
     "query",
 )
@@ -217,7 +217,7 @@ def public_part(contestant: Contestant) -> dict[str, Any]:
         "name": contestant.name,
         "provider": dict(contestant.about),
         "model": contestant.route.model,
-        "asked": contestant.route.asked,
+        "asked": contestant.route.name,
         "simulated": contestant.route.simulated,
         "options": prompts.dump_options(contestant.options),
         "timeout": contestant.timeout,

@@ -419,7 +419,7 @@ def _resolve_contestant(
         route, _ = embedder(client, model, base_url, dialect, batch)
     else:
         route = client.resolve(model, base_url, dialect)
-    if route.others:
+    if route.fallbacks:
         raise errors.ConfigError(
             f"A benchmark measures one model at a time: {model}.",
             hint="Join the names by commas instead of |.",
@@ -469,7 +469,7 @@ def _restore_contestant(
     return replace(
         contestant,
         name=name,
-        route=replace(contestant.route, asked=requested),
+        route=replace(contestant.route, name=requested),
         options=options,
         timeout=stored["timeout"],
         retries=int(stored["retries"]),

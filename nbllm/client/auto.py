@@ -33,7 +33,7 @@ def choose(registry: Registry, listens: Callable[[str], bool]) -> Route:
         )
     if not simulating and (local := _file(registry)) is not None:
         return replace(
-            local, asked="auto", why="no key and no Ollama was found, and it is the newest model file here"
+            local, name="auto", why="no key and no Ollama was found, and it is the newest model file here"
         )
     if wrong:
         raise wrong[0]
@@ -48,7 +48,7 @@ def choose(registry: Registry, listens: Callable[[str], bool]) -> Route:
 
 
 def _chosen(registry: Registry, name: str, why: str) -> Route:
-    return replace(registry.resolve(name), asked="auto", why=why)
+    return replace(registry.resolve(name), name="auto", why=why)
 
 
 def _file(registry: Registry) -> Route | None:

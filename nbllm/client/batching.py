@@ -48,10 +48,10 @@ class BatchServer:
     def of(cls, client: Client, route: Route, key: Secret | None) -> BatchServer:
         """Raises ConfigError where the route's provider takes no batches."""
         row = route.provider
-        if not row.batch or route.others:
-            who = "Models that take each other's place" if route.others else row.label or row.name
+        if not row.batch or route.fallbacks:
+            who = "Models that take each other's place" if route.fallbacks else row.label or row.name
             raise errors.ConfigError(
-                f"{who} {'cannot be asked in batches' if route.others else 'takes no batches'}.",
+                f"{who} {'cannot be asked in batches' if route.fallbacks else 'takes no batches'}.",
                 hint='Leave mode="batch" out, or choose one model of OpenAI, Azure, Anthropic, Gemini, '
                 "Mistral, Groq, Together or OpenRouter.",
             )

@@ -23,8 +23,8 @@ from ..core.calls import Endpoint, ProcessCall, ProviderSpec, Secret, Trace
 from ..dialects._errors import provider_error
 from ..dialects._json import count, items, label, obj
 from ..routing import prices
-from ..routing.config import head
-from ..routing.files import read_small, write_whole
+from ..routing.config import provider_prefix
+from ..routing.files import read_small_file, write_atomic
 from ..routing.registry import Route
 from ..routing.spec import is_loopback
 from .attempt import LIMIT
@@ -96,7 +96,7 @@ def states(client: Client, *, ask: bool = True) -> list[ProviderState]:
 
 
 def _state(client: Client, row: ProviderSpec) -> ProviderState:
-    address, key = client.registry.shown(row), client.registry.own_key(row)
+    address, key = client.registry.masked_address(row), client.registry.own_key(row)
     note = _lacks(client, row, address, key)
     login = "that key" if key else "its own login"
     return ProviderState(
@@ -115,8 +115,8 @@ def _state(client: Client, row: ProviderSpec) -> ProviderState:
 
 def _lacks(client: Client, row: ProviderSpec, address: str, key: Secret | None) -> str:
     """Why a provider is not ready, "" where nothing is known against it."""
-    if row.refused:
-        return row.refused
+    if row.unavailable_reason:
+        return row.unavailable_reason
     if row.pending_consent:
         return (
             f"{row.source} wants to use {', '.join(row.pending_consent)} at {address}: allow it with "
@@ -127,7 +127,7 @@ def _lacks(client: Client, row: ProviderSpec, address: str, key: Secret | None) 
     if row.command and shutil.which(row.command[0]) is None:
         return f"{row.command[0]} is not installed"
     if row.folders:
-        return lacks(client.registry.placed(row))
+        return lacks(client.registry.with_model_folders(row))
     if key is None and not row.local:
         return f"set {' or '.join(row.key_env) or 'a key'}" + (f" ({row.key_url})" if row.key_url else "")
     return ""
@@ -262,7 +262,7 @@ def list_models(
     asks every ready one and leaves out those that do not answer. Lists are kept for a day in `cache` (the
     platform's own place where none is given, and there not those of this machine's servers); `fresh` asks
     again. Raises the provider's error where one provider was named."""
-    word = head(prefix) or prefix
+    word = provider_prefix(prefix) or prefix
     slash, rest = prefix[len(word) : len(word) + 1], prefix[len(word) + 1 :]
     if not word:
         ready = [s.name for s in states(client) if s.ready]
@@ -275,7 +275,7 @@ def list_models(
 
 
 def _listed(client: Client, name: str, cache: Path | None, fresh: bool, *, strict: bool) -> list[ModelInfo]:
-    if (files := client.registry.placed(client.registry.rows[name])).folders:
+    if (files := client.registry.with_model_folders(client.registry.rows[name])).folders:
         return [
             ModelInfo(full, name, full.partition("/")[2], created=round(file.changed))
             for full, file in listed(files).items()
@@ -318,7 +318,7 @@ def _kept(
         return found
     found = ask()
     with contextlib.suppress(OSError):  # no place to keep it: the next call asks again
-        write_whole(path, json.dumps(found))
+        write_atomic(path, json.dumps(found))
     return found
 
 
@@ -332,7 +332,7 @@ def _read(path: Path) -> list[dict[str, Any]] | None:
     try:
         if time.time() - path.stat().st_mtime > LIST_AGE:
             return None
-        found = json.loads(read_small(path, LIMIT))
+        found = json.loads(read_small_file(path, LIMIT))
         return (
             found
             if isinstance(found, list)

@@ -63,7 +63,7 @@ def fastest(routes: Sequence[Route], rows: Rows, now: float) -> tuple[list[Route
     made = usual(recent)[1]
 
     def seconds(route: Route) -> float | None:
-        own = [r for r in recent if (r["provider"], r["model"]) == (route.provider.name, route.asked)]
+        own = [r for r in recent if (r["provider"], r["model"]) == (route.provider.name, route.name)]
         times = [r["ttft_ms"] + made * (r.get("tpot_ms") or 0.0) for r in own[-_LAST:]]
         return median(times) / 1e3 if times else None
 
@@ -87,7 +87,7 @@ def _in_order(
     def said(v: float | None) -> str:
         return first or last if v is None else shown(v)
 
-    others = ", ".join(f"{r.asked} {said(v)}" for r, v in there[1:])
+    others = ", ".join(f"{r.name} {said(v)}" for r, v in there[1:])
     why = said(there[0][1]) + (f" ({others})" if others else "")
     return [r for r, _ in there], why
 
@@ -108,4 +108,4 @@ def ordered(word: str, routes: Sequence[Route], rows: Callable[[], Iterable[Mapp
     known = list(rows())
     chosen, why = cheapest(routes, known) if word == "cheap" else fastest(routes, known, time.time())
     first, *others = chosen
-    return replace(first, others=tuple(others), by=word, why=why)
+    return replace(first, fallbacks=tuple(others), chosen_by=word, why=why)

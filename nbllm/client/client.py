@@ -172,7 +172,7 @@ class Client:
             return choosing.ordered(word, self._several(names, base_url, dialect), self._last_day)
         if "|" in model:
             first, *others = self._several(model, base_url, dialect)
-            return replace(first, others=tuple(others))
+            return replace(first, fallbacks=tuple(others))
         if dialect is not None and str(dialect) not in self.registry.dialects:
             hint = errors.did_you_mean(dialect, self.registry.dialects)
             raise errors.ConfigError(f"No dialect is called {dialect!r}.", hint=hint)
@@ -511,7 +511,7 @@ class Client:
             stream.publish(notice)
         running, retries = self._engine(), retries or self.retries
         gates = running.singleton(Gates) if self.paced else None
-        others = self._others(request, route, **how) if route.others else ()
+        others = self._others(request, route, **how) if route.fallbacks else ()
 
         def in_turn(handler: Handler) -> Handler:
             return failing_over(handler, others, running.singleton(Breakers), how=failover)
@@ -548,7 +548,7 @@ class Client:
         key_of = self.tapes.keys(self.registry)
         return [
             self.attempt(request_for(request, route, r), r, key=key_of(r, None), **options)
-            for r in route.others
+            for r in route.fallbacks
         ]
 
     def attempt(
@@ -566,7 +566,7 @@ class Client:
         """What `send` sends, made ready, with what it needs of the network's libraries: for a handler that
         asks another route than the one it was given."""
         guard, running = Guard.for_provider(route.provider, key), self._engine()
-        limits = (timeouts or self.timeouts).at_least(self.registry.patience(route.provider))
+        limits = (timeouts or self.timeouts).at_least(self.registry.timeout_from_env(route.provider))
         if self.tapes.look() is not None:
             dialect = prepare.dialect(route.provider, self.registry.dialects)
             return Attempt(request, route, dialect, key, guard, EMPTY_CALL, None, limits)
@@ -626,11 +626,11 @@ def checked_failover(failover: str | None, route: Route, key: Secret | None) -> 
     """What failover= says. Raises ConfigError where it, or a key, has no sense for the models."""
     if failover not in (None, "start", "restart", "content"):
         raise errors.ConfigError(f"Not a failover: {failover!r}.", hint="It is start, restart or content.")
-    if failover is not None and not route.others:
+    if failover is not None and not route.fallbacks:
         raise errors.ConfigError(
             "failover= needs a model to go on with.", hint="For example model=openai/mini|claude/haiku."
         )
-    if key is not None and any(r.provider.name != route.provider.name for r in route.others):
+    if key is not None and any(r.provider.name != route.provider.name for r in route.fallbacks):
         raise errors.ConfigError(
             "One key does not fit several providers.", hint="Leave api_key out: each finds its own."
         )
@@ -654,7 +654,7 @@ def _notices(request: Request, first: Attempt) -> Iterable[Notice]:
             "media", f"{left} not sent back: {row.label or row.name} takes no such file from a model"
         )
     if route.why:
-        yield Notice("auto", f"{route.by} chose {row.name}/{route.model}: {route.why}.")
+        yield Notice("auto", f"{route.chosen_by} chose {row.name}/{route.model}: {route.why}.")
 
 
 def _answer(fold: Fold, stream: Stream, first: Attempt) -> Response:

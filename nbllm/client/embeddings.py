@@ -206,7 +206,7 @@ def embedder(
             "ollama/nomic-embed-text.",
         )
     _whole_number("batch", batch, format.max_texts)
-    alone = route.model == row.default_model and not route.asked.endswith(route.model)
+    alone = route.model == row.default_model and not route.name.endswith(route.model)
     name = next(iter(row.embeddings.values()), route.model) if alone else route.model
     name = row.embeddings.get(name, name)
     return replace(route, model=name, provider=replace(row, dialect=format.name)), format

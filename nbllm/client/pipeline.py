@@ -106,7 +106,7 @@ def recorded(handler: Handler, ledger: Ledger, epoch: float) -> Handler:
     async def record(attempt: Attempt, sink: Any) -> None:  # the Stream itself, which is measured at its end
         route = attempt.route
         call = CallContext(
-            attempt.request, route.provider, route.asked, route.simulated, epoch, label=attempt.label
+            attempt.request, route.provider, route.name, route.simulated, epoch, label=attempt.label
         )
         if warning := ledger.note(sink, call):
             sink.publish(Notice("warning", warning))

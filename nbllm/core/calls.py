@@ -544,9 +544,9 @@ class Endpoint:
     base_url holds the version path where the provider has one ("https://api.openai.com/v1"); query is added
     to it; key_header is the header that carries the key where it is not the dialect's own; key_env names the
     variables that may hold the key, in order. command: the words that run a headless CLI, which has no
-    address but cli://NAME; passes names the variables of the environment that it may see beside the usual
-    ones, without those that are held. values: what came out of variables, headers and query, which nothing
-    may show; None where it is not known.
+    address but cli://NAME; passthrough_env names the environment variables that it may see in addition to
+    the usual ones, except those in pending_consent. secret_values: the values of variables, headers and
+    query, which nothing may show; None where they are not known.
     """
 
     name: str
@@ -560,7 +560,7 @@ class Endpoint:
     key_header: str = ""
     pending_consent: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
-    passes: tuple[str, ...] = ()
+    passthrough_env: tuple[str, ...] = ()
     secret_values: HiddenTexts | None = None
 
     @property
@@ -616,10 +616,10 @@ class ProviderSpec(Endpoint):
     base_url, headers and query may hold ${NAME} or ${NAME:-other} for an environment variable, and base_url
     {model} for the model's name; both are filled in when a call is routed. opencode is its name in OpenCode's
     store of keys; facts are the user's own on models, by the model's name; verified says by what the row
-    was checked; refused why it cannot be asked; source where the row stands, "" for nbllm's own; held which
-    variables, and which names, wait for the user's consent because the row stands in a file that came with
-    a project. oauth: how to log in where a key is not typed. shipped: the origin at which nbllm's own rows
-    have this provider, where the name in `opencode` is theirs. batch: how it writes batches, a name out of
+    was checked; unavailable_reason why it cannot be called; source the file of the row, "" for nbllm's own;
+    pending_consent the variables and names that an untrusted project file uses and the user has not approved.
+    oauth: how to log in instead of typing a key. builtin_origin: the origin of this provider in nbllm's own
+    rows, where the name in `opencode` is theirs. batch: how it writes batches, a name out of
     dialects.batches.FORMATS, "" where it takes none. embeddings: short names of models that embed, the first
     of which is meant where none is named. folders: where model files lie whose names it answers to, in place
     of an address.
@@ -637,7 +637,7 @@ class ProviderSpec(Endpoint):
     opencode: str = ""
     facts: Mapping[str, ModelFacts] = field(default_factory=dict)
     verified: tuple[str, ...] = ()
-    refused: str = ""
+    unavailable_reason: str = ""
     source: str = ""
     oauth: OAuth | None = None
     builtin_origin: str = ""

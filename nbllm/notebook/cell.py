@@ -44,7 +44,7 @@ def _check_mode(route: Route, options: Mapping[str, Any]) -> None:
 
 
 def _check_strict(route: Route, options: Mapping[str, Any]) -> None:
-    for each in (route, *route.others) if "schema" in options else ():
+    for each in (route, *route.fallbacks) if "schema" in options else ():
         check_strict(options["strict"], options["schema"], each.provider)
 
 

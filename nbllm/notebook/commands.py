@@ -21,7 +21,7 @@ from ..core.events import Response
 from ..core.options import Option
 from ..core.values import plural
 from ..routing import keys
-from ..routing.config import plain
+from ..routing.config import is_provider_name
 from ..routing.config_files import user_file
 from ..routing.toml_edit import set_entry
 from ..store.recordings import SUFFIX, Recording, Tape, beside
@@ -120,7 +120,7 @@ def _key(session: Session, rest: str) -> Any:
     typed = session.prompt_for_key(
         f"Key for {row.label or row.name} at {keys.origin(address)} (kept for this session only): ", row
     )
-    keys.remember(row.name, typed, address)
+    keys.set_session_key(row.name, typed, address)
     return (
         f"{row.label or row.name}: the key is kept for this session. `%llm key set {row.name}` would "
         f"keep it in the keyring."
@@ -135,18 +135,18 @@ def _key_set(session: Session, row: ProviderSpec) -> str:
         f"({'kept in the keyring' if ring else 'kept for this session only'}): ",
         row,
     )
-    if keys.keep(typed, registry.stores, registry.address(row)):
-        keys.forget(row.name)
+    if keys.store_in_keyring(typed, registry.stores, registry.address(row)):
+        keys.forget_session_key(row.name)
         return f"{label}: the key is kept in the keyring, for {keys.origin(registry.address(row))}."
-    keys.remember(row.name, typed, registry.address(row))
+    keys.set_session_key(row.name, typed, registry.address(row))
     return f"{label}: the key is kept for this session; `pip install keyring` would keep it for good."
 
 
 def _key_unset(session: Session, row: ProviderSpec) -> str:
     registry, label = session.client.registry, row.label or row.name
     places = [
-        *(["of this session"] if keys.forget(row.name) else []),
-        *(["in the keyring"] if keys.drop(registry.stores, registry.address(row)) else []),
+        *(["of this session"] if keys.forget_session_key(row.name) else []),
+        *(["in the keyring"] if keys.delete_from_keyring(registry.stores, registry.address(row)) else []),
     ]
     return f"{label}: " + (
         f"the key {' and that '.join(places)} was removed."
@@ -157,7 +157,7 @@ def _key_unset(session: Session, row: ProviderSpec) -> str:
 
 def _key_where(session: Session, row: ProviderSpec) -> str:
     registry = session.client.registry
-    used = registry.own_key(row)
+    used, address = registry.own_key(row), registry.address(row)
     first = (
         f"key {used.masked} from {used.source}"
         if used
@@ -165,8 +165,8 @@ def _key_where(session: Session, row: ProviderSpec) -> str:
     )
     return "\n".join(
         (
-            f"{row.label or row.name}: {first}, for {keys.origin(registry.address(row))}.",
-            *(f"  {place}: {masked or 'none'}" for place, masked in registry.where(row)),
+            f"{row.label or row.name}: {first}, for {keys.origin(address)}.",
+            *(f"  {n}: {masked or 'none'}" for n, masked in keys.list_sources(row, registry.stores, address)),
         )
     )
 
@@ -226,7 +226,7 @@ def _alias(session: Session, rest: str) -> Any:
     if len(words) != 2:
         raise ConfigError("An alias is a name and a model.", hint="For example: %llm alias fast gemini/flash")
     name, model = words
-    if registry.row(name) is not None or name in ("auto", "sim") or plain(name, registry.rows) != name:
+    if is_provider_name(name, registry.rows):
         raise ConfigError(f"{name!r} is a provider's name already.", hint="Choose another alias.")
     route = registry.resolve(model)
     if "--save" in rest.split():
@@ -450,7 +450,7 @@ def _open(session: Session, name: str, rest: str) -> Any:
         line.extra,
     )
     route, spec = session.prepare_call(asked, asked.contestants[0])
-    return ChatWidget(route.asked, name, **spec.selected())
+    return ChatWidget(route.name, name, **spec.selected())
 
 
 _CHAT: dict[str, Callable[[Session, str, str], Any]] = {

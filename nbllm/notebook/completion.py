@@ -8,7 +8,7 @@ from types import FunctionType
 
 from ..agents.model_files import listed
 from ..core.options import Option
-from ..routing.config import head
+from ..routing.config import provider_prefix
 from .session import Session
 from .syntax import parser as grammar
 from .syntax.options import OPTIONS, SUBCOMMAND_WORDS, SUBCOMMANDS
@@ -124,9 +124,9 @@ def models(session: Session, typed: str = "") -> list[tuple[str, str]]:
     """Names that can be asked, each with a hint whether its key is there; explicit ones where api/ is
     typed, model files where their provider is."""
     registry = session.client.registry
-    row = registry.row(head(typed)) if "/" in typed else None
+    row = registry.row(provider_prefix(typed)) if "/" in typed else None
     if row is not None and row.folders:
-        return [(name, "model file") for name in listed(registry.placed(row))]
+        return [(name, "model file") for name in listed(registry.with_model_folders(row))]
     names = registry.explicit_names() if typed.startswith("api/") else registry.names()
     return [(name, _hint(session, name)) for name in dict.fromkeys(names)]
 
@@ -134,7 +134,7 @@ def models(session: Session, typed: str = "") -> list[tuple[str, str]]:
 def _hint(session: Session, name: str) -> str:
     registry = session.client.registry
     full = registry.aliases.get(name, name).removeprefix("api/")
-    row = registry.row(head(full) or full)
+    row = registry.row(provider_prefix(full) or full)
     if row is None or row.local:
         return "model"
     return (

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigError
-from ..routing.files import read_small
+from ..routing.files import read_small_file
 from .session import Session
 
 COMMAND = "jupyter-mcp-server"
@@ -45,7 +45,7 @@ def _server() -> dict[str, Any]:
     try:
         from jupyter_core.paths import jupyter_runtime_dir
 
-        found = json.loads(read_small(Path(jupyter_runtime_dir()) / f"jpserver-{int(pid)}.json"))
+        found = json.loads(read_small_file(Path(jupyter_runtime_dir()) / f"jpserver-{int(pid)}.json"))
         if isinstance(found, dict) and found.get("url") and found.get("token"):
             return found
     except (ImportError, OSError, ValueError):

@@ -19,7 +19,7 @@ from ..client.remote_tool import RemoteTool
 from ..core.errors import ConfigError, looks_like_key
 from ..core.values import plural
 from ..routing.config_files import user_file
-from ..routing.oauth import Listener, shown
+from ..routing.oauth import RedirectListener, printable
 from ..tools.consent import Change
 from ..tools.mcp_config import save as write_own
 from ..tools.mcp_entry import SESSION, Entry, Source, entry_of
@@ -309,12 +309,12 @@ def _login(session: Session, rest: str) -> str:
         urls.put(url)
         return await asyncio.to_thread(answers.get)
 
-    with Listener(port=entry.login.port) as listener, ThreadPoolExecutor(1) as thread:
+    with RedirectListener(port=entry.login.port) as listener, ThreadPoolExecutor(1) as thread:
         work = thread.submit(session.client.run, servers.log_in(entry, listener.address, ask))
         try:
             while not work.done():
                 with suppress(Empty):
-                    url = shown(urls.get(timeout=0.1))
+                    url = printable(urls.get(timeout=0.1))
                     listener.state = dict(parse_qsl(urlsplit(url).query)).get("state", "")
                     session.print_text(f"Open {_web(url)} in a browser on this machine. Waiting ...")
                     answers.put(listener.wait(600.0))

@@ -13,7 +13,7 @@ from ..client.catalog import ModelInfo, ProviderState, list_models, states
 from ..client.client import Client
 from ..core.errors import NbllmError
 from ..core.values import plural
-from ..routing.config import head
+from ..routing.config import provider_prefix
 from ..routing.prices import facts
 from .view.markdown import to_html
 from .view.static import Rendered, bundle_of, count, foot_line, joined, money, seconds
@@ -125,7 +125,10 @@ def _named(client: Client) -> dict[str, list[ModelInfo]]:
     found: dict[str, dict[str, ModelInfo]] = {}
     for name in client.registry.names():
         full = client.registry.aliases.get(name, name)
-        row, model = client.registry.row(head(full) or full), full[len(head(full)) + 1 :]
+        row, model = (
+            client.registry.row(provider_prefix(full) or full),
+            full[len(provider_prefix(full)) + 1 :],
+        )
         if row is not None:
             known = facts(model, row)
             info = ModelInfo(name, row.name, model, known.context, known.input, known.output)

@@ -28,7 +28,7 @@ from typing import Any
 from ..core.errors import ConfigError, similar_names
 from ..core.template import find_expressions, parameters_in
 from ..routing.config_files import nearest_pyproject
-from ..routing.files import read_small, write_whole
+from ..routing.files import read_small_file, write_atomic
 from .session import Session
 from .syntax.options import OPTIONS
 from .syntax.parser import parse
@@ -99,7 +99,7 @@ def read(name: str) -> Prompt | None:
     try:
         if path.is_symlink() or path.parent.is_symlink():
             raise OSError(f"{path.name} is a link")
-        text = read_small(path)
+        text = read_small_file(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"{FOLDER}/{path.name} cannot be read: {error}.", hint="A prompt is a small UTF-8 text file."
@@ -139,7 +139,7 @@ def write(name: str, text: str) -> Prompt:
     path = folder() / f"{name}.md"
     head = there.head if there else ""
     try:
-        write_whole(path, (f"---\n{head}---\n" if head else "") + text.rstrip("\n") + "\n")
+        write_atomic(path, (f"---\n{head}---\n" if head else "") + text.rstrip("\n") + "\n")
         path.chmod(0o644)
     except OSError as error:
         raise ConfigError(f"{FOLDER}/{path.name} cannot be written: {error.strerror or error}.") from None

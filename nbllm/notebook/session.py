@@ -445,7 +445,7 @@ def reset_session(shell: Any) -> None:
 
 
 def _supports_schemas(route: Route) -> bool:
-    return all("schema" not in r.provider.quirks.cannot for r in (route, *route.others))
+    return all("schema" not in r.provider.quirks.cannot for r in (route, *route.fallbacks))
 
 
 def _message_id(request: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..core.options import LEDGERS
-from ..routing.config_files import Places, configured
+from ..routing.config_files import Places, may_be_configured
 from .session import Session, session_of
 from .syntax.options import OPTIONS, InvalidValue, parse_value
 
@@ -61,7 +61,9 @@ def install(session: Session) -> None:
     """Takes the files' defaults over, where there are files, and registers NbLLM with the shell."""
     from traitlets import TraitError
 
-    for name, value in session.client.registry.defaults.items() if configured(Places.of(os.environ)) else ():
+    for name, value in (
+        session.client.registry.defaults.items() if may_be_configured(Places.of(os.environ)) else ()
+    ):
         try:
             if name not in DEFAULT_NAMES:
                 raise InvalidValue("is no option that can be a default")

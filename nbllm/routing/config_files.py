@@ -1,5 +1,5 @@
-"""Where configuration is looked for. Light: loading the notebook's extension looks here, and reads further
-only where there is something."""
+"""Finds the configuration files. Fast to import: loading the notebook's extension checks here first, and
+reads further only where a file may configure nbllm."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from .files import read_small
+from .files import read_small_file
 
 _TOOL = re.compile(r"""tool["']?\s*\.\s*["']?nbllm|(?:^|[{,])\s*["']?nbllm["']?\s*[.=]""", re.MULTILINE)
 
 
 class Places(NamedTuple):
-    """Where configuration is looked for, None for nowhere. start: the folder from which a pyproject.toml is
-    sought upward."""
+    """The paths of configuration, None for none. start: the folder from which a pyproject.toml is searched
+    upward; plugins: whether installed packages are searched too."""
 
     user: Path | None = None
     start: Path | None = None
@@ -26,26 +26,31 @@ class Places(NamedTuple):
 
     @classmethod
     def of(cls, env: Mapping[str, str]) -> Places:
-        """This machine's where `env` is the process's own environment; else only NBLLM_CONFIG, where `env`
-        names it."""
+        """This machine's where `env` is the process's own environment; else only the file that NBLLM_CONFIG
+        names in `env`."""
         extra = Path(env["NBLLM_CONFIG"]).expanduser() if env.get("NBLLM_CONFIG") else None
-        return cls(user_file(), _here(), extra, plugins=True) if env is os.environ else cls(extra=extra)
+        return (
+            cls(user_file(), _working_folder(), extra, plugins=True)
+            if env is os.environ
+            else cls(extra=extra)
+        )
 
 
 def user_file() -> Path:
-    """The person's own file, at the platform's own place: ~/.config/nbllm/providers.toml on Linux."""
+    """The path of the user's own file, by the platform's conventions: ~/.config/nbllm/providers.toml on
+    Linux."""
     base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     if sys.platform == "linux" and os.path.isabs(base):
-        return Path(base, "nbllm", "providers.toml")  # as platformdirs says, which takes 4 ms to load
+        return Path(base, "nbllm", "providers.toml")  # as platformdirs, which takes 4 ms to import
     import platformdirs
 
     return platformdirs.user_config_path("nbllm", appauthor=False) / "providers.toml"
 
 
-def _here() -> Path | None:
+def _working_folder() -> Path | None:
     try:
         return Path.cwd()
-    except FileNotFoundError:  # the folder is gone
+    except FileNotFoundError:  # the folder was deleted
         return None
 
 
@@ -59,18 +64,17 @@ def nearest_pyproject(start: Path) -> Path | None:
     return None
 
 
-def may_say(text: str) -> bool:
+def mentions_nbllm(text: str) -> bool:
     """Whether a pyproject.toml may hold a table for nbllm, and not only its name."""
     return _TOOL.search(text) is not None
 
 
-def configured(places: Places) -> bool:
-    """Whether a file of the user's or of the project may say something; of one that cannot be read, it
-    may."""
+def may_be_configured(places: Places) -> bool:
+    """Whether a file of the user's or of the project may configure nbllm, or cannot be read."""
     if places.extra is not None or (places.user is not None and places.user.exists()):
         return True
     project = nearest_pyproject(places.start) if places.start else None
     try:
-        return project is not None and may_say(read_small(project))
+        return project is not None and mentions_nbllm(read_small_file(project))
     except (OSError, ValueError):
         return True

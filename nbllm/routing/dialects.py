@@ -1,5 +1,5 @@
-"""Every dialect that nbllm knows: its own, of HTTP servers, of commands, of OpenCode's server and of remote
-agents, whose files load with the first call that speaks them; and those that installed packages bring."""
+"""The registry of dialects: nbllm's own, for HTTP servers, commands, OpenCode's server and remote agents,
+each imported at the first call that needs it; and those of installed packages."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from importlib import import_module
 from itertools import chain
 
 from ..core.calls import Dialect
-from ..dialects import NAMES as SERVERS
+from ..dialects import NAMES as HTTP_DIALECTS
 
 _COMMANDS = ("cli_claude", "cli_gemini", "cli_codex", "cli_copilot", "cli_opencode", "cli_text")
-_OWN = (*SERVERS, *_COMMANDS, "opencode_server", "a2a")
+_OWN = (*HTTP_DIALECTS, *_COMMANDS, "opencode_server", "a2a")
 
 
 @functools.cache
-def _loaded(name: str) -> Dialect:
-    if name in SERVERS:
-        found: Dialect = import_module(f"nbllm.dialects.{name}").DIALECT
-        return found
+def _load(name: str) -> Dialect:
+    if name in HTTP_DIALECTS:
+        dialect: Dialect = import_module(f"nbllm.dialects.{name}").DIALECT
+        return dialect
     from ..agents import one_shot, opencode_protocol, remote_protocol
 
     others = (*one_shot.CLIS, opencode_protocol.DIALECT, remote_protocol.DIALECT)
@@ -27,26 +27,26 @@ def _loaded(name: str) -> Dialect:
 
 
 class Dialects(Mapping[str, Dialect]):
-    """Dialects by their names, of which there is always one: what is brought takes no name that is taken."""
+    """Dialects by name. A package's dialect cannot replace another."""
 
     def __init__(self) -> None:
-        self._brought: dict[str, Dialect] = {}
+        self._plugins: dict[str, Dialect] = {}
 
-    def bring(self, name: str, dialect: Dialect) -> bool:
-        """Adds one of an installed package; False where there is another of that name."""
-        return name not in _OWN and self._brought.setdefault(name, dialect) is dialect
+    def add(self, name: str, dialect: Dialect) -> bool:
+        """Adds a package's dialect; False where there is another of that name."""
+        return name not in _OWN and self._plugins.setdefault(name, dialect) is dialect
 
     def __getitem__(self, name: str) -> Dialect:
-        return self._brought[name] if name in self._brought else _loaded(name)
+        return self._plugins[name] if name in self._plugins else _load(name)
 
     def __iter__(self) -> Iterator[str]:
-        return chain(_OWN, self._brought)
+        return chain(_OWN, self._plugins)
 
     def __len__(self) -> int:
-        return len(_OWN) + len(self._brought)
+        return len(_OWN) + len(self._plugins)
 
     def __contains__(self, name: object) -> bool:
-        return name in _OWN or name in self._brought
+        return name in _OWN or name in self._plugins
 
 
 DIALECTS: Mapping[str, Dialect] = Dialects()

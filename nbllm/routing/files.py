@@ -1,5 +1,4 @@
-"""Files as nbllm reads and writes them: only regular and small ones are read, and they are written whole, one
-writer at a time."""
+"""Reads small regular files, and replaces files atomically, one writer at a time."""
 
 from __future__ import annotations
 
@@ -13,35 +12,35 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-SMALL = 2**20  # bytes of a file that configures something; nobody writes more by hand
+MAX_SMALL = 2**20  # bytes of a configuration file; nobody writes more by hand
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_PATIENCE = 10.0  # seconds for another writer to finish; a stopped process must not hold us up for ever
-_POLL = 0.005
-_threads = threading.Lock()
+_LOCK_TIMEOUT = 10.0  # seconds to wait for another writer, which may be a stopped process
+_POLL = 0.005  # seconds
+_thread_lock = threading.Lock()
 
 
-def read_small(path: Path, limit: int = SMALL, errors: str = "strict") -> str:
+def read_small_file(path: Path, limit: int = MAX_SMALL, errors: str = "strict") -> str:
     """The text of a regular file of at most `limit` bytes, without a byte-order mark: in UTF-8, or in UTF-16
-    with its mark, which Windows' own shell writes.
+    with its mark, which the Windows shell writes.
 
-    A file that comes with a project may be anything: a link to a device, a pipe that nobody writes to,
-    gigabytes. Raises OSError with the reason, UnicodeDecodeError.
+    A file that comes with a project may be anything: a link to a device, a pipe without a writer, gigabytes.
+    Raises OSError with the reason, UnicodeDecodeError.
     """
-    if not stat.S_ISREG(path.stat().st_mode):  # before it is opened: opening some devices does something
-        raise OSError(f"{path.name} is no regular file")
+    if not stat.S_ISREG(path.stat().st_mode):  # checked first: opening some devices has effects
+        raise OSError(f"{path.name} is not a regular file")
     fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(f"{path.name} is no regular file")
+            raise OSError(f"{path.name} is not a regular file")
         data = file.read(limit + 1)
     if len(data) > limit:
         raise OSError(f"{path.name} is larger than {limit} bytes")
     return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig", errors)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes the whole file or nothing, so that a crash leaves the old one. A new file is the user's alone;
-    an old one keeps its permissions. Raises OSError."""
+def write_atomic(path: Path, text: str) -> None:
+    """Replaces a file atomically, so that a crash leaves the old one. Only the user can read a new file; an
+    existing one keeps its permissions. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     import tempfile
 
@@ -58,25 +57,26 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds `path` for one reader that writes it next, among all threads and processes; where the file system
-    knows no locks, among this process's threads. Raises OSError where another one does not let go in time."""
+def file_lock(path: Path) -> Iterator[None]:
+    """Holds the lock of `path`, for one that reads and then writes it, among all threads and processes; among
+    this process's threads only where the file system has no locks. Raises OSError where another does not
+    release it within _LOCK_TIMEOUT seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not _threads.acquire(timeout=_PATIENCE):
+    if not _thread_lock.acquire(timeout=_LOCK_TIMEOUT):
         raise OSError("another thread is writing")
     try:
-        with _held(path):
+        with _process_lock(path):
             yield
     finally:
-        _threads.release()
+        _thread_lock.release()
 
 
-def _wait(take: Callable[[], object]) -> None:
-    """Takes a lock when it is free. Raises TimeoutError where it is not within _PATIENCE seconds."""
-    until = time.monotonic() + _PATIENCE
+def _acquire(try_lock: Callable[[], object]) -> None:
+    """Acquires a lock when it is free. Raises TimeoutError after _LOCK_TIMEOUT seconds."""
+    until = time.monotonic() + _LOCK_TIMEOUT
     while True:
         try:
-            take()
+            try_lock()
         except (BlockingIOError, PermissionError):
             if time.monotonic() > until:
                 raise TimeoutError("another program is writing") from None
@@ -91,13 +91,13 @@ if sys.platform == "win32":
     import msvcrt
 
     @contextlib.contextmanager
-    def _held(path: Path) -> Iterator[None]:
+    def _process_lock(path: Path) -> Iterator[None]:
         import tempfile
 
         name = hashlib.sha256(str(path).lower().encode()).hexdigest()[:16]
         with open(Path(tempfile.gettempdir(), f"nbllm-{name}.lock"), "a+b") as file:
             file.seek(0)
-            _wait(lambda: msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1))
+            _acquire(lambda: msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1))
             try:
                 yield
             finally:
@@ -107,10 +107,10 @@ else:
     import fcntl
 
     @contextlib.contextmanager
-    def _held(path: Path) -> Iterator[None]:
-        fd = os.open(path.parent, os.O_RDONLY)  # the folder: a lock file would stay behind
+    def _process_lock(path: Path) -> Iterator[None]:
+        fd = os.open(path.parent, os.O_RDONLY)  # the folder, since a lock file would remain
         try:
-            _wait(lambda: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB))
+            _acquire(lambda: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB))
             yield
         finally:
             os.close(fd)

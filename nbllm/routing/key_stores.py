@@ -1,4 +1,4 @@
-"""The places that may hold keys: the environment, `.env` files, the keyring, Colab's secrets, OpenCode's
+"""The stores that may hold keys: the environment, `.env` files, the keyring, Colab's secrets, OpenCode's
 file."""
 
 from __future__ import annotations
@@ -12,36 +12,36 @@ from typing import Any
 
 import msgspec
 
-from .files import read_small
+from .files import read_small_file
 
-_BLANKS = re.compile(
-    r"[^\S\n]{100}"
-)  # within a line: python-dotenv takes the square of their number, half a minute for 128 kB
-_DOTENV = 2**18  # bytes of a `.env` file: python-dotenv reads a megabyte in four seconds
-SERVICE = "nbllm"  # under which the keyring keeps our entries
+# Blanks within a line of a `.env` file: python-dotenv needs time quadratic in their number, half a minute for
+# 128 kB.
+_MANY_BLANKS = re.compile(r"[^\S\n]{100}")
+_MAX_DOTENV = 2**18  # bytes of a `.env` file: python-dotenv reads a megabyte in four seconds
+SERVICE = "nbllm"  # the service name of our entries in the keyring
 
 
 class KeyStores(msgspec.Struct):
-    """The places that may hold keys; None for one that is not looked at. folders: where a `.env` may lie.
-    keyring: an object with the functions of the `keyring` package. colab: the value of a secret's name, ""
-    for none. auth: OpenCode's auth.json."""
+    """The stores that may hold keys; None for one that is not used. folders: where to search for a `.env`
+    file. keyring: returns an object with the functions of the `keyring` package. colab: returns the value of
+    a secret, "" for none. auth: the path of OpenCode's auth.json."""
 
     env: Mapping[str, str]
     folders: Callable[[], tuple[Path, ...]] = tuple
     keyring: Callable[[], Any] = lambda: None
     colab: Callable[[str], str] | None = None
     auth: Path | None = None
-    # what slow places said
-    seen: dict[tuple[str, str], str] = msgspec.field(default_factory=dict)
-    # `.env` files, as they were when they were read
-    read: dict[Path, tuple[object, dict[str, str]]] = msgspec.field(default_factory=dict)
+    # results of slow stores, by (service or store, name)
+    cache: dict[tuple[str, str], str] = msgspec.field(default_factory=dict)
+    # the variables of `.env` files, with the files' state when they were read
+    dotenv_cache: dict[Path, tuple[object, dict[str, str]]] = msgspec.field(default_factory=dict)
 
     def __repr__(self) -> str:
         return "KeyStores()"  # tracebacks show local variables, and it holds keys
 
     @classmethod
     def of(cls, env: Mapping[str, str]) -> KeyStores:
-        """This machine's places where `env` is the process's own environment; else only what `env` names."""
+        """This machine's stores where `env` is the process's own environment; else only what `env` names."""
         data = env.get("XDG_DATA_HOME") or (
             str(Path.home() / ".local" / "share") if env is os.environ else ""
         )
@@ -49,47 +49,67 @@ class KeyStores(msgspec.Struct):
         return cls(env, _folders, _keyring, _colab(), auth) if env is os.environ else cls(env, auth=auth)
 
     def dotenv(self, path: Path) -> dict[str, str]:
-        """The variables in a `.env` file, read again where it has changed."""
+        """The variables in a `.env` file, read again when it has changed."""
         try:
             now = path.stat()
         except OSError:
             return {}
-        mark = (now.st_mtime_ns, now.st_size, now.st_ino)
-        if self.read.get(path, (None,))[0] != mark:
-            self.read[path] = (mark, read_dotenv(path))
-        return self.read[path][1]
+        state = (now.st_mtime_ns, now.st_size, now.st_ino)
+        if self.dotenv_cache.get(path, (None,))[0] != state:
+            self.dotenv_cache[path] = (state, read_dotenv(path))
+        return self.dotenv_cache[path][1]
 
-    def cached_lookup(self, place: str, name: str, look: Callable[[], str | None]) -> str:
-        """What `look` says, asked once: such places are other processes, and some ask the user."""
-        if (place, name) not in self.seen:
+    def cached_lookup(self, store: str, name: str, look_up: Callable[[], str | None]) -> str:
+        """The result of `look_up` in a slow store, "" for none. It is called once: such stores are other
+        processes, and some prompt the user."""
+        if (store, name) not in self.cache:
             try:
-                self.seen[place, name] = look() or ""
-            # a locked, broken or absent store of any make is a store without the key
+                self.cache[store, name] = look_up() or ""
+            # stores raise errors of their own; one that is locked, broken or absent holds no key
             except Exception:  # noqa: BLE001
-                self.seen[place, name] = ""
-        return self.seen[place, name]
+                self.cache[store, name] = ""
+        return self.cache[store, name]
 
-    def forget(self, service: str, name: str) -> bool:
-        """Takes a key out of the keyring; False where there was none."""
+    def load(self, service: str, name: str) -> str:
+        """The entry of the keyring, or of `cache` where there is no keyring; "" for none."""
+        if (text := self.cache.get((service, name))) is not None or (ring := self.keyring()) is None:
+            return text or ""
+        return self.cached_lookup(service, name, lambda: ring.get_password(service, name))
+
+    def save(self, service: str, name: str, text: str) -> bool:
+        """Stores an entry for this session and, where possible, in the keyring; False where it is not."""
+        self.cache[service, name] = text
+        ring = self.keyring()
+        try:
+            if ring is not None:
+                ring.set_password(service, name, text)
+        except Exception:  # noqa: BLE001 - each backend has errors of its own
+            return False
+        return ring is not None
+
+    def delete(self, service: str, name: str) -> bool:
+        """Deletes an entry; False where the keyring had none or did not delete it."""
+        self.cache.pop((service, name), None)
         ring = self.keyring()
         try:
             if ring is None or ring.get_password(service, name) is None:
                 return False
             ring.delete_password(service, name)
-        except Exception:  # noqa: BLE001 - each backend has errors of its own; a locked one still holds its key
+        except Exception:  # noqa: BLE001 - each backend has errors of its own; a locked one still has the key
             return False
         return True
 
 
 def _folders() -> tuple[Path, ...]:
-    """The working directory, and the notebook's where Jupyter says which it is."""
+    """The notebook's folder, where Jupyter names it, and the working directory."""
     notebook = os.environ.get("JPY_SESSION_NAME", "")
     try:
         here = Path.cwd()
     except FileNotFoundError:
         return ()
-    beside = (here / notebook).parent if notebook else here
-    return (beside, here) if beside != here and beside.is_dir() else (here,)
+    notebook_folder = (here / notebook).parent if notebook else here
+    is_other = notebook_folder != here and notebook_folder.is_dir()
+    return (notebook_folder, here) if is_other else (here,)
 
 
 def _keyring() -> Any:
@@ -108,13 +128,13 @@ def _colab() -> Callable[[str], str] | None:
 
 
 def read_dotenv(path: Path) -> dict[str, str]:
-    """The variables in a `.env` file, {} where there is none, or none that a person wrote: as python-dotenv
-    reads it."""
+    """The variables in a `.env` file, as python-dotenv reads it; {} for no file, and for one that is not
+    written by hand."""
     try:
-        text = read_small(path, _DOTENV, "replace")  # a comment in another encoding costs no key
+        text = read_small_file(path, _MAX_DOTENV, "replace")  # a comment may be in another encoding
     except OSError:
         return {}
-    if _BLANKS.search(text):
+    if _MANY_BLANKS.search(text):
         return {}
     from io import StringIO
 

@@ -1,8 +1,8 @@
-"""From a model's name to the provider that answers it: rows of providers.toml, aliases, and the rules of
+"""Resolves a model's name to the provider that answers it: rows of providers.toml, aliases, and the syntax of
 names.
 
 A name is `provider/model` (explicitly `api/provider/model`), `provider:model`, a bare model name that a
-row's patterns know, a provider's name alone (its default model), an alias, `sim/...` or `auto`.
+row's patterns match, a provider's name alone (its default model), an alias, `sim/...` or `auto`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from ..core.calls import HiddenTexts, ProviderSpec, Quirks, Secret, display_url
 from ..core.errors import AuthenticationError, ConfigError, is_secret_name, similar_names
 from ..dialects._limits import parse_duration
 from . import config, keys
-from .base_urls import bare, place
+from .base_urls import parse_base_url, strip_quotes
 from .config import Problem
 from .config_files import Places, user_file
-from .spec import filled, is_loopback, provider_row, spent, variables
+from .spec import env_values, expand_env, is_loopback, provider_row, referenced_env
 from .toml_edit import change_entry
 
 __all__ = ["DEFAULT_MODEL", "SIMULATOR", "Registry", "Route", "load", "provider_row"]
@@ -35,7 +35,7 @@ __all__ = ["DEFAULT_MODEL", "SIMULATOR", "Registry", "Route", "load", "provider_
 DEFAULT_MODEL = "auto"
 SIMULATOR = "sim"
 
-# The names under which the simulator answers, and the wire format of each.
+# The simulator's names, and the wire format of each.
 SIMULATED = {
     "openai": "openai_chat",
     "openai_chat": "openai_chat",
@@ -46,8 +46,8 @@ SIMULATED = {
     "gemini": "gemini",
     "ollama": "ollama",
 }
-# How it writes batches in each, where it takes them.
-_BATCHES = {
+# Its batch format by wire format, where it takes batches.
+_BATCH_FORMATS = {
     "openai_chat": "openai",
     "openai_responses": "openai",
     "anthropic": "anthropic",
@@ -57,98 +57,100 @@ _BATCHES = {
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a name leads: the provider (with the address in force), the model's own name, why it was
-    chosen; `problem` is why it cannot be asked, None where it can; `others` are asked, in this order, where
-    this one fails. file: the model file that was found in the provider's folders."""
+    """Where the model name `name` leads: the provider (with the address in force) and its own name of the
+    model. why, chosen_by: the reason for a choice, and what made it; problem: why the provider cannot be
+    called, None where it can; fallbacks: the routes to try, in this order, where this one fails; file: the
+    model file that was found in the provider's folders."""
 
-    asked: str
+    name: str
     provider: ProviderSpec
     model: str
     why: str = ""
-    by: str = "auto"  # who chose it, where there is a reason
+    chosen_by: str = "auto"
     simulated: bool = False
     problem: ConfigError | None = field(default=None, compare=False)
-    others: tuple[Route, ...] = ()
+    fallbacks: tuple[Route, ...] = ()
     file: Path | None = field(default=None, compare=False)
 
     @property
     def path(self) -> Path | None:
-        """The model file that it means; None for a server's own name."""
+        """The path of the model file; None for a model on a server."""
         return None if self.simulated else self.file or path_of(self.provider, self.model)
 
     def check(self) -> None:
-        """Raises the ConfigError that says why it cannot be asked."""
+        """Raises the ConfigError that says why the provider cannot be called."""
         if self.problem is not None:
             raise ConfigError(self.problem.message, hint=self.problem.hint)
 
 
-class Watched(Mapping[str, str]):
-    """An environment that knows what it was asked for; `whole` where that was all of it."""
+class TrackedEnv(Mapping[str, str]):
+    """An environment that records which variables were read. values_read: their values; iterated: whether all
+    of them were."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
-        self._env, self.asked, self.whole = env, dict[str, str | None](), False
+        self._env, self.values_read, self.iterated = env, dict[str, str | None](), False
 
     def __getitem__(self, name: str) -> str:
-        self.asked[name] = value = self._env.get(name)
+        self.values_read[name] = value = self._env.get(name)
         if value is None:
             raise KeyError(name)
         return value
 
     def __iter__(self) -> Iterator[str]:
-        self.whole = True
+        self.iterated = True
         return iter(self._env)
 
     def __len__(self) -> int:
-        self.whole = True
+        self.iterated = True
         return len(self._env)
 
 
-class Routes(msgspec.Struct):
-    """What names led to, for as long as rows, aliases and the variables that were looked at stay as they
-    were: a table asks one name thousands of times."""
+class RouteCache(msgspec.Struct):
+    """Resolved routes, valid as long as the rows, the aliases and the variables that were read are unchanged:
+    a run over a table resolves one name thousands of times."""
 
     rows: dict[str, ProviderSpec] = msgspec.field(default_factory=dict)
     aliases: dict[str, str] = msgspec.field(default_factory=dict)
-    known: dict[Any, tuple[dict[str, str | None], Route]] = msgspec.field(default_factory=dict)
+    entries: dict[Any, tuple[dict[str, str | None], Route]] = msgspec.field(default_factory=dict)
 
-    def get(self, asked: Any, registry: Registry) -> Route | None:
-        """The route of a name; None where it must be looked for."""
-        found = self.known.get((asked, registry.simulate))
-        if found is None or self.rows != registry.rows or self.aliases != registry.aliases:
+    def get(self, query: Any, registry: Registry) -> Route | None:
+        """The cached route of (name, base_url, dialect); None where it must be resolved."""
+        entry = self.entries.get((query, registry.simulate))
+        if entry is None or self.rows != registry.rows or self.aliases != registry.aliases:
             return None
-        seen, route = found
+        values_read, route = entry
         env = registry.env
-        return route if all(env.get(name) == value for name, value in seen.items()) else None
+        return route if all(env.get(name) == value for name, value in values_read.items()) else None
 
-    def keep(self, asked: Any, route: Route, env: Watched, registry: Registry) -> None:
-        """Remembers a route, unless it may lead elsewhere next time, or an address in it may be secret."""
+    def put(self, query: Any, route: Route, env: TrackedEnv, registry: Registry) -> None:
+        """Caches a route, unless it may differ next time, or an address in it may be secret."""
         if (
             route.simulated
             or route.problem
-            or env.whole
+            or env.iterated
             or route.provider.folders
-            or may_hold_secret(asked[1] or "")
+            or may_hold_secret(query[1] or "")
         ):
             return
-        if self.rows != registry.rows or self.aliases != registry.aliases or len(self.known) > _ROUTES:
-            self.rows, self.aliases, self.known = dict(registry.rows), dict(registry.aliases), {}
-        self.known[asked, registry.simulate] = env.asked, route
+        if self.rows != registry.rows or self.aliases != registry.aliases or len(self.entries) > _MAX_ENTRIES:
+            self.rows, self.aliases, self.entries = dict(registry.rows), dict(registry.aliases), {}
+        self.entries[query, registry.simulate] = env.values_read, route
 
 
-_SHORTEST = 8  # characters of what is masked wherever it stands
-_ROUTES = 500  # names that are remembered
+_MIN_SECRET_LENGTH = 8  # characters of a value that is masked wherever it appears
+_MAX_ENTRIES = 500  # routes in the cache
 
 
 class Registry(config.Settings):
-    """The settings in force. `env` is looked at on every call; `simulator` gives a dialect's loopback
-    address; `problems` are told once, when a name is first resolved; `stores` hold keys."""
+    """The settings in force. `env` is read at every call; `simulator` returns the loopback address for a
+    dialect; `problems` are shown once, when a name is first resolved; `stores` hold keys."""
 
     env: Mapping[str, str] = msgspec.field(default_factory=lambda: os.environ)  # it holds keys
     simulate: bool | None = None
     simulator: Callable[[str], str] | None = None
     stores: keys.KeyStores = None  # type: ignore[assignment]
-    told: bool = False
-    _routes: Routes = msgspec.field(default_factory=Routes)
+    has_warned: bool = False
+    _routes: RouteCache = msgspec.field(default_factory=RouteCache)
 
     def __post_init__(self) -> None:
         self.stores = self.stores or keys.KeyStores.of(self.env)
@@ -164,115 +166,104 @@ class Registry(config.Settings):
         return self.env.get("NBLLM_SIMULATE", "").lower() in ("1", "true", "on", "yes")
 
     def resolve(self, name: str, base_url: str | None = None, dialect: str | None = None) -> Route:
-        """The route of `name`. Raises ConfigError with the nearest names for a name that leads nowhere.
+        """The route of `name`. Raises ConfigError with the nearest names for an unknown name.
 
         base_url and dialect replace the row's; with a base_url, an unknown name is a model of the server
         there.
         """
-        self._tell()
-        asked = name, base_url, dialect
-        if (known := self._routes.get(asked, self)) is not None:
-            return known
-        env = Watched(self.env)
-        route = msgspec.structs.replace(self, env=env)._resolved(*asked)
-        self._routes.keep(asked, route, env, self)
+        self._warn_of_problems()
+        query = name, base_url, dialect
+        if (cached := self._routes.get(query, self)) is not None:
+            return cached
+        env = TrackedEnv(self.env)
+        route = msgspec.structs.replace(self, env=env)._resolve(*query)
+        self._routes.put(query, route, env, self)
         return route
 
-    def _resolved(self, name: str, base_url: str | None, dialect: str | None) -> Route:
-        asked, base_url = name.strip(), bare(base_url) if base_url is not None else None
-        head, _, rest = asked.lower().partition("/")
-        own = f"{getattr(self.row(head), 'name', head)}/{rest}"  # of Claude/Sonnet, google/flash
-        full = config.meant(
-            own if asked not in self.aliases and own in self.aliases else asked, self.aliases, self.rows
-        )
-        if full.partition("/")[0] == SIMULATOR or full == SIMULATOR:
+    def _resolve(self, name: str, base_url: str | None, dialect: str | None) -> Route:
+        name, base_url = name.strip(), strip_quotes(base_url) if base_url is not None else None
+        prefix, _, rest = name.lower().partition("/")
+        normal_name = f"{getattr(self.row(prefix), 'name', prefix)}/{rest}"  # of Claude/Sonnet, google/flash
+        full = name if name in self.aliases or normal_name not in self.aliases else normal_name
+        full = config.resolve_alias(full, self.aliases, self.rows)
+        if full.partition("/")[0] == SIMULATOR:
             if base_url is not None:
                 raise ConfigError(
-                    f"{asked} is the built-in simulator, which has an address of its own.",
+                    f"{name} is the built-in simulator, which has an address of its own.",
                     hint="Leave base_url out, or name a provider.",
                 )
-            return self._simulated(asked, full)
-        provider, model = self._split(full)
+            return self._simulator_route(name, full)
+        provider, model = self._split_name(full)
         if provider is None and base_url is not None:
             provider, model = (
                 ProviderSpec("custom", dialect or "openai_chat", base_url, label=_host(base_url), local=True),
                 full,
             )
         if provider is None:
-            raise self._unknown(asked)
+            raise self._unknown_model(name)
         model, file = model or provider.default_model, None
         if provider.folders and not (model or provider.pending_consent or base_url or self.simulating):
-            model, file = newest(self.placed(provider))
-        route = Route(asked, provider, model, file=file)
-        return self._place(
-            route,
-            base_url,
-            dialect,
-            lone=provider is self.row(config.plain(full, self.rows)) and base_url is None,
-        )
+            model, file = newest(self.with_model_folders(provider))
+        is_bare = provider is self.row(config.strip_api_prefix(full, self.rows)) and base_url is None
+        return self._with_address(Route(name, provider, model, file=file), base_url, dialect, is_bare=is_bare)
 
-    def _tell(self) -> None:
+    def _warn_of_problems(self) -> None:
         """Warns of what is wrong in configuration files, once."""
-        told, self.told = self.told, True
-        for problem in self.problems if not told else ():
+        has_warned, self.has_warned = self.has_warned, True
+        for problem in self.problems if not has_warned else ():
             warnings.warn(f"nbllm ignores a part of its configuration: {problem}", stacklevel=4)
 
     def register(self, name: str, table: Mapping[str, Any]) -> ProviderSpec:
-        """Adds a row, or changes the entries of one, above all files. Raises ConfigError for what is wrong in
-        the table."""
+        """Adds a row, or changes entries of one, with priority over all files. Raises ConfigError for an
+        invalid table."""
         row = provider_row(name, table, self.rows.get(name), "register_provider", self.dialects)
-        if "base_url" in table:  # consent is for an address, and for the variables that are named with it
-            row = replace(
-                row,
-                pending_consent=tuple(
-                    h for h in row.pending_consent if h in spent(row) and h not in str(table)
-                ),
-            )
+        if "base_url" in table:  # it gives consent to the address, and to the variables named with it
+            pending = set(row.pending_consent) & referenced_env(row)
+            row = replace(row, pending_consent=tuple(sorted(n for n in pending if n not in str(table))))
         self.rows[name] = row
         return row
 
-    def _split(self, name: str) -> tuple[ProviderSpec | None, str]:
-        """(row, model) of a full name; (None, "") where no row knows it. Raises ConfigError for a command in
-        an address's explicit form."""
-        name = config.plain(name, self.rows)
-        row = config.found(name, self.rows)
+    def _split_name(self, name: str) -> tuple[ProviderSpec | None, str]:
+        """(row, model) of a full name; (None, "") where no row matches. Raises ConfigError for a command with
+        the prefix api/."""
+        name = config.strip_api_prefix(name, self.rows)
+        row = config.match_row(name, self.rows)
         if row is None:
-            self._no_command(name)
+            first, _, rest = name.partition("/")
+            row = config.match_row(rest, self.rows) if first.lower() == "api" else None
+            if row is not None and row.command:
+                raise ConfigError(
+                    f"{row.label or row.name} is a command, and api/ is for providers with an address.",
+                    hint=f"Name it {rest}.",
+                )
             return None, ""
-        cut = len(config.head(name))
+        cut = len(config.provider_prefix(name))
         if cut and self.row(name[:cut]) is row:
             return row, name[cut + 1 :] or row.default_model
         return row, row.default_model if self.row(name) is row else name
 
-    def _no_command(self, name: str) -> None:
-        first, _, rest = name.partition("/")
-        row = config.found(rest, self.rows) if first.lower() == "api" else None
-        if row is not None and row.command:
-            raise ConfigError(
-                f"{row.label or row.name} is a command, and api/ names what answers at an address.",
-                hint=f"Name it {rest}.",
-            )
-
     def row(self, word: str) -> ProviderSpec | None:
         """The row with this name or prefix, None where there is none."""
-        return config.named(word, self.rows)
+        return config.row_named(word, self.rows)
 
-    def _place(self, route: Route, base_url: str | None, dialect: str | None, *, lone: bool) -> Route:
-        """The route with the address in force. A provider named alone that is not ready says so when it is
-        asked: choosing among all of them must go on."""
+    def _with_address(
+        self, route: Route, base_url: str | None, dialect: str | None, *, is_bare: bool
+    ) -> Route:
+        """The route with the address in force. is_bare: only the provider was named; one that is not ready
+        then becomes the route's `problem`, since a choice among all providers must not fail here."""
         row = route.provider
         if base_url is None and self.simulating:
-            spoken = dialect or row.dialect
-            spoken = spoken if spoken in SIMULATED.values() else "openai_chat"
+            dialect = dialect or row.dialect
+            dialect = dialect if dialect in SIMULATED.values() else "openai_chat"
             return replace(
                 route,
                 provider=replace(
                     row,
-                    base_url=self._sim_url(spoken),
-                    dialect=spoken,
-                    batch=_BATCHES.get(spoken, ""),
+                    base_url=self._simulator_url(dialect),
+                    dialect=dialect,
+                    batch=_BATCH_FORMATS.get(dialect, ""),
                     local=True,
-                    refused="",
+                    unavailable_reason="",
                     query={},
                     key_header="",
                     command=(),
@@ -281,213 +272,198 @@ class Registry(config.Settings):
                 model=route.model or "sim",
                 simulated=True,
             )
-        placed = self._placed(row, base_url, dialect)
+        row = self._row_at(row, base_url, dialect)
         try:
-            ready = self._ready(placed, route.model)
+            ready = self._fill_in(row, route.model)
             file = route.file or (path_of(ready, route.model) if ready.folders else None)
             return replace(route, provider=ready, file=file)
         except ConfigError as error:
-            if not lone:
+            if not is_bare:
                 raise
-            return replace(route, provider=placed, problem=error.with_traceback(None))
+            return replace(route, provider=row, problem=error.with_traceback(None))
 
-    def _placed(self, row: ProviderSpec, base_url: str | None, dialect: str | None) -> ProviderSpec:
-        """The row at the address in force. A server of the user's own may want no key; if it does, its 401
-        says so."""
-        own = self.address(row)
-        elsewhere = base_url is not None and not keys.same_host(base_url, own)
-        spoken, placed = dialect or row.dialect, _without_its_own(row) if elsewhere else row
-        url, query = place(base_url or own, spoken) if "${" not in (base_url or own) else (own, {})
+    def _row_at(self, row: ProviderSpec, base_url: str | None, dialect: str | None) -> ProviderSpec:
+        """The row at the address in force. A server at a `base_url` may need no key; if it does, its status
+        401 tells."""
+        own_url, dialect = self.address(row), dialect or row.dialect
+        is_elsewhere = base_url is not None and not keys.same_host(base_url, own_url)
+        url, inherited = base_url or own_url, _for_other_host(row) if is_elsewhere else row
+        url, query = parse_base_url(url, dialect) if "${" not in url else (url, {})
         return replace(
-            placed,
+            inherited,
             base_url=url,
-            query={**placed.query, **query},
-            dialect=spoken,
-            local=row.local or elsewhere,
-            refused="" if base_url else row.refused,
-            secret_values=HiddenTexts((*self._values(row), *query.values())),
+            query={**inherited.query, **query},
+            dialect=dialect,
+            local=row.local or is_elsewhere,
+            unavailable_reason="" if base_url else row.unavailable_reason,
+            secret_values=HiddenTexts((*self._secret_values(row), *query.values())),
         )
 
-    def _ready(self, row: ProviderSpec, model: str) -> ProviderSpec:
+    def _fill_in(self, row: ProviderSpec, model: str) -> ProviderSpec:
         """The row with its variables and the model's name filled in. Raises ConfigError where it cannot be
-        asked."""
+        called."""
         name = row.label or row.name
+        allow_hint = f"If that is intended: `%llm key allow {row.name}`."
         if row.needs_consent:
             raise ConfigError(
-                f"{row.source} changes where or how {row.name!r} is asked: {row.display_url}, and what you "
-                f"ask would go there.",
-                hint=f"If that is meant: `%llm key allow {row.name}`.",
+                f"{row.source} changes where or how {row.name!r} is called: {row.display_url}. Your prompts "
+                f"would go there.",
+                hint=allow_hint,
             )
-        if row.refused:
-            raise ConfigError(row.refused)
+        if row.unavailable_reason:
+            raise ConfigError(row.unavailable_reason)
         if not model and not row.command:
             raise ConfigError(
                 f"{name} has no default model.",
                 hint=f"Name one: {row.name}/MODEL."
                 + (f" `%llm models {row.name}/` lists them." if row.models or row.folders else ""),
             )
-        missing = list(
-            dict.fromkeys(n for text in _texts(row) for n in filled(text, self.env, row.pending_consent)[1])
-        )
+        missing = list(dict.fromkeys(n for text in _templates(row) for n in self._expand(text, row)[1]))
         if missing:
-            held = [n for n in missing if n in row.pending_consent]
+            is_pending = any(n in row.pending_consent for n in missing)
             raise ConfigError(
                 f"{name} needs {' and '.join(missing)}, "
-                + (f"which {row.source} may not use yet." if held else "which is not set."),
-                hint=f"If that is meant: `%llm key allow {row.name}`."
-                if held
-                else f"Set {missing[0]} in the environment.",
+                + (f"which {row.source} may not use yet." if is_pending else "which is not set."),
+                hint=allow_hint if is_pending else f"Set {missing[0]} in the environment.",
             )
         if "{model}" in row.base_url and model.strip(".") == "":
             raise ConfigError(f"{name} has no model called {model!r}.", hint=f"Name one: {row.name}/MODEL.")
         if row.folders:
-            row = self.placed(row)
+            row = self.with_model_folders(row)
         headers, query = (
-            {k: filled(v, self.env, row.pending_consent)[0] for k, v in pairs.items()}
-            for pairs in (row.headers, row.query)
+            {k: self._expand(v, row)[0] for k, v in pairs.items()} for pairs in (row.headers, row.query)
         )
-        return replace(
-            row,
-            base_url=filled(row.base_url, self.env, row.pending_consent)[0].replace(
-                "{model}", quote(model, safe="")
-            ),
-            headers=headers,
-            query=query,
-        )
+        base_url = self._expand(row.base_url, row)[0].replace("{model}", quote(model, safe=""))
+        return replace(row, base_url=base_url, headers=headers, query=query)
 
-    def placed(self, row: ProviderSpec) -> ProviderSpec:
-        """The row with the folders of model files that are in force, none where they wait for consent."""
-        other = self.env.get("NBLLM_MODELS", "").strip() if row.folders else ""
-        found = other.split(os.pathsep) if other else (filled(f, self.env)[0] for f in row.folders)
+    def _expand(self, text: str, row: ProviderSpec) -> tuple[str, list[str]]:
+        return expand_env(text, self.env, row.pending_consent)
+
+    def with_model_folders(self, row: ProviderSpec) -> ProviderSpec:
+        """The row with the folders of model files in force; none while they wait for consent."""
+        override = self.env.get("NBLLM_MODELS", "").strip() if row.folders else ""
+        folders = (
+            override.split(os.pathsep) if override else (expand_env(f, self.env)[0] for f in row.folders)
+        )
         if row.pending_consent:
-            found = []
-        paths = (os.path.abspath(os.path.expanduser(f)) for f in found if f and "${" not in f)
+            folders = []
+        paths = (os.path.abspath(os.path.expanduser(f)) for f in folders if f and "${" not in f)
         return replace(row, folders=tuple(paths))
 
     @property
     def secrets(self) -> HiddenTexts:
-        """What the environment holds that is nobody's business: keys of providers, and variables that are
-        called as secrets are, and passwords within addresses. Short values, which may be words ("dummy"), and
-        paths to secrets are none."""
-        keys = {name for row in self.rows.values() for name in row.key_env}
-        found = {v for n, v in self.env.items() if n in keys or is_secret_name(n)}
+        """The secrets in the environment: providers' keys, variables whose names say that they are secret,
+        and passwords within addresses. Not included are short values, which may be words ("dummy"), and paths
+        to secrets."""
+        key_names = {name for row in self.rows.values() for name in row.key_env}
+        found = {v for n, v in self.env.items() if n in key_names or is_secret_name(n)}
         for value in self.env.values():
             for _, password in re.findall(r"://([^/?#\s:@]*):(?!\1@)([^/?#\s@]+)@", value):
-                found |= {password, unquote(password)}  # one that is the user's name too is a word
+                found |= {password, unquote(password)}  # one that equals the user's name is a word
         return HiddenTexts(
-            sorted(v for v in found if len(v) >= _SHORTEST and not os.path.exists(os.path.expanduser(v)))
-        )
-
-    def _values(self, row: ProviderSpec) -> HiddenTexts:
-        """What the row's texts hold that is nobody's business: the values of variables, and what stands in
-        headers and query as it is. Of an address that is a variable, what follows the host."""
-        own = [v for v in (*row.headers.values(), *row.query.values()) if "${" not in v]
-        found = [value for text in _texts(row) for value in variables(text, self.env, row.pending_consent)]
-        return HiddenTexts(
-            filter(
-                None,
-                (
-                    *own,
-                    *(
-                        urlsplit(v).path.strip("/") if v.startswith(("https://", "http://")) else v
-                        for v in found
-                    ),
-                ),
+            sorted(
+                v for v in found if len(v) >= _MIN_SECRET_LENGTH and not os.path.exists(os.path.expanduser(v))
             )
         )
+
+    def _secret_values(self, row: ProviderSpec) -> HiddenTexts:
+        """The secrets in the row's texts: the values of its variables, and headers and query parameters
+        without variables. Of an address in a variable, the part after the host."""
+        constants = [v for v in (*row.headers.values(), *row.query.values()) if "${" not in v]
+        values = [v for text in _templates(row) for v in env_values(text, self.env, row.pending_consent)]
+        paths = [urlsplit(v).path.strip("/") if v.startswith(("https://", "http://")) else v for v in values]
+        return HiddenTexts(filter(None, (*constants, *paths)))
 
     def address(self, row: ProviderSpec) -> str:
         """The address in force: the first of the row's variables that is set, else the row's own. Variables
         in it that are not set stay as they are written."""
         names = (v for v in row.base_url_env if v not in row.pending_consent)
-        found = next((value for v in names if (value := bare(self.env.get(v, "")))), None)
-        if found is None:
-            return filled(row.base_url, self.env, row.pending_consent)[0]
-        url = place(_as_url(found, row) if row.local else found, row.dialect).url
-        known = row.local or is_loopback(url) or keys.same_host(url, row.base_url)
-        lacks = known and "/" not in url.partition("//")[2]  # such a server is known to answer below a path
-        return url + urlsplit(row.base_url).path if lacks else url
+        override = next((value for v in names if (value := strip_quotes(self.env.get(v, "")))), None)
+        if override is None:
+            return self._expand(row.base_url, row)[0]
+        url = parse_base_url(_complete_url(override, row) if row.local else override, row.dialect).url
+        has_known_path = row.local or is_loopback(url) or keys.same_host(url, row.base_url)
+        lacks_path = has_known_path and "/" not in url.partition("//")[2]
+        return url + urlsplit(row.base_url).path if lacks_path else url
 
-    def patience(self, row: ProviderSpec) -> float | None:
-        """Seconds to wait for a token, as a variable of the row says; None where none does. Raises
-        ConfigError for one that is no number of seconds."""
+    def timeout_from_env(self, row: ProviderSpec) -> float | None:
+        """Seconds to wait for a token, from one of the row's variables; None where none is set. Raises
+        ConfigError for a value that is not a number of seconds."""
         for name in row.timeout_env:
-            if value := bare(self.env.get(name, "")):
-                if (found := parse_duration(value)) is None or not found > 0:
+            if value := strip_quotes(self.env.get(name, "")):
+                if (timeout := parse_duration(value)) is None or not timeout > 0:
                     raise ConfigError(
-                        f"{name} is no number of seconds: {value[:40]!r}.",
+                        f"{name} is not a number of seconds: {value[:40]!r}.",
                         hint=f"Set it to seconds above 0, such as 300, or unset {name}.",
                     )
-                return found
+                return timeout
         return None
 
-    def shown(self, row: ProviderSpec) -> str:
-        """The address in force as people may see it."""
-        return display_url(self.address(row), self._values(row))
+    def masked_address(self, row: ProviderSpec) -> str:
+        """The address in force, without secrets."""
+        return display_url(self.address(row), self._secret_values(row))
 
-    def _simulated(self, asked: str, full: str) -> Route:
+    def _simulator_route(self, name: str, full: str) -> Route:
         which, _, model = full.partition("/")[2].partition("/")
-        bare, at, options = which.partition(
-            "@"
-        )  # sim/openai@ttft=0.4 is the format's plain model with options
-        dialect = SIMULATED.get(bare or "openai")
+        # sim/openai@ttft=0.4 is the format's standard model with options
+        wire_format, at, options = which.partition("@")
+        wire_format = wire_format or "openai"
+        dialect = SIMULATED.get(wire_format)
         if dialect is None:
             raise ConfigError(
-                f"The simulator does not speak {bare!r}.",
+                f"The simulator does not speak {wire_format!r}.",
                 hint=f"It answers as {', '.join(f'sim/{n}' for n in SIMULATED)}.",
             )
         row = ProviderSpec(
-            f"sim/{bare or 'openai'}",
+            f"sim/{wire_format}",
             dialect,
-            self._sim_url(dialect),
+            self._simulator_url(dialect),
             local=True,
             label=f"Simulator ({dialect})",
-            batch=_BATCHES.get(dialect, ""),
+            batch=_BATCH_FORMATS.get(dialect, ""),
             quirks=Quirks(cache_key=True),
         )
-        return Route(asked, row, model or f"sim-{bare or 'openai'}{at}{options}", simulated=True)
+        return Route(name, row, model or f"sim-{wire_format}{at}{options}", simulated=True)
 
-    def _sim_url(self, dialect: str) -> str:
+    def _simulator_url(self, dialect: str) -> str:
         if self.simulator is not None:
             return self.simulator(dialect)
         from ..simulator import shared
 
         return shared().base_url(dialect)
 
-    def _unknown(self, name: str) -> ConfigError:
+    def _unknown_model(self, name: str) -> ConfigError:
         if not name:
-            return ConfigError(
-                "No model was named.", hint="Say for example model=gemini/flash, or model=auto."
-            )
+            return ConfigError("No model was named.", hint="For example model=gemini/flash, or model=auto.")
         near = self.nearest(name)
-        wrong = next(
+        problem = next(
             (p for p in self.problems if f"'{name.partition('/')[0]}'" in p.message),
             next(iter(self.problems), None),
         )
-        hint = f"Did you mean {' or '.join(near)}?" if near else "`%llm models` lists what is known."
+        hint = f"Did you mean {' or '.join(near)}?" if near else "`%llm models` lists the known ones."
         return ConfigError(
-            f"No provider answers to the model name {name!r}.",
+            f"No provider is known for the model name {name!r}.",
             hint=f"{hint} A server of your own: base_url=http://host:port/v1."
-            + (f" A part of the configuration is ignored: {wrong}" if wrong else ""),
+            + (f" A part of the configuration is ignored: {problem}" if problem else ""),
         )
 
     def nearest(self, name: str) -> list[str]:
-        """Up to three known names that look like `name`; a bare name may belong to a local Ollama, name:tag
-        surely does."""
+        """Up to three known names that are similar to `name`; a bare name may be a model of a local Ollama,
+        name:tag certainly is."""
         if ":" in name and "/" not in name:
             return [f"ollama/{name}"]
-        if "/" not in name and (family := self._family(name)):
-            return [family]
+        if "/" not in name and (suggestion := self._nearest_family(name)):
+            return [suggestion]
         known = [n for n in self.names() if name.startswith(SIMULATOR) or not n.startswith(f"{SIMULATOR}/")]
         near = similar_names(name, known, 3)
-        within = [n for n in known if name.lower() in n][:2]
+        containing = [n for n in known if name.lower() in n][:2]
         models = {n.rpartition("/")[2]: n for n in known}
-        within = within or [models[m] for m in similar_names(name.lower(), models, least=0.75)]
-        return near or ([] if "/" in name else within or [f"ollama/{name}"])
+        containing = containing or [models[m] for m in similar_names(name.lower(), models, least=0.75)]
+        return near or ([] if "/" in name else containing or [f"ollama/{name}"])
 
-    def _family(self, name: str) -> str:
-        """`gtp-4` and `gpt4` as openai/gpt-4, `chat-gpt` as its default model: the provider whose models
-        begin nearly like that; "" where none does."""
+    def _nearest_family(self, name: str) -> str:
+        """The provider whose models' names begin almost like `name`: openai/gpt-4 for `gtp-4` and `gpt4`, its
+        default model for `chat-gpt`; "" for none."""
         head, dash, rest = re.sub(r"^([a-z]+)_?(?=\d)", r"\1-", name.lower()).partition("-")
         heads = {p.partition("-")[0]: r.name for r in self.rows.values() for p in r.bare if p.endswith("-*")}
         if (row := self.rows.get(heads.get(name.lower().replace("-", ""), ""))) is not None:
@@ -496,7 +472,7 @@ class Registry(config.Settings):
         return f"{heads[near[0]]}/{near[0]}-{rest}" if dash and near else ""
 
     def explicit_names(self) -> Iterable[str]:
-        """The default model of each provider that has an address, in its explicit form."""
+        """The default model of each provider that has an address, with the prefix api/."""
         rows = (r for r in self.rows.values() if r.default_model and not r.command)
         yield from (f"api/{r.name}/{r.default_model}" for r in rows)
 
@@ -507,20 +483,20 @@ class Registry(config.Settings):
         yield from (*self.aliases, *defaults, *(f"{SIMULATOR}/{n}" for n in formats), "auto")
 
     def unknown_provider(self, word: str) -> ConfigError:
-        """The error for a word that should be a provider's name and is none."""
+        """The error for an unknown provider's name."""
         known = [*self.rows, *(p for r in self.rows.values() for p in r.prefixes)]
         near = similar_names(word, known)
         return ConfigError(
             f"No provider is called {word!r}.",
-            hint=f"Did you mean {near[0]}?" if near else f"There are {', '.join(self.rows)}.",
+            hint=f"Did you mean {near[0]}?" if near else f"The providers are {', '.join(self.rows)}.",
         )
 
     def own_key(self, row: ProviderSpec, *, quick: bool = False) -> Secret | None:
-        """The key that a row finds by itself, none where a login has ended; `quick` asks no place that may be
-        slow, or ask the user."""
+        """The key of a row, None where there is none or a login has ended; `quick` skips stores that may be
+        slow or prompt the user."""
         try:
             return keys.find(row, self.stores, address=self.address(row), quick=quick)
-        except (AuthenticationError, ConfigError):  # a call to that row says so; a list of all goes on
+        except (AuthenticationError, ConfigError):  # a call to that row reports it; a list of rows goes on
             return None
 
     def key_for(self, route: Route, explicit: str | Secret | None) -> Secret | None:
@@ -537,13 +513,12 @@ class Registry(config.Settings):
         return keys.find(own, self.stores, address=row.base_url)
 
     def allow(self, row: ProviderSpec, path: Path | None = None) -> tuple[str, ...]:
-        """Lets a project's row use what it waits for, now and in the user's file. Raises ConfigError where
-        that cannot be edited."""
-        path, place = path or user_file(), keys.origin(row.base_url)
+        """Gives consent to all that a project's row waits for, now and in the user's file, and returns it.
+        Raises ConfigError where that file cannot be edited."""
         change_entry(
-            path,
+            path or user_file(),
             "allow",
-            place,
+            keys.origin(row.base_url),
             lambda before: sorted(
                 {*([before] if isinstance(before, str) else before or ()), *row.pending_consent}
             ),
@@ -551,20 +526,16 @@ class Registry(config.Settings):
         self.rows[row.name] = replace(row, pending_consent=())
         return row.pending_consent
 
-    def where(self, row: ProviderSpec) -> list[tuple[str, str | None]]:
-        """Each place that may hold the row's key, with the masked key it holds, None for none."""
-        return keys.where(row, self.stores, self.address(row))
 
-
-def _texts(row: ProviderSpec) -> tuple[str, ...]:
-    """What of a row may hold variables."""
+def _templates(row: ProviderSpec) -> tuple[str, ...]:
+    """The texts of a row that may hold variables."""
     return (row.base_url, *row.headers.values(), *row.query.values())
 
 
-def _without_its_own(row: ProviderSpec) -> ProviderSpec:
-    """The row for an address that is given by hand: its headers and query belong to its own, all but what
-    stands in it for variables that are not set."""
-    defaults = {k: filled(v, {}) for k, v in row.query.items() if "${" in v}
+def _for_other_host(row: ProviderSpec) -> ProviderSpec:
+    """The row for an address on another host: without its own headers, folders and query, except the defaults
+    of variables in the query."""
+    defaults = {k: expand_env(v, {}) for k, v in row.query.items() if "${" in v}
     return replace(
         row, headers={}, folders=(), query={k: text for k, (text, missing) in defaults.items() if not missing}
     )
@@ -574,8 +545,9 @@ def _host(url: str) -> str:
     return url.partition("://")[2].partition("/")[0].rpartition("@")[2] or display_url(url)
 
 
-def _as_url(address: str, row: ProviderSpec) -> str:
-    """OLLAMA_HOST may lack scheme or port, and 0.0.0.0 is a place to listen, not one to call."""
+def _complete_url(address: str, row: ProviderSpec) -> str:
+    """An address with scheme, host and port, which OLLAMA_HOST may lack; 0.0.0.0, on which a server listens,
+    becomes this machine."""
     scheme, _, rest = address.rpartition("://")
     host, _, path = rest.partition("/")
     default_port = row.base_url.rpartition(":")[2]
@@ -583,25 +555,25 @@ def _as_url(address: str, row: ProviderSpec) -> str:
     name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
     if not colon:
         name, port = host, "443" if scheme == "https" else "80" if scheme else default_port
-    # read, not bound
+    # an address to call, none to bind
     name = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "": "127.0.0.1"}.get(name, name)  # noqa: S104
     return f"{scheme or 'http'}://{name}:{port or default_port}" + (f"/{path}" if path else "")
 
 
 def load(env: Mapping[str, str] | None = None, places: Places | None = None) -> Registry:
     """A registry with nbllm's own rows and those of the configuration in `places`. With an `env` that is not
-    the process's own, and no places, only NBLLM_CONFIG is looked at, where that env names it."""
+    the process's own, and no places, only the file that its NBLLM_CONFIG names is read."""
     env = os.environ if env is None else env
     found = config.load(places or Places.of(env))
-    made = Registry(**{name: getattr(found, name) for name in config.Settings.__struct_fields__}, env=env)
-    if found.chosen:
-        _paid_for(made, found.chosen)
-    return made
+    registry = Registry(**{name: getattr(found, name) for name in config.Settings.__struct_fields__}, env=env)
+    if found.default_model_source:
+        _drop_unsafe_default(registry, found.default_model_source)
+    return registry
 
 
-def _paid_for(registry: Registry, source: str) -> None:
-    """Leaves out a project's default model where a key in the project's `.env` would be used: whoever has
-    that account could read what is asked in cells that name no model."""
+def _drop_unsafe_default(registry: Registry, source: str) -> None:
+    """Removes a project's default model where it would use a key from the project's `.env`: the owner of that
+    account could read the prompts of cells that name no model."""
     model = str(registry.defaults["model"])
     row = config.leads_to(model, registry.rows, registry.aliases)
     key = registry.own_key(row, quick=True) if row is not None else None
@@ -611,9 +583,8 @@ def _paid_for(registry: Registry, source: str) -> None:
             Problem(
                 source,
                 None,
-                f"the default model {model!r} would be asked with {key.source}, which may be somebody "
-                f"else's; "
-                f"expected its name in a cell, or once: %llm use {model}",
+                f"the default model {model!r} would be called with {key.source}, which may be somebody "
+                f"else's key; expected the model's name in a cell, or once: %llm use {model}",
             )
         )
 
@@ -621,9 +592,9 @@ def _paid_for(registry: Registry, source: str) -> None:
 _VERIFIED = {"stream": "recorded answers", "server": "real server", "cli": "real CLI"}
 
 
-def table(registry: Registry | None = None) -> str:
-    """The providers as a Markdown table: name, prefix, key variable, dialect, and what was verified how.
-    Without a registry those that nbllm brings, whatever is set here."""
+def markdown_table(registry: Registry | None = None) -> str:
+    """The providers as a Markdown table: name, prefix, key variable, dialect, and how each was verified.
+    Without a registry only nbllm's own, whatever is configured here."""
     registry = registry or load({})
     lines = ["| Provider | Prefix | Key | Dialect | Verified by |", "|---|---|---|---|---|"]
     for row in registry.rows.values():
@@ -638,11 +609,11 @@ def table(registry: Registry | None = None) -> str:
         lines.append(
             f"| {row.label or row.name} | {names} | {key or 'none'} | {row.dialect.replace('_', ' ')} "
             f"| {how} |"
-            if not row.refused
-            else f"| {row.label or row.name} | {names} | | | {row.refused} |"
+            if not row.unavailable_reason
+            else f"| {row.label or row.name} | {names} | | | {row.unavailable_reason} |"
         )
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(table())  # noqa: T201 - a table for docs/providers.md
+    print(markdown_table())  # noqa: T201 - a table for docs/providers.md

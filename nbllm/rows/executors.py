@@ -73,7 +73,7 @@ class Place(NamedTuple):
             )
         there = (origin(row.base_url), row.dialect)
         if route.simulated or given is not None:
-            own = route.model if route.simulated else route.asked
+            own = route.model if route.simulated else route.name
             return cls(own, row.base_url, row.dialect, *there)
         return cls(f"{row.name}/{route.model}", None, None, *there)
 

@@ -162,7 +162,7 @@ class Runner:
         schema = None if in_words or shape is None else shape.provider_schema
         check_strict(spec.strict, shape, route.provider)
         self._options = {**self.client.parameters(spec), "schema": schema, "strict": spec.strict}
-        for r in (route, *route.others):
+        for r in (route, *route.fallbacks):
             found = self._sending["key"] if r is route else self.client.registry.key_for(r, None)
             first = self.client.attempt(self._request("Hello", r.model), r, key=found)
             answers.check(first.call, self._sending["known"])

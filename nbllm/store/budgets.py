@@ -24,7 +24,7 @@ import msgspec
 
 from ..core.errors import BudgetExceeded, ConfigError
 from ..core.values import plural
-from .database import home, own_folder, refused, shared, take
+from .database import hold_lock, home, own_folder, refused, shared, take
 
 if TYPE_CHECKING:
     import sqlite3
@@ -233,12 +233,15 @@ class SharedBudget(Budget):
 
     def settle(self, number: int, used: Amount) -> None:
         """As Budget.settle."""
-        words = "update budgets set spent_usd = spent_usd + ?, spent_tokens = spent_tokens + ? where name = ?"
         with self._file() as db:
             found = db.execute("select name from held where id = ?", (number,)).fetchone()
             if found is not None:
                 db.execute("delete from held where id = ?", (number,))
-                db.execute(words, (used.usd or 0.0, used.tokens, *found))
+                db.execute(
+                    "update budgets set spent_usd = spent_usd + ?, spent_tokens = spent_tokens + ? "
+                    "where name = ?",
+                    (used.usd or 0.0, used.tokens, *found),
+                )
 
     def state(self) -> State:
         """As Budget.state, of all that share it."""
@@ -288,10 +291,8 @@ class SharedBudget(Budget):
     def _hold(self) -> None:
         if self._pid != os.getpid():
             holder = f"{os.getpid()}-{time.time_ns()}"
-            tries = (take(_folder() / f"{holder}.lock") for _ in range(10))  # another may be tidying up
-            if (fd := next((fd for fd in tries if fd is not None), None)) is None:
-                raise OSError("another process has this kernel's lock")
-            self._holder, self._pid, self._alive = holder, os.getpid(), fd
+            self._alive = hold_lock(_folder() / f"{holder}.lock")
+            self._holder, self._pid = holder, os.getpid()
 
     def __del__(self) -> None:
         if getattr(self, "_alive", -1) >= 0 and self._pid == os.getpid():
@@ -324,6 +325,4 @@ def _today() -> str:
 
 
 def _folder() -> Path:
-    place = home()
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return own_folder(place / "budgets")
+    return own_folder(home() / "budgets")

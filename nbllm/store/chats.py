@@ -56,9 +56,9 @@ class KeptChats:
 
     def load(self, place: str, chat: str) -> list[tuple[str, str]]:
         """(id, text) of a conversation's turns, in their order."""
-        words = "select id, turn from turns where place = ? and chat = ? order by number, at, id"
+        query = "select id, turn from turns where place = ? and chat = ? order by number, at, id"
         with self._open() as db:
-            return db.execute(words, (place, chat)).fetchall() if db else []
+            return db.execute(query, (place, chat)).fetchall() if db else []
 
     def write(
         self, place: str, chat: str, order: Sequence[str], texts: Mapping[str, str], gone: Iterable[str]
@@ -71,8 +71,9 @@ class KeptChats:
             if db is None:
                 return
             db.execute("begin immediate")
-            words = "delete from turns where place = ? and chat = ? and id = ?"
-            db.executemany(words, ((*key, i) for i in gone))
+            db.executemany(
+                "delete from turns where place = ? and chat = ? and id = ?", ((*key, i) for i in gone)
+            )
             db.executemany(
                 "insert or replace into turns values (?, ?, ?, ?, ?, ?)",
                 ((*key, i, number[i], now, text) for i, text in texts.items()),
@@ -93,8 +94,10 @@ class KeptChats:
             if db is None:
                 return 0
             db.execute("pragma secure_delete=on")  # its words do not stay in the file either
-            words = "delete from turns where coalesce(:place, place) = place and coalesce(:chat, chat) = chat"
-            return db.execute(words, {"place": place, "chat": chat}).rowcount
+            return db.execute(
+                "delete from turns where coalesce(:place, place) = place and coalesce(:chat, chat) = chat",
+                {"place": place, "chat": chat},
+            ).rowcount
 
     @contextmanager
     def _open(self, *, make: bool = False) -> Iterator[sqlite3.Connection | None]:

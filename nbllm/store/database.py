@@ -44,7 +44,7 @@ def private(path: str | os.PathLike[str], flags: int) -> int:
 def own_folder(path: Path) -> Path:
     """The folder, made where it is not there, for its user's eyes only. Raises OSError where it cannot be
     made, is a link, or is another user's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
@@ -91,6 +91,15 @@ def on_network(path: Path, mounts: str | None = None) -> bool:
 def _plain(point: str) -> str:
     """A path as it is, of which the kernel writes white space and backslashes in octal."""
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point)
+
+
+def hold_lock(path: Path) -> int:
+    """Locks a file that only this process should lock. Raises OSError where another process has it for longer
+    than the moment in which it cleans up."""
+    for _ in range(10):
+        if (fd := take(path)) is not None:
+            return fd
+    raise OSError("another process has this kernel's lock")
 
 
 def take(path: Path) -> int | None:
@@ -220,7 +229,6 @@ def shared(
     import sqlite3
 
     if not path.exists():
-        path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         own_folder(path.parent)
         os.close(private(path, os.O_RDWR))
     if path.is_symlink() or on_network(path):
@@ -229,9 +237,7 @@ def shared(
     try:
         db.execute("pragma trusted_schema=off")
         db.execute(f"pragma synchronous={synchronous}")
-        found = db.execute("pragma user_version").fetchone()[0]
-        if found > version:
-            raise PermissionError(f"a newer nbllm made it (format {found})")
+        found = _checked(db, path, version)
         db.execute("pragma journal_mode=truncate")
         if found < version:
             db.execute("begin immediate")

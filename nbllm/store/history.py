@@ -31,7 +31,7 @@ from typing import Any
 
 from ..core.errors import NbllmError
 from .chunks import Row
-from .database import Database, home, on_network, own_folder, reading, take
+from .database import Database, hold_lock, home, on_network, own_folder, reading, take
 
 Key = tuple[float, str, str, int]  # seconds since 1970, the kernel, the request, its attempt
 Record = tuple[float, str, str, int, str]  # a key, and the row as JSON
@@ -157,13 +157,8 @@ class Book:
                 self._close()
 
     def _open(self) -> None:
-        place = home()
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = own_folder(place / "ledger")
-        tries = (take(folder / f"{self.kernel}.lock") for _ in range(10))  # another may be tidying up
-        self._alive = next((fd for fd in tries if fd is not None), None)
-        if self._alive is None:
-            raise OSError("another process has this kernel's lock")
+        folder = own_folder(home() / "ledger")
+        self._alive = hold_lock(folder / f"{self.kernel}.lock")
         self._file = Database(folder / f"{self.kernel}.sqlite", _TABLES, _FORMAT)
 
     def _close(self) -> None:
@@ -263,7 +258,7 @@ def _remove(folder: Path, name: str) -> None:
 
 _lock = threading.Lock()
 _book: Book | None = None
-_held: list[tuple[Book, bool]] = []  # by a thread that forks
+_held: list[Book] = []  # by a thread that forks
 
 
 def book() -> Book:
@@ -278,14 +273,13 @@ def book() -> Book:
 def _hold() -> None:
     """A fork waits for what is being measured and written: a child must not find half of an import, or of a
     transaction, which nobody there would ever end."""
-    if _book is not None:
-        _held.append((_book, _book.hold()))
+    if _book is not None and _book.hold():
+        _held.append(_book)
 
 
 def _release() -> None:
-    held, taken = _held.pop() if _held else (None, False)
-    if held is not None and taken:
-        held.release()
+    if _held:
+        _held.pop().release()
 
 
 def _forget() -> None:

@@ -124,9 +124,16 @@ def failed(error: BaseException, provider: ProviderSpec, model: str, extra: Mapp
 
 def started(call: CallContext, extra: Mapping[str, Any]) -> Row:
     """The row of a call that is on its way: what is left of it where its kernel is killed."""
-    about = {"request_model": call.request.model, "params": params(call.request), "label": call.label}
-    ended = {"simulated": call.simulated, "ok": False, "status": INTERRUPTED}
-    return {**_asked(call.provider, call.model), **about, **ended, **extra}
+    return {
+        **_asked(call.provider, call.model),
+        "request_model": call.request.model,
+        "params": params(call.request),
+        "label": call.label,
+        "simulated": call.simulated,
+        "ok": False,
+        "status": INTERRUPTED,
+        **extra,
+    }
 
 
 def _asked(provider: ProviderSpec, model: str) -> Row:
@@ -147,7 +154,7 @@ def _attempt(stream: Recorded, call: CallContext, found: list[Chunk], i: int) ->
                 call,
                 request=asked.request,
                 provider=route.provider,
-                model=route.asked,
+                model=route.name,
                 simulated=route.simulated,
             )
     last = i >= len(stream.traces) - 1

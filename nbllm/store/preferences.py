@@ -46,9 +46,8 @@ def kept() -> list[dict[str, Any]]:
 @contextmanager
 def _file() -> Iterator[sqlite3.Connection]:
     path = home() / "preferences" / "preferences.sqlite"
-    what = "What is kept cannot be read or written"
     with (
-        refused(what, f"Look at {path}, or move it away."),
+        refused("The marked answers cannot be read or written", f"Check {path}, or move it away."),
         shared(path, _TABLES, 1, synchronous="full") as db,
     ):
         yield db

@@ -135,19 +135,21 @@ class RunFile(RunBase):
 
     def reopen(self) -> None:
         """Makes the questions of the table that have failed pending again."""
-        words = (
-            "update rows set state = 'pending', error = null "
-            "where state = 'failed' and id in (select id from places)"
+        self._write(
+            (
+                "update rows set state = 'pending', error = null "
+                "where state = 'failed' and id in (select id from places)",
+                None,
+            )
         )
-        self._write((words, None))
 
     def open_ids(self) -> list[str]:
         """The questions of the table that have no end yet, in the order of their first places."""
-        words = (
+        found = self._asked(
             "select p.id from places p join rows r on r.id = p.id "
             "where r.state in ('pending', 'sent', 'stopped') group by p.id order by min(p.place)"
         )
-        return [id for (id,) in self._asked(words)]
+        return [id for (id,) in found]
 
     def prompts(self, ids: Sequence[str]) -> dict[str, str]:
         """The prompts of some questions."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigError
-from ..routing.files import locked, read_small, write_whole
+from ..routing.files import file_lock, read_small_file, write_atomic
 from .mcp_entry import Entry
 from .mcp_mend import fingerprint
 
@@ -111,7 +111,7 @@ class Consent:
     def _read(self) -> dict[str, Any]:
         """What the file says; {} where it is none of ours: nothing is allowed then."""
         try:
-            data = json.loads(read_small(self._path(), _LIMIT))
+            data = json.loads(read_small_file(self._path(), _LIMIT))
         except (OSError, ValueError, RecursionError):
             return {}
         servers = data.get("mcp") if isinstance(data, dict) else None
@@ -120,10 +120,10 @@ class Consent:
     def _change(self, change: Callable[[dict[str, Any]], object]) -> None:
         path = self._path()
         try:
-            with locked(path):
+            with file_lock(path):
                 data = self._read()
                 change(data)
-                write_whole(path, json.dumps({"version": 1, "mcp": data}, indent=1) + "\n")
+                write_atomic(path, json.dumps({"version": 1, "mcp": data}, indent=1) + "\n")
         except OSError as error:
             raise ConfigError(
                 f"{path} cannot be written ({error.strerror or error}).",

@@ -26,7 +26,7 @@ from ..core.schema import checked_schema, schema_problems
 from ..core.values import DEFAULT_BUDGET
 from ..http.prepared_request import PreparedRequest
 from ..http.transport import HttpTransport, Reply
-from ..routing.spec import filled, variables
+from ..routing.spec import env_values, expand_env
 from .names import fit
 from .usable import Arguments, ToolArgumentsError, Usable
 
@@ -279,12 +279,12 @@ def from_table(name: str, table: Mapping[str, Any], env: Mapping[str, str]) -> H
     secrets: list[str] = []
 
     def fill(text: str) -> str:
-        made, missing = filled(text, env)
+        made, missing = expand_env(text, env)
         if missing:
             raise ConfigError(
                 f"The tool {name!r} needs {missing[0]}, which is not set.", hint="Set it in the environment."
             )
-        secrets.extend(variables(text, env))
+        secrets.extend(env_values(text, env))
         return made
 
     url = fill(table.get("url", ""))

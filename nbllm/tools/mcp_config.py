@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ConfigError
-from ..routing.files import locked, read_small, write_whole
+from ..routing.files import file_lock, read_small_file, write_atomic
 from .mcp_entry import Entry, Source, entry_of
 
 _LIMIT = 2**24  # bytes: Claude's own file holds the history of its projects too
@@ -64,7 +64,7 @@ def load(places: Places, env: Mapping[str, str]) -> tuple[list[Entry], list[str]
     entries, problems = list[Entry](), list[str]()
     for source in places.files():
         try:
-            tables = list(_tables(read_small(Path(source.file), _LIMIT), source.folder))
+            tables = list(_tables(read_small_file(Path(source.file), _LIMIT), source.folder))
         except FileNotFoundError:
             continue
         except (OSError, ValueError, RecursionError) as error:
@@ -98,12 +98,12 @@ def save(path: Path, name: str, table: Mapping[str, Any] | None) -> None:
     """Puts a server into the user's own file, or takes it out (None). Raises ConfigError where the file is
     broken or cannot be written."""
     try:
-        with locked(path):
-            data = json.loads(read_small(path, _LIMIT)) if path.exists() else {}
+        with file_lock(path):
+            data = json.loads(read_small_file(path, _LIMIT)) if path.exists() else {}
             servers = data.setdefault("mcpServers", {})
             servers.pop(name, None)
             servers.update({name: table} if table is not None else {})
-            write_whole(path, json.dumps(data, indent=2) + "\n")
+            write_atomic(path, json.dumps(data, indent=2) + "\n")
     except (OSError, ValueError, RecursionError, AttributeError) as error:
         raise ConfigError(
             f"{path} cannot be changed ({getattr(error, 'strerror', None) or error}).",

@@ -11,7 +11,6 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,13 +62,8 @@ class Login:
 
     def load(self) -> bool:
         """Looks for what is kept; whether there is anything."""
-        text = self.stores.seen.get(("mcp login", self.url), "")
-        if not text and (ring := self.stores.keyring()) is not None:
-            text = self.stores.cached_lookup(
-                "mcp login", self.url, lambda: ring.get_password(_CALLED, self.url)
-            )
         try:
-            found = json.loads(text or "{}")
+            found = json.loads(self.stores.load(_CALLED, self.url) or "{}")
         except ValueError:
             found = {}
         self._data = found if isinstance(found, dict) else {}
@@ -78,11 +72,7 @@ class Login:
     def forget(self) -> bool:
         """Forgets it; False where there was none."""
         there = self.load()
-        self.stores.seen.pop(("mcp login", self.url), None)
-        ring = self.stores.keyring()
-        with suppress(Exception):  # each backend has errors of its own
-            if ring is not None and ring.get_password(_CALLED, self.url) is not None:
-                ring.delete_password(_CALLED, self.url)
+        self.stores.delete(_CALLED, self.url)
         return there
 
     @property
@@ -163,12 +153,7 @@ class Login:
         self._data["client"] = client_info.model_dump(mode="json", exclude_none=True)
 
     def _save(self) -> None:
-        text = json.dumps(self._data)
-        self.stores.seen["mcp login", self.url] = text
-        ring = self.stores.keyring()
-        with suppress(Exception):  # each backend has errors of its own; the login serves this session
-            if ring is not None:
-                ring.set_password(_CALLED, self.url, text)
+        self.stores.save(_CALLED, self.url, json.dumps(self._data))
 
     # --- the browser ---
 
