@@ -16,7 +16,7 @@ from nbllm.client.limiter import Limiter, Need, Ticket
 from nbllm.core.calls import Quirks
 from nbllm.dialects._limits import parse_limits, parse_refusal, parse_retry_after
 from nbllm.simulator.limits import Limits
-from nbllm.simulator.options import checked
+from nbllm.simulator.options import options_from
 
 NONE = Need()
 START = 1_790_000_000.25  # epoch seconds at which all begin
@@ -82,7 +82,7 @@ class _Provider:
     def __init__(self, sitting: Sitting) -> None:
         self.sitting, self.limits = sitting, Limits()
         more = {"limits": sitting.style, "rpm": sitting.limit, "per": sitting.per, "fixed": sitting.fixed}
-        self.options = checked(more)
+        self.options = options_from(more)
         self.quirks = Quirks()
 
     def ask(self, now: float) -> tuple[bool, Any, float | None]:
@@ -95,7 +95,10 @@ class _Provider:
             return True, parse_limits(headers, clock, self.quirks), None
         body: Any = {}
         if self.sitting.style == "gemini":
-            info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{spent.wait:g}s"}
+            info = {
+                "@type": "type.googleapis.com/google.rpc.RetryInfo",
+                "retryDelay": f"{spent.seconds_until_next:g}s",
+            }
             body = {"error": {"details": [info]}}
         wait = parse_retry_after(headers, body, clock)
         return False, parse_refusal(headers, body, "", clock, quirks=self.quirks, wait=wait).limits, wait

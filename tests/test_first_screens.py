@@ -253,9 +253,9 @@ def test_a_terminal_has_an_out_where_there_is_a_value(tmp_path):
 def test_simulated_models_differ(prompt):
     """Four families, at least three answers, and each the same every time."""
     models = ("gpt-5.4-mini", "claude-sonnet-5-5", "gemini-flash-latest", "llama3.2")
-    said = ["".join(text.answer(prompt, model=m)) for m in models]
+    said = ["".join(text.answer_tokens(prompt, model=m)) for m in models]
     assert len(set(said)) >= 3
-    assert said == ["".join(text.answer(prompt, model=m)) for m in models]
+    assert said == ["".join(text.answer_tokens(prompt, model=m)) for m in models]
     assert 6 <= len(
-        {"".join(text.answer(f"{prompt} {i}", model="m")).partition("`. ")[2] for i in range(60)}
+        {"".join(text.answer_tokens(f"{prompt} {i}", model="m")).partition("`. ")[2] for i in range(60)}
     ) or ("simulated" not in said[0])

@@ -372,7 +372,7 @@ def test_malformed_and_error_inside(server, client, protocol):
     assert 1 == sum(not _is_json(line) for line in lines)
     broken = ask(client, protocol, "sim@tokens=4,error=2")
     assert 2 == len(record_of(server, broken).tokens)
-    assert "asked of nbllm's simulator" in broken.text
+    assert "requested from nbllm's simulator" in broken.text
     assert "error" in kinds(record_of(server, broken).chunks)
 
 

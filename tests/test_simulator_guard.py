@@ -13,9 +13,9 @@ import pytest
 
 from nbllm import simulator
 from nbllm.simulator import schema
-from nbllm.simulator.options import BadOption, checked, chosen, masked, parse, split
+from nbllm.simulator.options import BadOption, mask_key, options_for, options_from, parse, split_model
 from nbllm.simulator.options import Options as Defaults
-from nbllm.simulator.text import answer, count, given
+from nbllm.simulator.text import answer_tokens, count_tokens, tokens_to_length
 
 from .growth import growth
 
@@ -204,7 +204,7 @@ def test_numbers_out_of_measure_are_refused(server, words):
     assert 400 == ask(server, "POST", CHAT, body=body(f"sim@{words}"))[0]
     assert 400 == ask(server, "POST", CHAT, {"x-nbllm-sim": words}, body())[0]
     with pytest.raises(BadOption) as caught:
-        checked(parse(words))
+        options_from(parse(words))
     assert len(str(caught.value)) < 1_200
     assert 200 == ask(server, "GET", "/__sim/health")[0]
 
@@ -469,10 +469,10 @@ def test_words_cost_their_length(unit):
     """Counting, answering, repeating, and what a schema takes of a prompt."""
 
     def parse(prompt):
-        count(prompt)
-        answer(prompt)
-        given(prompt)
-        schema.text(
+        count_tokens(prompt)
+        answer_tokens(prompt)
+        tokens_to_length(prompt)
+        schema.json_text(
             {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "integer"}}}, prompt
         )
 
@@ -486,15 +486,15 @@ def test_words_cost_their_length(unit):
 def test_paths_cost_their_length(unit, method):
     """Whoever answers there."""
     from nbllm.simulator import routes
-    from nbllm.simulator.protocols import Refused, Request, gemini
+    from nbllm.simulator.protocols import ApiError, HttpRequest, gemini
 
     def parse(path):
-        request = Request(method, path, {}, {}, b'{"contents": [{}]}')
-        routes.answering(request)
-        for function in (lambda: routes.small(request, {}), lambda: gemini.ask(request)):
+        request = HttpRequest(method, path, {}, {}, b'{"contents": [{}]}')
+        routes.find_format(request)
+        for function in (lambda: routes.metadata_body(request, {}), lambda: gemini.parse_request(request)):
             try:
                 function()
-            except (Refused, AttributeError):
+            except (ApiError, AttributeError):
                 continue
 
     growth(parse, lambda n: "/" + unit * n + "\nx", 1_000)
@@ -505,8 +505,8 @@ def test_option_words_cost_their_length(unit):
     """In a name and in a header."""
 
     def parse(words):
-        split(words), masked(words)
-        for function in (lambda: parse_words(words), lambda: chosen(Defaults(), f"sim@{words}", words)):
+        split_model(words), mask_key(words)
+        for function in (lambda: parse_words(words), lambda: options_for(Defaults(), f"sim@{words}", words)):
             try:
                 function()
             except BadOption:
@@ -518,9 +518,9 @@ def test_option_words_cost_their_length(unit):
 
 def test_many_names_are_not_kept_for_ever():
     """Loaded models are remembered up to a number."""
-    from nbllm.simulator.model_loading import Loads
+    from nbllm.simulator.model_loading import LoadedModels
 
-    loads = Loads()
+    loads = LoadedModels()
     for i, now in zip(range(30_000), itertools.count()):
-        loads.ask(f"m{i}", 0.0, 1e9, float(now))
+        loads.seconds_to_load(f"m{i}", 0.0, 1e9, float(now))
     assert len(loads.loaded(30_000.0)) <= 10_000

@@ -12,8 +12,8 @@ from nbllm import simulator
 from nbllm.core.calls import Quirks
 from nbllm.core.errors import RateLimited
 from nbllm.dialects._limits import parse_limits
-from nbllm.simulator.limits import STYLES, Count, Limits
-from nbllm.simulator.options import BadOption, checked
+from nbllm.simulator.limits import STYLES, Limits, Quota
+from nbllm.simulator.options import BadOption, options_from
 
 LONG = {"rpm": 2, "per": 3600.0}
 
@@ -38,9 +38,9 @@ def post(server, model, key="k"):
 @pytest.mark.parametrize("fixed", [False, True], ids=["bucket", "window"])
 def test_a_count_lets_so_many_in(fixed):
     """A window gives all back at once, a bucket one after another."""
-    count = Count(60, 60.0, fixed, 60.0, 0.0, 60.0)
+    count = Quota(60, 60.0, fixed, 60.0, 0.0, 60.0)
     assert 60 == sum(count.take(0.0) for _ in range(100))
-    assert pytest.approx(60.0 if fixed else 1.0) == count.wait
+    assert pytest.approx(60.0 if fixed else 1.0) == count.seconds_until_next
     assert (not fixed) == count.take(1.0)
     assert (60 if fixed else 58) == sum(count.take(60.0) for _ in range(100)) + (0 if fixed else -1)
 
@@ -89,11 +89,11 @@ def test_gemini_tells_the_wait_in_the_body():
 @pytest.mark.parametrize("given", [{"limits": "aws"}, {"rpm": 0}, {"per": 0}, {"rpm": "many"}])
 def test_a_wrong_option_is_refused(given):
     with pytest.raises(BadOption):
-        checked(given)
+        options_from(given)
 
 
 def test_nothing_is_limited_unless_asked_for():
-    assert ({}, None) == Limits().take(checked({}), ("k", "m"), 0.0, 0.0)
+    assert ({}, None) == Limits().take(options_from({}), ("k", "m"), 0.0, 0.0)
     assert {"openai", "none"} <= set(STYLES)
 
 

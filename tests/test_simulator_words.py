@@ -9,9 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.simulator import schema, text
-from nbllm.simulator.normalized_request import Ask, Tool
-from nbllm.simulator.options import BadOption, Options, checked, chosen, masked, parse, split
-from nbllm.simulator.plan import reply
+from nbllm.simulator.normalized_request import NormalizedRequest, Tool
+from nbllm.simulator.options import (
+    BadOption,
+    Options,
+    mask_key,
+    options_for,
+    options_from,
+    parse,
+    split_model,
+)
+from nbllm.simulator.plan import plan_reply
 
 ASKED = (("user", "Why is the sky blue?"),)
 
@@ -40,7 +48,7 @@ GRAMMAR = [
 @pytest.mark.parametrize(("model", "header", "expected"), GRAMMAR)
 def test_options_are_read(model, header, expected):
     """Name, preset, header: the later wins."""
-    assert dataclasses.replace(Options(), **expected) == chosen(Options(), model, header)
+    assert dataclasses.replace(Options(), **expected) == options_for(Options(), model, header)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +64,7 @@ def test_options_are_read(model, header, expected):
         ("tokens=1.5", "tokens"),
         ("tokens_per_chunk=0", "one or more"),
         ("ttft=nan", "zero or more"),
-        ("zzz=1", "It has ttft"),
+        ("zzz=1", "options are ttft"),
     ],
 )
 def test_bad_options_say_what_would_do(words, part):
@@ -66,45 +74,45 @@ def test_bad_options_say_what_would_do(words, part):
 
 
 def test_keywords_of_serve_are_checked_too():
-    assert Options(ttft=1.0, tokens=None) == checked({"ttft": 1, "tokens": None})
-    assert Options(tools=0, role="late", auth="1") == checked({"tools": 0, "role": "late", "auth": 1})
+    assert Options(ttft=1.0, tokens=None) == options_from({"ttft": 1, "tokens": None})
+    assert Options(tools=0, role="late", auth="1") == options_from({"tools": 0, "role": "late", "auth": 1})
     for bad in ({"speed": 3}, {"ttft": None}, {"gaps": []}):
         with pytest.raises(BadOption):
-            checked(bad)
+            options_from(bad)
 
 
 def test_names_lose_their_key():
-    assert "sim@auth=***,ttft=1" == masked("sim@auth=sk-1234,ttft=1")
-    assert ("a@b", "ttft=1") == split("a@b@ttft=1")
+    assert "sim@auth=***,ttft=1" == mask_key("sim@auth=sk-1234,ttft=1")
+    assert ("a@b", "ttft=1") == split_model("a@b@ttft=1")
 
 
 @given(st.text(max_size=200))
 def test_tokens_joined_are_the_text(said):
-    assert said == "".join(text.pieces(said))
-    assert len(text.pieces(said)) == text.count(said)
+    assert said == "".join(text.tokenize(said))
+    assert len(text.tokenize(said)) == text.count_tokens(said)
 
 
 @given(st.text(max_size=200), st.integers(0, 40))
 def test_a_prefix_of_tokens_has_those_tokens(said, n):
     """A cut answer counts the same when it is counted again."""
-    kept = text.pieces(said)[:n]
-    assert kept == text.pieces("".join(kept))
+    kept = text.tokenize(said)[:n]
+    assert kept == text.tokenize("".join(kept))
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 2, 50, 1000])
 @pytest.mark.parametrize("prompt", ["Why is the sky blue?", "Explain it at length", "", "hello"])
 def test_an_answer_has_exactly_so_many_tokens(prompt, tokens):
-    said = text.answer(prompt, tokens)
-    assert tokens == len(said) == text.count("".join(said))
-    assert tokens == len(text.thoughts(tokens))
-    assert tokens == len(text.given("  a b \n", tokens))
+    said = text.answer_tokens(prompt, tokens)
+    assert tokens == len(said) == text.count_tokens("".join(said))
+    assert tokens == len(text.reasoning_tokens(tokens))
+    assert tokens == len(text.tokens_to_length("  a b \n", tokens))
 
 
 def test_the_default_answer_says_that_it_is_simulated():
-    assert "simulator" in "".join(text.answer("Who are you?"))
-    long = "".join(text.answer("Who are you? Answer at length."))
+    assert "simulator" in "".join(text.answer_tokens("Who are you?"))
+    long = "".join(text.answer_tokens("Who are you? Answer at length."))
     assert all(part in long for part in ("## ", "\n- ", "```python", "$(n-1)"))
-    assert text.answer("x", 90, 0) == text.answer("x", 90, 0) != text.answer("x", 90, 1)
+    assert text.answer_tokens("x", 90, 0) == text.answer_tokens("x", 90, 0) != text.answer_tokens("x", 90, 1)
 
 
 QUOTES = [
@@ -122,7 +130,7 @@ QUOTES = [
 @pytest.mark.parametrize(("prompt", "part"), QUOTES, ids=lambda v: ascii(v)[:20])
 def test_the_default_answer_names_its_prompt_safely(prompt, part):
     """At most 60 characters of the first line, in a code span that nothing in them closes."""
-    said = "".join(text.answer(prompt))
+    said = "".join(text.answer_tokens(prompt))
     assert part in said
     assert said.count("`") in (0, 2)
 
@@ -137,11 +145,11 @@ def test_the_default_answer_names_its_prompt_safely(prompt, part):
     ],
 )
 def test_some_questions_have_their_own_answer(prompt, part):
-    assert part in "".join(text.answer(prompt))
+    assert part in "".join(text.answer_tokens(prompt))
 
 
 def test_halves_of_surrogates_are_mended():
-    assert "🙂 �" == text.clean("\ud83d\ude42 \ud83d")
+    assert "🙂 �" == text.replace_lone_surrogates("\ud83d\ude42 \ud83d")
 
 
 SCHEMAS = [
@@ -195,7 +203,7 @@ def test_a_schema_that_holds_itself_ends():
 
 
 def plan(model="sim", **ask):
-    return reply(Ask(model, ASKED, **ask), chosen(Options(), model), "id-1", 0.0, 0.0)
+    return plan_reply(NormalizedRequest(model, ASKED, **ask), options_for(Options(), model), "id-1", 0.0, 0.0)
 
 
 def times(model):
@@ -238,10 +246,14 @@ def test_tools_are_called_until_they_have_answered():
     called = plan("s@tools=3", tools=tools)
     assert (["a", "b", "a"], "tool_calls") == ([b.name for b in called.blocks], called.finish)
     assert 3 == len({b.call_id for b in called.blocks})
-    assert ["b"] == [b.name for b in plan(tools=tools, choice="b").blocks]
-    for quiet in (plan(tools=tools, choice="none"), plan("s@tools=0", tools=tools)):
+    assert ["b"] == [b.name for b in plan(tools=tools, tool_choice="b").blocks]
+    for quiet in (plan(tools=tools, tool_choice="none"), plan("s@tools=0", tools=tools)):
         assert "stop" == quiet.finish
-    answered = reply(
-        Ask("s", (*ASKED, ("assistant", ""), ("tool", "12 degrees")), tools=tools), Options(), "id", 0.0, 0.0
+    answered = plan_reply(
+        NormalizedRequest("s", (*ASKED, ("assistant", ""), ("tool", "12 degrees")), tools=tools),
+        Options(),
+        "id",
+        0.0,
+        0.0,
     )
     assert "12 degrees" in answered.text_of("content")

@@ -11,9 +11,7 @@ from nbllm.core.errors import BadRequest, ContextLengthExceeded, NbllmError
 from nbllm.core.history import complete_tool_results
 from nbllm.core.messages import Message, Request, Tool, ToolCall, ToolResult
 from nbllm.simulator import script, strict
-from nbllm.simulator.normalized_request import Entry
-from nbllm.simulator.normalized_request import call as call_entry
-from nbllm.simulator.normalized_request import result as result_entry
+from nbllm.simulator.normalized_request import HistoryEntry, call_entry, result_entry
 from nbllm.simulator.options import BadOption
 
 FORMATS = ["openai", "responses", "claude", "gemini", "ollama"]
@@ -137,7 +135,7 @@ def entries(*kinds):
             made.append(make(at, f"c{numbers[kind]}", "f", *([{}] if kind == "c" else [])))
             numbers[kind] += 1
         else:
-            made.append(Entry("other", at, {"a": "assistant", "u": "user"}[kind]))
+            made.append(HistoryEntry("other", at, {"a": "assistant", "u": "user"}[kind]))
     return tuple(made)
 
 
@@ -158,14 +156,14 @@ def entries(*kinds):
 )
 def test_what_stands_where(history, format, fault):
     """In each format's own order."""
-    found = strict._history(entries(*history), format)
+    found = strict._history_fault(entries(*history), format)
     assert fault == (found and found[0])
 
 
 def test_arguments_that_are_no_object():
     """nbllm itself sends {} in their place."""
     for wrong in ("{", "[1]", "null", '"x"', 3):
-        assert "arguments" == strict._history((call_entry(1, "c", "f", wrong),), "openai_chat")[0]
+        assert "arguments" == strict._history_fault((call_entry(1, "c", "f", wrong),), "openai_chat")[0]
 
 
 def test_checking_a_history_costs_its_length():
@@ -173,7 +171,7 @@ def test_checking_a_history_costs_its_length():
     many = 20_000
     calls = [call_entry(1, f"c{i}", "f", {}) for i in range(many)]
     results = [result_entry(2, f"c{i}", "f") for i in reversed(range(many))]
-    assert strict._history((*calls, *results), "openai_chat") is None
+    assert strict._history_fault((*calls, *results), "openai_chat") is None
 
 
 # --- the loop, step by step ---

@@ -1,14 +1,13 @@
-"""A loopback provider that speaks the OpenAI, Anthropic, Gemini and Ollama wire formats, with chosen times
-and faults.
+"""A loopback provider that speaks the OpenAI, Anthropic, Gemini and Ollama wire formats, with configurable
+times and faults.
 
     with nbllm.simulator.serve(ttft=0.2) as server:
-        nbllm.complete("Why is the sky blue?", model="fast@tokens=40",
-        base_url=server.base_url("openai_chat")) server.records[-1].tokens      # each chunk, with the moment
-        of its socket write
+        url = server.base_url("openai_chat")
+        nbllm.complete("Why is the sky blue?", model="fast@tokens=40", base_url=url)
+        server.records[-1].tokens  # each chunk, with the time of its socket write
 
-What can be chosen, and how, is in `nbllm.simulator.options`. The server runs in a thread with a loop of its
-own and keeps no keys. This module imports nothing heavy until a server is asked for.
-"""
+`nbllm.simulator.options` describes the options. The server runs in a thread with its own event loop and
+stores no API keys. This module imports nothing heavy until a server is started."""
 
 from __future__ import annotations
 
@@ -30,28 +29,28 @@ _shared: tuple[int, Simulator] | None = None
 
 
 def script(steps: Iterable[Mapping[str, Any]]) -> str:
-    """The model's turns of a conversation as an option of its name, f"sim/openai/m@{script([...])}"; steps as
-    `nbllm.simulator.scripts` tells. Raises BadOption."""
-    from .scripts import script as made
+    """A scripted conversation as an option of the model's name: f"sim/openai/m@{script([...])}". The module
+    `nbllm.simulator.scripts` describes the steps. Raises BadOption."""
+    from .scripts import script as encode_script
 
-    return made(steps)
+    return encode_script(steps)
 
 
 def serve(
     port: int = 0, *, host: str = "127.0.0.1", records: int | None = 10_000, **defaults: Any
 ) -> Simulator:
-    """Starts a simulator and returns it. port 0 takes a free one; records: how many requests are remembered;
-    defaults: options of requests that choose none, such as ttft=0.4 (seconds). Raises BadOption, a
+    """Starts a simulator and returns it. port: 0 for a free port; records: number of recorded requests, None
+    for no limit; defaults: options of requests that set none, such as ttft=0.4 (seconds). Raises BadOption, a
     ValueError, for an unknown option."""
-    from .server import Simulator  # asyncio and h11 come with the first server
+    from .server import Simulator  # imports asyncio and h11 with the first server
 
     return Simulator(host, port, defaults, records)
 
 
 def shared() -> Simulator:
-    """The one simulator of this process, started on first use, and again in a forked child. Closed at
+    """The shared simulator of this process: started on first use, also in a forked child, and closed at
     exit."""
-    global _shared  # noqa: PLW0603 - one per process is the point
+    global _shared  # noqa: PLW0603 - one per process
     with _lock:
         if _shared is None or _shared[0] != os.getpid() or not _shared[1].serving:
             _shared = (os.getpid(), serve())
@@ -60,7 +59,7 @@ def shared() -> Simulator:
 
 
 def _after_fork() -> None:
-    """A child must not wait for a lock that a thread of its parent held."""
+    """Replaces the lock in a forked child: a thread of the parent may have held it."""
     global _lock  # noqa: PLW0603
     _lock = threading.Lock()
 

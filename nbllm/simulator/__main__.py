@@ -1,4 +1,4 @@
-"""`python -m nbllm.simulator`: serves until Ctrl-C and prints where."""
+"""`python -m nbllm.simulator`: prints its addresses and serves until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from .routes import FORMATS
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serves until it is interrupted. Returns the exit status."""
+    """Serves until interrupted. Returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m nbllm.simulator", description="A loopback provider with chosen times and faults."
+        prog="python -m nbllm.simulator",
+        description="A loopback provider with configurable times and faults.",
     )
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on; 0 for a free one (default)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument(
         "--defaults",
         default="",
         metavar="KEY=VALUE,...",
-        help="options of requests that choose none, such as ttft=0.4,gap=0.02",
+        help="options of requests that set none, such as ttft=0.4,gap=0.02",
     )
     parser.add_argument(
         "--attached",
         action="store_true",
-        help="end when standard input is closed, as a parent's end closes it",
+        help="exit when standard input is closed, so when the parent process ends",
     )
     args = parser.parse_args(argv)
-    with contextlib.suppress(ImportError, ValueError, OSError):  # a thousand clients are a thousand sockets
+    with contextlib.suppress(ImportError, ValueError, OSError):  # each client needs a socket
         import resource
 
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -42,18 +43,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         server = serve(args.port, host=args.host, **parse(args.defaults))
     except (BadOption, OSError) as error:
-        print(error, file=sys.stderr)  # noqa: T201 - a command speaks on its streams
+        print(error, file=sys.stderr)  # noqa: T201 - output of a command
         return 2
     with server, contextlib.suppress(KeyboardInterrupt):
         print(server.url, flush=True)  # noqa: T201
         for name in FORMATS:
             print(f"  {name:17}{server.base_url(name)}", flush=True)  # noqa: T201
-        _until_closed() if args.attached else threading.Event().wait()
+        _exit_at_end_of_input() if args.attached else threading.Event().wait()
     return 0
 
 
-def _until_closed() -> None:
-    """Ends the process, whatever its server does, at the end of standard input."""
+def _exit_at_end_of_input() -> None:
+    """Ends the process at the end of standard input, whatever the server is doing."""
     with contextlib.suppress(OSError):
         while os.read(0, 4096):
             continue

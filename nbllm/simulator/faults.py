@@ -1,69 +1,77 @@
-"""What goes wrong on purpose: keep-alives, cuts, stalls, gibberish and errors woven into an answer's events.
-Pure generators."""
+"""Inserts keep-alives and faults into an answer's events: cuts, stalls, malformed JSON and errors. Pure
+generators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
 from .options import Options
-from .plan import Out, Reply
+from .plan import Reply, WireEvent
 from .records import TOKENS
 
 _END = ("finish", "usage", "done")
-MESSAGE = "This failure was asked of nbllm's simulator."
+MESSAGE = "This failure was requested from nbllm's simulator."
 
 
-def woven(
-    outs: Iterable[Out], reply: Reply, ping: bytes, error: Callable[[Reply, float, int], Iterable[Out]]
-) -> Iterator[Out]:
-    """`outs` with the keep-alives and faults that the reply's options ask for."""
+def with_faults(
+    events: Iterable[WireEvent],
+    reply: Reply,
+    ping: bytes,
+    error: Callable[[Reply, float, int], Iterable[WireEvent]],
+) -> Iterator[WireEvent]:
+    """`events` with the keep-alives and faults that the reply's options request. error: makes the events of
+    an error inside the stream."""
     o = reply.options
     if not o.ping and all(n is None for n in (o.cut, o.stall, o.malformed, o.error)):
-        return iter(outs)
-    return _broken(_pinged(outs, reply, ping), o, lambda at, sent: error(reply, at, sent))
+        return iter(events)
+    return _with_failures(_with_pings(events, reply, ping), o, lambda at, sent: error(reply, at, sent))
 
 
-def _pinged(outs: Iterable[Out], reply: Reply, ping: bytes) -> Iterator[Out]:
-    """Keep-alives, evenly between the request and the first token."""
+def _with_pings(events: Iterable[WireEvent], reply: Reply, ping: bytes) -> Iterator[WireEvent]:
+    """Adds keep-alives at equal intervals between the request and the first token."""
     n = reply.options.ping if ping else 0
-    due = [Out("ping", ping, reply.start * (i + 1) / (n + 1)) for i in range(n)]
-    for out in outs:
-        while due and due[0].at <= out.at:
+    due = [WireEvent("ping", ping, reply.start_at * (i + 1) / (n + 1)) for i in range(n)]
+    for event in events:
+        while due and due[0].at <= event.at:
             yield due.pop(0)
-        yield out
+        yield event
 
 
-def _broken(outs: Iterable[Out], o: Options, error: Callable[[float, int], Iterable[Out]]) -> Iterator[Out]:
-    """The faults that come after so many token-bearing chunks; only the malformed one and the stall are
-    survived."""
-    seen, sent, late = 0, 0, 0.0
-    for planned in outs:
-        out = planned._replace(at=planned.at + late) if late else planned
-        bears = out.kind in TOKENS and out.n_tokens > 0
-        if not bears and out.kind not in _END:
-            sent += out.kind != "ping"
-            yield out
+def _with_failures(
+    events: Iterable[WireEvent], o: Options, error: Callable[[float, int], Iterable[WireEvent]]
+) -> Iterator[WireEvent]:
+    """Applies the faults that are due after a number of token-bearing chunks. The stream continues only after
+    a malformed chunk and a stall."""
+    seen, sent, delay = 0, 0, 0.0
+    for planned in events:
+        event = planned._replace(at=planned.at + delay) if delay else planned
+        has_tokens = event.kind in TOKENS and event.n_tokens > 0
+        if not has_tokens and event.kind not in _END:
+            sent += event.kind != "ping"
+            yield event
             continue
-        if seen == o.stall and not late:
-            late = o.stall_for
-            out = out._replace(at=out.at + late)
+        if seen == o.stall and not delay:
+            delay = o.stall_for
+            event = event._replace(at=event.at + delay)
         if seen == o.cut:
-            yield Out("error", b"", out.at, act=o.how)
+            yield WireEvent("error", b"", event.at, fault=o.how)
             return
         if seen == o.error:
-            yield from error(out.at, sent)
+            yield from error(event.at, sent)
             return
-        shown = out._replace(data=_gibberish(out.data)) if bears and seen == o.malformed else out
-        seen, sent = seen + bears, sent + 1
-        yield shown._replace(more=False) if shown.more and _ends(o, seen) else shown
+        event = (
+            event._replace(data=_truncate_json(event.data)) if has_tokens and seen == o.malformed else event
+        )
+        seen, sent = seen + has_tokens, sent + 1
+        yield event._replace(more=False) if event.more and _is_before_fault(o, seen) else event
 
 
-def _ends(o: Options, seen: int) -> bool:
-    """Whether a fault comes after this chunk, so that it may not wait for a shared write."""
+def _is_before_fault(o: Options, seen: int) -> bool:
+    """Whether a fault is due after `seen` chunks, so that the chunk before it must be written at once."""
     return seen in (o.cut, o.error, o.stall)
 
 
-def _gibberish(data: bytes) -> bytes:
-    """An event whose JSON breaks off: the end of the line is missing, the end of the event is there."""
+def _truncate_json(data: bytes) -> bytes:
+    """The event with truncated JSON; its terminating blank line stays."""
     body = data.rstrip(b"\n")
     return body[: -max(2, len(body) // 3)] + data[len(body) :]

@@ -1,5 +1,5 @@
-"""Rate limits as a provider has them: so many requests in so many seconds for each key and model, told in its
-own headers. Pure; told the time."""
+"""Simulated rate limits: a number of requests per period for each key and model, reported in the provider's
+own headers. Pure; the caller passes the time."""
 
 from __future__ import annotations
 
@@ -10,138 +10,154 @@ from datetime import UTC, datetime
 
 from .options import Options
 
-_MANY = 150_000_000  # tokens that no test uses up
-_DAY = 14_400  # requests of a day
+_UNUSED_TOKEN_LIMIT = 150_000_000  # no test uses this many tokens
+_REQUESTS_PER_DAY = 14_400
 
 
 @dataclass(slots=True)
-class Count:
-    """What is left of one limit. fixed: all of it comes back at once, at `full`; else steadily."""
+class Quota:
+    """What remains of one limit. fixed: the whole quota is restored at `refill_at`; otherwise it refills
+    continuously."""
 
-    most: int
-    span: float
+    limit: int
+    period: float
     fixed: bool
-    left: float
-    at: float
-    full: float
+    remaining: float
+    updated: float
+    refill_at: float
 
     def take(self, now: float) -> bool:
-        """Whether one more is let in."""
-        if self.fixed and now >= self.full:
-            self.left, self.full = float(self.most), now + self.span
+        """Takes one request from the quota; returns whether it is allowed."""
+        if self.fixed and now >= self.refill_at:
+            self.remaining, self.refill_at = float(self.limit), now + self.period
         if not self.fixed:
-            self.left = min(self.most, self.left + (now - self.at) * self.most / self.span)
-        self.at = now
-        ok = self.left >= 1 - 1e-9
-        self.left -= ok
+            self.remaining = min(self.limit, self.remaining + (now - self.updated) * self.limit / self.period)
+        self.updated = now
+        ok = self.remaining >= 1 - 1e-9
+        self.remaining -= ok
         return ok
 
     @property
-    def reset(self) -> float:
-        """Seconds until all of it is there."""
+    def seconds_until_full(self) -> float:
+        """Seconds until the quota is full."""
         return max(
-            0.0, self.full - self.at if self.fixed else (self.most - self.left) * self.span / self.most
+            0.0,
+            self.refill_at - self.updated
+            if self.fixed
+            else (self.limit - self.remaining) * self.period / self.limit,
         )
 
     @property
-    def wait(self) -> float:
-        """Seconds until one more is let in."""
-        return self.reset if self.fixed else max(0.0, (1 - self.left) * self.span / self.most)
+    def seconds_until_next(self) -> float:
+        """Seconds until one more request is allowed."""
+        return (
+            self.seconds_until_full
+            if self.fixed
+            else max(0.0, (1 - self.remaining) * self.period / self.limit)
+        )
 
 
 @dataclass(slots=True)
-class Told:
-    """What a limit says of itself. refused: in a refusal; clock: epoch seconds."""
+class QuotaState:
+    """A quota as reported with one answer. is_rejected: the request was rejected; clock: epoch seconds."""
 
-    count: Count
-    refused: bool
+    quota: Quota
+    is_rejected: bool
     clock: float
 
-    def bare(
-        self, name: str, *fields: str, left: int | None = None, most: int | None = None
+    def openai_headers(
+        self, name: str, *fields: str, remaining: int | None = None, limit: int | None = None
     ) -> dict[str, str]:
-        """OpenAI's headers of a limit, without what it does not say."""
+        """OpenAI's headers for a limit; fields: only these of limit, remaining and reset."""
         values = {
-            "limit": str(self.count.most if most is None else most),
-            "remaining": str(int(self.count.left + 1e-9) if left is None else left),
-            "reset": f"{round(self.count.reset * 1000)}ms",
+            "limit": str(self.quota.limit if limit is None else limit),
+            "remaining": str(int(self.quota.remaining + 1e-9) if remaining is None else remaining),
+            "reset": f"{round(self.quota.seconds_until_full * 1000)}ms",
         }
         tail = f"-{name}" if name else ""
         return {f"x-ratelimit-{field}{tail}": values[field] for field in fields or values}
 
-    def after(self, *names: str) -> dict[str, str]:
-        """How long to wait, in a refusal."""
-        wait = self.count.wait
-        texts = {"retry-after": str(math.ceil(wait)), "retry-after-ms": str(math.ceil(wait * 1000))}
-        return {name: texts[name] for name in names} if self.refused else {}
+    def retry_headers(self, *names: str) -> dict[str, str]:
+        """The headers `names` with the time to wait, if the request was rejected."""
+        wait = self.quota.seconds_until_next
+        values = {"retry-after": str(math.ceil(wait)), "retry-after-ms": str(math.ceil(wait * 1000))}
+        return {name: values[name] for name in names} if self.is_rejected else {}
 
 
-def _anthropic(told: Told) -> dict[str, str]:
-    reset = datetime.fromtimestamp(told.clock + told.count.reset, UTC).isoformat(timespec="milliseconds")
-    made: dict[str, str] = {}
-    for kind, most, left in (
-        ("requests", told.count.most, int(told.count.left + 1e-9)),
-        ("input-tokens", _MANY, _MANY),
-        ("output-tokens", _MANY, _MANY),
+def _anthropic(state: QuotaState) -> dict[str, str]:
+    full_at = datetime.fromtimestamp(state.clock + state.quota.seconds_until_full, UTC)
+    reset = full_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    headers: dict[str, str] = {}
+    for kind, limit, remaining in (
+        ("requests", state.quota.limit, int(state.quota.remaining + 1e-9)),
+        ("input-tokens", _UNUSED_TOKEN_LIMIT, _UNUSED_TOKEN_LIMIT),
+        ("output-tokens", _UNUSED_TOKEN_LIMIT, _UNUSED_TOKEN_LIMIT),
     ):
-        values = {"limit": str(most), "remaining": str(left), "reset": reset.replace("+00:00", "Z")}
-        made |= {f"anthropic-ratelimit-{kind}-{field}": value for field, value in values.items()}
-    return made | told.after("retry-after")
+        values = {"limit": str(limit), "remaining": str(remaining), "reset": reset}
+        headers |= {f"anthropic-ratelimit-{kind}-{field}": value for field, value in values.items()}
+    return headers | state.retry_headers("retry-after")
 
 
-# What each provider says; Gemini says it in a refusal's body, and "none" says nothing.
-STYLES: Mapping[str, Callable[[Told], dict[str, str]]] = {
-    "openai": lambda told: {
-        **told.bare("requests"),
-        **told.bare("tokens", "limit", "remaining", most=_MANY, left=_MANY),
+# The headers of each provider. Gemini reports limits in the error's body; "none" reports nothing.
+STYLES: Mapping[str, Callable[[QuotaState], dict[str, str]]] = {
+    "openai": lambda state: {
+        **state.openai_headers("requests"),
+        **state.openai_headers(
+            "tokens", "limit", "remaining", limit=_UNUSED_TOKEN_LIMIT, remaining=_UNUSED_TOKEN_LIMIT
+        ),
         "x-ratelimit-reset-tokens": "0s",
-        **told.after("retry-after", "retry-after-ms"),
+        **state.retry_headers("retry-after", "retry-after-ms"),
     },
     "anthropic": _anthropic,
-    "azure": lambda told: {
-        **told.bare("requests", "limit", "remaining"),
-        "x-ratelimit-reset-requests": str(round(told.count.reset * 1000)),
-        "x-ratelimit-renewalperiod-requests": f"{told.count.span:g}",
-        **told.after("retry-after-ms"),
+    "azure": lambda state: {
+        **state.openai_headers("requests", "limit", "remaining"),
+        "x-ratelimit-reset-requests": str(round(state.quota.seconds_until_full * 1000)),
+        "x-ratelimit-renewalperiod-requests": f"{state.quota.period:g}",
+        **state.retry_headers("retry-after-ms"),
     },
-    # Its requests are a day's, and its tokens a minute's: that of a minute's requests is not told.
-    "groq": lambda told: {
-        **told.bare("requests", "limit", "remaining", most=_DAY, left=_DAY - 1),
+    # Groq reports requests per day and tokens per minute, but not requests per minute.
+    "groq": lambda state: {
+        **state.openai_headers(
+            "requests", "limit", "remaining", limit=_REQUESTS_PER_DAY, remaining=_REQUESTS_PER_DAY - 1
+        ),
         "x-ratelimit-reset-requests": "6s",
-        **told.bare("tokens", "limit", "remaining", most=_MANY, left=_MANY),
+        **state.openai_headers(
+            "tokens", "limit", "remaining", limit=_UNUSED_TOKEN_LIMIT, remaining=_UNUSED_TOKEN_LIMIT
+        ),
         "x-ratelimit-reset-tokens": "0s",
-        **told.after("retry-after"),
+        **state.retry_headers("retry-after"),
     },
-    "cerebras": lambda told: {
-        **told.bare("requests-minute", "limit", "remaining"),
-        "x-ratelimit-reset-requests-minute": f"{told.count.reset:.9f}",
+    "cerebras": lambda state: {
+        **state.openai_headers("requests-minute", "limit", "remaining"),
+        "x-ratelimit-reset-requests-minute": f"{state.quota.seconds_until_full:.9f}",
     },
-    "mistral": lambda told: told.bare("req-minute", "limit", "remaining"),
-    "together": lambda told: {
-        **told.bare("", "limit", "remaining"),
-        "x-ratelimit-reset": f"{math.ceil(told.count.reset)}",
-        "x-ratelimit-limit-tokens": str(_MANY),
-        "x-ratelimit-remaining-tokens": str(_MANY),
+    "mistral": lambda state: state.openai_headers("req-minute", "limit", "remaining"),
+    "together": lambda state: {
+        **state.openai_headers("", "limit", "remaining"),
+        "x-ratelimit-reset": f"{math.ceil(state.quota.seconds_until_full)}",
+        "x-ratelimit-limit-tokens": str(_UNUSED_TOKEN_LIMIT),
+        "x-ratelimit-remaining-tokens": str(_UNUSED_TOKEN_LIMIT),
     },
-    "xai": lambda told: told.bare("requests", "limit", "remaining"),
-    "gemini": lambda told: {},
-    "none": lambda told: {},
+    "xai": lambda state: state.openai_headers("requests", "limit", "remaining"),
+    "gemini": lambda state: {},
+    "none": lambda state: {},
 }
 
 
 @dataclass(slots=True)
 class Limits:
-    """The counts of a simulator, by key and model."""
+    """The quotas of a simulator, by API key and model."""
 
-    counts: dict[tuple[str, str], Count] = field(default_factory=dict)
+    quotas: dict[tuple[str, str], Quota] = field(default_factory=dict)
 
     def take(
-        self, o: Options, who: tuple[str, str], now: float, clock: float
-    ) -> tuple[dict[str, str], Count | None]:
-        """(headers, the count where it refuses). now: seconds; clock: the same moment since 1970."""
+        self, o: Options, quota_key: tuple[str, str], now: float, clock: float
+    ) -> tuple[dict[str, str], Quota | None]:
+        """Returns the headers, and the quota if it rejects the request. now: seconds; clock: the same moment
+        in epoch seconds."""
         if o.limits is None:
             return {}, None
-        fresh = Count(o.rpm, o.per, o.fixed, float(o.rpm), now, now + o.per)
-        count = self.counts.setdefault(who, fresh)
-        ok = count.take(now)
-        return STYLES[o.limits](Told(count, not ok, clock)), None if ok else count
+        initial = Quota(o.rpm, o.per, o.fixed, float(o.rpm), now, now + o.per)
+        quota = self.quotas.setdefault(quota_key, initial)
+        ok = quota.take(now)
+        return STYLES[o.limits](QuotaState(quota, not ok, clock)), None if ok else quota

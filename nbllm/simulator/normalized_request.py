@@ -1,4 +1,4 @@
-"""What a request asks, whatever its protocol. Pure values."""
+"""A request in one form, independent of its wire format. Pure values."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from . import text
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool of the request: its name and the JSON schema of its arguments."""
+    """A tool that the request offers. schema: JSON schema of its arguments."""
 
     name: str
     schema: Mapping[str, Any]
 
 
-class Entry(NamedTuple):
-    """A part of the history. at: the place of its message; text: its words; arguments: a call's object, None
-    where they are none."""
+class HistoryEntry(NamedTuple):
+    """A part of the history. message_index: index of its message; arguments: of a call, None if they are not
+    a JSON object."""
 
     kind: Literal["call", "result", "other"]
-    at: int
+    message_index: int
     role: str
     id: str = ""
     name: str = ""
@@ -33,87 +33,92 @@ class Entry(NamedTuple):
     text: str = ""
 
 
-def call(at: int, id: Any, name: Any, arguments: Any, text: str = "") -> Entry:
-    """A call, with its arguments as an object or as the JSON of one."""
+def call_entry(message_index: int, id: Any, name: Any, arguments: Any, text: str = "") -> HistoryEntry:
+    """The entry of a tool call. arguments: an object, or an object's JSON text."""
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
         except (ValueError, RecursionError):
             arguments = None
     found = arguments if isinstance(arguments, Mapping) else None
-    return Entry("call", at, "assistant", str(id or ""), str(name or ""), found, text)
+    return HistoryEntry("call", message_index, "assistant", str(id or ""), str(name or ""), found, text)
 
 
-def result(at: int, id: Any, name: Any = "", text: str = "") -> Entry:
-    """A result."""
-    return Entry("result", at, "tool", str(id or ""), str(name or ""), text=text)
+def result_entry(message_index: int, id: Any, name: Any = "", text: str = "") -> HistoryEntry:
+    """The entry of a tool's result."""
+    return HistoryEntry("result", message_index, "tool", str(id or ""), str(name or ""), text=text)
 
 
-def turns(history: Iterable[Entry], system: str = "") -> tuple[tuple[str, str], ...]:
-    """(role, text) of each message. Results of tools are turns of their own, behind the words beside them."""
+def turns_of(history: Iterable[HistoryEntry], system: str = "") -> tuple[tuple[str, str], ...]:
+    """Returns (role, text) of each message. Each tool result is a separate turn, after the text of its
+    message."""
     out = [("system", system)] if system else []
-    for _, group in groupby(history, key=lambda entry: entry.at):
+    for _, group in groupby(history, key=lambda entry: entry.message_index):
         entries = list(group)
-        said = [e for e in entries if e.kind != "result"]
-        words = "\n".join(e.text for e in said if e.text)
-        out += [(said[0].role, words)] if words or len(said) == len(entries) else []
+        parts = [e for e in entries if e.kind != "result"]
+        content = "\n".join(e.text for e in parts if e.text)
+        out += [(parts[0].role, content)] if content or len(parts) == len(entries) else []
         out += [("tool", e.text) for e in entries if e.kind == "result"]
     return tuple(out)
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What a request asks, whatever its protocol.
+class NormalizedRequest:
+    """A request in one form, independent of its wire format.
 
-    turns: (role, text) of all messages, roles system, user, assistant, tool. history: the same as calls,
-    results and the rest. choice: auto, none, required or
-    a tool's name. schema: JSON to follow; {} for any JSON object. thinking: None where the request says
-    nothing. report: whether the stream should carry usage.
+    turns: (role, text) of all messages; roles are system, user, assistant and tool. history: the same
+    messages as calls, results and other parts. tool_choice: auto, none, required or a tool's name. schema:
+    JSON schema of the answer; {} for any JSON object. thinking: None if the request does not set it.
+    include_usage: whether the stream should report usage.
     """
 
     model: str
     turns: tuple[tuple[str, str], ...] = ()
-    history: tuple[Entry, ...] = ()
+    history: tuple[HistoryEntry, ...] = ()
     stream: bool = False
     tools: tuple[Tool, ...] = ()
-    choice: str = "auto"
+    tool_choice: str = "auto"
     schema: Mapping[str, Any] | None = None
     thinking: bool | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
-    report: bool = True
-    images: int = 0
+    include_usage: bool = True
+    image_count: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def prompt(self) -> str:
         """The last user turn."""
-        return next((said for role, said in reversed(self.turns) if role == "user"), "")
+        return next((content for role, content in reversed(self.turns) if role == "user"), "")
 
     @property
-    def results(self) -> tuple[str, ...]:
-        """What tools answered since the last user turn that said something: pictures in results stand in one
-        of their own."""
+    def tool_results(self) -> tuple[str, ...]:
+        """Texts of the tool results since the last user turn with text. (Images in tool results are sent in a
+        user turn without text.)"""
         found: list[str] = []
-        for role, said in reversed(self.turns):
-            if role == "user" and said:
+        for role, content in reversed(self.turns):
+            if role == "user" and content:
                 break
-            found += [said] if role == "tool" else []
+            found += [content] if role == "tool" else []
         return tuple(reversed(found))
 
     @property
-    def steps(self) -> int:
-        """How many turns of the model the history has."""
+    def model_turns(self) -> int:
+        """Number of the model's turns in the history."""
         roles = [e.role for e in self.history]
         return sum(r == "assistant" and (not i or roles[i - 1] != r) for i, r in enumerate(roles))
 
     @property
     def input_tokens(self) -> int:
-        """Tokens of the prompt: each turn's words and 4 more, each tool's schema, 85 for a picture, 3 to
-        begin with."""
-        tools = sum(text.count(f"{t.name} {t.schema}") for t in self.tools)
-        return 3 + sum(4 + text.count(said) for _, said in self.turns) + tools + 85 * self.images
+        """Tokens of the prompt: 3, each turn's text and 4 more, each tool's schema, 85 per image."""
+        tools = sum(text.count_tokens(f"{t.name} {t.schema}") for t in self.tools)
+        return (
+            3
+            + sum(4 + text.count_tokens(content) for _, content in self.turns)
+            + tools
+            + 85 * self.image_count
+        )
 
     def seed(self, salt: int) -> int:
-        """A number that is the same for the same question."""
+        """A number that is the same for the same request."""
         return zlib.crc32(f"{self.model.partition('@')[0]}|{self.turns}|{salt}".encode(errors="replace"))

@@ -1,13 +1,12 @@
-"""What a simulated request can be asked to do, and the one grammar that says it. Pure values.
+"""The options of a simulated request, and the grammar in which they are written. Pure values.
 
     NAME@key=value,key=value          in the model's name: fast@ttft=0.4,gap=0.02,tokens=50
-    key=value,key=value               in the header x-nbllm-sim, and after --defaults
+    key=value,key=value               in the header x-nbllm-sim, and for --defaults
 
-`;` separates as `,` does, for places where a comma already divides a list of models. A value may be
-percent-encoded, so that spaces, commas and quotes survive command lines and URL paths. A name whose last `@`
-is not followed by `word=` holds no options (`claude-3-5-sonnet@20240620` is a plain name). Later words win
-over earlier ones: the server's defaults, the preset that the name stands for, the name's own options, the
-header.
+`;` separates like `,`, for use in a comma-separated list of models. A value may be percent-encoded, so that
+spaces, commas and quotes survive command lines and URL paths. A name whose last `@` is not followed by
+`word=` has no options (`claude-3-5-sonnet@20240620` is a plain name). The precedence, lowest first: the
+server's defaults, the preset of the model's name, the options in the name, the header.
 """
 
 from __future__ import annotations
@@ -31,39 +30,44 @@ Limits = Literal[
 
 
 class BadOption(ValueError):
-    """An option that is unknown or ill-typed; the message says which and what would do."""
+    """An unknown option or a value of a wrong type; the message names it and says what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Everything that can be chosen per request. Times are seconds; a count of chunks counts token-bearing
-    ones.
+    """Everything that can be set per request. Times are in seconds; numbers of chunks count only those with
+    tokens.
 
-    ttft: request read to first token. gap: between two token-bearing chunks. gaps: constant; jitter (each
-    between half and one and a half of `gap`); burst (`burst` chunks at once, then their gaps in one). seed:
-    of jitter, burst, text. tokens: exact length of the visible text. tokens_per_chunk; chunks_per_write
-    (events in one socket write). text: what to answer; echo: answer with the prompt. reasoning: tokens of
-    thinking first (None: 24 where the request asks for thinking); thoughts: how Chat Completions sends it, in
-    a field or in parts of the content. images: how many pictures follow the text, in the formats that have
-    them (OpenAI's two, Gemini). tools: how many calls are made where the request has tools, 0 for none; call:
-    which tool. script: the model's turns of a conversation, one after another, as JSON (see scripts.py).
-    strict: refuse what real providers refuse of a history and of tools; window: tokens that the model reads,
-    more are refused. structured: whether an asked-for JSON schema is followed. usage: whether usage is
-    reported; cached: input tokens said to come from a cache. cold: extra seconds of the first request after
-    `idle` seconds without one. tail: between last token and end. ping: keep-alive comments before the first
-    token. role: the preamble (role delta, message_start, response.created) at once or with the first token.
-    empty: an empty delta at once. close: the body ends with the connection, without chunked framing. status:
-    fail with it; why: quota or context, an error that clients tell apart by its words; fail_times: only so
-    often per distinct prompt and model; fail_rate: this share of requests; retry_after: seconds to name.
-    limits: whose rate limits are played, in that provider's own headers and refusals (none: it tells
-    nothing): `rpm` requests of a key and model in `per` seconds, which come back steadily, or with `fixed`
-    all at once. headers: seconds before the status line. auth: the key that is wanted, 1 for any key. After
-    so many token- bearing chunks: cut (`how`: rst, close without the framing's end, or end as if all were
-    well), stall (`stall_for` seconds), malformed (the next one), error (inside the stream). Of batches:
-    batch_s, seconds until the end; batch_end, how they end (expired and cancelled ones answered half); of
-    their lines batch_missing have no result, the next batch_zero the status 0, the next batch_fail an
-    error; batch_shuffle: results in another order; enqueued: prompt tokens that may wait, more fail at
-    once.
+    Times. ttft: from the request read to the first token. gap: between two chunks. gaps: constant; jitter
+    (each 0.5 to 1.5 times `gap`); burst (`burst` chunks at once, then the sum of their gaps). tail: from the
+    last token to the end. headers: before the status line. cold: extra time of the first request after `idle`
+    seconds without one. ping: number of keep-alives before the first token. role: the preamble (role delta,
+    message_start, response.created) is sent early, at once, or late, with the first token. empty: an empty
+    delta is sent at once.
+
+    Content. text: the answer; echo: answers with the prompt. tokens: exact length of the visible text.
+    tokens_per_chunk; chunks_per_write: events in one socket write. seed: of jitter and text. reasoning:
+    number of reasoning tokens before the text (None: 24 if the request asks for thinking); thoughts: Chat
+    Completions sends them in a field or in parts of the content. images: number of images after the text
+    (OpenAI's two formats, Gemini). tools: number of tool calls if the request has tools; call: name of the
+    tool. script: the model's turns of a conversation as JSON (see scripts.py). structured: whether the
+    request's JSON schema is followed. usage: whether usage is reported; cached: input tokens reported as read
+    from a cache.
+
+    Errors. strict: rejects histories and tools that real providers reject; window: more prompt tokens are
+    rejected. auth: the required API key, 1 for any key. status: fails with this HTTP status; why: quota or
+    context, errors that clients recognise by their message; fail_times: only this many times per prompt and
+    model; fail_rate: this share of requests; retry_after: seconds to report. limits: simulates this
+    provider's rate limits with its headers and errors (none: no headers): `rpm` requests per key and model in
+    `per` seconds, refilled continuously, or with `fixed` all at once. After a number of chunks: cut (`how`:
+    rst; close, without the end of the framing; end, as if complete), stall (for `stall_for` seconds),
+    malformed (the next chunk), error (inside the stream). close: the end of the connection ends the body,
+    without chunked framing.
+
+    Batches. batch_s: seconds until the end; batch_end: the final status (expired and cancelled: half of the
+    lines are answered). The first batch_missing lines have no result, the next batch_zero lines the status 0,
+    the next batch_fail lines an error. batch_shuffle: results in another order. enqueued: a batch fails at
+    once if more prompt tokens than this are waiting.
     """
 
     ttft: float = 0.05
@@ -120,7 +124,7 @@ class Options:
     enqueued: int | None = None
 
 
-# Names that stand for options, with or without "sim-" before them.
+# Model names with preset options, with or without the prefix "sim-".
 PRESETS: dict[str, dict[str, Any]] = {
     "instant": {"ttft": 0.0, "gap": 0.0},
     "fast": {"ttft": 0.03, "gap": 0.002},
@@ -129,9 +133,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "flaky": {"fail_rate": 0.3, "retry_after": 0.2},
 }
 FIELDS = {f.name: f for f in fields(Options)}
-# The most that each may be: more would keep the server from its other clients, or is no time that anybody
-# waits.
-_MOST = {
+# Upper bounds: larger values would block other clients, or are longer than anybody waits.
+_MAXIMUM = {
     "tokens": 1_000_000,
     "reasoning": 1_000_000,
     "tools": 100,
@@ -140,14 +143,14 @@ _MOST = {
     "idle": 1e9,
     "seed": 2**62,
 }
-_MOST_SECONDS, _MOST_COUNT = 1e7, 1_000_000_000
-# And the least, in words, where that is not zero.
-_LEAST: dict[str, tuple[float, str]] = {
-    "seed": (-(2**62), "so much"),
+_MAX_SECONDS, _MAX_COUNT = 1e7, 1_000_000_000
+# Lower bounds other than zero, also in words for the error message.
+_MINIMUM: dict[str, tuple[float, str]] = {
+    "seed": (-(2**62), "-2**62"),
     "per": (0.001, "a thousandth of a second"),
     **dict.fromkeys(("burst", "tokens_per_chunk", "chunks_per_write", "rpm"), (1, "one")),
 }
-_KINDS = {
+_TYPES = {
     key: tuple(kind for part in get_args(of) or (of,) for kind in get_args(part) or (part,))
     for key, of in get_type_hints(Options).items()
 }
@@ -155,89 +158,90 @@ _TRUE, _FALSE = {"1", "true", "on", "yes"}, {"0", "false", "off", "no"}
 _SECRET = re.compile(r"(?<=auth=)[^,;]*")
 
 
-def parse(words: str) -> dict[str, Any]:
-    """The options that `key=value,key=value` names. Raises BadOption."""
-    pairs = (word.partition("=") for word in re.split("[,;]", words) if word.strip())
-    return read({key.strip(): unquote(value) for key, _, value in pairs})
+def parse(text: str) -> dict[str, Any]:
+    """Parses `key=value,key=value`. Raises BadOption."""
+    pairs = (pair.partition("=") for pair in re.split("[,;]", text) if pair.strip())
+    return parse_values({key.strip(): unquote(value) for key, _, value in pairs})
 
 
-def read(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options in their own types. Raises BadOption."""
-    return {key: typed(key, value) for key, value in given.items()}
+def parse_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts options to their types. Raises BadOption."""
+    return {key: parse_value(key, value) for key, value in values.items()}
 
 
-def split(model: str) -> tuple[str, str]:
-    """(name, option words) of a model's name."""
-    name, at, words = model.rpartition("@")
-    return (name, words) if at and re.match(r"\w+=", words) else (model, "")
+def split_model(model: str) -> tuple[str, str]:
+    """Splits a model's name into (name, options text)."""
+    name, at, options = model.rpartition("@")
+    return (name, options) if at and re.match(r"\w+=", options) else (model, "")
 
 
-def masked(model: str) -> str:
-    """The model's name without the key that `auth=` may hold: names are echoed and recorded, keys are not."""
+def mask_key(model: str) -> str:
+    """The model's name with the key after `auth=` masked: names are returned and recorded, keys must not
+    be."""
     return _SECRET.sub("***", model) if "auth=" in model else model
 
 
-def chosen(defaults: Options, model: str, header: str = "") -> Options:
-    """The options in force for one request. Raises BadOption."""
-    name, words = split(model)
+def options_for(defaults: Options, model: str, header: str = "") -> Options:
+    """The options in force for one request. header: value of x-nbllm-sim. Raises BadOption."""
+    name, in_name = split_model(model)
     preset = PRESETS.get(name.rpartition("/")[2].removeprefix("sim-"), {})
-    asked = {**preset, **parse(words), **parse(header)}
-    return replace(defaults, **asked) if asked else defaults
+    changes = {**preset, **parse(in_name), **parse(header)}
+    return replace(defaults, **changes) if changes else defaults
 
 
-def checked(given: Mapping[str, Any]) -> Options:
-    """Options from keywords such as those of `serve(...)`; text is read as in the grammar. Raises
-    BadOption."""
-    return Options(**read(given))
+def options_from(values: Mapping[str, Any]) -> Options:
+    """Options from keyword arguments, such as those of `serve(...)`; strings are converted as in the grammar.
+    Raises BadOption."""
+    return Options(**parse_values(values))
 
 
-def typed(key: str, value: Any) -> Any:
-    """`value` in the type of option `key`. Raises BadOption."""
+def parse_value(key: str, value: Any) -> Any:
+    """Converts `value` to the type of option `key`. Raises BadOption."""
     if key not in FIELDS:
         near = difflib.get_close_matches(key[:60], FIELDS, 1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(FIELDS)}."
+        hint = f"Did you mean {near[0]!r}?" if near else f"The options are {', '.join(FIELDS)}."
         raise BadOption(f"The simulator has no option {key[:60]!r}. {hint}")
-    kinds = _KINDS[key]
+    kinds = _TYPES[key]
     if value is None and type(None) in kinds:
         return None
     try:
-        return _bounded(key, _read(kinds, value))
+        return _check_bounds(key, _convert(kinds, value))
     except (TypeError, ValueError, OverflowError) as error:
         raise BadOption(
             f"The simulator's option {key} cannot be {str(value)[:60]!r}: {str(error)[:200]}."
         ) from None
 
 
-def _read(kinds: tuple[Any, ...], value: Any) -> Any:
+def _convert(kinds: tuple[Any, ...], value: Any) -> Any:
     if isinstance(kinds[0], str):
-        return _word(tuple(k for k in kinds if isinstance(k, str)), value)
+        return _parse_choice(tuple(k for k in kinds if isinstance(k, str)), value)
     if bool in kinds:
-        return _flag(value)
+        return _parse_flag(value)
     kind = next(k for k in kinds if k is not type(None))
     return kind(value)
 
 
-def _word(words: tuple[str, ...], value: Any) -> str:
-    if value not in words:
-        raise ValueError(f"it is one of {', '.join(words)}")
+def _parse_choice(choices: tuple[str, ...], value: Any) -> str:
+    if value not in choices:
+        raise ValueError(f"it must be one of {', '.join(choices)}")
     return str(value)
 
 
-def _flag(value: Any) -> bool:
+def _parse_flag(value: Any) -> bool:
     text = str(value).lower()
     if text not in _TRUE | _FALSE:
-        raise ValueError("it is on or off")
+        raise ValueError("it must be on or off")
     return text in _TRUE
 
 
-def _bounded(key: str, value: Any) -> Any:
+def _check_bounds(key: str, value: Any) -> Any:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        most = _MOST.get(key, _MOST_SECONDS if float in _KINDS[key] else _MOST_COUNT)
-        least, words = _LEAST.get(key, (0, "zero"))
+        most = _MAXIMUM.get(key, _MAX_SECONDS if float in _TYPES[key] else _MAX_COUNT)
+        least, words = _MINIMUM.get(key, (0, "zero"))
         if not least <= value < float("inf"):
-            raise ValueError(f"it is {words} or more")
+            raise ValueError(f"it must be {words} or more")
         if value > most:
-            raise ValueError(f"it is at most {most:g}")
+            raise ValueError(f"it must be at most {most:g}")
     if key == "status" and value is not None and (value < 200 or value in (204, 304)):
-        raise ValueError("it is a status of an answer with a body")
+        raise ValueError("it must be a status whose responses have a body")
     return value

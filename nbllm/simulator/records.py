@@ -1,4 +1,4 @@
-"""The truth: what was sent, and when. Records of requests, kept in bounded memory.
+"""Records of the requests: what was sent, and when. The log has bounded memory.
 
 All times are nanoseconds of time.monotonic_ns(). On Linux time.perf_counter() reads the same clock
 (CLOCK_MONOTONIC), so a client on this machine may subtract the one from the other; elsewhere they may differ.
@@ -15,10 +15,9 @@ TOKENS: frozenset[str] = frozenset({"reasoning", "content", "tool"})
 
 
 class Chunk(NamedTuple):
-    """One event of an answer. kind: what it is (`block` is structure, such as content_block_stop). n_tokens:
-    tokens that first appear in it. due_ns: when the plan wanted it written; send_ns: read right before the
-    socket write, which it may share with others of the same `write_id`; written_ns: read right after. size:
-    bytes of the event."""
+    """One event of an answer. kind: its kind (`block` is structure, such as content_block_stop). n_tokens:
+    number of new tokens in it. due_ns: when it was scheduled; send_ns: just before the socket write, which
+    events of the same `write_id` share; written_ns: just after the write. size: bytes of the event."""
 
     kind: Kind
     text: str
@@ -32,13 +31,14 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One request and its answer. `id` is also the answer's id and its x-request-id header. Keys are never
-    kept.
+    """One request and its answer. `id` is also the answer's id and its x-request-id header. API keys are
+    never recorded.
 
-    received_ns: the request was read whole. connected_ns: its connection was accepted. headers_ns: the status
-    line was about to be written. end_ns: all was written. aborted_ns: the client closed before that.
-    connection: the client's port; first: whether it was the first request there. cold_s: simulated loading,
-    seconds. prompt: the first 200 characters of the last user turn. None: it did not happen.
+    received_ns: the request was read completely. connected_ns: its connection was accepted. headers_ns: just
+    before the status line was written. end_ns: everything was written. aborted_ns: the client closed the
+    connection before that. connection: the client's port; first: whether it was the first request on that
+    connection. cold_s: seconds of simulated loading. prompt: the first 200 characters of the last user turn.
+    None: it did not happen.
     """
 
     id: str
@@ -64,12 +64,12 @@ class Record:
 
     @property
     def tokens(self) -> tuple[Chunk, ...]:
-        """The chunks that bear tokens."""
+        """The chunks that contain tokens."""
         return tuple(c for c in self.chunks if c.kind in TOKENS and c.n_tokens)
 
     @property
     def ttft_ns(self) -> int | None:
-        """Request read to first token written; None where no token was."""
+        """From the request read to the first token written; None if no token was written."""
         first = next((c for c in self.chunks if c.kind in TOKENS and c.n_tokens), None)
         return None if first is None else first.send_ns - self.received_ns
 
@@ -84,56 +84,58 @@ class Record:
 
 
 @dataclass(slots=True)
-class Entry:
-    """A record in the making. `chunks` holds bare tuples: the garbage collector stops looking at those, which
-    keeps its pauses out of the schedule."""
+class RecordBuilder:
+    """A record that is still being filled. `chunks` has plain tuples: the garbage collector does not track
+    them, so that its pauses do not disturb the schedule."""
 
     fields: dict[str, Any]
     chunks: list[tuple[Any, ...]] = field(default_factory=list)
 
-    def set(self, **values: Any) -> None:
-        """Fills fields of the record."""
+    def update(self, **values: Any) -> None:
+        """Sets fields of the record."""
         self.fields.update(values)
 
     @property
-    def open(self) -> bool:
-        """Whether more is to come."""
+    def is_open(self) -> bool:
+        """Whether the answer has not ended."""
         return self.fields.get("end_ns") is None and self.fields.get("aborted_ns") is None
 
-    def frozen(self) -> Record:
-        """What is known by now."""
+    def build(self) -> Record:
+        """The record as known so far."""
         return Record(**self.fields, chunks=tuple(map(Chunk._make, self.chunks)))
 
 
-class Log:
-    """The last `maxlen` requests, fewer where they hold more than `max_chunks` chunks together. Lives on the
-    server's loop."""
+class RequestLog:
+    """The last `maxlen` requests, or fewer if they have more than `max_chunks` chunks in total. Used only on
+    the server's loop."""
 
     def __init__(self, maxlen: int | None = 10_000, max_chunks: int = 1_000_000) -> None:
-        self._entries: deque[Entry] = deque(maxlen=maxlen)
+        self._entries: deque[RecordBuilder] = deque(maxlen=maxlen)
         self._max_chunks = max_chunks
         self._chunks = 0
 
-    def add(self, fields: dict[str, Any]) -> Entry:
-        """Begins a record."""
-        entry = Entry(fields)
+    def add(self, fields: dict[str, Any]) -> RecordBuilder:
+        """Starts a record."""
+        entry = RecordBuilder(fields)
         self._entries.append(entry)
         return entry
 
-    def finished(self, entry: Entry) -> None:
-        """Counts what a request left behind and forgets the oldest where it is too much."""
+    def finished(self, entry: RecordBuilder) -> None:
+        """Counts the chunks of a finished request, and drops the oldest records if there are too many."""
         self._chunks += len(entry.chunks)
         if self._chunks <= self._max_chunks:
             return
-        self._chunks = sum(len(e.chunks) for e in self._entries)  # `maxlen` may have dropped some meanwhile
-        while self._chunks > self._max_chunks and len(self._entries) > 1 and not self._entries[0].open:
+        self._chunks = sum(
+            len(e.chunks) for e in self._entries
+        )  # `maxlen` may have dropped records meanwhile
+        while self._chunks > self._max_chunks and len(self._entries) > 1 and not self._entries[0].is_open:
             self._chunks -= len(self._entries.popleft().chunks)
 
     def clear(self) -> None:
-        """Forgets all."""
+        """Deletes all records."""
         self._entries.clear()
         self._chunks = 0
 
     def snapshot(self) -> list[Record]:
         """All records, in the order in which the requests came."""
-        return [entry.frozen() for entry in self._entries]
+        return [entry.build() for entry in self._entries]

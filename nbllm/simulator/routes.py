@@ -1,4 +1,4 @@
-"""Which format answers at which path, and the small questions: model lists, token counts, versions."""
+"""Maps paths to wire formats, and answers metadata requests: model lists, token counts, versions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from .options import PRESETS, split
+from .options import PRESETS, split_model
 from .protocols import (
+    ApiError,
     Format,
-    Refused,
-    Request,
+    HttpRequest,
     anthropic,
     embeddings,
     gemini,
@@ -22,10 +22,10 @@ from .protocols import (
 
 FORMATS: dict[str, Format] = {f.NAME: f for f in (openai_chat, openai_responses, anthropic, gemini, ollama)}
 MODELS = ("sim", *(f"sim-{name}" for name in PRESETS))
-CREATED = 1767225600  # 2026-01-01, when the simulated models were "made"
+CREATED = 1767225600  # 2026-01-01: the creation date of the simulated models
 
-# The end of a path, whatever stands before it, and who answers there.
-_ANSWERS: tuple[tuple[tuple[str, ...], Format], ...] = (
+# The endings of a path, with any prefix, and the format that answers.
+_MODEL_ROUTES: tuple[tuple[tuple[str, ...], Format], ...] = (
     (("/chat/completions",), openai_chat),
     (("/responses",), openai_responses),
     (("/messages",), anthropic),
@@ -38,15 +38,15 @@ _ANSWERS: tuple[tuple[tuple[str, ...], Format], ...] = (
 )
 
 
-def answering(request: Request) -> Format | None:
-    """The format in which a model's answer is asked, None where the request is something else."""
+def find_format(request: HttpRequest) -> Format | None:
+    """The format of a request for a model's answer, None for any other request."""
     if request.method != "POST":
         return None
-    return next((format for ends, format in _ANSWERS if request.path.endswith(ends)), None)
+    return next((format for ends, format in _MODEL_ROUTES if request.path.endswith(ends)), None)
 
 
-def speaks(request: Request) -> Format:
-    """The format that a request seems to speak, for lists and errors."""
+def guess_format(request: HttpRequest) -> Format:
+    """The likely format of a request, for lists and errors."""
     if "anthropic-version" in request.headers or "/messages" in request.path:
         return anthropic
     if "x-goog-api-key" in request.headers or "/v1beta" in request.path or "key" in request.query:
@@ -54,14 +54,14 @@ def speaks(request: Request) -> Format:
     return ollama if "/api/" in request.path else openai_chat
 
 
-def small(request: Request, loaded: Mapping[str, float]) -> Any:
-    """The JSON that answers a small question, or a string for plain text. Raises Refused 404 where nothing is
-    known."""
-    for method, pattern, function in _SMALL:
+def metadata_body(request: HttpRequest, loaded: Mapping[str, float]) -> Any:
+    """The JSON body for a metadata request, or a string for plain text. loaded: seconds until each loaded
+    model is unloaded. Raises ApiError 404 for an unknown path."""
+    for method, pattern, function in _METADATA_ROUTES:
         found = pattern.match(request.path) if method == request.method else None
         if found:
             return function(request, found, loaded)
-    raise Refused(404, f"Unknown request: {request.method} {request.path}")
+    raise ApiError(404, f"Unknown request: {request.method} {request.path}")
 
 
 def _openai_model(name: str) -> dict[str, Any]:
@@ -87,18 +87,18 @@ _MODEL: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 
 
-def _models(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
-    which = speaks(request).NAME
-    models = [_MODEL.get(which, _openai_model)(name) for name in MODELS]
-    if which == "gemini":
+def _models(request: HttpRequest, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
+    format_name = guess_format(request).NAME
+    models = [_MODEL.get(format_name, _openai_model)(name) for name in MODELS]
+    if format_name == "gemini":
         return {"models": models}
-    if which == "anthropic":
+    if format_name == "anthropic":
         return {"data": models, "has_more": False, "first_id": MODELS[0], "last_id": MODELS[-1]}
     return {"object": "list", "data": models}
 
 
-def _count_gemini(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
-    n = gemini.ask(request).input_tokens
+def _count_gemini(request: HttpRequest, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
+    n = gemini.parse_request(request).input_tokens
     return {"totalTokens": n, "promptTokensDetails": [{"modality": "TEXT", "tokenCount": n}]}
 
 
@@ -124,7 +124,7 @@ def _ollama_model(name: str) -> dict[str, Any]:
     }
 
 
-def _ps(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
+def _ps(request: HttpRequest, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
     now = datetime.now(UTC)
     until = {name: now + timedelta(seconds=min(left, 3.2e9)) for name, left in loaded.items()}
     return {
@@ -140,11 +140,11 @@ def _ps(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> 
     }
 
 
-def _show(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
+def _show(request: HttpRequest, found: re.Match[str], loaded: Mapping[str, float]) -> Any:
     body = request.json()
-    name = split(str(body.get("model") or body.get("name") or ""))[0]
+    name = split_model(str(body.get("model") or body.get("name") or ""))[0]
     if not name:
-        raise Refused(400, "model is required")
+        raise ApiError(400, "model is required")
     return {
         "license": "",
         "modelfile": f"FROM {name}",
@@ -161,30 +161,30 @@ def _show(request: Request, found: re.Match[str], loaded: Mapping[str, float]) -
     }
 
 
-def _ending(pattern: str) -> re.Pattern[str]:
+def _path_pattern(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"{pattern}\Z", re.DOTALL)
 
 
-_Small = Callable[[Request, re.Match[str], Mapping[str, float]], Any]
-_ROOT = "nbllm simulator is running"
-# Each has one place to begin, so that no path costs more than its length.
-_SMALL: tuple[tuple[str, re.Pattern[str], _Small], ...] = (
+_MetadataHandler = Callable[[HttpRequest, re.Match[str], Mapping[str, float]], Any]
+_BANNER = "nbllm simulator is running"
+# Each pattern can match from one position only, so that matching is linear in the path's length.
+_METADATA_ROUTES: tuple[tuple[str, re.Pattern[str], _MetadataHandler], ...] = (
     (
         "POST",
-        _ending(r".*/messages/count_tokens"),
-        lambda request, *_: {"input_tokens": anthropic.ask(request).input_tokens},
+        _path_pattern(r".*/messages/count_tokens"),
+        lambda request, *_: {"input_tokens": anthropic.parse_request(request).input_tokens},
     ),
-    ("POST", _ending(r"(?>.*?/models/).+:countTokens"), _count_gemini),
-    ("GET", _ending(r".*/models/?"), _models),
+    ("POST", _path_pattern(r"(?>.*?/models/).+:countTokens"), _count_gemini),
+    ("GET", _path_pattern(r".*/models/?"), _models),
     (
         "GET",
-        _ending(r"(?>.*?/models/)(.+)"),
-        lambda request, found, _: _MODEL.get(speaks(request).NAME, _openai_model)(found[1]),
+        _path_pattern(r"(?>.*?/models/)(.+)"),
+        lambda request, found, _: _MODEL.get(guess_format(request).NAME, _openai_model)(found[1]),
     ),
-    ("GET", _ending(r".*/api/tags"), lambda *_: {"models": [_ollama_model(name) for name in MODELS]}),
-    ("GET", _ending(r".*/api/ps"), _ps),
-    ("GET", _ending(r".*/api/version"), lambda *_: {"version": "0.0.0-nbllm-simulator"}),
-    ("POST", _ending(r".*/api/show"), _show),
-    ("GET", _ending("/"), lambda *_: _ROOT),
-    ("HEAD", _ending("/"), lambda *_: _ROOT),
+    ("GET", _path_pattern(r".*/api/tags"), lambda *_: {"models": [_ollama_model(name) for name in MODELS]}),
+    ("GET", _path_pattern(r".*/api/ps"), _ps),
+    ("GET", _path_pattern(r".*/api/version"), lambda *_: {"version": "0.0.0-nbllm-simulator"}),
+    ("POST", _path_pattern(r".*/api/show"), _show),
+    ("GET", _path_pattern("/"), lambda *_: _BANNER),
+    ("HEAD", _path_pattern("/"), lambda *_: _BANNER),
 )

@@ -1,4 +1,4 @@
-"""A value that fits a JSON schema, with words and numbers of the prompt where they fit. Pure and
+"""Makes a value that fits a JSON schema, with names and numbers from the prompt if they fit. Pure and
 deterministic."""
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from typing import Any
 
 from ..core.strict import resolve_ref
 
-_VALUES, _DEPTH = 5_000, 60  # in one answer; a schema of references can stand for more than there is time
-_LOOKED, _CHOICES = (
-    20_000,
-    1_000,
-)  # characters of the prompt that are looked through; words, numbers and choices that are tried
-_LONG = 10_000  # characters or items that a schema may ask for at least
-_DEEP = 6  # below this, optional properties and items are left out, so that a schema that holds itself ends
-_FORMATS = {
+_MAX_VALUES, _MAX_DEPTH = 5_000, 60  # in one answer: a schema with references can describe enormous values
+_MAX_PROMPT = 20_000  # characters of the prompt that are searched
+_MAX_CHOICES = 1_000  # names, numbers and enum values that are tried
+_MAX_MINIMUM = 10_000  # the largest minLength or minItems that is followed
+_OPTIONAL_DEPTH = 6  # deeper optional properties and items are left out, so that a recursive schema ends
+_VALUES_BY_FORMAT = {
     "date": "2026-01-31",
     "date-time": "2026-01-31T12:00:00Z",
     "time": "12:00:00Z",
@@ -33,7 +31,7 @@ _FORMATS = {
     "duration": "PT1H",
     "byte": "c2lt",
 }
-_NAMES = {
+_VALUES_BY_NAME = {
     "city": "Paris",
     "location": "Paris",
     "country": "France",
@@ -50,49 +48,49 @@ _NAMES = {
 
 @dataclass(slots=True)
 class Hints:
-    """What the prompt offers: proper names and numbers, from the `turn`-th on, each used once. left: values
-    that may be made."""
+    """Proper names and numbers of the prompt, starting at the `turn`-th; each is used once. budget: how many
+    more values may be made."""
 
     prompt: str = ""
     turn: int = 0
-    words: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     numbers: list[float] = field(default_factory=list)
-    left: int = _VALUES
+    budget: int = _MAX_VALUES
 
     def __post_init__(self) -> None:
-        self.prompt = self.prompt[:_LOOKED]
-        words = re.findall(r"(?<=[\w,:] )[A-Z][\w-]+(?: [A-Z][\w-]+)*", self.prompt)
-        self.words, self.numbers = (
-            _rotated(words[:_CHOICES], self.turn),
-            [float(n) for n in re.findall(r"(?<![\w.])-?\d{1,12}(?:\.\d+)?", self.prompt)[:_CHOICES]],
+        self.prompt = self.prompt[:_MAX_PROMPT]
+        names = re.findall(r"(?<=[\w,:] )[A-Z][\w-]+(?: [A-Z][\w-]+)*", self.prompt)
+        self.names, self.numbers = (
+            _rotate(names[:_MAX_CHOICES], self.turn),
+            [float(n) for n in re.findall(r"(?<![\w.])-?\d{1,12}(?:\.\d+)?", self.prompt)[:_MAX_CHOICES]],
         )
 
     def number(self, low: float, high: float) -> float | None:
-        """The next number within the bounds."""
+        """Removes and returns the next number within the bounds, None if there is none."""
         found = next((n for n in self.numbers if low <= n <= high), None)
         if found is not None:
             self.numbers.remove(found)
         return found
 
 
-def _rotated(items: list[str], by: int) -> list[str]:
+def _rotate(items: list[str], by: int) -> list[str]:
     by = by % len(items) if items else 0
     return items[by:] + items[:by]
 
 
 def example(schema: Mapping[str, Any], prompt: str = "", turn: int = 0) -> Any:
-    """A value that fits `schema`; `turn` tells apart several values for one prompt."""
+    """A value that fits `schema`. turn: different turns give different values for one prompt."""
     return _value(schema, schema, Hints(prompt, turn), "", 0)
 
 
-def text(schema: Mapping[str, Any], prompt: str = "", turn: int = 0) -> str:
-    """The same as JSON text."""
+def json_text(schema: Mapping[str, Any], prompt: str = "", turn: int = 0) -> str:
+    """`example(...)` as JSON text."""
     return json.dumps(example(schema, prompt, turn), ensure_ascii=False)
 
 
 def _value(s: Any, root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
-    s = _resolved(s, root, hints)
-    if hints.left < 0 or depth > _DEPTH:
+    s = _resolve(s, root, hints)
+    if hints.budget < 0 or depth > _MAX_DEPTH:
         return None
     if "const" in s:
         return s["const"]
@@ -103,14 +101,14 @@ def _value(s: Any, root: Mapping[str, Any], hints: Hints, name: str, depth: int)
     return make(s, root, hints, name, depth) if make else kind == "boolean" or None
 
 
-def _resolved(s: Any, root: Mapping[str, Any], hints: Hints) -> Mapping[str, Any]:
-    """`s` with references followed, the first alternative taken and allOf merged. Each step costs one of the
-    values that are left."""
+def _resolve(s: Any, root: Mapping[str, Any], hints: Hints) -> Mapping[str, Any]:
+    """`s` with its references followed, its first alternative chosen and allOf merged. Each step takes from
+    the budget."""
     for _ in range(32):
         if not isinstance(s, Mapping):
             return {}
-        hints.left -= 1 + len(s) // 16
-        if hints.left < 0:
+        hints.budget -= 1 + len(s) // 16
+        if hints.budget < 0:
             return {}
         if "$ref" in s:
             s = {
@@ -122,10 +120,10 @@ def _resolved(s: Any, root: Mapping[str, Any], hints: Hints) -> Mapping[str, Any
             rest = {k: v for k, v in s.items() if k not in ("anyOf", "oneOf")}
             s = {**rest, **next((b for b in branches if isinstance(b, Mapping) and _kind(b) != "null"), {})}
         elif s.get("allOf"):
-            s = _merged(
+            s = _merge(
                 [
                     {k: v for k, v in s.items() if k != "allOf"},
-                    *(_resolved(b, root, hints) for b in s["allOf"][:64]),
+                    *(_resolve(b, root, hints) for b in s["allOf"][:64]),
                 ]
             )
         else:
@@ -133,7 +131,7 @@ def _resolved(s: Any, root: Mapping[str, Any], hints: Hints) -> Mapping[str, Any
     return {}
 
 
-def _merged(parts: list[Mapping[str, Any]]) -> Mapping[str, Any]:
+def _merge(parts: list[Mapping[str, Any]]) -> Mapping[str, Any]:
     out: dict[str, Any] = {}
     for part in parts:
         properties = {**out.get("properties", {}), **part.get("properties", {})}
@@ -157,32 +155,34 @@ def _kind(s: Mapping[str, Any]) -> str:
 
 def _enum(values: list[Any], hints: Hints) -> Any:
     named = next(
-        (v for v in values[:_CHOICES] if re.search(rf"\b{re.escape(str(v))}\b", hints.prompt, re.I)), None
+        (v for v in values[:_MAX_CHOICES] if re.search(rf"\b{re.escape(str(v))}\b", hints.prompt, re.I)), None
     )
     return values[0] if named is None else named
 
 
 def _object(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
     required = set(s.get("required", ()))
-    keep = {k: v for k, v in s.get("properties", {}).items() if k in required or depth < _DEEP}
+    properties = {
+        k: v for k, v in s.get("properties", {}).items() if k in required or depth < _OPTIONAL_DEPTH
+    }
     return {
         k: _value(v, root, hints, k, depth + 1)
-        for k, v in keep.items()
-        if k in required or depth < 2 or not _holds_itself(v, hints)
+        for k, v in properties.items()
+        if k in required or depth < 2 or not _has_reference(v, hints)
     }
 
 
-def _holds_itself(s: Any, hints: Hints) -> bool:
-    told = json.dumps(s, default=str) if isinstance(s, Mapping) and hints.left > 0 else ""
-    hints.left -= len(told) // 1_000
-    return "$ref" in told
+def _has_reference(s: Any, hints: Hints) -> bool:
+    encoded = json.dumps(s, default=str) if isinstance(s, Mapping) and hints.budget > 0 else ""
+    hints.budget -= len(encoded) // 1_000
+    return "$ref" in encoded
 
 
 def _array(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
-    least = min(int(s.get("minItems", 0)), max(hints.left, 0))
+    least = min(int(s.get("minItems", 0)), max(hints.budget, 0))
     most = int(s.get("maxItems", max(least, 2)))
     fixed = [_value(v, root, hints, name, depth + 1) for v in s.get("prefixItems", ())]
-    more = (0 if depth >= _DEEP else min(2, most)) if isinstance(s.get("items"), Mapping) else 0
+    more = (0 if depth >= _OPTIONAL_DEPTH else min(2, most)) if isinstance(s.get("items"), Mapping) else 0
     return fixed + [
         _value(s.get("items", {}), root, hints, name, depth + 1)
         for _ in range(max(least - len(fixed), more if not fixed else 0))
@@ -190,11 +190,11 @@ def _array(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: st
 
 
 def _string(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
-    said = _FORMATS.get(str(s.get("format", ""))) or (
-        hints.words.pop(0) if hints.words else _NAMES.get(name.lower(), "simulated")
+    value = _VALUES_BY_FORMAT.get(str(s.get("format", ""))) or (
+        hints.names.pop(0) if hints.names else _VALUES_BY_NAME.get(name.lower(), "simulated")
     )
-    least, most = min(int(s.get("minLength", 0)), _LONG), int(s.get("maxLength", 1 << 20))
-    return said.ljust(least, ".")[:most]
+    least, most = min(int(s.get("minLength", 0)), _MAX_MINIMUM), int(s.get("maxLength", 1 << 20))
+    return value.ljust(least, ".")[:most]
 
 
 def _bounds(s: Mapping[str, Any], step: float) -> tuple[float, float]:

@@ -1,18 +1,18 @@
-"""The model's turns of a conversation, written down: `script=` in a model's name.
+"""Scripted conversations: the model's turns as `script=` in a model's name.
 
-A list of steps, in JSON; the step is chosen by how many turns of the model the history has, so that it holds
-whatever server answers. A step has:
+A script is a JSON list of steps. The step is chosen by the number of model turns in the history, so that it
+does not depend on server state. A step has:
 
-    text        what is said; {results} stands for what tools answered
-    reasoning   tokens of thinking before it
-    calls       [{"name": "price", "arguments": {...}}]: an object, or a text that is sent as it is
-    finish      a reason of the end of its own, such as pause_turn
+    text        the content; {results} is replaced by the results of the tools
+    reasoning   number of reasoning tokens before it
+    calls       [{"name": "price", "arguments": {...}}]: an object, or a string that is sent unchanged
+    finish      another finish reason, such as pause_turn
     status      an HTTP error instead of an answer
-    repeat      true: holds for all later turns too
-    when        a text: the step is for requests that hold it, whatever their place
+    repeat      true: the step is used for all later turns too
+    when        a string: the step is for requests whose prompt contains it, at any turn
 
-Beyond its end, and for a request that forbids calls where a step has nothing but calls, the usual answer is
-given. Python makes the text: `simulator.script([{...}, ...])`. Pure.
+After the last step the default answer is given; also if a step has only calls and the request forbids calls.
+`simulator.script([{...}, ...])` makes the option's text. Pure.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from urllib.parse import quote
 
 import msgspec
 
-from .normalized_request import Ask
+from .normalized_request import NormalizedRequest
 from .options import BadOption, Options
 
-_MOST = 100_000  # tokens of thinking
+_MAX_REASONING = 100_000  # reasoning tokens
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A call: its arguments are an object, or a text that is sent as it is."""
+    """A tool call. arguments: an object, or a string that is sent unchanged."""
 
     name: str
     arguments: Any = msgspec.field(default_factory=dict)
 
     @property
-    def sent(self) -> str:
-        """The arguments as they are sent."""
+    def arguments_text(self) -> str:
+        """The arguments as sent."""
         return self.arguments if isinstance(self.arguments, str) else json.dumps(self.arguments)
 
 
@@ -47,7 +47,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One turn of the model."""
 
     text: str | None = None
-    reasoning: Annotated[int, msgspec.Meta(ge=0, le=_MOST)] | None = None
+    reasoning: Annotated[int, msgspec.Meta(ge=0, le=_MAX_REASONING)] | None = None
     calls: tuple[Call, ...] = ()
     finish: str = ""
     status: Annotated[int, msgspec.Meta(ge=400, lt=600)] | None = None
@@ -59,38 +59,38 @@ def script(steps: Iterable[Mapping[str, Any]]) -> str:
     """`script=...` for a model's name: f"sim/openai/m@{script([...])}". Raises BadOption."""
     try:
         text = json.dumps(list(steps), ensure_ascii=False)
-        _read(text)
+        _parse(text)
         return f"script={quote(text, safe='')}"
     except UnicodeEncodeError:
-        words = """script= holds half of a character: write arguments as a text, '{"a": "\\\\ud83d"}'."""
-        raise BadOption(words) from None
+        message = """script= has a lone surrogate: write the arguments as a string, '{"a": "\\\\ud83d"}'."""
+        raise BadOption(message) from None
     except TypeError as error:
-        raise BadOption(f"script= is no list of steps: {error}") from None
+        raise BadOption(f"script= is not a valid list of steps: {error}") from None
 
 
-def step(ask: Ask, options: Options) -> Step | None:
-    """The step that is due, None for the usual answer."""
+def current_step(request: NormalizedRequest, options: Options) -> Step | None:
+    """The step for this request, None for the default answer."""
     if options.script is None:
         return None
-    steps = _read(options.script)
-    special = next((s for s in steps if s.when and s.when in ask.prompt), None)
-    order = [s for s in steps if not s.when]
-    at = ask.steps
-    found = order[at] if at < len(order) else order[-1] if order and order[-1].repeat else None
-    found = special or found
-    if found is not None and found.calls and found.text is None and not calls_allowed(ask):
+    steps = _parse(options.script)
+    conditional = next((s for s in steps if s.when and s.when in request.prompt), None)
+    in_order = [s for s in steps if not s.when]
+    at = request.model_turns
+    found = in_order[at] if at < len(in_order) else in_order[-1] if in_order and in_order[-1].repeat else None
+    found = conditional or found
+    if found is not None and found.calls and found.text is None and not calls_allowed(request):
         return None
     return found
 
 
-def calls_allowed(ask: Ask) -> bool:
-    """Whether the request lets tools be called."""
-    return bool(ask.tools) and ask.choice != "none"
+def calls_allowed(request: NormalizedRequest) -> bool:
+    """Whether the request allows tool calls."""
+    return bool(request.tools) and request.tool_choice != "none"
 
 
 @lru_cache(64)
-def _read(text: str) -> tuple[Step, ...]:
+def _parse(text: str) -> tuple[Step, ...]:
     try:
         return msgspec.json.decode(text, type=tuple[Step, ...])
     except (msgspec.DecodeError, RecursionError) as error:
-        raise BadOption(f"script= is no list of steps: {error}") from None
+        raise BadOption(f"script= is not a valid list of steps: {error}") from None

@@ -1,4 +1,4 @@
-"""The simulator's thread, loop and listening socket, and the handle that people hold."""
+"""The simulator's thread, event loop and listening socket, and the object that controls them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any, TypeVar
 
 from .connection import Connection
 from .guard import Guard
-from .options import Options, checked
-from .records import Log, Record
+from .options import Options, options_from
+from .records import Record, RequestLog
 from .routes import FORMATS
 from .service import Service
 
 T = TypeVar("T")
 _PREFIX = {"openai_chat": "/v1", "openai_responses": "/v1", "gemini": "/v1beta"}
-_LOOK, _CLOSE = (
+_POLL_S, _CLOSE_TIMEOUT_S = (
     0.5,
     5.0,
-)  # seconds between looks at whether it still serves; what it gets to end what it is at
-_alive: weakref.WeakSet[Simulator] = weakref.WeakSet()
+)  # seconds between checks that the server runs; seconds that closing waits for its thread
+_running: weakref.WeakSet[Simulator] = weakref.WeakSet()
 
 
 class Simulator:
@@ -33,7 +33,7 @@ class Simulator:
 
     def __init__(self, host: str, port: int, defaults: dict[str, Any], records: int | None) -> None:
         self.host, self._pid = host, os.getpid()
-        self._service = Service(checked(defaults), Log(records))
+        self._service = Service(options_from(defaults), RequestLog(records))
         self._connections: set[Connection] = set()
         self._listener = socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=4096
@@ -44,14 +44,14 @@ class Simulator:
         self._thread = threading.Thread(target=self._run, name=f"nbllm-simulator-{self.port}", daemon=True)
         self._thread.start()
         self._started.wait()
-        _alive.add(self)
+        _running.add(self)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         guard = Guard(self.host, self.port)
         server = self._loop.run_until_complete(
             self._loop.create_server(
-                lambda: Connection(self._service, self._loop, self._opened, guard),
+                lambda: Connection(self._service, self._loop, self._track, guard),
                 sock=self._listener,
                 backlog=4096,
             )
@@ -66,12 +66,12 @@ class Simulator:
             self._loop.run_until_complete(asyncio.sleep(0))  # lets the transports close their sockets
             self._loop.close()
 
-    def _opened(self, connection: Connection, there: bool) -> None:
-        (self._connections.add if there else self._connections.discard)(connection)
+    def _track(self, connection: Connection, is_open: bool) -> None:
+        (self._connections.add if is_open else self._connections.discard)(connection)
 
     @property
     def serving(self) -> bool:
-        """Whether it still answers."""
+        """Whether the server is running."""
         return self._thread.is_alive()
 
     @property
@@ -80,22 +80,22 @@ class Simulator:
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     def base_url(self, dialect: str) -> str:
-        """The address that a client of `dialect` (openai_chat, openai_responses, anthropic, gemini, ollama)
-        is given."""
+        """The base URL for a client of `dialect` (openai_chat, openai_responses, anthropic, gemini,
+        ollama)."""
         if dialect not in FORMATS:
             raise ValueError(f"The simulator does not speak {dialect!r}. It speaks {', '.join(FORMATS)}.")
         return self.url + _PREFIX.get(dialect, "")
 
     @property
     def defaults(self) -> Options:
-        """The options of requests that name none."""
+        """The options of requests that set none."""
         return self._service.defaults
 
     @property
     def records(self) -> list[Record]:
-        """A snapshot of what was asked and sent, in the order in which the requests came. Taken on the
-        server's own loop, so that what a client has read is in it."""
-        return self._call(self._service.log.snapshot)
+        """A snapshot of the requests and answers, in order of arrival. Taken on the server's own loop, so
+        that it contains everything that a client has read."""
+        return self._run_on_loop(self._service.log.snapshot)
 
     def record(self, id: str) -> Record | None:
         """The record with this id (the answer's id, and its x-request-id header)."""
@@ -107,24 +107,24 @@ class Simulator:
 
     async def _settled(self, seconds: float) -> list[Record]:
         async with asyncio.timeout(seconds):
-            # a test's question; bookkeeping would cost every chunk
-            while any(c.player for c in self._connections):  # noqa: ASYNC110
+            # for tests; an event would cost time at every chunk
+            while any(c.writer for c in self._connections):  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
         return self._service.log.snapshot()
 
     def reset(self) -> None:
-        """Forgets records, counted failures and loaded models; all is cold again."""
-        self._call(self._service.reset)
+        """Deletes records and counted failures, and unloads all models."""
+        self._run_on_loop(self._service.reset)
 
-    def _call(self, function: Callable[[], T]) -> T:
-        async def there() -> T:
+    def _run_on_loop(self, function: Callable[[], T]) -> T:
+        async def is_open() -> T:
             return function()
 
-        return self._await(there()) if self._loop.is_running() else function()
+        return self._await(is_open()) if self._loop.is_running() else function()
 
     def _await(self, coroutine: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        while not concurrent.futures.wait([future], _LOOK).done:
+        while not concurrent.futures.wait([future], _POLL_S).done:
             if not self._thread.is_alive():  # closed meanwhile
                 raise RuntimeError("The simulator is closed.")
         return future.result()
@@ -135,7 +135,7 @@ class Simulator:
             return
         with contextlib.suppress(RuntimeError):  # closed by another thread meanwhile
             self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_CLOSE)
+        self._thread.join(_CLOSE_TIMEOUT_S)
 
     def __enter__(self) -> Simulator:
         return self
@@ -146,9 +146,10 @@ class Simulator:
     def __repr__(self) -> str:
         return f"Simulator({self.url})"
 
-    def forget(self) -> None:
-        """In a forked child: lets go of the parent's sockets, whose far ends would otherwise not see the
-        parent close them. Replaced, not closed: the objects that hold these numbers may close them again."""
+    def release_sockets(self) -> None:
+        """In a forked child: releases the parent's sockets, because their clients would otherwise not notice
+        when the parent closes them. The descriptors are replaced, not closed: their objects may close them
+        again."""
         null = os.open(os.devnull, os.O_RDWR)
         for sock in [self._listener, *(c.sock for c in self._connections)]:
             if sock.fileno() >= 0:
@@ -156,10 +157,10 @@ class Simulator:
         os.close(null)
 
 
-def _forget_all() -> None:
-    for simulator in list(_alive):
-        simulator.forget()
+def _release_all_sockets() -> None:
+    for simulator in list(_running):
+        simulator.release_sockets()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    os.register_at_fork(after_in_child=_release_all_sockets)

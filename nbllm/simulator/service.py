@@ -1,7 +1,7 @@
-"""From a request to its answer: the route, the options in force, the key, the failures that were asked for,
-the script.
+"""Turns a request into its answer: finds the route, the options in force and the API key, then raises the
+requested failures or plans the reply.
 
-A Service knows no socket; the connection plays the Answer it is given.
+A Service has no socket; the connection writes the Answer that it returns.
 """
 
 from __future__ import annotations
@@ -16,34 +16,25 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from . import batches, contexts, faults, limits, plan, routes, scripts, strict
-from .model_loading import Loads
-from .normalized_request import Ask
-from .options import BadOption, Options, chosen, masked, split
-from .plan import Out, Reply
-from .protocols import Format, Refused, Request, encode, gemini, ollama
-from .records import Entry, Log
+from .model_loading import LoadedModels
+from .normalized_request import NormalizedRequest
+from .options import BadOption, Options, mask_key, options_for, split_model
+from .plan import Reply, WireEvent
+from .protocols import PARSE_ERRORS, ApiError, Format, HttpRequest, encode, gemini, ollama
+from .records import RecordBuilder, RequestLog
 
 Framing = Literal["chunked", "length", "close"]
 HEADER = "x-nbllm-sim"
 ANY_KEY = "1"
 _JSON = "application/json; charset=utf-8"
-_NAME = 2_000  # characters of a model's name that are recorded
-_ODD = (
-    ArithmeticError,
-    AttributeError,
-    IndexError,
-    KeyError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)  # what a value of a wrong type or size raises
-_WHY_STATUS = {("quota", "anthropic"): 400, ("quota", ""): 429, ("context", ""): 400}
+_MAX_NAME = 2_000  # characters of a model's name that are recorded
+_REASON_STATUS = {("quota", "anthropic"): 400, ("quota", ""): 429, ("context", ""): 400}
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """Where and when a request came: the client's port, whether it was the first there, monotonic
-    nanoseconds."""
+    """Where and when a request arrived. port: the client's port; first: whether it is the first request on
+    its connection; *_ns: monotonic nanoseconds."""
 
     port: int
     first: bool
@@ -54,15 +45,15 @@ class Arrival:
 
 @dataclass(slots=True)
 class Answer:
-    """What to send: the head at `head_at` seconds after the request was read, then the events. `entry` is
-    None for questions about the simulator itself, which leave no record."""
+    """What to send: the head at `head_at` seconds after the request was read, then the events. record: None
+    for requests about the simulator itself, which are not recorded."""
 
     status: int
     headers: list[tuple[str, str]]
-    outs: Iterator[Out]
+    events: Iterator[WireEvent]
     framing: Framing = "length"
     head_at: float = 0.0
-    entry: Entry | None = None
+    record: RecordBuilder | None = None
     model: str = ""
 
 
@@ -71,9 +62,9 @@ class Service:
     """The state of one simulator."""
 
     defaults: Options
-    log: Log
-    loads: Loads = field(default_factory=Loads)
-    batches: batches.Batches = field(default_factory=batches.Batches)
+    log: RequestLog
+    loads: LoadedModels = field(default_factory=LoadedModels)
+    batches: batches.BatchStore = field(default_factory=batches.BatchStore)
     contexts: contexts.Contexts = field(default_factory=contexts.Contexts)
     failures: dict[tuple[str, int], int] = field(default_factory=dict)
     limits: limits.Limits = field(default_factory=limits.Limits)
@@ -81,201 +72,248 @@ class Service:
     token: str = field(default_factory=lambda: secrets.token_hex(4))
 
     def reset(self) -> None:
-        """Forgets records, failures, loaded models, batches and what was kept of prompts."""
+        """Deletes records, counted failures, loaded models, batches, cached contents and quotas."""
         self.log.clear()
-        self.loads, self.batches, self.contexts = Loads(), batches.Batches(), contexts.Contexts()
+        self.loads, self.batches, self.contexts = LoadedModels(), batches.BatchStore(), contexts.Contexts()
         self.failures, self.limits = {}, limits.Limits()
 
-    def answer(self, request: Request, came: Arrival) -> Answer:
-        """The answer to `request`."""
-        format = routes.answering(request)
+    def answer(self, http_request: HttpRequest, arrival: Arrival) -> Answer:
+        """Answers a request."""
+        format = routes.find_format(http_request)
         number = next(self.numbers)
         if format is None:
-            return self._small(request, came)
+            return self._metadata_answer(http_request, arrival)
         id = f"{format.ID}{self.token}-{number:06d}"
-        entry = self.log.add(
+        record = self.log.add(
             {
                 "id": id,
                 "protocol": format.NAME,
                 "model": "",
-                "path": masked(request.path),
-                "method": request.method,
+                "path": mask_key(http_request.path),
+                "method": http_request.method,
                 "stream": False,
-                "connection": came.port,
-                "first": came.first,
-                "connected_ns": came.connected_ns,
-                "received_ns": came.received_ns,
+                "connection": arrival.port,
+                "first": arrival.first,
+                "connected_ns": arrival.connected_ns,
+                "received_ns": arrival.received_ns,
             }
         )
         options = self.defaults
-        told: dict[str, str] = {}
+        limit_headers: dict[str, str] = {}
         try:
-            ask, options = self._understood(format, request, came.created)
-            entry.set(model=ask.model[:_NAME], stream=ask.stream, prompt=ask.prompt[:200])
-            who = next(filter(None, _keys(request)), ""), ask.model
-            told, spent = self.limits.take(options, who, came.received_ns / 1e9, came.created)
-            if spent is not None:
-                raise Refused(
-                    429, why="limit", retry_after=spent.wait if options.limits == "gemini" else None
+            request, options = self._parse(format, http_request, arrival.created)
+            record.update(model=request.model[:_MAX_NAME], stream=request.stream, prompt=request.prompt[:200])
+            quota_key = next(filter(None, _request_keys(http_request)), ""), request.model
+            limit_headers, exhausted = self.limits.take(
+                options, quota_key, arrival.received_ns / 1e9, arrival.created
+            )
+            if exhausted is not None:
+                raise ApiError(
+                    429,
+                    reason="limit",
+                    retry_after=exhausted.seconds_until_next if options.limits == "gemini" else None,
                 )
-            self._fail(format, options, ask, number)
-            strict.check(format.NAME, ask, options)
-            answer = self._spoken(format, ask, options, entry, came)
-        except Refused as refused:
-            answer = _refusal(format, refused, id)
+            self._raise_planned_failure(format, options, request, number)
+            strict.check(format.NAME, request, options)
+            answer = self._model_answer(format, request, options, record, arrival)
+        except ApiError as error:
+            answer = _error_answer(format, error, id)
             answer.head_at = options.headers
-        answer.headers += told.items()
-        answer.entry = entry
-        entry.set(status=answer.status)
+        answer.headers += limit_headers.items()
+        answer.record = record
+        record.update(status=answer.status)
         return answer
 
-    def _understood(self, format: Format, request: Request, now: float) -> tuple[Ask, Options]:
-        """What is asked and the options in force. A wrong key is told before a wrong request, as providers
-        do."""
-        problem: Refused | None = None
-        ask = Ask("")
+    def _parse(
+        self, format: Format, http_request: HttpRequest, now: float
+    ) -> tuple[NormalizedRequest, Options]:
+        """Returns the parsed request and the options in force. A wrong API key is reported before a malformed
+        request, as providers do."""
+        problem: ApiError | None = None
+        request = NormalizedRequest("")
         try:
-            ask = self.contexts.ask(request, now) if format is gemini else format.ask(request)
-        except Refused as refused:
-            problem = refused
-        except _ODD as error:
-            problem = _odd(error)
-        options = _options(self.defaults, ask.model, request)
-        _check_key(format, options, request)
+            request = (
+                self.contexts.parse_request(http_request, now)
+                if format is gemini
+                else format.parse_request(http_request)
+            )
+        except ApiError as error:
+            problem = error
+        except PARSE_ERRORS as error:
+            problem = _malformed_request(error)
+        options = _options_in_force(self.defaults, request.model, http_request)
+        _check_key(format, options, http_request)
         if problem:
             raise problem
-        return (replace(ask, model=masked(ask.model)) if "auth=" in ask.model else ask), options
+        return replace(request, model=mask_key(request.model)), options
 
-    def _fail(self, format: Format, o: Options, ask: Ask, number: int) -> None:
-        """Raises the failure that is due, if one is."""
+    def _raise_planned_failure(
+        self, format: Format, o: Options, request: NormalizedRequest, number: int
+    ) -> None:
+        """Raises the failure that the options request, if one is due."""
         if o.status is None and o.why is None and o.fail_times is None and not o.fail_rate:
             return
-        key = (ask.model, zlib.crc32(repr(ask.turns).encode(errors="replace")))
+        key = (request.model, zlib.crc32(repr(request.turns).encode(errors="replace")))
         failed = self.failures.get(key, 0)
         if o.fail_times is not None and failed >= o.fail_times:
             return
         if o.fail_rate and random.Random(f"{o.seed} {number}").random() >= o.fail_rate:
             return
         self.failures[key] = failed + 1
-        usual = 529 if format.NAME == "anthropic" else 503
-        named = _WHY_STATUS.get((o.why or "", format.NAME)) or _WHY_STATUS.get((o.why or "", "")) or usual
-        raise Refused(o.status or named, why=o.why or "", retry_after=o.retry_after)
+        overloaded_status = 529 if format.NAME == "anthropic" else 503
+        status = (
+            _REASON_STATUS.get((o.why or "", format.NAME))
+            or _REASON_STATUS.get((o.why or "", ""))
+            or overloaded_status
+        )
+        raise ApiError(o.status or status, reason=o.why or "", retry_after=o.retry_after)
 
-    def _spoken(self, format: Format, ask: Ask, o: Options, entry: Entry, came: Arrival) -> Answer:
-        name, id = split(ask.model)[0], str(entry.fields["id"])
-        keep = ollama.seconds(ask.extra.get("keep_alive"))
-        load = self.loads.ask(name, o.cold, o.idle if keep is None else keep, came.received_ns / 1e9)
-        entry.set(cold_s=load)
-        if ask.extra.get("idle"):
-            if keep == 0:
+    def _model_answer(
+        self, format: Format, request: NormalizedRequest, o: Options, record: RecordBuilder, arrival: Arrival
+    ) -> Answer:
+        name, id = split_model(request.model)[0], str(record.fields["id"])
+        keep_alive = ollama.keep_alive_seconds(request.extra.get("keep_alive"))
+        load_s = self.loads.seconds_to_load(
+            name, o.cold, o.idle if keep_alive is None else keep_alive, arrival.received_ns / 1e9
+        )
+        record.update(cold_s=load_s)
+        if request.extra.get("idle"):
+            if keep_alive == 0:
                 self.loads.unload(name)
-            return _one(200, ollama.silent(ask, came.created, load), _JSON, id, Out("done", b"", load))
+            return _single_event_answer(
+                200,
+                ollama.load_body(request, arrival.created, load_s),
+                _JSON,
+                id,
+                WireEvent("done", b"", load_s),
+            )
         try:
-            if (step := scripts.step(ask, o)) is not None and step.status:
-                raise Refused(step.status, retry_after=o.retry_after)
-            reply = plan.reply(ask, o, id, came.created, load)
-        except _ODD as error:
-            raise _odd(error) from None
-        entry.set(input_tokens=reply.input, output_tokens=reply.output, reasoning_tokens=reply.reasoning)
-        answer = _streamed(format, reply) if ask.stream else _whole(format, reply)
-        answer.headers += format.headers(id, reply.start).items()
+            if (step := scripts.current_step(request, o)) is not None and step.status:
+                raise ApiError(step.status, retry_after=o.retry_after)
+            reply = plan.plan_reply(request, o, id, arrival.created, load_s)
+        except PARSE_ERRORS as error:
+            raise _malformed_request(error) from None
+        record.update(
+            input_tokens=reply.input_tokens,
+            output_tokens=reply.output_tokens,
+            reasoning_tokens=reply.reasoning_tokens,
+        )
+        answer = _streaming_answer(format, reply) if request.stream else _full_answer(format, reply)
+        answer.headers += format.headers(id, reply.start_at).items()
         answer.model = name
         return answer
 
-    def _small(self, request: Request, came: Arrival) -> Answer:
-        """Lists, counts and what else is answered at once."""
-        own = _OWN.get((request.method, request.path))
-        if own:
-            return _one(200, own(self), _JSON, "", Out("done", b"", 0.0))
+    def _metadata_answer(self, http_request: HttpRequest, arrival: Arrival) -> Answer:
+        """Answers requests that no model answers: lists, counts, files, batches."""
+        handler = _SIMULATOR_ROUTES.get((http_request.method, http_request.path))
+        if handler:
+            return _single_event_answer(200, handler(self), _JSON, "", WireEvent("done", b"", 0.0))
         try:
-            options = _options(self.defaults, "", request)
-            _check_key(routes.speaks(request), options, request)
-            if found := self.batches.answer(request, options, came.created):
-                kind = "application/octet-stream" if isinstance(found[0], str) else _JSON
-                answer = _one(200, found[0], kind, "", Out("done", b"", 0.0))
-                answer.headers += found[1].items()
+            options = _options_in_force(self.defaults, "", http_request)
+            _check_key(routes.guess_format(http_request), options, http_request)
+            if batch_answer := self.batches.answer(http_request, options, arrival.created):
+                kind = "application/octet-stream" if isinstance(batch_answer[0], str) else _JSON
+                answer = _single_event_answer(200, batch_answer[0], kind, "", WireEvent("done", b"", 0.0))
+                answer.headers += batch_answer[1].items()
                 return answer
-            body = self.contexts.answer(request, came.created)
+            body = self.contexts.answer(http_request, arrival.created)
             if body is None:
-                body = routes.small(request, self.loads.loaded(came.received_ns / 1e9))
-        except _ODD as error:
-            return _refusal(routes.speaks(request), _odd(error), "")
-        except Refused as refused:
-            return _refusal(routes.speaks(request), refused, "")
-        return _one(200, body, "text/plain" if isinstance(body, str) else _JSON, "", Out("done", b"", 0.0))
+                body = routes.metadata_body(http_request, self.loads.loaded(arrival.received_ns / 1e9))
+        except PARSE_ERRORS as error:
+            return _error_answer(routes.guess_format(http_request), _malformed_request(error), "")
+        except ApiError as error:
+            return _error_answer(routes.guess_format(http_request), error, "")
+        return _single_event_answer(
+            200, body, "text/plain" if isinstance(body, str) else _JSON, "", WireEvent("done", b"", 0.0)
+        )
 
 
-def _options(defaults: Options, model: str, request: Request) -> Options:
+def _options_in_force(defaults: Options, model: str, http_request: HttpRequest) -> Options:
     try:
-        return chosen(defaults, model, request.headers.get(HEADER, ""))
+        return options_for(defaults, model, http_request.headers.get(HEADER, ""))
     except BadOption as error:
-        raise Refused(400, str(error)) from None
+        raise ApiError(400, str(error)) from None
 
 
-def _odd(error: Exception) -> Refused:
-    return Refused(400, f"The request is not of this format: {type(error).__name__} {str(error)[:200]}")
+def _malformed_request(error: Exception) -> ApiError:
+    return ApiError(400, f"The request is not of this format: {type(error).__name__} {str(error)[:200]}")
 
 
-def _keys(request: Request) -> Iterable[str]:
-    yield request.headers.get("authorization", "").partition(" ")[2].strip()
-    yield from (request.headers.get(name, "") for name in ("x-api-key", "x-goog-api-key", "api-key"))
-    yield request.query.get("key", "")
+def _request_keys(http_request: HttpRequest) -> Iterable[str]:
+    yield http_request.headers.get("authorization", "").partition(" ")[2].strip()
+    yield from (http_request.headers.get(name, "") for name in ("x-api-key", "x-goog-api-key", "api-key"))
+    yield http_request.query.get("key", "")
 
 
-def _check_key(format: Format, o: Options, request: Request) -> None:
-    """Gemini answers a wrong key with 400 and a missing one with 403, the others with 401."""
-    given = [key for key in _keys(request) if key]
-    if o.auth is None or o.auth in given or (o.auth == ANY_KEY and given):
+def _check_key(format: Format, o: Options, http_request: HttpRequest) -> None:
+    """Raises ApiError for a wrong or missing API key: Gemini has 400 and 403, the other formats have 401."""
+    keys = [key for key in _request_keys(http_request) if key]
+    if o.auth is None or o.auth in keys or (o.auth == ANY_KEY and keys):
         return
     if format.NAME == "gemini":
-        raise Refused(400, why="key") if given else Refused(403)
-    raise Refused(401)
+        raise ApiError(400, reason="key") if keys else ApiError(403)
+    raise ApiError(401)
 
 
-def _head(media: str, id: str) -> list[tuple[str, str]]:
-    named = [("x-request-id", id)] if id else []
-    return [("content-type", media), *named, ("x-nbllm-simulated", "1"), ("server", "nbllm-simulator")]
+def _head(content_type: str, id: str) -> list[tuple[str, str]]:
+    id_header = [("x-request-id", id)] if id else []
+    return [
+        ("content-type", content_type),
+        *id_header,
+        ("x-nbllm-simulated", "1"),
+        ("server", "nbllm-simulator"),
+    ]
 
 
-def _one(status: int, body: Any, media: str, id: str, out: Out) -> Answer:
-    """An answer of one event, `out` with the body in it, whose head comes with it."""
+def _single_event_answer(status: int, body: Any, content_type: str, id: str, event: WireEvent) -> Answer:
+    """An answer of one event: `event` with `body` as its data. The head is sent at the same time."""
     data = body.encode() if isinstance(body, str) else encode(body)
     return Answer(
         status,
-        [*_head(media, id), ("content-length", str(len(data)))],
-        iter([out._replace(data=data)]),
-        head_at=out.at,
+        [*_head(content_type, id), ("content-length", str(len(data)))],
+        iter([event._replace(data=data)]),
+        head_at=event.at,
     )
 
 
-def _refusal(format: Format, refused: Refused, id: str) -> Answer:
-    answer = _one(refused.status, format.error(refused, id), _JSON, id, Out("error", b"", 0.0))
+def _error_answer(format: Format, error: ApiError, id: str) -> Answer:
+    answer = _single_event_answer(
+        error.status, format.error_body(error, id), _JSON, id, WireEvent("error", b"", 0.0)
+    )
     answer.headers += format.headers(id, 0.0).items() if id else ()
-    if refused.retry_after is not None and format.NAME != "gemini":
-        answer.headers.append(("retry-after", f"{refused.retry_after:g}"))
+    if error.retry_after is not None and format.NAME != "gemini":
+        answer.headers.append(("retry-after", f"{error.retry_after:g}"))
     return answer
 
 
-def _streamed(format: Format, reply: Reply) -> Answer:
-    outs = faults.woven(format.stream(reply), reply, format.PING, format.broken)
+def _streaming_answer(format: Format, reply: Reply) -> Answer:
+    events = faults.with_faults(format.stream(reply), reply, format.PING, format.error_events)
     o = reply.options
-    head = [*_head(format.media(reply.ask), reply.id), ("cache-control", "no-cache")]
+    head = [*_head(format.content_type(reply.request), reply.id), ("cache-control", "no-cache")]
     framing: Framing = "close" if o.close else "chunked"
     head.append(("connection", "close") if o.close else ("transfer-encoding", "chunked"))
-    return Answer(200, head, outs, framing, o.headers)
+    return Answer(200, head, events, framing, o.headers)
 
 
-def _whole(format: Format, reply: Reply) -> Answer:
-    """An answer in one piece comes when the stream would have ended. A cut leaves half of it."""
-    o, at = reply.options, max(reply.whole_at(), reply.options.headers)
+def _full_answer(format: Format, reply: Reply) -> Answer:
+    """A non-streaming answer is sent when the stream would have ended. The option `cut` drops its second
+    half."""
+    o, at = reply.options, max(reply.complete_at(), reply.options.headers)
     text = "".join(b.text for b in reply.blocks)
-    answer = _one(
-        200, format.whole(reply), _JSON, reply.id, Out("content", b"", at, False, text, reply.output)
+    answer = _single_event_answer(
+        200,
+        format.full_body(reply),
+        _JSON,
+        reply.id,
+        WireEvent("content", b"", at, False, text, reply.output_tokens),
     )
     if o.cut is not None:
-        full = next(answer.outs)
-        answer.outs = iter(
-            [Out("content", full.data[: len(full.data) // 2], at), Out("error", b"", at, act=o.how)]
+        full = next(answer.events)
+        answer.events = iter(
+            [
+                WireEvent("content", full.data[: len(full.data) // 2], at),
+                WireEvent("error", b"", at, fault=o.how),
+            ]
         )
     return answer
 
@@ -286,7 +324,7 @@ def _reset(service: Service) -> Any:
 
 
 def _health(service: Service) -> Any:
-    """`now_ns` is the clock of the records; `defaults` are shown without the key."""
+    """`now_ns` is read from the clock of the records; `defaults` do not contain the API key."""
     defaults = {name: getattr(service.defaults, name) for name in Options.__slots__}
     return {
         "ok": True,
@@ -296,10 +334,12 @@ def _health(service: Service) -> Any:
     }
 
 
-# What can be asked of the simulator itself.
-_OWN: dict[tuple[str, str], Callable[[Service], Any]] = {
+# Requests about the simulator itself.
+_SIMULATOR_ROUTES: dict[tuple[str, str], Callable[[Service], Any]] = {
     ("GET", "/__sim/records"): lambda service: [record.as_dict() for record in service.log.snapshot()],
     ("POST", "/__sim/reset"): _reset,
     ("GET", "/__sim/health"): _health,
-    ("GET", "/health"): lambda service: {"status": "ok"},  # as vLLM, llama.cpp and load balancers ask
+    ("GET", "/health"): lambda service: {
+        "status": "ok"
+    },  # the path that vLLM, llama.cpp and load balancers use
 }

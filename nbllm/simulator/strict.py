@@ -1,7 +1,7 @@
-"""What real providers refuse, in their own words: calls and results that do not belong together, arguments
-that are no JSON object, names of tools, and more tokens than a model reads. Pure.
+"""Rejects what real providers reject, with their messages: tool calls and results that do not match,
+arguments that are not a JSON object, invalid tool names, and prompts beyond the context window. Pure.
 
-The words are those of the providers' answers in public reports of 2025 and 2026. Ollama takes any history.
+The messages are quoted from public reports of 2025 and 2026. Ollama accepts any history.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from .normalized_request import Ask, Entry
+from .normalized_request import HistoryEntry, NormalizedRequest
 from .options import Options
-from .protocols import Refused
-from .text import count
+from .protocols import ApiError
+from .text import count_tokens
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _OPENAI_TOOLS = {
@@ -25,8 +25,8 @@ _OPENAI_TOOLS = {
     "context": "This model's maximum context length is {window} tokens. However, your messages resulted in "
     "{size} tokens. Please reduce the length of the messages.",
 }
-# By format and kind of fault; {ids} of the calls, {at} the place of the message or tool.
-_WORDS: Mapping[str, Mapping[str, str]] = {
+# By format and kind of fault. {ids}: of the calls; {at}: index of the message or tool.
+_MESSAGES: Mapping[str, Mapping[str, str]] = {
     "openai_chat": {
         "missing": "An assistant message with 'tool_calls' must be followed by tool messages responding to "
         "each 'tool_call_id'. The following tool_call_ids did not have response messages: {ids}",
@@ -68,80 +68,84 @@ _WORDS: Mapping[str, Mapping[str, str]] = {
 }
 
 
-def check(format: str, ask: Ask, options: Options) -> None:
-    """Raises Refused for what the provider of this format would refuse."""
-    words = _WORDS.get(format, {})
-    texts = ask.extra.get("texts")  # each of which has a window of its own
-    size = ask.input_tokens if texts is None else max(map(count, texts), default=0)
+def check(format: str, request: NormalizedRequest, options: Options) -> None:
+    """Raises ApiError for a request that the provider of this format would reject."""
+    messages = _MESSAGES.get(format, {})
+    texts = request.extra.get("texts")  # embeddings: the limit applies to each text
+    size = request.input_tokens if texts is None else max(map(count_tokens, texts), default=0)
     if options.window is not None and size > options.window:
-        told = words.get("context", "").format(size=size, window=options.window)
-        raise Refused(400, told, why="context")
+        message = messages.get("context", "").format(size=size, window=options.window)
+        raise ApiError(400, message, reason="context")
     if options.strict:
-        kind, about = _history(ask.history, format) or _tools(ask) or ("", {})
-        if kind in words:
-            raise Refused(400, words[kind].format(**about))
+        kind, fields = _history_fault(request.history, format) or _tools_fault(request) or ("", {})
+        if kind in messages:
+            raise ApiError(400, messages[kind].format(**fields))
 
 
-class _Waiting:
-    """Calls without a result yet, in their order; a result is looked up by id, or by name where ids are
-    missing."""
+class _PendingCalls:
+    """Calls without a result yet, in order. A result is matched by id, or by name if it has no id."""
 
     def __init__(self) -> None:
-        self.calls: dict[int, Entry] = {}
-        self._known: dict[str, deque[int]] = {}
+        self.calls: dict[int, HistoryEntry] = {}
+        self._numbers: dict[str, deque[int]] = {}
 
-    def add(self, number: int, call: Entry) -> None:
+    def add(self, number: int, call: HistoryEntry) -> None:
         self.calls[number] = call
         for key in (f"id {call.id}", f"name {call.name}"):
-            self._known.setdefault(key, deque()).append(number)
+            self._numbers.setdefault(key, deque()).append(number)
 
-    def take(self, result: Entry) -> Entry | None:
-        """The call that a result answers, None where there is none."""
+    def take(self, result: HistoryEntry) -> HistoryEntry | None:
+        """Removes and returns the call that a result belongs to, None if there is none."""
         for key in (f"id {result.id}" if result.id else "", f"name {result.name}" if not result.id else ""):
-            numbers = self._known.get(key, deque())
+            numbers = self._numbers.get(key, deque())
             while numbers:
                 if (found := self.calls.pop(numbers.popleft(), None)) is not None:
                     return found
         return None
 
     @property
-    def first(self) -> Entry | None:
-        """The call that has waited longest."""
+    def first(self) -> HistoryEntry | None:
+        """The oldest pending call."""
         return next(iter(self.calls.values()), None)
 
 
-def _history(history: tuple[Entry, ...], format: str) -> tuple[str, dict[str, Any]] | None:
-    """The first fault: (kind, what the words tell of it)."""
-    waiting = _Waiting()
-    for number, entry in enumerate((*history, Entry("other", len(history), "user"))):
-        first = waiting.first
+def _history_fault(history: tuple[HistoryEntry, ...], format: str) -> tuple[str, dict[str, Any]] | None:
+    """The first fault of the history: its kind, and the fields of its message."""
+    pending = _PendingCalls()
+    for number, entry in enumerate((*history, HistoryEntry("other", len(history), "user"))):
+        first = pending.first
         if first is not None and _too_late(first, entry, format):
-            return "missing", {"at": first.at, "ids": ", ".join(c.id for c in waiting.calls.values())}
-        if entry.kind == "result" and waiting.take(entry) is None:
-            return "orphan", {"at": entry.at, "ids": entry.id}
+            return "missing", {
+                "at": first.message_index,
+                "ids": ", ".join(c.id for c in pending.calls.values()),
+            }
+        if entry.kind == "result" and pending.take(entry) is None:
+            return "orphan", {"at": entry.message_index, "ids": entry.id}
         if entry.kind == "call":
             if entry.arguments is None:
-                return "arguments", {"at": entry.at, "ids": entry.id}
-            waiting.add(number, entry)
+                return "arguments", {"at": entry.message_index, "ids": entry.id}
+            pending.add(number, entry)
     return None
 
 
-def _too_late(call: Entry, entry: Entry, format: str) -> bool:
-    """Whether a call should have had its result before this. Responses has an item for each part, so that
-    other items of the model's may stand between; Anthropic wants all results in the next message."""
+def _too_late(call: HistoryEntry, entry: HistoryEntry, format: str) -> bool:
+    """Whether the result of `call` should have come before `entry`. Responses has one item per part, so other
+    items of the model may come between; Anthropic requires all results in the next message."""
     if entry.kind == "result":
-        return format == "anthropic" and entry.at != call.at + 1
-    return entry.role != "assistant" or (format != "openai_responses" and entry.at != call.at)
+        return format == "anthropic" and entry.message_index != call.message_index + 1
+    return entry.role != "assistant" or (
+        format != "openai_responses" and entry.message_index != call.message_index
+    )
 
 
-def _tools(ask: Ask) -> tuple[str, dict[str, Any]] | None:
+def _tools_fault(request: NormalizedRequest) -> tuple[str, dict[str, Any]] | None:
     names: set[str] = set()
-    for i, name in enumerate(t.name for t in ask.tools):
+    for i, name in enumerate(t.name for t in request.tools):
         if not _NAME.fullmatch(name):
             return "name", {"at": i, "name": name}
         if name in names:
             return "twice", {"at": i, "name": name}
         names.add(name)
-    if ask.choice not in ("auto", "none", "required", *names):
-        return "choice", {"name": ask.choice}
+    if request.tool_choice not in ("auto", "none", "required", *names):
+        return "choice", {"name": request.tool_choice}
     return None

@@ -1,4 +1,5 @@
-"""What the simulator says, and how it counts: a word piece is a token. Pure and deterministic."""
+"""The texts of simulated answers and the tokenizer, in which a word piece is a token. Pure and
+deterministic."""
 
 from __future__ import annotations
 
@@ -7,13 +8,13 @@ import struct
 import zlib
 from functools import lru_cache
 
-# A token: the white space before a word piece of up to eight letters, or before up to three signs, with it.
+# A token: a word piece of up to eight characters, or up to three signs, with the white space before it.
 _TOKEN = re.compile(r"\s*(?:\w{1,8}|[^\w\s]{1,3})|\s+")
 
 _WORD = re.compile(r"\d+\.\d+|\w+")
 
-# Words a prompt may hold, and the answers they get: one for all models, or one for each voice. The first row
-# whose words all occur is taken.
+# Words of a prompt and the answer to it: one for all models, or one per style. The first row whose words all
+# occur is used.
 _TOPICS: tuple[tuple[tuple[str, ...], str | tuple[str, ...]], ...] = (
     (
         ("sky", "blue"),
@@ -104,7 +105,7 @@ def reverse(text: str) -> str:
     (("ping",), "pong"),
     (("pong",), "pong"),
 )
-# What every other prompt gets behind an opening, chosen by the prompt and the voice.
+# The answer to every other prompt, after an opening sentence; chosen by the prompt and the style.
 _BODIES = (
     """\
 It was made by **nbllm's simulator**; no language model was asked. It speaks the wire format of the provider, streams word by \
@@ -170,88 +171,93 @@ _THOUGHTS = (
     "The main point comes first, then the reason.",
     "It must be plain that no model is thinking here.",
 )
-_QUOTED = 60  # characters of the prompt that an answer repeats
-_AT_LENGTH = ("at length", "detail", "essay", "thorough", "step by step", "long answer")
+_MAX_QUOTED = 60  # characters of the prompt that an answer repeats
+_LONG_ANSWER_WORDS = ("at length", "detail", "essay", "thorough", "step by step", "long answer")
 
 
-def pieces(text: str) -> list[str]:
-    """The tokens of `text`; joined they are `text` again."""
+def tokenize(text: str) -> list[str]:
+    """The tokens of `text`; joined, they are `text` again."""
     return _TOKEN.findall(text)
 
 
-def count(text: str) -> int:
-    """How many tokens `text` has."""
+def count_tokens(text: str) -> int:
+    """The number of tokens of `text`."""
     return sum(1 for _ in _TOKEN.finditer(text))
 
 
-def words(text: str) -> list[str]:
-    """The words of `text`, in small letters."""
+def lowercase_words(text: str) -> list[str]:
+    """The words of `text` in lower case."""
     return _WORD.findall(text.lower())
 
 
-def clean(text: str) -> str:
-    """`text` as it can be encoded: halves of surrogate pairs that clients send are joined or replaced."""
+def replace_lone_surrogates(text: str) -> str:
+    """`text` in a form that can be encoded: surrogate pairs are joined, lone surrogates replaced."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def answer(prompt: str, tokens: int | None = None, seed: int = 0, model: str = "") -> tuple[str, ...]:
-    """The tokens of an answer of `model` to `prompt`: exactly `tokens` of them where that is given."""
-    asked, voice = set(words(prompt)), _voice(model)
-    which = (zlib.crc32(prompt.encode("utf-8", "replace")) + 5 * voice) % len(_BODIES)
-    found = next((said for keys, said in _TOPICS if asked.issuperset(keys)), "")
-    text = found[voice] if isinstance(found, tuple) else found or f"{_opening(prompt)} {_BODIES[which]}"
-    if any(mark in prompt.lower() for mark in _AT_LENGTH):
+def answer_tokens(prompt: str, tokens: int | None = None, seed: int = 0, model: str = "") -> tuple[str, ...]:
+    """The tokens of an answer of `model` to `prompt`. tokens: their exact number, None for the text's own
+    length."""
+    prompt_words, style = set(lowercase_words(prompt)), _style_index(model)
+    body_index = (zlib.crc32(prompt.encode("utf-8", "replace")) + 5 * style) % len(_BODIES)
+    topic_answer = next((item for keys, item in _TOPICS if prompt_words.issuperset(keys)), "")
+    text = (
+        topic_answer[style]
+        if isinstance(topic_answer, tuple)
+        else topic_answer or f"{_opening(prompt)} {_BODIES[body_index]}"
+    )
+    if any(mark in prompt.lower() for mark in _LONG_ANSWER_WORDS):
         text += _LONG
-    return tuple(pieces(text)) if tokens is None else _stretched(text, tokens, _SENTENCES, seed)
+    return tuple(tokenize(text)) if tokens is None else _fill_to_length(text, tokens, _SENTENCES, seed)
 
 
-def _voice(model: str) -> int:
-    """Which of four ways of writing a model has, by its family."""
+def _style_index(model: str) -> int:
+    """The index of one of four writing styles, by the model's family."""
     families = (("claude", "anthropic", "mistral"), ("gemini", "gemma", "qwen"), ("llama", "oss"))
     name = model.lower()
     return next((i for i, names in enumerate(families, 1) if any(n in name for n in names)), 0)
 
 
 def _opening(prompt: str) -> str:
-    """That it is simulated, with the prompt's first line in a code span, where neither Markdown nor HTML nor
-    mathematics means anything."""
-    line = next((said.strip() for said in prompt.splitlines() if said.strip()), "")
-    shown = "".join(c if c.isprintable() else " " for c in line.replace("`", "'"))
-    shown = shown if len(shown) <= _QUOTED else shown[: _QUOTED - 1] + "…"
-    return f"This is a simulated answer{f' to `{shown.strip()}`' if shown.strip() else ''}."
+    """The sentence that the answer is simulated. It quotes the prompt's first line in a code span, in which
+    Markdown, HTML and mathematics have no effect."""
+    line = next((item.strip() for item in prompt.splitlines() if item.strip()), "")
+    quoted = "".join(c if c.isprintable() else " " for c in line.replace("`", "'"))
+    quoted = quoted if len(quoted) <= _MAX_QUOTED else quoted[: _MAX_QUOTED - 1] + "…"
+    return f"This is a simulated answer{f' to `{quoted.strip()}`' if quoted.strip() else ''}."
 
 
-def thoughts(tokens: int, seed: int = 0) -> tuple[str, ...]:
-    """So many tokens of thinking."""
-    return _stretched("", tokens, _THOUGHTS, seed)
+def reasoning_tokens(tokens: int, seed: int = 0) -> tuple[str, ...]:
+    """`tokens` tokens of reasoning."""
+    return _fill_to_length("", tokens, _THOUGHTS, seed)
 
 
-def given(text: str, tokens: int | None = None) -> tuple[str, ...]:
-    """The tokens of a text that was asked for, repeated or cut where `tokens` wants another length."""
-    return tuple(pieces(text)) if tokens is None else _stretched("", tokens, (text.strip() or "-",), 0)
+def tokens_to_length(text: str, tokens: int | None = None) -> tuple[str, ...]:
+    """The tokens of `text`, repeated or cut to the number `tokens` if it is set."""
+    return tuple(tokenize(text)) if tokens is None else _fill_to_length("", tokens, (text.strip() or "-",), 0)
 
 
-def _stretched(text: str, tokens: int, sentences: tuple[str, ...], seed: int) -> tuple[str, ...]:
-    return (_remembered if tokens <= _SHORT else _made)(text, tokens, sentences, seed)
+def _fill_to_length(text: str, tokens: int, sentences: tuple[str, ...], seed: int) -> tuple[str, ...]:
+    return (_compose_cached if tokens <= _MAX_CACHED_TOKENS else _compose)(text, tokens, sentences, seed)
 
 
-def _made(text: str, tokens: int, sentences: tuple[str, ...], seed: int) -> tuple[str, ...]:
-    """The first `tokens` tokens of `text` and of as many sentences as it takes, in paragraphs of five."""
-    parts, have, i = [text.rstrip()], count(text.rstrip()), 0
-    while have < tokens:
+def _compose(text: str, tokens: int, sentences: tuple[str, ...], seed: int) -> tuple[str, ...]:
+    """Exactly `tokens` tokens: of `text`, then of as many sentences as needed, in paragraphs of five."""
+    parts, n_tokens, i = [text.rstrip()], count_tokens(text.rstrip()), 0
+    while n_tokens < tokens:
         gap = "" if not parts[-1] else "\n\n" if i % 5 == 0 else " "
         parts.append(gap + sentences[(i * 7 + i // len(sentences) + seed) % len(sentences)])
-        have += count(parts[-1])
+        n_tokens += count_tokens(parts[-1])
         i += 1
-    return tuple(pieces("".join(parts))[:tokens])
+    return tuple(tokenize("".join(parts))[:tokens])
 
 
-_SHORT = 5_000  # longer ones are made anew each time, for the sake of memory
-_remembered = lru_cache(maxsize=64)(_made)
+_MAX_CACHED_TOKENS = 5_000  # longer ones are not cached, to save memory
+_compose_cached = lru_cache(maxsize=64)(_compose)
 
 
 def png(width: int, height: int, seed: int) -> bytes:
-    """A picture of one colour."""
+    """A PNG image of one colour."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

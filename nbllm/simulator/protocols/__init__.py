@@ -1,5 +1,5 @@
-"""One module per wire format, each with the same words: it reads a request into an Ask and writes a Reply as
-the provider does."""
+"""The wire formats, one module each with the same functions: they parse a request into a NormalizedRequest
+and write a Reply in the provider's format."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from typing import Any, Protocol
 
 import msgspec
 
-from ..normalized_request import Ask
-from ..plan import Out, Reply
-from ..text import clean
+from ..normalized_request import NormalizedRequest
+from ..plan import Reply, WireEvent
+from ..text import replace_lone_surrogates
 
 encode = msgspec.json.encode
+# What a value of a wrong type or size raises while a request is parsed.
+PARSE_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
-class Refused(Exception):
-    """A request that is answered with an error. `why` chooses among errors of one status."""
+class ApiError(Exception):
+    """A request that is answered with an error. `reason` distinguishes errors of the same status."""
 
     def __init__(
-        self, status: int, message: str = "", why: str = "", retry_after: float | None = None
+        self, status: int, message: str = "", reason: str = "", retry_after: float | None = None
     ) -> None:
-        self.status, self.message, self.why, self.retry_after = status, message, why, retry_after
+        self.status, self.message, self.reason, self.retry_after = status, message, reason, retry_after
         super().__init__(message)
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """An HTTP request, read whole. Header names are lower case; `path` is decoded and without its query."""
+class HttpRequest:
+    """A complete HTTP request. Header names are lower case; `path` is decoded and has no query."""
 
     method: str
     path: str
@@ -38,75 +40,77 @@ class Request:
     body: bytes
 
     def json(self) -> Mapping[str, Any]:
-        """The body's JSON object. Raises Refused."""
+        """The JSON object in the body. Raises ApiError."""
         try:
             value = json.loads(self.body)
-            if b"\\ud" in self.body.lower():  # halves of characters, which no answer could repeat
-                value = json.loads(clean(json.dumps(value, ensure_ascii=False)))
+            if b"\\ud" in self.body.lower():  # lone surrogates, which an answer could not repeat
+                value = json.loads(replace_lone_surrogates(json.dumps(value, ensure_ascii=False)))
         except (ValueError, RecursionError) as error:
-            raise Refused(400, f"We could not parse the JSON body of your request: {error}") from None
+            raise ApiError(400, f"We could not parse the JSON body of your request: {error}") from None
         if not isinstance(value, dict):
-            raise Refused(400, "The JSON body of your request is not an object.")
+            raise ApiError(400, "The JSON body of your request is not an object.")
         return value
 
 
 class Format(Protocol):
-    """What each module of this package has."""
+    """The interface of each module of this package."""
 
     NAME: str
-    ID: str  # what its answers' ids begin with
-    PING: bytes  # a keep-alive, b"" where the format has none
+    ID: str  # prefix of its answers' ids
+    PING: bytes  # a keep-alive, b"" if the format has none
 
-    def ask(self, request: Request) -> Ask:
-        """What the request asks. Raises Refused."""
+    def parse_request(self, request: HttpRequest) -> NormalizedRequest:
+        """Parses a request. Raises ApiError."""
 
-    def media(self, ask: Ask) -> str:
-        """The content type of a streamed answer."""
+    def content_type(self, request: NormalizedRequest) -> str:
+        """The content type of a streaming answer."""
 
-    def stream(self, reply: Reply) -> Iterator[Out]:
-        """The answer as a stream."""
+    def stream(self, reply: Reply) -> Iterator[WireEvent]:
+        """The events of a streaming answer."""
 
-    def whole(self, reply: Reply) -> Mapping[str, Any]:
-        """The answer in one piece."""
+    def full_body(self, reply: Reply) -> Mapping[str, Any]:
+        """The body of a non-streaming answer."""
 
-    def broken(self, reply: Reply, at: float, sent: int) -> Iterator[Out]:
-        """An error inside the stream, after so many events, and what the provider sends after it."""
+    def error_events(self, reply: Reply, at: float, sent: int) -> Iterator[WireEvent]:
+        """The events of an error inside the stream, after `sent` events, and what the provider sends after
+        it."""
 
-    def error(self, refused: Refused, request_id: str) -> Any:
+    def error_body(self, error: ApiError, request_id: str) -> Any:
         """The body of an error."""
 
     def headers(self, id: str, seconds: float) -> Mapping[str, str]:
-        """Headers of its own: `id` is the request's, `seconds` what the server needed until the first
-        token."""
+        """The provider's own headers. id: the request's; seconds: the time until the first token."""
 
 
-def sse(value: Any, name: str = "") -> bytes:
+def sse_event(value: Any, name: str = "") -> bytes:
     """A server-sent event."""
     head = b"event: " + name.encode() + b"\n" if name else b""
     return head + b"data: " + encode(value) + b"\n\n"
 
 
-def joined(outs: list[Out], more: bool = False) -> Iterator[Out]:
-    """`outs` in one socket write; with `more`, what follows is in it too."""
-    for i, out in enumerate(outs):
-        yield out._replace(more=more or i < len(outs) - 1)
+def in_one_write(events: list[WireEvent], more: bool = False) -> Iterator[WireEvent]:
+    """Yields the events in one socket write. more: the following events are in it too."""
+    for i, event in enumerate(events):
+        yield event._replace(more=more or i < len(events) - 1)
 
 
-def said(content: Any) -> str:
-    """All the text in a message's content, whatever its nesting."""
+def content_text(content: Any) -> str:
+    """The text of a message's content, nested at any depth."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        return "\n".join(filter(None, map(said, content)))
+        return "\n".join(filter(None, map(content_text, content)))
     if isinstance(content, Mapping):
-        return next((said(content[k]) for k in ("text", "content", "output", "parts") if content.get(k)), "")
+        return next(
+            (content_text(content[k]) for k in ("text", "content", "output", "parts") if content.get(k)), ""
+        )
     return ""
 
 
-def pictures(value: Any) -> int:
-    """How many pictures a request holds."""
+def count_images(value: Any) -> int:
+    """The number of images in a request."""
     if isinstance(value, list):
-        return sum(map(pictures, value))
+        return sum(map(count_images, value))
     if not isinstance(value, Mapping):
         return 0
     own = (
@@ -116,19 +120,19 @@ def pictures(value: Any) -> int:
     )
     return (
         own
-        + sum(map(pictures, value.values()))
+        + sum(map(count_images, value.values()))
         + (len(value["images"]) if isinstance(value.get("images"), list) else 0)
     )
 
 
-def whole_number(value: Any) -> int | None:
-    """`value` where it is a whole number of one or more."""
+def positive_int(value: Any) -> int | None:
+    """`value` if it is a positive integer, otherwise None."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-def arguments(text: str) -> Any:
-    """A call's arguments as an object; {} where a token limit cut their JSON. Halves of characters, which
-    only JSON can write, stay as they are written."""
+def parse_arguments(text: str) -> Any:
+    """The arguments of a call as an object; {} if a token limit cut their JSON. Lone surrogates, which only
+    JSON can contain, stay escaped."""
     try:
         value = json.loads(text or "{}")
     except (ValueError, RecursionError):
@@ -136,6 +140,6 @@ def arguments(text: str) -> Any:
     return msgspec.Raw(json.dumps(value).encode()) if "\\ud" in text.lower() else value
 
 
-def listed(value: Any) -> tuple[Any, ...]:
-    """One thing or a list of things as a tuple."""
+def as_tuple(value: Any) -> tuple[Any, ...]:
+    """A value or a list of values as a tuple; None is ()."""
     return tuple(value) if isinstance(value, list) else () if value is None else (value,)

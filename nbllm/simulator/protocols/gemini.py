@@ -10,9 +10,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..faults import MESSAGE
-from ..normalized_request import Ask, Entry, Tool, call, result, turns
-from ..plan import Block, Out, Piece, Reply
-from . import Refused, Request, arguments, encode, listed, pictures, said, whole_number
+from ..normalized_request import HistoryEntry, NormalizedRequest, Tool, call_entry, result_entry, turns_of
+from ..plan import Block, Reply, ScheduledChunk, WireEvent
+from . import (
+    ApiError,
+    HttpRequest,
+    as_tuple,
+    content_text,
+    count_images,
+    encode,
+    parse_arguments,
+    positive_int,
+)
 
 NAME = "gemini"
 ID = "sim-"
@@ -20,7 +29,7 @@ PING = b": ping\n\n"
 _SIGNATURE = "c2ltdWxhdGVkLXNpZ25hdHVyZQ=="
 _FINISH = {"length": "MAX_TOKENS", "stop": "STOP", "tool_calls": "STOP"}
 
-# status or `why`: (status word, message)
+# By status or `reason`: (status word, message)
 ERRORS: dict[int | str, tuple[str, str]] = {
     400: ("INVALID_ARGUMENT", "Request contains an invalid argument."),
     401: (
@@ -53,53 +62,59 @@ ERRORS: dict[int | str, tuple[str, str]] = {
 
 
 def _get(body: Any, name: str) -> Any:
-    """A field under its camelCase or its snake_case name: the real server reads both."""
+    """A field by its camelCase or snake_case name: the real server accepts both."""
     if not isinstance(body, Mapping):
         return None
     return body[name] if name in body else body.get(re.sub("[A-Z]", lambda m: "_" + m[0].lower(), name))
 
 
-def ask(request: Request) -> Ask:
-    """What the request asks; the model is in the path."""
+def parse_request(request: HttpRequest) -> NormalizedRequest:
+    """Parses a request. The model is in the path."""
     body, model = request.json(), request.path.rpartition(":")[0].partition("models/")[2]
     body = _get(body, "generateContentRequest") or body
     contents = _get(body, "contents")
     if not isinstance(contents, list) or not contents or not model:
-        raise Refused(400, "* GenerateContentRequest.contents: contents is not specified")
+        raise ApiError(400, "* GenerateContentRequest.contents: contents is not specified")
     config = _get(body, "generationConfig") or {}
     streamed = request.path.endswith(":streamGenerateContent")
-    told = tuple(e for at, content in enumerate(contents) for e in _entries(at, content))
-    return Ask(
+    history = tuple(e for at, content in enumerate(contents) for e in _entries(at, content))
+    return NormalizedRequest(
         model=model,
-        turns=turns(told, said(_get(body, "systemInstruction"))),
-        history=told,
+        turns=turns_of(history, content_text(_get(body, "systemInstruction"))),
+        history=history,
         stream=streamed,
         tools=_tools(body),
-        choice=_choice(body),
+        tool_choice=_choice(body),
         schema=_schema(config),
         thinking=_thinking(_get(config, "thinkingConfig")),
-        max_tokens=whole_number(_get(config, "maxOutputTokens")),
-        stop=listed(_get(config, "stopSequences")),
-        images=pictures(contents),
+        max_tokens=positive_int(_get(config, "maxOutputTokens")),
+        stop=as_tuple(_get(config, "stopSequences")),
+        image_count=count_images(contents),
         extra={"array": streamed and request.query.get("alt") != "sse"},
     )
 
 
-def _entries(at: int, content: Mapping[str, Any]) -> Iterator[Entry]:
+def _entries(at: int, content: Mapping[str, Any]) -> Iterator[HistoryEntry]:
     role = "assistant" if content.get("role") == "model" else "user"
     for part in content.get("parts") or []:
-        made, told = _get(part, "functionCall"), _get(part, "functionResponse")
-        if made:
-            yield call(at, made.get("id"), made.get("name"), made.get("args") or {}, json.dumps(made))
-        elif told:
-            words = json.dumps(told.get("response"), ensure_ascii=False)
-            yield result(at, told.get("id"), told.get("name"), words)
+        tool_call, tool_response = _get(part, "functionCall"), _get(part, "functionResponse")
+        if tool_call:
+            yield call_entry(
+                at,
+                tool_call.get("id"),
+                tool_call.get("name"),
+                tool_call.get("args") or {},
+                json.dumps(tool_call),
+            )
+        elif tool_response:
+            result_text = json.dumps(tool_response.get("response"), ensure_ascii=False)
+            yield result_entry(at, tool_response.get("id"), tool_response.get("name"), result_text)
         else:
-            yield Entry("other", at, role, text=said(part))
+            yield HistoryEntry("other", at, role, text=content_text(part))
 
 
 def _tools(body: Mapping[str, Any]) -> tuple[Tool, ...]:
-    found = [f for t in listed(_get(body, "tools")) for f in _get(t, "functionDeclarations") or ()]
+    found = [f for t in as_tuple(_get(body, "tools")) for f in _get(t, "functionDeclarations") or ()]
     return tuple(
         Tool(str(f["name"]), _get(f, "parametersJsonSchema") or _get(f, "parameters") or {}) for f in found
     )
@@ -124,7 +139,7 @@ def _schema(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _thinking(config: Any) -> bool | None:
-    """Thoughts are only sent where they are asked to be included."""
+    """Whether thoughts are sent: only if the request includes them."""
     return (
         None
         if config is None
@@ -132,13 +147,13 @@ def _thinking(config: Any) -> bool | None:
     )
 
 
-def media(ask: Ask) -> str:
-    """Events, or JSON."""
-    return "application/json; charset=UTF-8" if ask.extra.get("array") else "text/event-stream"
+def content_type(request: NormalizedRequest) -> str:
+    """Server-sent events, or JSON."""
+    return "application/json; charset=UTF-8" if request.extra.get("array") else "text/event-stream"
 
 
 def headers(id: str, seconds: float) -> Mapping[str, str]:
-    """What Google's front end says of its own time, ms."""
+    """The server's time in ms, as Google's front end reports it."""
     return {"server-timing": f"gfet4t7; dur={round(seconds * 1000)}"}
 
 
@@ -154,129 +169,144 @@ def _chunk(
     return {
         "candidates": [candidate],
         **usage,
-        "modelVersion": reply.ask.model,
+        "modelVersion": reply.request.model,
         "responseId": reply.id,
         "createTime": datetime.fromtimestamp(reply.created, UTC).isoformat().replace("+00:00", "Z"),
     }
 
 
 def _usage(reply: Reply, thoughts: int, visible: int) -> dict[str, Any]:
-    """What was counted so far; thoughts apart from candidates."""
+    """The usage so far. Candidates do not include thoughts."""
     counts = {
         "candidatesTokenCount": visible,
         "thoughtsTokenCount": thoughts,
-        "cachedContentTokenCount": reply.cached,
+        "cachedContentTokenCount": reply.cached_tokens,
     }
     return {
-        "promptTokenCount": reply.input,
+        "promptTokenCount": reply.input_tokens,
         **{k: v for k, v in counts.items() if v},
-        "totalTokenCount": reply.input + thoughts + visible,
-        "promptTokensDetails": [{"modality": "TEXT", "tokenCount": reply.input}],
+        "totalTokenCount": reply.input_tokens + thoughts + visible,
+        "promptTokensDetails": [{"modality": "TEXT", "tokenCount": reply.input_tokens}],
     }
 
 
-def _part(reply: Reply, block: Block, piece: Piece) -> dict[str, Any]:
+def _part(reply: Reply, block: Block, chunk: ScheduledChunk) -> dict[str, Any]:
     if block.kind == "tool":
         return _call(reply, block)
-    signed = piece.last and block.kind == "content" and reply.reasoning > 0
+    signed = chunk.last and block.kind == "content" and reply.reasoning_tokens > 0
     return {
-        "text": piece.text,
+        "text": chunk.text,
         **({"thought": True} if block.kind == "reasoning" else {}),
         **({"thoughtSignature": _SIGNATURE} if signed else {}),
     }
 
 
-def _pictures(reply: Reply) -> list[dict[str, Any]]:
-    return [{"inlineData": {"mimeType": "image/png", "data": data}} for data in reply.pictures]
+def _image_parts(reply: Reply) -> list[dict[str, Any]]:
+    return [{"inlineData": {"mimeType": "image/png", "data": data}} for data in reply.images]
 
 
 def _call(reply: Reply, block: Block) -> dict[str, Any]:
-    call = {"functionCall": {"name": block.name, "args": arguments(block.text), "id": block.call_id}}
-    return {**call, "thoughtSignature": _SIGNATURE} if reply.reasoning and block.index == 0 else call
+    call = {"functionCall": {"name": block.name, "args": parse_arguments(block.text), "id": block.call_id}}
+    return {**call, "thoughtSignature": _SIGNATURE} if reply.reasoning_tokens and block.index == 0 else call
 
 
-def _events(reply: Reply) -> Iterator[Out]:
-    """Bare JSON chunks. A call comes whole, when its last token is due; its chunk counts all its tokens. The
-    last chunk has an empty text and the finish reason, as in recorded streams."""
-    at, done, held = reply.start, {"reasoning": 0, "content": 0, "tool": 0}, 0
-    for piece in reply.pieces():
-        block, at = reply.blocks[piece.block], piece.at
-        done[block.kind] += piece.n_tokens
-        if block.kind == "tool" and piece.n_tokens and not piece.last:
-            held += piece.n_tokens
+def _events(reply: Reply) -> Iterator[WireEvent]:
+    """The chunks as JSON, without framing. A tool call is sent complete when its last token is due; its chunk
+    counts all its tokens. The last chunk has an empty text and the finish reason, as in recorded streams."""
+    at, done, pending_tokens = reply.start_at, {"reasoning": 0, "content": 0, "tool": 0}, 0
+    for chunk in reply.schedule():
+        block, at = reply.blocks[chunk.block], chunk.at
+        done[block.kind] += chunk.n_tokens
+        if block.kind == "tool" and chunk.n_tokens and not chunk.last:
+            pending_tokens += chunk.n_tokens
             continue
-        part = _part(reply, block, piece) if piece.n_tokens else {"text": ""}
-        chunk = _chunk(reply, [part], done["reasoning"], done["content"] + done["tool"])
-        text = block.text if block.kind == "tool" else piece.text
-        yield Out(
-            block.kind if piece.n_tokens else "content",
-            encode(chunk),
+        part = _part(reply, block, chunk) if chunk.n_tokens else {"text": ""}
+        payload = _chunk(reply, [part], done["reasoning"], done["content"] + done["tool"])
+        text = block.text if block.kind == "tool" else chunk.text
+        yield WireEvent(
+            block.kind if chunk.n_tokens else "content",
+            encode(payload),
             at,
-            piece.more,
+            chunk.more,
             text,
-            piece.n_tokens + held,
+            chunk.n_tokens + pending_tokens,
         )
-        held = 0
-    for picture in _pictures(reply):
-        yield Out(
-            "block", encode(_chunk(reply, [picture], done["reasoning"], done["content"] + done["tool"])), at
+        pending_tokens = 0
+    for image in _image_parts(reply):
+        yield WireEvent(
+            "block", encode(_chunk(reply, [image], done["reasoning"], done["content"] + done["tool"])), at
         )
-    at, finish = reply.end(at), _FINISH.get(reply.finish, reply.finish)
-    yield Out(
+    at, finish = reply.end_at(at), _FINISH.get(reply.finish, reply.finish)
+    yield WireEvent(
         "finish",
-        encode(_chunk(reply, [{"text": ""}], reply.reasoning, reply.output - reply.reasoning, finish)),
+        encode(
+            _chunk(
+                reply,
+                [{"text": ""}],
+                reply.reasoning_tokens,
+                reply.output_tokens - reply.reasoning_tokens,
+                finish,
+            )
+        ),
         at,
     )
 
 
-def _framed(outs: Iterator[Out], array: bool, began: bool = False) -> Iterator[Out]:
-    """The chunks as events, or as the members of one JSON array."""
-    for out in outs:
-        data = (b",\r\n" if began else b"[") + out.data if array else b"data: " + out.data + b"\r\n\r\n"
-        began = True
+def _frame(events: Iterator[WireEvent], array: bool, is_started: bool = False) -> Iterator[WireEvent]:
+    """Frames the chunks as server-sent events, or as the members of one JSON array."""
+    for out in events:
+        data = (b",\r\n" if is_started else b"[") + out.data if array else b"data: " + out.data + b"\r\n\r\n"
+        is_started = True
         yield out._replace(data=data + b"]" if array and out.kind == "finish" else data)
 
 
-def stream(reply: Reply) -> Iterator[Out]:
-    """The chunks. Gemini sends nothing before the first of them."""
-    return _framed(_events(reply), bool(reply.ask.extra.get("array")))
+def stream(reply: Reply) -> Iterator[WireEvent]:
+    """The chunks. Gemini sends no preamble."""
+    return _frame(_events(reply), bool(reply.request.extra.get("array")))
 
 
-def whole(reply: Reply) -> Mapping[str, Any]:
+def full_body(reply: Reply) -> Mapping[str, Any]:
     """A GenerateContentResponse."""
     parts = [
-        _part(reply, b, Piece(i, b.text, len(b.tokens), 0.0, True, True)) for i, b in enumerate(reply.blocks)
+        _part(reply, b, ScheduledChunk(i, b.text, len(b.tokens), 0.0, True, True))
+        for i, b in enumerate(reply.blocks)
     ]
     finish = _FINISH.get(reply.finish, reply.finish)
-    return _chunk(reply, parts + _pictures(reply), reply.reasoning, reply.output - reply.reasoning, finish)
+    return _chunk(
+        reply,
+        parts + _image_parts(reply),
+        reply.reasoning_tokens,
+        reply.output_tokens - reply.reasoning_tokens,
+        finish,
+    )
 
 
-def broken(reply: Reply, at: float, sent: int) -> Iterator[Out]:
-    """An error object where a chunk should be."""
-    return _framed(
-        iter([Out("error", encode(error(Refused(503, MESSAGE), "")), at)]),
-        bool(reply.ask.extra.get("array")),
+def error_events(reply: Reply, at: float, sent: int) -> Iterator[WireEvent]:
+    """An error object instead of a chunk."""
+    return _frame(
+        iter([WireEvent("error", encode(error_body(ApiError(503, MESSAGE), "")), at)]),
+        bool(reply.request.extra.get("array")),
         True,
     )
 
 
-def error(refused: Refused, request_id: str) -> Any:
-    """{"error": {...}} with Google's status words; the time to wait is in RetryInfo, not in a header."""
-    word, message = (
-        ERRORS.get(refused.why) or ERRORS.get(refused.status) or ERRORS[400 if refused.status < 500 else 500]
+def error_body(error: ApiError, request_id: str) -> Any:
+    """{"error": {...}} with Google's status names. The time to wait is in RetryInfo, not in a header."""
+    status, message = (
+        ERRORS.get(error.reason) or ERRORS.get(error.status) or ERRORS[400 if error.status < 500 else 500]
     )
     details: list[dict[str, Any]] = []
-    if refused.retry_after is not None:
+    if error.retry_after is not None:
         details.append(
-            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{refused.retry_after:g}s"}
+            {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{error.retry_after:g}s"}
         )
-    if refused.why == "limit" and refused.retry_after is not None:
+    if error.reason == "limit" and error.retry_after is not None:
         violation = {
             "quotaMetric": "generativelanguage.googleapis.com/generate_content_requests",
             "quotaId": "GenerateRequestsPerMinutePerProjectPerModel",
         }
         details.append({"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": [violation]})
-    if refused.why == "key":
+    if error.reason == "key":
         details.append(
             {
                 "@type": "type.googleapis.com/google.rpc.ErrorInfo",
@@ -286,9 +316,9 @@ def error(refused: Refused, request_id: str) -> Any:
         )
     return {
         "error": {
-            "code": refused.status,
-            "message": refused.message or message,
-            "status": word,
+            "code": error.status,
+            "message": error.message or message,
+            "status": status,
             **({"details": details} if details else {}),
         }
     }

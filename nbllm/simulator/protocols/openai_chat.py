@@ -1,5 +1,4 @@
-"""OpenAI Chat Completions, as OpenAI streams it; thinking as DeepSeek and others send it, in
-`reasoning_content`."""
+"""OpenAI Chat Completions. Reasoning is sent in `reasoning_content`, as DeepSeek and others do."""
 
 from __future__ import annotations
 
@@ -7,17 +6,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..faults import MESSAGE
-from ..normalized_request import Ask, Entry, Tool, call, result, turns
-from ..plan import Block, Out, Piece, Reply
+from ..normalized_request import HistoryEntry, NormalizedRequest, Tool, call_entry, result_entry, turns_of
+from ..plan import Block, Reply, ScheduledChunk, WireEvent
 from ..records import Kind
-from . import Refused, Request, listed, pictures, said, sse, whole_number
+from . import ApiError, HttpRequest, as_tuple, content_text, count_images, positive_int, sse_event
 
 NAME = "openai_chat"
 ID = "chatcmpl-"
 PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 
-# status or `why`: (type, code, message)
+# By status or `reason`: (type, code, message)
 ERRORS: dict[int | str, tuple[str, str | None, str]] = {
     400: ("invalid_request_error", None, "The request is not valid."),
     401: (
@@ -57,53 +56,53 @@ ERRORS: dict[int | str, tuple[str, str | None, str]] = {
 }
 
 
-def ask(request: Request) -> Ask:
-    """What the request asks."""
+def parse_request(request: HttpRequest) -> NormalizedRequest:
+    """Parses a request."""
     body = request.json()
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise Refused(400, "Missing required parameter: 'messages'.")
-    limit, told = body.get("max_completion_tokens") or body.get("max_tokens"), history(messages)
-    return Ask(
+        raise ApiError(400, "Missing required parameter: 'messages'.")
+    limit, entries = body.get("max_completion_tokens") or body.get("max_tokens"), history(messages)
+    return NormalizedRequest(
         model=_model(body),
-        turns=turns(told),
-        history=told,
+        turns=turns_of(entries),
+        history=entries,
         stream=bool(body.get("stream")),
         tools=functions(body.get("tools")),
-        choice=choice(body.get("tool_choice")),
-        schema=wanted(body.get("response_format")),
+        tool_choice=choice(body.get("tool_choice")),
+        schema=schema_of(body.get("response_format")),
         thinking=_thinking(body.get("reasoning_effort")),
-        max_tokens=whole_number(limit),
-        stop=listed(body.get("stop")),
-        report=bool((body.get("stream_options") or {}).get("include_usage")),
-        images=pictures(messages),
+        max_tokens=positive_int(limit),
+        stop=as_tuple(body.get("stop")),
+        include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+        image_count=count_images(messages),
     )
 
 
-def history(messages: list[Any]) -> tuple[Entry, ...]:
-    """The calls and results among the messages, in OpenAI's shape and in Ollama's."""
-    out: list[Entry] = []
+def history(messages: list[Any]) -> tuple[HistoryEntry, ...]:
+    """The history's entries, from messages in OpenAI's or Ollama's form."""
+    out: list[HistoryEntry] = []
     for at, m in enumerate(m for m in messages if isinstance(m, Mapping)):
-        if (who := role(m)) == "tool":
+        if (sender := role(m)) == "tool":
             name = m.get("tool_name") or m.get("name")
-            out.append(result(at, m.get("tool_call_id"), name, said(m.get("content"))))
+            out.append(result_entry(at, m.get("tool_call_id"), name, content_text(m.get("content"))))
             continue
-        out.append(Entry("other", at, who, text=said(m.get("content"))))
-        for made in listed(m.get("tool_calls")):
-            inner = made.get("function") or {}
-            out.append(call(at, made.get("id"), inner.get("name"), inner.get("arguments")))
+        out.append(HistoryEntry("other", at, sender, text=content_text(m.get("content"))))
+        for tool_call in as_tuple(m.get("tool_calls")):
+            inner = tool_call.get("function") or {}
+            out.append(call_entry(at, tool_call.get("id"), inner.get("name"), inner.get("arguments")))
     return tuple(out)
 
 
 def _model(body: Mapping[str, Any]) -> str:
     model = body.get("model")
     if not isinstance(model, str) or not model:
-        raise Refused(400, "you must provide a model parameter")
+        raise ApiError(400, "you must provide a model parameter")
     return model
 
 
 def role(message: Mapping[str, Any]) -> str:
-    """Who speaks, in today's words."""
+    """The role, with older and newer names unified."""
     named = str(message.get("role"))
     return {"developer": "system", "function": "tool"}.get(named, named)
 
@@ -113,10 +112,10 @@ def _thinking(effort: Any) -> bool | None:
 
 
 def functions(tools: Any) -> tuple[Tool, ...]:
-    """The functions among the tools, in either of OpenAI's two shapes."""
+    """The functions among the tools, in either of OpenAI's two forms."""
     inner = [
         t.get("function", t)
-        for t in listed(tools)
+        for t in as_tuple(tools)
         if isinstance(t, Mapping) and t.get("type", "function") == "function"
     ]
     return tuple(Tool(str(f["name"]), f.get("parameters") or {}) for f in inner if "name" in f)
@@ -129,8 +128,8 @@ def choice(value: Any) -> str:
     return str(value or "auto")
 
 
-def wanted(form: Any) -> Mapping[str, Any] | None:
-    """The JSON schema asked for; {} for any object, None for text."""
+def schema_of(form: Any) -> Mapping[str, Any] | None:
+    """The requested JSON schema; {} for any object, None for text."""
     if not isinstance(form, Mapping) or form.get("type") not in ("json_object", "json_schema"):
         return None
     inner = form.get("json_schema", form)
@@ -138,71 +137,71 @@ def wanted(form: Any) -> Mapping[str, Any] | None:
     return found
 
 
-def media(ask: Ask) -> str:
+def content_type(request: NormalizedRequest) -> str:
     """Server-sent events."""
     return "text/event-stream; charset=utf-8"
 
 
 def headers(id: str, seconds: float) -> Mapping[str, str]:
-    """What OpenAI says of its own time: until the first token, ms."""
+    """The time until the first token in ms, as OpenAI reports it."""
     return {"openai-processing-ms": str(round(seconds * 1000)), "openai-version": "2020-10-01"}
 
 
-def stream(reply: Reply) -> Iterator[Out]:
-    """Role, deltas, finish, usage with empty choices where asked for, [DONE]."""
+def stream(reply: Reply) -> Iterator[WireEvent]:
+    """Role, deltas, finish, usage with empty choices if requested, [DONE]."""
     calls = any(b.kind == "tool" for b in reply.blocks)
-    yield _out(
+    yield _event(
         reply,
         "role",
         {"role": "assistant", "content": None if calls else "", "refusal": None},
-        reply.preamble,
+        reply.preamble_at,
     )
-    at = reply.start
-    for piece in reply.pieces():
-        block, at = reply.blocks[piece.block], piece.at
-        yield _out(
+    at = reply.start_at
+    for chunk in reply.schedule():
+        block, at = reply.blocks[chunk.block], chunk.at
+        yield _event(
             reply,
             block.kind,
-            _delta(reply, block, piece),
+            _delta(reply, block, chunk),
             at,
-            more=piece.more,
-            text=piece.text,
-            n=piece.n_tokens,
+            more=chunk.more,
+            text=chunk.text,
+            n=chunk.n_tokens,
         )
-    if reply.pictures:
-        yield _out(reply, "block", {"images": _images(reply)}, at)
-    at = reply.end(at)
-    yield _out(reply, "finish", {}, at, finish=reply.finish, more=True)
-    if reply.ask.report and reply.options.usage:
-        yield Out("usage", sse({**_head(reply), "choices": [], "usage": usage(reply)}), at, True)
-    yield Out("done", DONE, at)
+    if reply.images:
+        yield _event(reply, "block", {"images": _images(reply)}, at)
+    at = reply.end_at(at)
+    yield _event(reply, "finish", {}, at, finish=reply.finish, more=True)
+    if reply.request.include_usage and reply.options.usage:
+        yield WireEvent("usage", sse_event({**_head(reply), "choices": [], "usage": usage(reply)}), at, True)
+    yield WireEvent("done", DONE, at)
 
 
 def _images(reply: Reply) -> list[dict[str, Any]]:
     """Pictures as OpenRouter sends them."""
     return [
         {"type": "image_url", "index": i, "image_url": {"url": f"data:image/png;base64,{p}"}}
-        for i, p in enumerate(reply.pictures)
+        for i, p in enumerate(reply.images)
     ]
 
 
-def _delta(reply: Reply, block: Block, piece: Piece) -> dict[str, Any]:
-    if not piece.n_tokens:
+def _delta(reply: Reply, block: Block, chunk: ScheduledChunk) -> dict[str, Any]:
+    if not chunk.n_tokens:
         return {"content": ""}
     if block.kind == "reasoning" and reply.options.thoughts == "parts":
-        return {"content": [_thought(piece.text)]}
+        return {"content": [_reasoning_part(chunk.text)]}
     if block.kind != "tool":
-        return {"content" if block.kind == "content" else "reasoning_content": piece.text}
-    if not piece.first:
-        return {"tool_calls": [{"index": block.index, "function": {"arguments": piece.text}}]}
-    function = {"name": block.name, "arguments": piece.text[len(block.name) :]}
+        return {"content" if block.kind == "content" else "reasoning_content": chunk.text}
+    if not chunk.first:
+        return {"tool_calls": [{"index": block.index, "function": {"arguments": chunk.text}}]}
+    function = {"name": block.name, "arguments": chunk.text[len(block.name) :]}
     return {
         "tool_calls": [{"index": block.index, "id": block.call_id, "type": "function", "function": function}]
     }
 
 
-def _thought(text: str) -> dict[str, Any]:
-    """A thought among the parts, as Databricks sends it."""
+def _reasoning_part(text: str) -> dict[str, Any]:
+    """A reasoning part of the content, as Databricks sends it."""
     return {"type": "reasoning", "summary": [{"type": "summary_text", "text": text}]}
 
 
@@ -211,13 +210,13 @@ def _head(reply: Reply, object: str = "chat.completion.chunk") -> dict[str, Any]
         "id": reply.id,
         "object": object,
         "created": int(reply.created),
-        "model": reply.ask.model,
+        "model": reply.request.model,
         "service_tier": "default",
         "system_fingerprint": "fp_nbllm_simulator",
     }
 
 
-def _out(
+def _event(
     reply: Reply,
     kind: Kind,
     delta: dict[str, Any],
@@ -227,25 +226,25 @@ def _out(
     more: bool = False,
     text: str = "",
     n: int = 0,
-) -> Out:
+) -> WireEvent:
     chunk = {
         **_head(reply),
         "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}],
     }
-    if reply.ask.report and reply.options.usage:
+    if reply.request.include_usage and reply.options.usage:
         chunk["usage"] = None
-    return Out(kind, sse(chunk), at, more, text, n)
+    return WireEvent(kind, sse_event(chunk), at, more, text, n)
 
 
 def usage(reply: Reply) -> dict[str, Any]:
     """The usage object."""
     return {
-        "prompt_tokens": reply.input,
-        "completion_tokens": reply.output,
-        "total_tokens": reply.input + reply.output,
-        "prompt_tokens_details": {"cached_tokens": reply.cached, "audio_tokens": 0},
+        "prompt_tokens": reply.input_tokens,
+        "completion_tokens": reply.output_tokens,
+        "total_tokens": reply.input_tokens + reply.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": reply.cached_tokens, "audio_tokens": 0},
         "completion_tokens_details": {
-            "reasoning_tokens": reply.reasoning,
+            "reasoning_tokens": reply.reasoning_tokens,
             "audio_tokens": 0,
             "accepted_prediction_tokens": 0,
             "rejected_prediction_tokens": 0,
@@ -253,7 +252,7 @@ def usage(reply: Reply) -> dict[str, Any]:
     }
 
 
-def whole(reply: Reply) -> Mapping[str, Any]:
+def full_body(reply: Reply) -> Mapping[str, Any]:
     """A chat.completion."""
     calls = [
         {"id": b.call_id, "type": "function", "function": {"name": b.name, "arguments": b.text}}
@@ -267,13 +266,13 @@ def whole(reply: Reply) -> Mapping[str, Any]:
         "annotations": [],
     }
     message |= {"tool_calls": calls} if calls else {}
-    message |= {"images": _images(reply)} if reply.pictures else {}
-    if reply.reasoning and reply.options.thoughts == "parts":
+    message |= {"images": _images(reply)} if reply.images else {}
+    if reply.reasoning_tokens and reply.options.thoughts == "parts":
         message["content"] = [
-            _thought(reply.text_of("reasoning")),
+            _reasoning_part(reply.text_of("reasoning")),
             {"type": "text", "text": reply.text_of("content")},
         ]
-    elif reply.reasoning:
+    elif reply.reasoning_tokens:
         message["reasoning_content"] = reply.text_of("reasoning")
     choices = [{"index": 0, "message": message, "logprobs": None, "finish_reason": reply.finish}]
     return {
@@ -283,15 +282,15 @@ def whole(reply: Reply) -> Mapping[str, Any]:
     }
 
 
-def broken(reply: Reply, at: float, sent: int) -> Iterator[Out]:
-    """An error object where a chunk should be, then [DONE], as OpenAI sends them."""
-    yield Out("error", sse(error(Refused(500, MESSAGE), reply.id)), at, True)
-    yield Out("done", DONE, at)
+def error_events(reply: Reply, at: float, sent: int) -> Iterator[WireEvent]:
+    """An error object instead of a chunk, then [DONE], as OpenAI sends them."""
+    yield WireEvent("error", sse_event(error_body(ApiError(500, MESSAGE), reply.id)), at, True)
+    yield WireEvent("done", DONE, at)
 
 
-def error(refused: Refused, request_id: str) -> Any:
+def error_body(error: ApiError, request_id: str) -> Any:
     """{"error": {...}}, the same for all of OpenAI's endpoints."""
     kind, code, message = (
-        ERRORS.get(refused.why) or ERRORS.get(refused.status) or ERRORS[400 if refused.status < 500 else 500]
+        ERRORS.get(error.reason) or ERRORS.get(error.status) or ERRORS[400 if error.status < 500 else 500]
     )
-    return {"error": {"message": refused.message or message, "type": kind, "param": None, "code": code}}
+    return {"error": {"message": error.message or message, "type": kind, "param": None, "code": code}}

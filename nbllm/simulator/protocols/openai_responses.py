@@ -7,59 +7,68 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..faults import MESSAGE
-from ..normalized_request import Ask, Entry, call, result, turns
-from ..plan import Block, Out, Piece, Reply
-from . import Refused, Request, joined, listed, pictures, said, sse, whole_number
+from ..normalized_request import HistoryEntry, NormalizedRequest, call_entry, result_entry, turns_of
+from ..plan import Block, Reply, ScheduledChunk, WireEvent
+from . import (
+    ApiError,
+    HttpRequest,
+    as_tuple,
+    content_text,
+    count_images,
+    in_one_write,
+    positive_int,
+    sse_event,
+)
 from . import openai_chat as chat
 
 NAME = "openai_responses"
 ID = "resp_"
 PING = b": ping\n\n"
-headers, media, error = chat.headers, chat.media, chat.error
+headers, content_type, error_body = chat.headers, chat.content_type, chat.error_body
 
 
-def ask(request: Request) -> Ask:
-    """What the request asks."""
+def parse_request(request: HttpRequest) -> NormalizedRequest:
+    """Parses a request."""
     body = request.json()
-    given = body.get("input")
+    input = body.get("input")
     if not isinstance(body.get("model"), str):
-        raise Refused(400, "Missing required parameter: 'model'.")
-    if not given or not isinstance(given, (str, list)):
-        raise Refused(400, "Missing required parameter: 'input'.")
-    items = [{"role": "user", "content": given}] if isinstance(given, str) else given
+        raise ApiError(400, "Missing required parameter: 'model'.")
+    if not input or not isinstance(input, (str, list)):
+        raise ApiError(400, "Missing required parameter: 'input'.")
+    items = [{"role": "user", "content": input}] if isinstance(input, str) else input
     thinking = body.get("reasoning")
-    told = tuple(_entry(i, item) for i, item in enumerate(items))
-    return Ask(
+    history = tuple(_entry(i, item) for i, item in enumerate(items))
+    return NormalizedRequest(
         model=body["model"],
-        turns=turns(told, str(body.get("instructions") or "")),
-        history=told,
+        turns=turns_of(history, str(body.get("instructions") or "")),
+        history=history,
         stream=bool(body.get("stream")),
         tools=chat.functions(body.get("tools")),
-        choice=chat.choice(body.get("tool_choice")),
-        schema=chat.wanted((body.get("text") or {}).get("format")),
+        tool_choice=chat.choice(body.get("tool_choice")),
+        schema=chat.schema_of((body.get("text") or {}).get("format")),
         thinking=thinking.get("effort") != "none" if thinking else None,
-        max_tokens=whole_number(body.get("max_output_tokens")),
-        images=pictures(items),
+        max_tokens=positive_int(body.get("max_output_tokens")),
+        image_count=count_images(items),
         extra={"body": body},
     )
 
 
-def _entry(at: int, item: Mapping[str, Any]) -> Entry:
+def _entry(at: int, item: Mapping[str, Any]) -> HistoryEntry:
     match item.get("type", "message"):
         case "function_call":
-            name, given = item.get("name"), item.get("arguments")
-            return call(at, item.get("call_id"), name, given, f"{name} {given}")
+            name, input = item.get("name"), item.get("arguments")
+            return call_entry(at, item.get("call_id"), name, input, f"{name} {input}")
         case "function_call_output":
-            return result(at, item.get("call_id"), "", said(item.get("output")))
+            return result_entry(at, item.get("call_id"), "", content_text(item.get("output")))
         case "message":
-            return Entry("other", at, chat.role(item), text=said(item.get("content")))
+            return HistoryEntry("other", at, chat.role(item), text=content_text(item.get("content")))
         case _:
-            return Entry("other", at, "assistant")
+            return HistoryEntry("other", at, "assistant")
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The names of the events of a part, its place in its item and its shape."""
+    """A kind of content part: the names of its events, its index in the item and its JSON."""
 
     added: str
     delta: str
@@ -94,19 +103,20 @@ _PARTS = {
 
 @dataclass(slots=True)
 class _Writer:
-    """Numbers the events."""
+    """Makes the events with their sequence numbers."""
 
     reply: Reply
     items: list[Any] = field(default_factory=list)
     number: int = 0
 
-    def event(self, type: str, at: float, /, **fields: Any) -> Out:
-        data = sse({"type": type, **fields, "sequence_number": self.number}, type)
+    def event(self, type: str, at: float, /, **fields: Any) -> WireEvent:
+        data = sse_event({"type": type, **fields, "sequence_number": self.number}, type)
         self.number += 1
-        return Out("block", data, at)
+        return WireEvent("block", data, at)
 
-    def opened(self, index: int, at: float) -> list[Out]:
-        """The events that open a block's item; a call's item is opened by its name, which is a token."""
+    def start_item(self, index: int, at: float) -> list[WireEvent]:
+        """The events that start a block's item. The item of a tool call starts with its name, which is a
+        token."""
         block = self.reply.blocks[index]
         item, part = _item(self.reply, index, "in_progress"), _PARTS.get(block.kind)
         if part is None:
@@ -118,33 +128,33 @@ class _Writer:
             ),
         ]
 
-    def delta(self, piece: Piece, block: Block) -> list[Out]:
-        """A piece's events; the first of them bears its tokens."""
-        where: dict[str, Any] = {"item_id": _item_id(self.reply, piece.block), "output_index": piece.block}
+    def delta(self, chunk: ScheduledChunk, block: Block) -> list[WireEvent]:
+        """The events of a chunk; the first one has its tokens."""
+        where: dict[str, Any] = {"item_id": _item_id(self.reply, chunk.block), "output_index": chunk.block}
         part, type, rest, at = (
             _PARTS.get(block.kind),
             "response.function_call_arguments.delta",
-            piece.text,
-            piece.at,
+            chunk.text,
+            chunk.at,
         )
-        outs = []
+        events = []
         if part:
-            outs = [self.event(part.delta, at, **where, delta=rest, **part.index, **part.extra)]
+            events = [self.event(part.delta, at, **where, delta=rest, **part.index, **part.extra)]
         else:
-            if piece.first:
-                item, rest = _item(self.reply, piece.block, "in_progress"), rest[len(block.name) :]
-                outs = [self.event("response.output_item.added", at, output_index=piece.block, item=item)]
-            outs += [self.event(type, at, **where, delta=rest)] if rest else []
-        return [outs[0]._replace(kind=block.kind, text=piece.text, n_tokens=piece.n_tokens), *outs[1:]]
+            if chunk.first:
+                item, rest = _item(self.reply, chunk.block, "in_progress"), rest[len(block.name) :]
+                events = [self.event("response.output_item.added", at, output_index=chunk.block, item=item)]
+            events += [self.event(type, at, **where, delta=rest)] if rest else []
+        return [events[0]._replace(kind=block.kind, text=chunk.text, n_tokens=chunk.n_tokens), *events[1:]]
 
-    def done(self, index: int, at: float) -> list[Out]:
-        """The events that close a block's item."""
+    def end_item(self, index: int, at: float) -> list[WireEvent]:
+        """The events that end a block's item."""
         block, item = self.reply.blocks[index], _item(self.reply, index, "completed")
         where: dict[str, Any] = {"item_id": item["id"], "output_index": index}
         part = _PARTS.get(block.kind)
         self.items.append(item)
         if part is None:
-            outs = [
+            events = [
                 self.event(
                     "response.function_call_arguments.done",
                     at,
@@ -154,11 +164,11 @@ class _Writer:
                 )
             ]
         else:
-            outs = [
+            events = [
                 self.event(part.done, at, **where, text=block.text, **part.index, **part.extra),
                 self.event(part.closed, at, **where, part=part.of(block.text), **part.index),
             ]
-        return [*outs, self.event("response.output_item.done", at, output_index=index, item=item)]
+        return [*events, self.event("response.output_item.done", at, output_index=index, item=item)]
 
 
 def _item_id(reply: Reply, index: int) -> str:
@@ -181,7 +191,7 @@ def _item(reply: Reply, index: int, status: str) -> dict[str, Any]:
     parts = [_PARTS[block.kind].of(block.text)] if full else []
     if block.kind == "content":
         return {"id": id, "type": "message", "status": status, "content": parts, "role": "assistant"}
-    wanted = "reasoning.encrypted_content" in listed((reply.ask.extra.get("body") or {}).get("include"))
+    wanted = "reasoning.encrypted_content" in as_tuple((reply.request.extra.get("body") or {}).get("include"))
     return {
         "id": id,
         "type": "reasoning",
@@ -190,7 +200,7 @@ def _item(reply: Reply, index: int, status: str) -> dict[str, Any]:
     }
 
 
-def _pictures(reply: Reply) -> list[dict[str, Any]]:
+def _image_items(reply: Reply) -> list[dict[str, Any]]:
     return [
         {
             "id": f"ig_{reply.id.removeprefix(ID)}{i}",
@@ -199,11 +209,11 @@ def _pictures(reply: Reply) -> list[dict[str, Any]]:
             "output_format": "png",
             "result": data,
         }
-        for i, data in enumerate(reply.pictures)
+        for i, data in enumerate(reply.images)
     ]
 
 
-# What a response repeats of its request, and what it says where the request said nothing.
+# The fields that a response repeats from its request, with their defaults.
 _ECHOED: dict[str, Any] = {
     "instructions": None,
     "max_output_tokens": None,
@@ -225,9 +235,9 @@ _ECHOED: dict[str, Any] = {
 
 
 def _response(reply: Reply, status: str, items: list[Any], error: Any = None) -> dict[str, Any]:
-    asked = reply.ask.extra.get("body") or {}
-    over = status in ("completed", "incomplete")
-    why = {"reason": "max_output_tokens"} if status == "incomplete" else None
+    request_body = reply.request.extra.get("body") or {}
+    has_ended = status in ("completed", "incomplete")
+    details = {"reason": "max_output_tokens"} if status == "incomplete" else None
     return {
         "id": reply.id,
         "object": "response",
@@ -235,22 +245,22 @@ def _response(reply: Reply, status: str, items: list[Any], error: Any = None) ->
         "status": status,
         "background": False,
         "error": error,
-        "incomplete_details": why,
-        "model": reply.ask.model,
+        "incomplete_details": details,
+        "model": reply.request.model,
         "output": items,
         "service_tier": "default",
-        **{k: v if asked.get(k) is None else asked[k] for k, v in _ECHOED.items()},
-        "usage": _usage(reply) if over and reply.options.usage else None,
+        **{k: v if request_body.get(k) is None else request_body[k] for k, v in _ECHOED.items()},
+        "usage": _usage(reply) if has_ended and reply.options.usage else None,
     }
 
 
 def _usage(reply: Reply) -> dict[str, Any]:
     return {
-        "input_tokens": reply.input,
-        "input_tokens_details": {"cached_tokens": reply.cached},
-        "output_tokens": reply.output,
-        "output_tokens_details": {"reasoning_tokens": reply.reasoning},
-        "total_tokens": reply.input + reply.output,
+        "input_tokens": reply.input_tokens,
+        "input_tokens_details": {"cached_tokens": reply.cached_tokens},
+        "output_tokens": reply.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": reply.reasoning_tokens},
+        "total_tokens": reply.input_tokens + reply.output_tokens,
     }
 
 
@@ -258,47 +268,47 @@ def _status(reply: Reply) -> str:
     return "incomplete" if reply.finish == "length" else "completed"
 
 
-def stream(reply: Reply) -> Iterator[Out]:
-    """created, in_progress, each item from added to done, completed. What opens the next item follows the
-    last token of the one before it, so that every delta stands alone in its write."""
-    w, at = _Writer(reply), reply.start
+def stream(reply: Reply) -> Iterator[WireEvent]:
+    """created, in_progress, each item from added to done, completed. The start of the next item is sent with
+    the last token of the item before it, so that every other delta has its own write."""
+    w, at = _Writer(reply), reply.start_at
     names = ("response.created", "response.in_progress")
-    began = [
-        w.event(name, reply.preamble, response=_response(reply, "in_progress", []))._replace(kind="role")
+    first_events = [
+        w.event(name, reply.preamble_at, response=_response(reply, "in_progress", []))._replace(kind="role")
         for name in names
     ]
-    yield from joined(began + (w.opened(0, reply.preamble) if reply.blocks else []))
-    for piece in reply.pieces():
-        at = piece.at
-        yield from joined(w.delta(piece, reply.blocks[piece.block]), piece.more)
-        if piece.last:
-            after = piece.block + 1
-            yield from joined(
-                w.done(piece.block, at) + (w.opened(after, at) if after < len(reply.blocks) else []),
-                piece.more,
+    yield from in_one_write(first_events + (w.start_item(0, reply.preamble_at) if reply.blocks else []))
+    for chunk in reply.schedule():
+        at = chunk.at
+        yield from in_one_write(w.delta(chunk, reply.blocks[chunk.block]), chunk.more)
+        if chunk.last:
+            after = chunk.block + 1
+            yield from in_one_write(
+                w.end_item(chunk.block, at) + (w.start_item(after, at) if after < len(reply.blocks) else []),
+                chunk.more,
             )
-    for item in _pictures(reply):
+    for item in _image_items(reply):
         w.items.append(item)
         yield w.event("response.output_item.done", at, output_index=len(w.items) - 1, item=item)
-    over = _response(reply, _status(reply), w.items)
-    yield w.event(f"response.{_status(reply)}", reply.end(at), response=over)._replace(kind="done")
+    has_ended = _response(reply, _status(reply), w.items)
+    yield w.event(f"response.{_status(reply)}", reply.end_at(at), response=has_ended)._replace(kind="done")
 
 
-def whole(reply: Reply) -> Mapping[str, Any]:
+def full_body(reply: Reply) -> Mapping[str, Any]:
     """A response object."""
     return _response(
         reply,
         _status(reply),
-        [*(_item(reply, i, "completed") for i in range(len(reply.blocks))), *_pictures(reply)],
+        [*(_item(reply, i, "completed") for i in range(len(reply.blocks))), *_image_items(reply)],
     )
 
 
-def broken(reply: Reply, at: float, sent: int) -> Iterator[Out]:
+def error_events(reply: Reply, at: float, sent: int) -> Iterator[WireEvent]:
     """An error event and a failed response."""
     w = _Writer(reply, number=sent)
     failed = {"code": "server_error", "message": MESSAGE}
-    outs = [
+    events = [
         w.event("error", at, **failed, param=None),
         w.event("response.failed", at, response=_response(reply, "failed", [], failed)),
     ]
-    yield from joined([out._replace(kind="error") for out in outs])
+    yield from in_one_write([out._replace(kind="error") for out in events])
