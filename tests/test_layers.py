@@ -130,7 +130,7 @@ BUDGETS = {
     ("notebook",): 6_008,
     ("tools",): 2_306,
     ("bench",): 4_861,
-    ("simulator",): 2_646,
+    ("simulator",): 2_645,
 }
 
 

@@ -207,7 +207,7 @@ def plan(model="sim", **ask):
 
 
 def times(model):
-    return [(round(p.at, 6), p.n_tokens, p.more) for p in plan(model).pieces()]
+    return [(round(p.at, 6), p.n_tokens, p.more) for p in plan(model).schedule()]
 
 
 def test_the_schedule():
@@ -231,12 +231,12 @@ def test_the_schedule():
 
 
 def test_limits_stops_and_thinking():
-    assert ("length", 4) == (plan(max_tokens=4).finish, plan(max_tokens=4).output)
+    assert ("length", 4) == (plan(max_tokens=4).finish, plan(max_tokens=4).output_tokens)
     assert "Sunlight holds" == plan(stop=(" all",)).text_of("content")
     assert (24, 0, 6) == (
-        plan(thinking=True).reasoning,
-        plan(thinking=False).reasoning,
-        plan("s@reasoning=6").reasoning,
+        plan(thinking=True).reasoning_tokens,
+        plan(thinking=False).reasoning_tokens,
+        plan("s@reasoning=6").reasoning_tokens,
     )
     assert "Why is the sky blue?" == plan("s@echo=1").text_of("content")
 

@@ -84,16 +84,14 @@ class Connection(asyncio.Protocol):
             while not self.writer and not self.transport.is_closing():
                 event = self._h11.next_event()
                 if event is h11.NEED_DATA:
-                    self._continue()
+                    if self._h11.they_are_waiting_for_100_continue:
+                        response = h11.InformationalResponse(status_code=100, headers=[])
+                        self.transport.write(self._h11.send(response))
                     return
                 if event is h11.PAUSED or not self._handle(event):
                     return
         except h11.RemoteProtocolError as error:
             self._refuse(error.error_status_hint, str(error))
-
-    def _continue(self) -> None:
-        if self._h11.they_are_waiting_for_100_continue:
-            self.transport.write(self._h11.send(h11.InformationalResponse(status_code=100, headers=[])))
 
     def _handle(self, event: Any) -> bool:
         if isinstance(event, h11.Request):

@@ -77,9 +77,7 @@ class Contexts:
 
     def parse_request(self, request: HttpRequest, now: float) -> NormalizedRequest:
         """Parses a request for an answer, with its cached content prepended. Raises ApiError."""
-        if b"cached" not in request.body:
-            return gemini.parse_request(request)
-        body = request.json()
+        body = request.json() if b"cached" in request.body else {}
         name = body.get("cachedContent", body.get("cached_content"))
         if name is None:
             return gemini.parse_request(request)

@@ -63,12 +63,8 @@ def _with_failures(
             event._replace(data=_truncate_json(event.data)) if has_tokens and seen == o.malformed else event
         )
         seen, sent = seen + has_tokens, sent + 1
-        yield event._replace(more=False) if event.more and _is_before_fault(o, seen) else event
-
-
-def _is_before_fault(o: Options, seen: int) -> bool:
-    """Whether a fault is due after `seen` chunks, so that the chunk before it must be written at once."""
-    return seen in (o.cut, o.error, o.stall)
+        # A fault that is due next must not wait in a shared write.
+        yield event._replace(more=False) if event.more and seen in (o.cut, o.error, o.stall) else event
 
 
 def _truncate_json(data: bytes) -> bytes:

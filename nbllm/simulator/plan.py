@@ -240,10 +240,8 @@ def _answer_tokens(request: NormalizedRequest, o: Options) -> tuple[str, ...]:
             }
         }
         return text.tokens_to_length(schema.json_text(fitting, request.prompt))
-    content = o.text
-    if content is None and o.echo:
-        content = request.prompt
-    elif content is None and request.tool_results:
+    content = request.prompt if o.text is None and o.echo else o.text
+    if content is None and request.tool_results:
         content = _quote_results(request.tool_results)
     if content is None:
         tokens = text.answer_tokens(request.prompt, o.tokens, o.seed, request.model)

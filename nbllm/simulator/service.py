@@ -219,10 +219,9 @@ class Service:
             body = self.contexts.answer(http_request, arrival.created)
             if body is None:
                 body = routes.metadata_body(http_request, self.loads.loaded(arrival.received_ns / 1e9))
-        except PARSE_ERRORS as error:
-            return _error_answer(routes.guess_format(http_request), _malformed_request(error), "")
-        except ApiError as error:
-            return _error_answer(routes.guess_format(http_request), error, "")
+        except (ApiError, *PARSE_ERRORS) as error:
+            problem = error if isinstance(error, ApiError) else _malformed_request(error)
+            return _error_answer(routes.guess_format(http_request), problem, "")
         return _single_event_answer(
             200, body, "text/plain" if isinstance(body, str) else _JSON, "", WireEvent("done", b"", 0.0)
         )

@@ -103,17 +103,12 @@ class _PendingCalls:
                     return found
         return None
 
-    @property
-    def first(self) -> HistoryEntry | None:
-        """The oldest pending call."""
-        return next(iter(self.calls.values()), None)
-
 
 def _history_fault(history: tuple[HistoryEntry, ...], format: str) -> tuple[str, dict[str, Any]] | None:
     """The first fault of the history: its kind, and the fields of its message."""
     pending = _PendingCalls()
     for number, entry in enumerate((*history, HistoryEntry("other", len(history), "user"))):
-        first = pending.first
+        first = next(iter(pending.calls.values()), None)
         if first is not None and _too_late(first, entry, format):
             return "missing", {
                 "at": first.message_index,

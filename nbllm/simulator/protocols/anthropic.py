@@ -182,12 +182,7 @@ def _delta(chunk: ScheduledChunk, block: Block) -> list[WireEvent]:
     )
     if block.kind != "tool" or not chunk.first:
         return [WireEvent(block.kind, delta, chunk.at, False, chunk.text, chunk.n_tokens)]
-    use = {
-        "type": "tool_use",
-        "id": f"toolu_{block.call_id.removeprefix('call_')}",
-        "name": block.name,
-        "input": {},
-    }
+    use = {**_use(block), "input": {}}
     start = sse_event(
         {"type": "content_block_start", "index": chunk.block, "content_block": use}, "content_block_start"
     )

@@ -62,7 +62,7 @@ def parse_request(request: HttpRequest) -> NormalizedRequest:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise ApiError(400, "Missing required parameter: 'messages'.")
-    limit, entries = body.get("max_completion_tokens") or body.get("max_tokens"), history(messages)
+    entries = history(messages)
     return NormalizedRequest(
         model=_model(body),
         turns=turns_of(entries),
@@ -71,8 +71,8 @@ def parse_request(request: HttpRequest) -> NormalizedRequest:
         tools=functions(body.get("tools")),
         tool_choice=choice(body.get("tool_choice")),
         schema=schema_of(body.get("response_format")),
-        thinking=_thinking(body.get("reasoning_effort")),
-        max_tokens=positive_int(limit),
+        thinking=body["reasoning_effort"] != "none" if body.get("reasoning_effort") is not None else None,
+        max_tokens=positive_int(body.get("max_completion_tokens") or body.get("max_tokens")),
         stop=as_tuple(body.get("stop")),
         include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
         image_count=count_images(messages),
@@ -105,10 +105,6 @@ def role(message: Mapping[str, Any]) -> str:
     """The role, with older and newer names unified."""
     named = str(message.get("role"))
     return {"developer": "system", "function": "tool"}.get(named, named)
-
-
-def _thinking(effort: Any) -> bool | None:
-    return None if effort is None else effort != "none"
 
 
 def functions(tools: Any) -> tuple[Tool, ...]:
