@@ -317,7 +317,7 @@ PROCESS_WIDE = {
     ("store/ledger", "_ALL"),  # weak
     ("simulator/__init__", "_shared"),
     ("simulator/__init__", "_lock"),
-    ("simulator/server", "_alive"),  # weak
+    ("simulator/server", "_running"),  # weak
 }
 CHANGES = {
     *("add", "append", "appendleft", "clear", "discard", "extend", "insert", "move_to_end", "pop", "popitem"),
