@@ -66,8 +66,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Where each public name lives; "" means the module itself.
-_HOME = {
+# The module of each public name; "" for a submodule.
+_MODULES = {
     **dict.fromkeys(
         (
             "stream",
@@ -107,30 +107,31 @@ _HOME = {
     "map": "rows",
     **dict.fromkeys(("bench", "errors", "rows", "simulator", "tools"), ""),
 }
-__all__ = list(_HOME)
-# Who shows runs in a kernel; the modules themselves know no notebook.
-_SHOWN_BY = {"bench": ".notebook.dashboard", "rows": ".notebook.rows"}
+__all__ = list(_MODULES)
+# Modules that show runs in a kernel; bench and rows themselves do not import the notebook.
+_DISPLAYS = {"bench": ".notebook.dashboard", "rows": ".notebook.rows"}
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
-        near = [] if name[0] == "_" else import_module("difflib").get_close_matches(name, _HOME, 1)
+    module_name = _MODULES.get(name)
+    if module_name is None:
+        near = [] if name[0] == "_" else import_module("difflib").get_close_matches(name, _MODULES, 1)
         raise AttributeError(
             f"module 'nbllm' has no attribute {name!r}" + "".join(f": did you mean {n}?" for n in near)
         )
     magics = sys.modules.get("nbllm.notebook.magics")
-    if magics is not None and (home.startswith("client.") or name in ("rows", "bench")):
-        magics.attach_user_prompt()  # what asks a model asks its user in the notebook
-    if not home:
+    if magics is not None and (module_name.startswith("client.") or name in ("rows", "bench")):
+        magics.attach_user_prompt()  # so that questions to the user appear in the notebook
+    if not module_name:
         module = import_module(f".{name}", __name__)
-        if name in _SHOWN_BY and "ipykernel" in sys.modules:
-            import_module(_SHOWN_BY[name], __name__)
+        if name in _DISPLAYS and "ipykernel" in sys.modules:
+            import_module(_DISPLAYS[name], __name__)
         return module
     from .core.collector import gc_paused
 
-    with gc_paused(kept=True):  # what loads, stays
-        value = getattr(__getattr__(home) if home == "rows" else import_module(f".{home}", __name__), name)
+    with gc_paused(long_lived=True):
+        module = __getattr__("rows") if module_name == "rows" else import_module(f".{module_name}", __name__)
+        value = getattr(module, name)
     globals()[name] = value
     return value
 

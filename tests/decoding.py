@@ -3,7 +3,7 @@
 import json
 
 from nbllm.core.calls import Frame
-from nbllm.core.codec import Coded, check_version, from_plain
+from nbllm.core.codec import Encodable, check_version, from_plain
 
 
 def read(dialect, row, *chunks):
@@ -20,7 +20,7 @@ def read(dialect, row, *chunks):
     return [*events, *decoder.close()]
 
 
-def from_json(text, kind=Coded):
+def from_json(text, kind=Encodable):
     """The value in what `to_json` gave; what a file that holds such a text is read by."""
     found = json.loads(text)
     check_version(found.get("nbllm"))

@@ -163,7 +163,7 @@ def test_a_list_of_loaded_models_that_is_none_is_no_loaded_model(serve):
         blocks=1,
     )
     assert len(LISTED) == len(df)
-    assert not df["error_msg"].astype(str).str.contains("nbllm failed inside").any()
+    assert not df["error_msg"].astype(str).str.contains("nbllm failed internally").any()
 
 
 @pytest.mark.parametrize(

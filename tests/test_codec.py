@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from nbllm.core import events as ev
 from nbllm.core import messages as ms
-from nbllm.core.codec import Coded, digest, from_plain, to_json, to_plain
+from nbllm.core.codec import Encodable, digest, from_plain, to_json, to_plain
 from nbllm.core.errors import ConfigError, ProtocolError
 from nbllm.core.events import DEPTH_LIMIT, Event, Response, TextDelta, Usage
 from nbllm.core.messages import Image, Message, Raw, Request, Text, Tool, ToolCall
@@ -35,7 +35,7 @@ plain = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
     max_leaves=4,
 )
-KINDS = [kind for kind in get_args(Coded) if is_dataclass(kind)]
+KINDS = [kind for kind in get_args(Encodable) if is_dataclass(kind)]
 LEAVES = {
     str: texts,
     float: floats,
@@ -112,7 +112,7 @@ STORED = [  # as files hold it: what these say may never change while the versio
 def test_the_text_stays_the_same(value, text):
     """So that caches and files outlive a version."""
     assert text == to_json(value)
-    kind = tuple[Event, ...] if isinstance(value, tuple) else Coded
+    kind = tuple[Event, ...] if isinstance(value, tuple) else Encodable
     assert value == from_json(text, kind)
 
 
@@ -160,7 +160,7 @@ REFUSED = [
 @pytest.mark.parametrize("text", REFUSED, ids=lambda text: text[:80])
 def test_what_is_no_such_text_is_refused(text):
     """In words, and whatever it is."""
-    with pytest.raises(ProtocolError, match="Expected what nbllm wrote"):
+    with pytest.raises(ProtocolError, match="Expected data written by nbllm"):
         from_json(text)
 
 
@@ -215,7 +215,7 @@ LONG = {  # what stands n times, between what
 def test_what_is_read_costs_its_length(what):
     """Whatever stands in it."""
     begin, middle, end = LONG[what]
-    kind = tuple[Event, ...] if what == "events" else Coded
+    kind = tuple[Event, ...] if what == "events" else Encodable
     growth(
         lambda text: from_json(text, kind), lambda n: f'{{"nbllm":1,"value":{begin}{middle * n}{end}}}', 500
     )

@@ -1,1 +1,1 @@
-"""The vocabulary: messages, events, errors, calls, options. Pure: no clock, file, socket or thread."""
+"""The shared data types: messages, events, errors, calls, options. Pure: no clock, file, socket or thread."""

@@ -1,14 +1,14 @@
-"""One canonical JSON form of messages, requests, responses and events, for cache keys, recordings, files and
+"""The canonical JSON form of messages, requests, responses and events: for cache keys, recordings, files and
 other processes. Pure.
 
-A value of ours is an object with its class in `type` and the fields that differ from their defaults, so that
-a field which a later version adds changes neither digests nor files. Bytes are base64. What belongs to others
-(a schema, arguments, a provider's own objects) stands as it is, except that a key which begins with "$" gets
-another "$", and that what JSON has no word for is {"$float": "nan"} or {"$bytes": "..."}. Keys are sorted,
-text is ASCII. The same value gives the same text in every process and version; VERSION changes where that
-cannot be kept.
+An object of nbllm is written with its class in `type` and the fields that differ from their defaults, so that
+a field added by a later version changes neither digests nor files. Bytes are base64. Foreign values (a
+schema, arguments, a provider's objects) are written unchanged, except that a key that begins with "$" gets
+another "$", and that what JSON cannot express becomes {"$float": "nan"} or {"$bytes": "..."}. Keys are
+sorted, text is ASCII. The same value gives the same text in every process and version; where that cannot be
+guaranteed, VERSION changes.
 
-What is read may be anybody's: it costs its size times a constant, and every field is checked.
+Input is untrusted: reading takes linear time, and every field is checked.
 """
 
 from __future__ import annotations
@@ -30,77 +30,78 @@ from .events import DEPTH_LIMIT, Event, Response, Step, Timing, Usage
 from .messages import Message, Part, Request, Tool, unbase64
 
 VERSION = 1
-Coded = Message | Part | Tool | Request | Event | Usage | Timing | Step | Response  # what has a form here
+Encodable = Message | Part | Tool | Request | Event | Usage | Timing | Step | Response
 
 
 def to_json(value: Any) -> str:
-    """The canonical text of a value of ours, or of a sequence of them. Raises ConfigError for what has no
-    JSON form, such as an object of Python's in `extra`."""
+    """The canonical text of an Encodable, or of a sequence of them. Raises ConfigError for what has no JSON
+    form, such as an arbitrary Python object in `extra`."""
     plain = {"nbllm": VERSION, "value": to_plain(value)}
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: Any) -> str:
-    """A key for a value: equal values have the same one, in every process."""
+    """A hash of a value: equal for equal values, in every process."""
     return sha256(to_json(value).encode("ascii")).hexdigest()
 
 
 def check_version(version: Any) -> None:
-    """Raises ConfigError for the version of a later nbllm, ProtocolError for what is none."""
+    """Raises ConfigError for the version of a later nbllm, ProtocolError for anything that is not a
+    version."""
     if isinstance(version, int) and version > VERSION:
         raise ConfigError(
-            f"This was written by a later nbllm (form {version}; this one reads {VERSION}).",
+            f"This was written by a later nbllm (format {version}; this one reads {VERSION}).",
             hint="Update nbllm: pip install -U nbllm.",
         )
     if version != VERSION:
-        raise _refused("a text without a version")
+        raise _format_error("a text without a version")
 
 
 def to_plain(value: Any) -> Any:
-    """As `to_json`, as JSON values that may stand in a larger text."""
+    """Like `to_json`, but returns plain JSON values, to be part of a larger text."""
     try:
-        return _write(value, _shape(Coded))
+        return _write(value, _shape(Encodable))
     except (TypeError, ValueError, OverflowError) as exc:
         raise ConfigError(
             f"A value has no JSON form: {exc}.",
-            hint="Text, numbers, booleans, None, bytes, lists and mappings with text for keys have one.",
+            hint="Text, numbers, booleans, None, bytes, lists and mappings with text keys have one.",
         ) from None
 
 
-def from_plain(given: Any, kind: Any = Coded) -> Any:
-    """The value in what `to_plain` gave. Where `kind` is one class, `type` may be missing. Raises
+def from_plain(data: Any, kind: Any = Encodable) -> Any:
+    """The value that `to_plain` wrote. Where `kind` is a single class, `type` may be missing. Raises
     ProtocolError."""
-    return _read(given, _shape(kind), "the value")
+    return _read(data, _shape(kind), "the value")
 
 
-def _refused(what: str) -> ProtocolError:
+def _format_error(found: str) -> ProtocolError:
     return ProtocolError(
-        f"Expected what nbllm wrote, got {what}.",
-        hint="The file is damaged, somebody else's, or of another version of nbllm.",
+        f"Expected data written by nbllm, got {found}.",
+        hint="The file is damaged, was written by another program, or by another version of nbllm.",
     )
 
 
-# --- values of ours: what may stand in a field, from its annotation -----------------------------------------
+# --- objects of nbllm: what a field may hold, from its annotation -------------------------------------------
 
 
 class _Shape(msgspec.Struct, frozen=True):
-    """What may stand in a place: plain `types` (dict is what belongs to others), `words`, a sequence of
-    `items`, or one of our `kinds` by name."""
+    """What a field may hold: plain `types` (dict means foreign values), `literals`, a sequence of `items`, or
+    one of the `classes`, by name."""
 
     types: frozenset[type] = frozenset()
-    words: tuple[Any, ...] = ()
+    literals: tuple[Any, ...] = ()
     items: _Shape | None = None
-    kinds: Mapping[str, type] = msgspec.field(default_factory=dict)
+    classes: Mapping[str, type] = msgspec.field(default_factory=dict)
 
 
 @cache
 def _shape(hint: Any) -> _Shape:
-    arms = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    origins = [(get_origin(arm) or arm, arm) for arm in arms]
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    origins = [(get_origin(member) or member, member) for member in members]
     return _Shape(
         frozenset(dict if o is Mapping else o for o, _ in origins if o in _PLAIN),
-        tuple(word for o, arm in origins if o is Literal for word in get_args(arm)),
-        next((_shape(get_args(arm)[0]) for o, arm in origins if o is tuple), None),
+        tuple(value for o, member in origins if o is Literal for value in get_args(member)),
+        next((_shape(get_args(member)[0]) for o, member in origins if o is tuple), None),
         {o.__name__: o for o, _ in origins if is_dataclass(o) and isinstance(o, type)},
     )
 
@@ -120,7 +121,7 @@ def _default(f: Field[Any]) -> Any:
 
 def _write(value: Any, shape: _Shape) -> Any:
     if isinstance(value, Mapping):
-        return _walk(value, _escaped, _marked)
+        return _map_json(value, _escape_key, _encode_scalar)
     if isinstance(value, (tuple, list)):
         return [_write(v, shape.items or shape) for v in value]
     if is_dataclass(value):
@@ -128,93 +129,97 @@ def _write(value: Any, shape: _Shape) -> Any:
     if isinstance(value, bytes):
         return b64encode(value).decode("ascii")
     if float in shape.types and int not in shape.types and isinstance(value, int):
-        return float(value)  # 0 and 0.0 are one temperature, and one key
-    return _marked(value)
+        return float(value)  # 0 and 0.0 are the same temperature, and need the same key
+    return _encode_scalar(value)
 
 
 def _write_object(value: Any) -> dict[str, Any]:
     kind: type = type(value)
-    if kind.__name__ not in _shape(Coded).kinds:
+    if kind.__name__ not in _shape(Encodable).classes:
         raise TypeError(f"{kind.__name__} is none of nbllm's messages and events")
-    told = ((name, getattr(value, name), about) for name, about in _fields(kind).items())
-    return {"type": kind.__name__} | {n: _write(v, shape) for n, v, (shape, rest) in told if v != rest}
+    values = ((name, getattr(value, name), field) for name, field in _fields(kind).items())
+    return {"type": kind.__name__} | {
+        n: _write(v, shape) for n, v, (shape, default) in values if v != default
+    }
 
 
-def _read(given: Any, shape: _Shape, where: str) -> Any:
-    kind = type(given)
+def _read(data: Any, shape: _Shape, where: str) -> Any:
+    kind = type(data)
     if kind is dict:
-        return _read_object(given, shape, where)
+        return _read_object(data, shape, where)
     if kind is list and shape.items is not None:
-        return tuple(_read(v, shape.items, where) for v in given)
-    if kind in shape.types or (kind is str and given in shape.words):
-        return given
-    if kind is str and bytes in shape.types and (data := unbase64(given)) is not None:
+        return tuple(_read(v, shape.items, where) for v in data)
+    if kind in shape.types or (kind is str and data in shape.literals):
         return data
-    raise _refused(f"{where} of another type")
+    if kind is str and bytes in shape.types and (decoded := unbase64(data)) is not None:
+        return decoded
+    raise _format_error(f"{where} of another type")
 
 
-def _read_object(given: dict[str, Any], shape: _Shape, where: str) -> Any:
+def _read_object(data: dict[str, Any], shape: _Shape, where: str) -> Any:
     if dict in shape.types:
-        return _read_foreign(given, where)
-    if float in shape.types and isinstance(value := _unmarked(given), float):
+        return _read_foreign(data, where)
+    if float in shape.types and isinstance(value := _decode_scalar(data), float):
         return value
-    name = given.get("type", next(iter(shape.kinds), None) if len(shape.kinds) == 1 else None)
-    if not isinstance(name, str) or name not in shape.kinds:
-        raise _refused(f"{where} of the type {str(name)[:40]!r}")
-    known = _fields(shape.kinds[name])
-    odd = [n for n in given if n not in known and n != "type"]
-    missing = [n for n, (_, rest) in known.items() if rest is MISSING and n not in given]
-    if odd or missing:
-        raise _refused(f"{name} with {odd[0][:40]!r}" if odd else f"{name} without {missing[0]!r}")
-    values = {n: _read(v, known[n][0], f"{name}.{n}") for n, v in given.items() if n != "type"}
-    return shape.kinds[name](**values)
+    name = data.get("type", next(iter(shape.classes), None) if len(shape.classes) == 1 else None)
+    if not isinstance(name, str) or name not in shape.classes:
+        raise _format_error(f"{where} of the type {str(name)[:40]!r}")
+    known = _fields(shape.classes[name])
+    unknown = [n for n in data if n not in known and n != "type"]
+    missing = [n for n, (_, default) in known.items() if default is MISSING and n not in data]
+    if unknown or missing:
+        raise _format_error(
+            f"{name} with {unknown[0][:40]!r}" if unknown else f"{name} without {missing[0]!r}"
+        )
+    values = {n: _read(v, known[n][0], f"{name}.{n}") for n, v in data.items() if n != "type"}
+    return shape.classes[name](**values)
 
 
-def _read_foreign(given: dict[str, Any], where: str) -> dict[str, Any]:
+def _read_foreign(data: dict[str, Any], where: str) -> dict[str, Any]:
     try:
-        found = _walk(given, _unescaped, _unmarked)
+        value = _map_json(data, _unescape_key, _decode_scalar)
     except ValueError as exc:
-        raise _refused(f"{where} with {exc}") from None
-    if not isinstance(found, dict):
-        raise _refused(f"{where} of another type")
-    return found
+        raise _format_error(f"{where} with {exc}") from None
+    if not isinstance(value, dict):
+        raise _format_error(f"{where} of another type")
+    return value
 
 
-# --- values of others: any JSON, level by level, since they may be deep -------------------------------------
+# --- foreign values: any JSON, level by level instead of recursively, since they may be deep ----------------
 
 
-def _walk(value: Any, key: Callable[[Any], str], change: Callable[[Any], Any]) -> Any:
-    """A copy with every key and every other value changed. Raises ValueError where it is too deep."""
+def _map_json(value: Any, map_key: Callable[[Any], str], map_value: Callable[[Any], Any]) -> Any:
+    """A copy with all keys and values mapped. Raises ValueError where it is too deep."""
     top = [value]
     todo: list[tuple[Any, Any, int]] = [(top, 0, 0)]
-    for holder, at, level in todo:
-        old = holder[at]
-        new = change(old)
+    for container, index, level in todo:
+        old = container[index]
+        new = map_value(old)
         if isinstance(new, Mapping) and new is old:
-            new = {key(k): v for k, v in new.items()}
+            new = {map_key(k): v for k, v in new.items()}
             todo.extend((new, k, level + 1) for k in new)
         elif isinstance(new, (list, tuple)):
             new = list(new)
             todo.extend((new, i, level + 1) for i in range(len(new)))
-        holder[at] = new
+        container[index] = new
         if level > DEPTH_LIMIT:
             raise ValueError(f"more than {DEPTH_LIMIT} levels")
     return top[0]
 
 
-def _escaped(key: Any) -> str:
+def _escape_key(key: Any) -> str:
     if not isinstance(key, str):
         raise TypeError(f"a mapping has a key of type {type(key).__name__}")
     return f"${key}" if key.startswith("$") else key
 
 
-def _unescaped(key: str) -> str:
+def _unescape_key(key: str) -> str:
     if key.startswith("$") and not key.startswith("$$"):
         raise ValueError(f"the key {key[:40]!r}")
     return key.removeprefix("$")
 
 
-def _marked(value: Any) -> Any:
+def _encode_scalar(value: Any) -> Any:
     if isinstance(value, float):
         return value + 0.0 if math.isfinite(value) else {"$float": repr(float(value))}
     if isinstance(value, bytes):
@@ -224,11 +229,11 @@ def _marked(value: Any) -> Any:
     return value
 
 
-def _unmarked(value: Any) -> Any:
+def _decode_scalar(value: Any) -> Any:
     if isinstance(value, dict) and len(value) == 1:
-        ((mark, text),) = value.items()
-        if mark == "$float" and text in ("nan", "inf", "-inf"):
+        ((tag, text),) = value.items()
+        if tag == "$float" and text in ("nan", "inf", "-inf"):
             return float(text)
-        if mark == "$bytes" and isinstance(text, str) and (data := unbase64(text)) is not None:
+        if tag == "$bytes" and isinstance(text, str) and (data := unbase64(text)) is not None:
             return data
     return value

@@ -1,4 +1,4 @@
-"""Python's garbage collector, out of the way of what makes many objects at once."""
+"""Pausing Python's garbage collector while many objects are made at once."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_FROZEN = 1_000  # objects: some hundred of its own are frozen from the start of Python 3.12
+_FROZEN = 1_000  # objects; Python 3.12 starts with some hundred frozen ones of its own
 
 
 @contextmanager
-def gc_paused(*, kept: bool = False) -> Iterator[None]:
-    """Makes many objects at once, without the garbage collector: it would look through all objects of the
-    process, while no thread runs, for rings that a message or a module does not leave. kept: they stay, and
-    are taken for old ones, so that it does not look for them soon after either."""
-    if not gc.isenabled() or (kept and gc.get_freeze_count() > _FROZEN):  # somebody has plans of their own
+def gc_paused(*, long_lived: bool = False) -> Iterator[None]:
+    """Context without garbage collection, for making many objects at once: the collector would stop all
+    threads and search every object of the process for cycles, which messages and modules do not leave.
+    long_lived: moves the new objects to the oldest generation, so that they are not searched soon afterwards
+    either."""
+    if not gc.isenabled() or (long_lived and gc.get_freeze_count() > _FROZEN):  # the user controls it
         yield
         return
     gc.disable()
     try:
         yield
     finally:
-        if kept:
+        if long_lived:
             gc.freeze()
             gc.unfreeze()
         gc.enable()

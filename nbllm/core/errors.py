@@ -1,22 +1,22 @@
-"""Errors, split by whose fault they are. Each message ends with what to do next, and none holds a secret.
+"""Errors, grouped by whose fault they are. Each message ends with what to do next; none contains a secret.
 
 NbllmError
-├── ConfigError         you: no key, unknown model, bad option
-│   └── BudgetExceeded  what may be spent leaves no room for the call, which was not sent
-├── TransportError      the wire
-│   ├── ConnectFailed   nobody answered at that address
-│   ├── Timeout         which one is in `.which`: connect, first, idle, silent or total
-│   └── StreamCut       the answer stopped before its end
-├── ProviderError       they said no: `.status .type .code .retry_after .request_id`
+├── ConfigError         the user: no key, unknown model, bad option
+│   └── BudgetExceeded  the budget leaves no room for the call, which was not sent
+├── TransportError      the network
+│   ├── ConnectFailed   no server answered at that address
+│   ├── Timeout         `.which` says which limit: connect, first, idle, silent or total
+│   └── StreamCut       the answer broke off before its end
+├── ProviderError       the provider refused: `.status .type .code .retry_after .request_id`
 │   ├── AuthenticationError · PermissionDenied · NotFound · BadRequest
-│   ├── RateLimited     ask again later: `.per .until`      ├── QuotaExceeded   ask again after paying
-│   ├── Overloaded      their trouble, passing  └── ServerError   their trouble
+│   ├── RateLimited     retry later: `.per .until`
+│   ├── QuotaExceeded   retry after paying
+│   ├── Overloaded · ServerError   the provider's own fault; the first is temporary
 │   └── ContextLengthExceeded · ContentFiltered
-├── ProtocolError       they spoke gibberish
-└── AnswerProcessingError  the answer came; checking, converting or showing it failed
+├── ProtocolError       the response is malformed
+└── AnswerProcessingError  the answer arrived; checking, converting or showing it failed
 
-`.partial` is the Response with what had arrived (of `embed`, its DataFrame), None where nothing was asked
-yet.
+`.partial` is the Response with what had arrived (for `embed`, its DataFrame); None where nothing was sent.
 """
 
 from __future__ import annotations
@@ -38,58 +38,55 @@ if TYPE_CHECKING:
 MASK = "•••"
 
 
-def similar_names(name: str, known: Iterable[str], most: int = 1, least: float = 0.6) -> list[str]:
-    """The names that are most like `name`, at most so many; least: of how much must be alike."""
-    import difflib  # late, as a name that nobody knows is rare
+def similar_names(name: str, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The `count` names most similar to `name`. cutoff: how similar they must be, from 0 to 1."""
+    import difflib  # imported late, because unknown names are rare
 
-    return difflib.get_close_matches(name, [*known], most, least)
+    return difflib.get_close_matches(name, [*known], count, cutoff)
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """The hint for a name that is not among those that are known: the nearest, or all of them."""
+    """The hint for an unknown name: the most similar known name, or all of them."""
     known = list(known)
     near = similar_names(str(name)[:200], known)
     return f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
 
 
-_SHORTEST = 4  # characters of a secret that is looked for: a shorter one would mask prose
-_LONG = 8  # from here on it is looked for in any case, and as base64
-_PLAIN = frozenset(
-    {"true", "false", "null", "none", "application/json", "text/event-stream"}
-)  # values that are nobody's secret
-_DEEPEST = 100  # levels of an error's body that are looked through
+_MIN_LENGTH = 4  # characters of a secret; masking a shorter one would mask prose
+_LONG = 8  # characters from which on a secret is also searched for in other letter case, and as base64
+_NOT_SECRET = frozenset({"true", "false", "null", "none", "application/json", "text/event-stream"})
+_MAX_DEPTH = 100  # levels of an error's body that are searched
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
-    """`text` with every secret in it masked, also where it is quoted for an address or for JSON, or in
-    base64."""
-    return scrubber([s for s in secrets if len(s) <= len(text)])(text)  # no form is shorter than itself
+    """`text` with every secret masked, also where it is quoted for a URL or JSON, or encoded as base64."""
+    return scrubber([s for s in secrets if len(s) <= len(text)])(text)  # no form is shorter than the secret
 
 
 def scrubber(secrets: Iterable[str]) -> Callable[[str], str]:
-    """What masks these secrets in a text."""
-    found = {form for s in secrets if len(s) >= _SHORTEST and s.lower() not in _PLAIN for form in _forms(s)}
-    if not found:
+    """A function that masks these secrets in a text."""
+    forms = {f for s in secrets if len(s) >= _MIN_LENGTH and s.lower() not in _NOT_SECRET for f in _forms(s)}
+    if not forms:
         return str
-    folded = [form.casefold() for form in found]
+    folded = [form.casefold() for form in forms]
 
     @functools.cache
     def pattern() -> re.Pattern[str]:
-        longest_first = sorted(found, key=len, reverse=True)
-        words = (f"(?i:{re.escape(f)})" if len(f) >= _LONG else re.escape(f) for f in longest_first)
-        return re.compile("|".join(words))
+        longest_first = sorted(forms, key=len, reverse=True)
+        patterns = (f"(?i:{re.escape(f)})" if len(f) >= _LONG else re.escape(f) for f in longest_first)
+        return re.compile("|".join(patterns))
 
-    def masked(text: str) -> str:
-        low = text.casefold()  # the pattern is slow, and few texts hold a secret
-        return pattern().sub(MASK, text) if any(form in low for form in folded) else text
+    def mask(text: str) -> str:
+        lower = text.casefold()  # checked first: the pattern is slow, and few texts contain a secret
+        return pattern().sub(MASK, text) if any(form in lower for form in folded) else text
 
-    return masked
+    return mask
 
 
 def _forms(secret: str) -> set[str]:
-    """A secret as it may stand in a text."""
+    """All forms in which a secret may appear in a text."""
     raw = secret.encode("utf-8", "surrogatepass")
-    found = {
+    forms = {
         secret,
         quote(raw),
         quote(raw, safe=""),
@@ -97,14 +94,12 @@ def _forms(secret: str) -> set[str]:
         json.dumps(secret)[1:-1],
         json.dumps(secret, ensure_ascii=False)[1:-1],
     }
-    for before in (
-        range(3) if len(secret) >= _LONG else ()
-    ):  # base64 of a longer text that holds it, as Basic auth does
-        packed = base64.b64encode(b"\0" * before + raw).decode()[
-            (0, 2, 3)[before] : (before + len(raw)) * 8 // 6
-        ]
-        found |= {packed, packed.replace("+", "-").replace("/", "_")}
-    return found
+    # Within the base64 of a longer text, as in Basic auth, it looks different at each of three offsets.
+    for offset in range(3) if len(secret) >= _LONG else ():
+        encoded = base64.b64encode(b"\0" * offset + raw).decode()
+        encoded = encoded[(0, 2, 3)[offset] : (offset + len(raw)) * 8 // 6]
+        forms |= {encoded, encoded.replace("+", "-").replace("/", "_")}
+    return forms
 
 
 _PREFIXED = re.compile(
@@ -128,16 +123,16 @@ _SECRET_NAME = re.compile(
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a variable of the environment is called as those are that hold a secret."""
+    """Whether an environment variable's name is typical of one that holds a secret."""
     return bool(_SECRET_NAME.search(name))
 
 
 class NbllmError(Exception):
-    """Base of all errors that nbllm raises. `hint` says what to do next and is part of the message."""
+    """Base class of all errors that nbllm raises. `hint` says what to do next and is part of the message."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         self.message, self.hint = message, hint
-        self.sent = ""  # where the call went and with which key (masked), once it was sent
+        self.sent = ""  # once the call was sent: where to, and with which key (masked)
         self.partial: Response | None = None
         super().__init__(message)
 
@@ -145,46 +140,46 @@ class NbllmError(Exception):
         return "\n".join(filter(None, (self.message, self.sent, self.hint)))
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows in the place of a traceback; a script has Python's own."""
-        words = "".join(c if c.isprintable() or c == "\n" else "�" for c in f"{type(self).__name__}: {self}")
-        return words.splitlines()
+        """What IPython shows instead of a traceback; scripts get Python's own."""
+        text = "".join(c if c.isprintable() or c == "\n" else "�" for c in f"{type(self).__name__}: {self}")
+        return text.splitlines()
 
     def scrub_secrets(self, secrets: Iterable[str]) -> NbllmError:
-        """This error, with every secret taken out of all its texts, and without the one behind it, whose
-        frames hold what was sent."""
-        masked, self.__context__ = scrubber(secrets), None
-        self.args = tuple(masked(a) if isinstance(a, str) else a for a in self.args)
+        """Masks every secret in all texts of this error, and drops its `__context__`, whose frames hold what
+        was sent. Returns the error."""
+        mask, self.__context__ = scrubber(secrets), None
+        self.args = tuple(mask(a) if isinstance(a, str) else a for a in self.args)
         for name, value in vars(self).items():
-            setattr(self, name, _scrub_value(value, masked))
+            setattr(self, name, _scrub_value(value, mask))
         return self
 
 
-def _scrub_value(value: Any, masked: Callable[[str], str], depth: int = 0) -> Any:
+def _scrub_value(value: Any, mask: Callable[[str], str], depth: int = 0) -> Any:
     if isinstance(value, str):
-        return masked(value)
-    if isinstance(value, (dict, list)) and depth >= _DEEPEST:
+        return mask(value)
+    if isinstance(value, (dict, list)) and depth >= _MAX_DEPTH:
         return MASK
     if isinstance(value, dict):
-        return {masked(str(k)): _scrub_value(v, masked, depth + 1) for k, v in value.items()}
+        return {mask(str(k)): _scrub_value(v, mask, depth + 1) for k, v in value.items()}
     if isinstance(value, list):
-        return [_scrub_value(v, masked, depth + 1) for v in value]
+        return [_scrub_value(v, mask, depth + 1) for v in value]
     return value
 
 
 class ConfigError(NbllmError, ValueError):
-    """Something on this side is missing or wrong."""
+    """Something on the user's side is missing or wrong."""
 
 
 class BudgetExceeded(ConfigError):
-    """A call does not fit what may be spent (budget=, %llm budget), and was not sent."""
+    """A call would exceed the budget (budget=, %llm budget), and was not sent."""
 
 
 class TransportError(NbllmError):
-    """The wire failed."""
+    """The network failed."""
 
 
 class ConnectFailed(TransportError):
-    """No connection to the address came about."""
+    """No connection to the address could be made."""
 
 
 class Timeout(TransportError, TimeoutError):
@@ -196,11 +191,11 @@ class Timeout(TransportError, TimeoutError):
 
 
 class StreamCut(TransportError):
-    """The answer stopped before its end; `.partial` holds what had arrived."""
+    """The answer broke off before its end; `.partial` holds what had arrived."""
 
 
 class ProviderError(NbllmError):
-    """The provider refused or failed. `.type` and `.code` are its own words, `.body` its own object."""
+    """The provider refused or failed. `.type`, `.code` and `.body` are as the provider sent them."""
 
     def __init__(
         self,
@@ -217,17 +212,15 @@ class ProviderError(NbllmError):
         super().__init__(message, hint=hint)
         self.status, self.type, self.code = status, type, code
         self.retry_after, self.request_id, self.body = retry_after, request_id, body
-        self.reset_after: float | None = (
-            None  # seconds until a used-up rate limit is full again, from its own headers
-        )
-        self.limits: tuple[Any, ...] = ()  # what it told of its rate limits (dialects' Limit)
-        self.per: str | None = None  # whose limit it was: of the second, minute, hour, day or month
-        self.until: float | None = None  # epoch seconds at which a limit of hours or days lets calls through
-        self.retryable = True  # False where asking again soon is known to be of no use
+        self.reset_after: float | None = None  # seconds until a rate limit is reset, from the headers
+        self.limits: tuple[Any, ...] = ()  # the rate limits that it reported (dialects' Limit)
+        self.per: str | None = None  # period of the limit: second, minute, hour, day or month
+        self.until: float | None = None  # epoch seconds at which a limit of hours or days allows calls again
+        self.retryable = True  # False where a retry soon is known to be useless
 
     @property
     def is_lasting(self) -> bool:
-        """Whether a limit of an hour, a day or a month is used up, which no call waits for."""
+        """Whether a limit per hour, day or month is used up, for which no call waits."""
         return self.per in ("hour", "day", "month")
 
 
@@ -236,37 +229,37 @@ class AuthenticationError(ProviderError):
 
 
 class PermissionDenied(ProviderError):
-    """The key is known but may not do this."""
+    """The key is valid but not allowed to do this."""
 
 
 class NotFound(ProviderError):
-    """No such model, or no such path at that address."""
+    """There is no such model, or no such path at that address."""
 
 
 class BadRequest(ProviderError):
-    """The provider does not accept the request as it is."""
+    """The provider does not accept this request."""
 
 
 class RateLimited(ProviderError):
-    """Too many requests or tokens in a time; `retry_after` seconds where the provider said so. `per` is the
-    time that the limit counts (second, minute, hour, day, month; None for unknown); where it is an hour or
-    more, `until` is the moment at which calls are let through again, in epoch seconds (None for unknown)."""
+    """Too many requests or tokens in a period. `retry_after` is in seconds, where the provider sent it. `per`
+    is the period of the limit (second, minute, hour, day, month; None for unknown); where it is an hour or
+    more, `until` is the moment at which calls are allowed again, in epoch seconds (None for unknown)."""
 
 
 class QuotaExceeded(ProviderError):
-    """The account's credit or quota is used up; asking again does not help."""
+    """The account's credit or quota is used up; a retry does not help."""
 
 
 class Overloaded(ProviderError):
-    """The provider has too much to do at the moment."""
+    """The provider is overloaded at the moment."""
 
 
 class ServerError(ProviderError):
-    """The provider failed by its own fault."""
+    """The provider failed internally."""
 
 
 class ContextLengthExceeded(BadRequest):
-    """Prompt and answer together do not fit the model."""
+    """Prompt and answer together exceed the model's context window."""
 
 
 class ContentFiltered(BadRequest):
@@ -274,34 +267,34 @@ class ContentFiltered(BadRequest):
 
 
 class ProtocolError(NbllmError):
-    """What came cannot be read as the format it was said to be."""
+    """What arrived is not valid in the expected format."""
 
 
 class Mismatch(NbllmError):
-    """An answer does not have the shape that was asked for. `problems` says where, one line each."""
+    """An answer does not match the requested schema. `problems` says where, one line each."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         super().__init__(
             f"The answer does not fit the schema: {'; '.join(problems[:3])}{more}.",
-            hint="The answer as it came is in the error's .partial (and in _llm).",
+            hint="The unchanged answer is in the error's .partial (and in _llm).",
         )
 
 
 class Truncated(NbllmError):
-    """A structured answer was cut off, so it is no whole value."""
+    """A structured answer was cut off, so its value is incomplete."""
 
     def __init__(self) -> None:
         super().__init__(
-            "The structured answer was cut off at the limit of tokens, so it is not used.",
-            hint="Allow more with max_tokens, or ask for less. What came is in the error's .partial (and "
-            "in _llm).",
+            "The structured answer was cut off at the token limit, so it is not used.",
+            hint="Allow more with max_tokens, or ask for less. The partial answer is in the error's .partial "
+            "(and in _llm).",
         )
 
 
 class AnswerProcessingError(NbllmError):
-    """The answer came, and something that was done with it failed; `.partial` is the answer."""
+    """The answer arrived, but processing it failed; `.partial` is the answer."""
 
     def __init__(self, message: str, *, partial: Response, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -310,37 +303,36 @@ class AnswerProcessingError(NbllmError):
 
 @contextmanager
 def processing_answer(response: Response, doing: str) -> Iterator[None]:
-    """Within, an answer is checked, converted or shown: whatever is raised there leaves as one of our errors,
-    with the answer as its `.partial`. The one place where that is done."""
+    """Context in which an answer is checked, converted or shown. Whatever is raised inside becomes an
+    NbllmError with the answer as its `.partial`."""
     try:
         yield
     except NbllmError as error:
         error.partial = response if error.partial is None else error.partial
         raise
-    # a paid answer is not lost by a validator, a DataFrame or a drawing
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - validators and drawing must not lose a paid answer
         raise AnswerProcessingError(
-            f"The answer came, but {doing} failed: {error_line(error)}",
-            hint="The answer is kept, in _llm and in the error's .partial.",
+            f"The answer arrived, but {doing} failed: {error_line(error)}",
+            hint="The answer is in _llm and in the error's .partial.",
             partial=response,
         ) from None
 
 
-def error_line(error: BaseException, longest: int = 300) -> str:
-    """An exception of somebody else's in one line: its type and its words."""
-    told = traceback.TracebackException(type(error), error, None)
-    told.__notes__ = None  # they would stand last, where the exception's own words are looked for
-    return " ".join([*told.format_exception_only()][-1].split())[:longest]
+def error_line(error: BaseException, max_length: int = 300) -> str:
+    """A foreign exception in one line: its type and message."""
+    formatted = traceback.TracebackException(type(error), error, None)
+    formatted.__notes__ = None  # they would be last, where the message is expected
+    return " ".join([*formatted.format_exception_only()][-1].split())[:max_length]
 
 
 def as_nbllm_error(error: BaseException) -> NbllmError:
-    """An exception as one of our errors. Of one that we did not foresee the place is told only: its words may
-    hold a key."""
+    """An exception as an NbllmError. For an unexpected one, only its location is shown: its message may
+    contain a key."""
     if isinstance(error, NbllmError):
         return error
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    frame = traceback.extract_tb(error.__traceback__)[-1]
     return NbllmError(
-        f"nbllm failed inside: {type(error).__name__} at {place.name}, line {place.lineno} of "
-        f"{PurePath(place.filename).name}.",
-        hint="This is a bug of nbllm: please report it.",
+        f"nbllm failed internally: {type(error).__name__} in {frame.name}, line {frame.lineno} of "
+        f"{PurePath(frame.filename).name}.",
+        hint="This is a bug in nbllm: please report it.",
     )

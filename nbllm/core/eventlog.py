@@ -1,8 +1,8 @@
-"""What came of a call, kept in columns: some 30 bytes for a usual chunk. The objects are made when they are
-read.
+"""A compact log of the events of a call, stored in columns: some 30 bytes for a typical chunk. Event objects
+are made when they are read.
 
-One writer appends; any thread reads what is there, by place. A log of events is cut into blocks; in one that
-is full, texts are joined, and its times are one number where they are equal.
+One writer appends; any thread reads what is there, by index. The log is divided into blocks; in a full block,
+texts are joined, and the times are a single number where they are all equal.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ T = TypeVar("T")
 _BLOCK = 256  # events
 
 
-class _Sealed:
-    """A block that is full."""
+class _SealedItems:
+    """The items of a full block, compacted."""
 
     __slots__ = ("_ends", "_kinds", "_others", "_text")
 
     def __init__(self, items: list[Item]) -> None:
-        said = [item if isinstance(item, str) else "" for item in items]
-        self._text = "".join(said)
-        self._ends = array("I", accumulate(map(len, said)))
+        texts = [item if isinstance(item, str) else "" for item in items]
+        self._text = "".join(texts)
+        self._ends = array("I", accumulate(map(len, texts)))
         kinds = bytes(_KINDS.get(type(item), 2) for item in items)
         self._kinds = kinds if any(kinds) else b""
         self._others = {i: item for i, item in enumerate(items) if kinds[i] == 2}
@@ -56,18 +56,19 @@ _KINDS: dict[type, int] = {str: 0, ReasoningText: 1}
 
 
 class _Block:
-    """The latest events. Both columns are replaced when it is full: whoever holds the old ones may go on."""
+    """A block of events. Both columns are replaced when it is full; readers may continue with the old
+    ones."""
 
     __slots__ = ("items", "times")
 
     def __init__(self) -> None:
-        self.items: list[Item] | _Sealed = []
+        self.items: list[Item] | _SealedItems = []
         self.times: array[float] | float = array("d")
 
     def seal(self) -> None:
         items, times = self.items, self.times
         if isinstance(items, list) and isinstance(times, array):
-            self.items = _Sealed(items)
+            self.items = _SealedItems(items)
             self.times = times[0] if times.count(times[0]) == len(times) else times
 
     def columns(self, start: int, stop: int) -> tuple[Sequence[float], list[Item]]:
@@ -89,17 +90,18 @@ class EventLog(Sequence[tuple[float, Event]]):
         self.extend((to_item(event),), at)
 
     def extend(self, items: Sequence[Item], at: float) -> None:
-        """Adds events that came at one moment."""
-        place = 0
-        while place < len(items):
-            room = _BLOCK - self._size % _BLOCK
-            if room == _BLOCK:
+        """Adds events that arrived at the same moment."""
+        start = 0
+        while start < len(items):
+            free = _BLOCK - self._size % _BLOCK
+            if free == _BLOCK:
                 self._blocks.append(_Block())
-            block, part = self._blocks[-1], items[place : place + room]
-            place += (size := len(part))
+            block, part = self._blocks[-1], items[start : start + free]
+            size = len(part)
+            start += size
             block.times.extend([at] * size)  # type: ignore[union-attr]
             block.items += part  # type: ignore[operator]
-            if size == room:
+            if size == free:
                 block.seal()
             self._size += size
 
@@ -107,32 +109,33 @@ class EventLog(Sequence[tuple[float, Event]]):
         return self._size
 
     @overload
-    def __getitem__(self, place: int) -> tuple[float, Event]: ...
+    def __getitem__(self, index: int) -> tuple[float, Event]: ...
     @overload
-    def __getitem__(self, place: slice) -> list[tuple[float, Event]]: ...
-    def __getitem__(self, place: int | slice) -> tuple[float, Event] | list[tuple[float, Event]]:
-        if isinstance(place, int):
-            at = range(self._size)[place]
-            times, items = self._blocks[at // _BLOCK].columns(at % _BLOCK, at % _BLOCK + 1)
+    def __getitem__(self, index: slice) -> list[tuple[float, Event]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[float, Event] | list[tuple[float, Event]]:
+        if isinstance(index, int):
+            position = range(self._size)[index]
+            offset = position % _BLOCK
+            times, items = self._blocks[position // _BLOCK].columns(offset, offset + 1)
             return times[0], to_event(items[0])
-        start, stop, step = place.indices(self._size)
-        return list(self._made(start, stop)) if step == 1 else [self[i] for i in range(start, stop, step)]
+        start, stop, step = index.indices(self._size)
+        return list(self._events(start, stop)) if step == 1 else [self[i] for i in range(start, stop, step)]
 
     def __iter__(self) -> Iterator[tuple[float, Event]]:
-        return self._made(0, self._size)
+        return self._events(0, self._size)
 
-    def _made(self, start: int, stop: int) -> Iterator[tuple[float, Event]]:
+    def _events(self, start: int, stop: int) -> Iterator[tuple[float, Event]]:
         return chain.from_iterable(
             zip(times, map(to_event, items), strict=True) for times, items in self._columns(start, stop)
         )
 
     def items(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[float, Item]]:
-        """As a slice gives them, one by one, in the short form."""
+        """The (time, item) pairs of a slice, in the short form, one by one."""
         stop = self._size if stop is None else min(stop, self._size)
         return chain.from_iterable(starmap(zip, self._columns(start, stop)))
 
     def _columns(self, start: int, stop: int) -> Iterator[tuple[Sequence[float], list[Item]]]:
-        """Times and items, block by block."""
+        """(times, items) of each block in the slice."""
         while start < stop:
             first = start % _BLOCK
             last = min(first + stop - start, _BLOCK)
@@ -140,32 +143,32 @@ class EventLog(Sequence[tuple[float, Event]]):
             start += last - first
 
     def fold(self) -> Fold:
-        """All there is by now, added up."""
+        """A Fold of all events so far."""
         fold, size = Fold(), self._size
-        for place in range(0, size, _BLOCK):
-            items = self._blocks[place // _BLOCK].items
-            if isinstance(items, _Sealed) and place + _BLOCK <= size:
+        for start in range(0, size, _BLOCK):
+            items = self._blocks[start // _BLOCK].items
+            if isinstance(items, _SealedItems) and start + _BLOCK <= size:
                 items.fold(fold)
             else:
-                for item in items[0 : size - place]:
+                for item in items[0 : size - start]:
                     fold.add(item)
         return fold
 
 
 class ColumnStore(Sequence[T], Generic[T]):
-    """Tuples of one kind, in columns. codes: what each column holds, as `array` names it; O for objects."""
+    """A sequence of tuples, stored in columns. codes: the `array` type code of each column; O for objects."""
 
     def __init__(self, make: Callable[..., T], codes: str) -> None:
         self._make = make
         self._columns: list[Any] = [[] if code == "O" else array(code) for code in codes]
 
     def append(self, row: Iterable[Any]) -> None:
-        """Adds one."""
+        """Adds a row."""
         for column, value in zip(self._columns, row, strict=True):
             column.append(value)
 
     def extend(self, *columns: Iterable[Any]) -> None:
-        """Adds several, column by column."""
+        """Adds rows, column by column."""
         for column, values in zip(self._columns, columns, strict=True):
             column.extend(values)
 
@@ -173,14 +176,14 @@ class ColumnStore(Sequence[T], Generic[T]):
         return len(self._columns[-1])
 
     @overload
-    def __getitem__(self, place: int) -> T: ...
+    def __getitem__(self, index: int) -> T: ...
     @overload
-    def __getitem__(self, place: slice) -> list[T]: ...
-    def __getitem__(self, place: int | slice) -> T | list[T]:
-        if isinstance(place, slice):
-            return list(map(self._make, *[column[place] for column in self._columns]))
-        at = range(len(self))[place]
-        return self._make(*[column[at] for column in self._columns])
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return list(map(self._make, *[column[index] for column in self._columns]))
+        position = range(len(self))[index]
+        return self._make(*[column[position] for column in self._columns])
 
     def __iter__(self) -> Iterator[T]:
         return map(self._make, *self._columns)

@@ -1,4 +1,4 @@
-"""Packages that not everybody needs, and what installs them."""
+"""Optional packages, and what installs them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from importlib.util import find_spec
 from .errors import ConfigError
 
 
-def require_packages(what: str, extra: str, *packages: str) -> None:
-    """Raises ConfigError, saying what to install, where a package that `what` needs is not there."""
+def require_packages(feature: str, extra: str, *packages: str) -> None:
+    """Raises ConfigError, saying what to install, where a package that `feature` needs is missing."""
     missing = [p for p in packages if find_spec(p) is None]
     if missing:
         raise ConfigError(
-            f"{what} needs {' and '.join(missing)}.",
-            hint=f"Run `%pip install 'nbllm[{extra}]'`, in a terminal pip install 'nbllm[{extra}]'.",
+            f"{feature} needs {' and '.join(missing)}.",
+            hint=f"Run `%pip install 'nbllm[{extra}]'`, or in a terminal pip install 'nbllm[{extra}]'.",
         )

@@ -1,5 +1,5 @@
-"""The rule that every provider has for calls: each has exactly one result, right behind the turn that made
-it. Pure."""
+"""A rule of every provider: each tool call has exactly one result, right after the turn that made the call.
+Pure."""
 
 from __future__ import annotations
 
@@ -13,49 +13,45 @@ NOT_RUN = "not run"
 
 
 def complete_tool_results(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The conversation with exactly one result for every call, all of a turn together right behind it, in the
-    order of its calls. A call without a result gets one that says it was not run; a second result of a call,
-    and one without a call, is left out. Everything else stays, in its order. A conversation that keeps the
-    rule stays as it is."""
+    """The conversation with exactly one result for every tool call: those of a turn together, right after it,
+    in the order of its calls. A call without a result gets one that says it was not run; second results, and
+    results without a call, are left out. Everything else stays, in its order."""
     out: list[Message] = []
     for i, message in enumerate(messages):
-        kept = _without_results(message)
-        if kept.parts or not message.parts:
-            out.append(kept)
+        rest = [p for p in message.parts if not isinstance(p, ToolResult)]
+        if rest or not message.parts:
+            out.append(
+                Message(message.role, rest, message.pinned) if len(rest) < len(message.parts) else message
+            )
         calls = [p for p in message.parts if isinstance(p, ToolCall)] if message.role == "assistant" else []
         if calls:
-            told = takewhile(lambda m: m.role != "assistant", messages[i + 1 :])
-            out.append(Message("tool", match_results(calls, (p for m in told for p in m.parts))))
+            following = takewhile(lambda m: m.role != "assistant", messages[i + 1 :])
+            out.append(Message("tool", match_results(calls, (p for m in following for p in m.parts))))
     return tuple(out)
 
 
 def describe_files(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The conversation with the files in results of tools told in words."""
+    """The conversation with files in tool results replaced by their captions."""
 
-    def worded(part: Part) -> Part:
+    def with_captions(part: Part) -> Part:
         if not isinstance(part, ToolResult) or isinstance(part.content, str):
             return part
         content = [p if isinstance(p, Text) else Text(caption(p)) for p in part.content]
         return replace(part, content=tuple(content))
 
-    return tuple(replace(m, parts=tuple(map(worded, m.parts))) if m.role == "tool" else m for m in messages)
+    return tuple(
+        replace(m, parts=tuple(map(with_captions, m.parts))) if m.role == "tool" else m for m in messages
+    )
 
 
-def match_results(calls: Iterable[ToolCall], found: Iterable[Part]) -> list[ToolResult]:
-    """One result for each of the calls: the next of `found` that has its id, or one that says that it was not
-    run. Some servers give one id to several calls."""
+def match_results(calls: Iterable[ToolCall], parts: Iterable[Part]) -> list[ToolResult]:
+    """One result for each call: the next one in `parts` with its id, or one that says it was not run. Some
+    servers give several calls the same id."""
     waiting: dict[str, list[ToolResult]] = {}
-    for part in found:
+    for part in parts:
         if isinstance(part, ToolResult):
             waiting.setdefault(part.id, []).append(part)
     return [
         waiting[c.id].pop(0) if waiting.get(c.id) else ToolResult(c.id, NOT_RUN, is_error=True, name=c.name)
         for c in calls
     ]
-
-
-def _without_results(message: Message) -> Message:
-    if not any(isinstance(p, ToolResult) for p in message.parts):
-        return message
-    parts = [p for p in message.parts if not isinstance(p, ToolResult)]
-    return Message(message.role, parts, message.pinned)

@@ -440,7 +440,7 @@ def _advice(left: str, namespace: Mapping[str, Any]) -> str:
 def _nearest(word: str, namespace: Mapping[str, Any]) -> str:
     """The name that somebody may have meant, "" where none is near."""
     names = {n.casefold(): n for n in namespace if not n.startswith("_")}
-    near = similar_names(word.casefold(), names, least=0.6 if len(word) > 3 else 0.75)
+    near = similar_names(word.casefold(), names, cutoff=0.6 if len(word) > 3 else 0.75)
     return names[near[0]] if near else ""
 
 

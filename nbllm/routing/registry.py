@@ -458,7 +458,7 @@ class Registry(config.Settings):
         near = similar_names(name, known, 3)
         containing = [n for n in known if name.lower() in n][:2]
         models = {n.rpartition("/")[2]: n for n in known}
-        containing = containing or [models[m] for m in similar_names(name.lower(), models, least=0.75)]
+        containing = containing or [models[m] for m in similar_names(name.lower(), models, cutoff=0.75)]
         return near or ([] if "/" in name else containing or [f"ollama/{name}"])
 
     def _nearest_family(self, name: str) -> str:
@@ -468,7 +468,7 @@ class Registry(config.Settings):
         heads = {p.partition("-")[0]: r.name for r in self.rows.values() for p in r.bare if p.endswith("-*")}
         if (row := self.rows.get(heads.get(name.lower().replace("-", ""), ""))) is not None:
             return f"{row.name}/{row.default_model}"
-        near = similar_names(head, heads, least=0.66)
+        near = similar_names(head, heads, cutoff=0.66)
         return f"{heads[near[0]]}/{near[0]}-{rest}" if dash and near else ""
 
     def explicit_names(self) -> Iterable[str]:

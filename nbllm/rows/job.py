@@ -181,7 +181,7 @@ def _refuse(name: str, names: list[str], template: RowTemplate) -> None:
         raise ConfigError(
             f"{where}: the table has several columns called {name}.", hint="Rename all but one."
         )
-    near = similar_names(name, names, least=0.5)
+    near = similar_names(name, names, cutoff=0.5)
     hint = f"Did you mean {{{near[0]}}}? " if near else ""
     shown = ", ".join(names[:12]) or "none"
     raise ConfigError(f"{where}: the table has no column {name!r}.", hint=f"{hint}Columns: {shown}.")

@@ -56,7 +56,7 @@ class Limits:
 def _sdk() -> Any:
     """The SDK, loaded, with what it loads at its first use. Raises ConfigError where it is not installed."""
     try:
-        with gc_paused(kept="mcp" not in sys.modules):
+        with gc_paused(long_lived="mcp" not in sys.modules):
             import anyio
             import mcp
 

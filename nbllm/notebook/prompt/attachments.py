@@ -59,7 +59,7 @@ def describe_part(name: str, part: Part, budget: int) -> str:
     """What the line of figures says of a part: a picture, or about how many tokens."""
     if isinstance(part, Text):
         size = token_estimate(part.text)
-        share = f"≈ {size:,} of {budget:,} tokens" if size > 50 else plural(size, "token", about=True)
+        share = f"≈ {size:,} of {budget:,} tokens" if size > 50 else plural(size, "token", estimated=True)
         return f"{name} ({share})"
     return f"{name} ({'image' if isinstance(part, Image) else 'document'})"
 

@@ -308,7 +308,7 @@ def split_subcommand(line: str) -> tuple[str, str]:
         []
         if re.search(r"^-|[=/]", word)
         else similar_names(
-            word.lower(), [*SUBCOMMANDS, *SUBCOMMAND_SYNONYMS], least=0.8 if is_sentence else 0.6
+            word.lower(), [*SUBCOMMANDS, *SUBCOMMAND_SYNONYMS], cutoff=0.8 if is_sentence else 0.6
         )
     )
     raise ConfigError(

@@ -118,7 +118,7 @@ def made(report: UsageReport | None, characters: int) -> str:
     or what it counted so far."""
     so_far = (report.usage.output_tokens if report else None) or 0
     whole = report is not None and report.final and so_far > 0
-    return plural(so_far if whole else max(so_far, characters // 4, 1), "token", about=not whole)
+    return plural(so_far if whole else max(so_far, characters // 4, 1), "token", estimated=not whole)
 
 
 def tokens(usage: Usage | None, characters: int = 0) -> str:
