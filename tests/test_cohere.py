@@ -104,12 +104,12 @@ def test_a_whole_conversation():
     ("messages", "options", "words"),
     [
         (HELLO, {"tools": (TOOL,), "schema": {"type": "object"}}, "schema or tools"),
-        (HELLO, {"tools": (TOOL,), "tool_choice": "look"}, "one tool of several"),
+        (HELLO, {"tools": (TOOL,), "tool_choice": "look"}, "forced to call a certain tool"),
         ((Message("user", [Document(b"%PDF")]),), {}, "no documents but text"),
         ((Message("assistant", [Image(b"x")]),), {}, "no Image in a assistant"),
         ((Message("user", [ToolCall("c", "look", {})]),), {}, "no ToolCall"),
         ((Message("tool", [ToolResult("c", (Image(b"x"),))]),), {}, "no pictures"),
-        (HELLO, {"reasoning": "huge"}, "no effort"),
+        (HELLO, {"reasoning": "huge"}, "not a known effort"),
     ],
 )
 def test_what_cohere_cannot_say_is_an_error_here(messages, options, words):

@@ -125,7 +125,7 @@ _STANDARD = sys.stdlib_module_names - {
 # bought is in the history: git log -L '/^BUDGETS/,/^}/:tests/test_layers.py'
 # A commit that needs more says what for; one that needs less lowers the number.
 BUDGETS = {
-    ("core", "dialects", "http", "agents", "routing", "client", "store"): 17_424,
+    ("core", "dialects", "http", "agents", "routing", "client", "store"): 17_419,
     ("rows",): 1_127,
     ("notebook",): 6_008,
     ("tools",): 2_306,

@@ -75,7 +75,9 @@ def delete_call(created: HttpCall, name: str) -> HttpCall:
 def cacheable_prompt(call: Any) -> CacheablePrompt | None:
     """The cacheable prompt of a call; None where it names a context itself, or restricts tool calls."""
     body = call.body
-    if "cachedContent" in body or not _URL.match(call.url) or _restricts_calls(body):
+    mode = obj(obj(body.get("toolConfig")).get("functionCallingConfig")).get("mode")
+    restricts_calls = mode not in (None, "AUTO", "VALIDATED")
+    if "cachedContent" in body or not _URL.match(call.url) or restricts_calls:
         return None
     turns = enumerate(items(body.get("contents")))
     pieces = [(i, string(turn.get("role")), part) for i, turn in turns for part in items(turn.get("parts"))]
@@ -100,11 +102,6 @@ def cacheable_prompt(call: Any) -> CacheablePrompt | None:
         hashes,
         sizes,
     )
-
-
-def _restricts_calls(body: Mapping[str, Any]) -> bool:
-    mode = obj(obj(body.get("toolConfig")).get("functionCallingConfig")).get("mode")
-    return mode not in (None, "AUTO", "VALIDATED")
 
 
 def _merge_turns(pieces: Sequence[Piece]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What every decoder needs: the objects in a frame, the error in an object, and how an answer ends."""
+"""The base of all decoders: reading objects from frames, finding errors in them, and ending the answer."""
 
 from __future__ import annotations
 
@@ -26,24 +26,27 @@ from ._media import Media
 from ._request import dumps
 
 _ANSWER_FIELDS = frozenset({"choices", "usage", "output", "response", "type", "object"})
-_EXCERPT = 300  # characters of what came in no known format
-_DONE_MARKS = ("[DONE]", "[done]", "DONE")  # of the end, as servers write it
+_EXCERPT = 300  # characters of a text in an unknown format that are shown
+_DONE_MARKS = ("[DONE]", "[done]", "DONE")  # variants of the end mark
 _WRAPPED = re.compile(r"(?:data:\s*)+")
 _HEARTBEAT = re.compile(r"(?i)(:|ping|pong|keep-?alive|heartbeat)")
 
 
 def frame_text(frame: Frame) -> str:
-    """What a frame says; "" for a heartbeat."""
+    """A frame's text; "" for a heartbeat."""
     text = frame.data.strip()
-    if text.startswith("data:"):  # proxies that wrap an event stream in another one
+    if text.startswith("data:"):  # from proxies that wrap an event stream in another one
         text = _WRAPPED.sub("", text, count=1)
     is_heartbeat = text[:1] not in ("{", "[") and (_HEARTBEAT.match(text) or _HEARTBEAT.match(frame.name))
     return "" if is_heartbeat else text
 
 
 def frame_objects(frame: Frame, provider: Endpoint) -> Iterator[dict[str, Any] | None]:
-    """The objects in a frame, None for the end mark. Heartbeats, empty data, numbers and the like are none; a
-    fragment at the very end is dropped, because whether the answer was whole is decided by its end sign."""
+    """The objects in a frame, None for the end mark. Heartbeats, empty data, numbers and the like are
+    skipped. So is a fragment at the very end: whether the answer is complete is decided by its end mark.
+
+    Raises ProtocolError for text that is not JSON, ProviderError for an error in plain text.
+    """
     text = frame_text(frame)
     if text.startswith(_DONE_MARKS):
         yield None
@@ -56,7 +59,9 @@ def frame_objects(frame: Frame, provider: Endpoint) -> Iterator[dict[str, Any] |
         lines = text.split("\n") if "\n" in text else ()
         if frame.name == "error":
             raise provider_error(provider, text) from None
-        if len(lines) > 1 and all(map(_is_complete_line, lines[:-1])):  # events that no blank line parts
+        if len(lines) > 1 and all(
+            map(_is_complete_line, lines[:-1])
+        ):  # events without a blank line between them
             for n, line in enumerate(lines, 1):
                 yield from frame_objects(
                     frame._replace(data=line, tail=frame.tail and n == len(lines)), provider
@@ -74,7 +79,7 @@ def frame_objects(frame: Frame, provider: Endpoint) -> Iterator[dict[str, Any] |
 
 
 def _is_complete_line(line: str) -> bool:
-    """Whether a line may be all of an event: an object, a list, an end mark, or nothing."""
+    """Whether a line may be complete JSON: an object, a list (as is an end mark), or empty."""
     return line[:1] + line[-1:] in ("", "{}", "[]")
 
 
@@ -82,31 +87,32 @@ _MESSAGE_FIELDS = ("message", "msg", "error_msg", "error_message", "errorMessage
 
 
 def find_error(value: dict[str, Any], name: str) -> dict[str, Any] | None:
-    """The error object that `value` is or holds, None where it is none: an `error` in it, something that is
-    called one, or words without any part of an answer (FastAPI's `detail`, a gateway's `message`)."""
-    base = value.get("base_resp")  # MiniMax, whose status 0 means that all is well
+    """`value` (or what of it describes the error) if it is an error, else None. It is one if it has an
+    `error` or is named one, or if it has a message but no part of an answer (FastAPI's `detail`, a gateway's
+    `message`)."""
+    base = value.get("base_resp")  # MiniMax, whose status 0 means success
     if base and obj(base).get("status_code"):
         return {"message": base.get("status_msg"), "code": base["status_code"]}
     kind = string(value.get("type"))
-    called = name == "error" or value.get("object") == "error" or kind.endswith("error")
-    if value.get("error") or called or value.get("success") is False:
+    is_named = name == "error" or value.get("object") == "error" or kind.endswith("error")
+    if value.get("error") or is_named or value.get("success") is False:
         return {k: v for k, v in value.items() if k != "type"} if kind == "error" else value
-    if not _ANSWER_FIELDS.isdisjoint(value):  # nearly all there is
+    if not _ANSWER_FIELDS.isdisjoint(value):  # nearly always
         return None
-    words = (
+    message = (
         value.get("detail") or value.get("errors") or any(string(value.get(name)) for name in _MESSAGE_FIELDS)
     )
-    return value if words else None
+    return value if message else None
 
 
 class BaseDecoder(ABC):
-    """A decoder's common part: it takes frames apart, raises the errors in them, hands each object to
+    """Base class of decoders: reads objects from frames, raises the errors in them, passes each object to
     `_object`, and ends the answer.
 
-    `format`: the dialect; `reasons`: its words for why an answer ends; `marked`: [DONE] is its end mark.
-    `done`: the end mark has come. `_known`: something came in the format of this dialect; before that,
-    `_said` is what came. `_reason`: the word for the end; `_calls`: how many calls of tools came; `_short`:
-    what reads usual chunks.
+    `format`: the dialect; `reasons`: finish reasons by its words for them; `has_done_mark`: it ends with
+    [DONE]. `done`: the end mark has come. `_recognized`: something in the format of this dialect has come;
+    until then, `_first_text` is an excerpt of the first text. `_reason`: the dialect's finish reason;
+    `_call_count`: number of tool calls so far; `_fast_reader`: reads simple chunks.
     """
 
     format: ClassVar[str]
@@ -126,7 +132,7 @@ class BaseDecoder(ABC):
         self._seen_sources: set[str] = set()
         self._fast_reader: FastReader | None = None
 
-    def read_fast(self, frames: list[Frame], place: int) -> list[Item]:
+    def read_fast(self, frames: list[Frame], start: int) -> list[Item]:
         """See core.calls.FastRead."""
         if (
             self._fast_reader is None
@@ -135,8 +141,8 @@ class BaseDecoder(ABC):
             or self.done
             or self._joiner.pending
         ):
-            return []  # behind the word for the end come counts and marks
-        return self._fast_reader.read(frames, place)
+            return []  # after the finish reason only usage and marks come
+        return self._fast_reader.read(frames, start)
 
     def feed(self, frame: Frame) -> Iterator[Event]:
         """The events in `frame`. Raises ProviderError for an error, ProtocolError for another format."""
@@ -159,46 +165,48 @@ class BaseDecoder(ABC):
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         """The events in one object of a frame called `name`."""
 
-    def _raise_error(self, problem: dict[str, Any] | None) -> None:
-        """Raises the error that an object was found to be."""
-        if problem is not None:
-            raise provider_error(self._provider, problem)
+    def _raise_error(self, error: dict[str, Any] | None) -> None:
+        """Raises the ProviderError for an error object; does nothing for None."""
+        if error is not None:
+            raise provider_error(self._provider, error)
 
     def _check_format(self, value: Mapping[str, Any]) -> None:
-        """Raises ProtocolError where the address speaks another dialect."""
+        """Raises ProtocolError for an object in the format of another dialect."""
         if self._recognized or _FORMATS[self.format][1](value):
             return
-        found = next((name for name, (_, speaks) in _FORMATS.items() if speaks(value)), None)
+        found = next((name for name, (_, matches) in _FORMATS.items() if matches(value)), None)
         if found is not None:
             raise ProtocolError(
                 f"{self._provider.label or self._provider.name} answered in the format of "
-                f"{_FORMATS[found][0]}, but it was asked in that of {_FORMATS[self.format][0]}.",
-                hint=f"Ask with dialect={found}, or check base_url.",
+                f"{_FORMATS[found][0]}, but the request was in that of {_FORMATS[self.format][0]}.",
+                hint=f"Use dialect={found}, or check base_url.",
             )
 
     def _emit_started(self, id: Any, model: Any) -> Iterator[Event]:
-        """The answer's id and its model, where they are news."""
+        """The answer's id and model, if they are new."""
         now = Started(label(id) or self._started.id, label(model) or self._started.model)
         if now != self._started:
             self._started = now
             yield now
 
-    def _emit_text(self, place: Any, text: str) -> Iterator[Event]:
-        """A piece of text for a place, as far as its last character is whole."""
-        if text := self._joiner.join(place, text):
-            yield from self._emit_joined(place, text)
+    def _emit_text(self, channel: Any, text: str) -> Iterator[Event]:
+        """The event for a piece of text; half a character at its end waits for the next piece. channel:
+        "text", or another key of the subclass for thinking, arguments and the like."""
+        if text := self._joiner.join(channel, text):
+            yield from self._emit_joined(channel, text)
 
-    def _emit_joined(self, place: Any, text: str) -> Iterator[Event]:
-        yield TextDelta(text) if place == "text" else ReasoningDelta(text)
+    def _emit_joined(self, channel: Any, text: str) -> Iterator[Event]:
+        """The event for a text of complete characters."""
+        yield TextDelta(text) if channel == "text" else ReasoningDelta(text)
 
-    def _flush_halves(self, *places: Any) -> Iterator[Event]:
-        """The half characters of these places whose other half will not come."""
-        for place in places:
-            if self._joiner.pending.pop(place, None):
-                yield from self._emit_joined(place, "\ufffd")
+    def _flush_halves(self, *channels: Any) -> Iterator[Event]:
+        """U+FFFD for half characters in these channels, whose other half will not come."""
+        for channel in channels:
+            if self._joiner.pending.pop(channel, None):
+                yield from self._emit_joined(channel, "\ufffd")
 
     def _is_new_source(self, source: Any) -> bool:
-        """Whether a source was not cited before."""
+        """Whether a source was not cited before; remembers it."""
         key, size = dumps(source), len(self._seen_sources)
         self._seen_sources.add(key)
         return len(self._seen_sources) > size
@@ -210,11 +218,11 @@ class BaseDecoder(ABC):
 
     @property
     def _is_complete(self) -> bool:
-        """Whether the answer has its end."""
+        """Whether the answer has come to its proper end."""
         return self.done
 
     def close(self) -> Iterator[Event]:
-        """The end. Raises StreamCut where the answer has none."""
+        """The last events, Finished among them. Raises StreamCut for an answer that was cut off."""
         if self._is_complete:
             yield from self._final_events()
         yield from self._flush_halves(*self._joiner.pending)
@@ -223,7 +231,7 @@ class BaseDecoder(ABC):
         yield self._finished_event()
 
     def _final_events(self) -> Iterator[Event]:
-        """What is told at the end alone."""
+        """Events that come only at the end."""
         yield from ()
 
     def _finished_event(self) -> Finished:
@@ -231,7 +239,7 @@ class BaseDecoder(ABC):
 
 
 def excerpt(frame: Frame) -> str:
-    """The beginning of what a frame says; "" for an end mark, and for a fragment at the very end."""
+    """The beginning of a frame's text; "" for an end mark, and for a fragment at the very end."""
     text = frame_text(frame)
     text = "" if frame.tail and not _is_complete_line(text) else text
     return "" if text.startswith(_DONE_MARKS) else text if len(text) <= _EXCERPT else text[:_EXCERPT] + "…"
@@ -241,7 +249,7 @@ def _typed(value: Mapping[str, Any], *beginnings: str) -> bool:
     return string(value.get("type")).startswith(beginnings)
 
 
-# How the formats are told apart: a name for people, and what only they send.
+# For each dialect: its name in messages, and a test for objects that only this dialect sends.
 _FORMATS: dict[str, tuple[str, Callable[[Mapping[str, Any]], bool]]] = {
     "openai_chat": (
         "OpenAI's Chat Completions",
@@ -282,8 +290,8 @@ _TEXT_FIELDS = ("delta", "message", "text", "content")
 
 
 class ChoiceSelector:
-    """Which of several answers side by side (n > 1) is ours: the first, or where a relay that numbers them
-    oddly sends another alone, that one."""
+    """Selects one of several parallel answers (n > 1): the one with index 0, or the only one that a relay
+    with other indexes sends."""
 
     __slots__ = ("index",)
 
@@ -291,35 +299,36 @@ class ChoiceSelector:
         self.index: Any = None
 
     def select(self, choices: list[Any]) -> list[dict[str, Any]]:
-        """Our pieces in a list. One without an index is known by its place."""
+        """The choices in a list that belong to our answer. The index of a choice defaults to its position."""
         if len(choices) == 1 and self.index == 0 and obj(choices[0]).get("index") == 0:
             return choices  # nearly always
         found = [
-            (place if choice.get("index") is None else choice["index"], choice)
-            for place, choice in enumerate(choices)
+            (position if choice.get("index") is None else choice["index"], choice)
+            for position, choice in enumerate(choices)
             if isinstance(choice, dict)
         ]
         if self.index is None:
-            speaking = [index for index, choice in found if any(map(choice.get, _TEXT_FIELDS))]
-            self.index = 0 if any(index == 0 for index, _ in found) else next(iter(speaking), None)
+            with_text = [index for index, choice in found if any(map(choice.get, _TEXT_FIELDS))]
+            self.index = 0 if any(index == 0 for index, _ in found) else next(iter(with_text), None)
         return [choice for index, choice in found if index == self.index]
 
 
-def unfinished_error(provider: Endpoint, said: str, known: bool) -> NbllmError:
-    """The error for an answer without an end. said: what came first; known: something was in the format of
-    this dialect."""
+def unfinished_error(provider: Endpoint, first_text: str, recognized: bool) -> NbllmError:
+    """The error for an answer without an end. first_text: its beginning; recognized: something was in the
+    format of this dialect."""
     name = provider.label or provider.name
-    if known:
+    if recognized:
         return StreamCut(
-            f"{name} stopped before the end of its answer.", hint="Ask again; `.partial` holds what came."
+            f"{name} stopped before the end of its answer.",
+            hint="Try again; `.partial` has the answer so far.",
         )
-    if said:
+    if first_text:
         return ProtocolError(
-            f"{name} answered in a format that is not known: {said}",
+            f"{name} answered in an unknown format: {first_text}",
             hint="Check that base_url and dialect belong together.",
         )
-    # what an overloaded server does: its trouble, and passing
-    return ServerError(f"{name} sent an empty answer.", hint="Ask again in a moment.")
+    # overloaded servers do this, so it is a transient error
+    return ServerError(f"{name} sent an empty answer.", hint="Try again in a moment.")
 
 
 _THOUGHT_TYPES = ("reasoning", "thinking", "thought", "redacted_thinking")
@@ -327,13 +336,13 @@ _THOUGHT_FIELDS = ("thinking", "reasoning", "reasoning_content", "text", "summar
 
 
 def is_thought(part: Any) -> bool:
-    """Whether a part of an answer's content is thinking: Mistral, Databricks and others send it there."""
+    """Whether a part of an answer's content is thinking, which Mistral, Databricks and others send there."""
     return string(obj(part).get("type")).startswith(_THOUGHT_TYPES)
 
 
 def thought_text(value: Any, depth: int = 4) -> str:
-    """The words of a thought: a text, an object that holds one under some name, or a list of them. Summaries
-    are paragraphs."""
+    """The text of a thought, which may be a string, an object with it under some name, or a list of these.
+    Summaries become paragraphs."""
     if isinstance(value, str) or not depth:
         return value if isinstance(value, str) else ""
     if isinstance(value, list):
@@ -346,13 +355,13 @@ def thought_text(value: Any, depth: int = 4) -> str:
 
 
 def thought_signature(part: Mapping[str, Any]) -> str | None:
-    """The signature of a thought: its own, or that of the last summary in it."""
+    """The signature of a thought: the last one in its summaries, else its own; None for none."""
     signed = [part, *(p for name in _THOUGHT_FIELDS for p in items(part.get(name)))]
     return next((s for p in reversed(signed) if (s := string(p.get("signature")))), None)
 
 
 def citation(data: Any) -> Notice:
-    """A source that the answer names: an address, or an object that holds one."""
+    """The notice for a cited source: a URL, or an object that contains one."""
     about = obj(data)
     about = obj(about.get(string(about.get("type")))) or about
     text = next((string(about.get(k)) for k in ("url", "title", "filename", "name") if about.get(k)), "")
@@ -360,7 +369,8 @@ def citation(data: Any) -> Notice:
 
 
 def finished_event(raw: str | None, calls: bool, reasons: Mapping[str, FinishReason]) -> Finished:
-    """The end. Calls make a plain stop a stop for calls, and nobody must wait for calls that never came."""
+    """The Finished event for a dialect's reason. "stop" becomes "tool_calls" if there are calls, and the
+    reverse if there are none, so that nobody waits for calls that did not come."""
     # Google's compatible endpoint adds its own word behind a colon: "content_filter: RECITATION"
     reason = (
         reasons.get(raw.lower()) or reasons.get(raw.lower().partition(":")[0], "other") if raw else "stop"

@@ -262,16 +262,12 @@ def build_post(
     extra: Mapping[str, Any],
     *nested: str,
 ) -> HttpCall:
-    """The POST call. Options without a value are left out; `extra` overrides the body, and is merged with the
-    objects in it whose names are `nested`."""
+    """The POST call, with the headers and query parameters of the provider's row. Options without a value are
+    left out; `extra` overrides the body, and is merged with the objects in it whose names are `nested`."""
     merged = merge_extra(without_none(body), extra, nested)
-    return HttpCall(add_query(url, provider), {**headers, **provider.headers}, merged)
-
-
-def add_query(url: str, provider: Endpoint) -> str:
-    """A URL with the query parameters of the provider's row."""
-    query = urlencode(provider.query, quote_via=quote)
-    return f"{url}{'&' if '?' in url else '?'}{query}" if query else url
+    if query := urlencode(provider.query, quote_via=quote):
+        url += f"{'&' if '?' in url else '?'}{query}"
+    return HttpCall(url, {**headers, **provider.headers}, merged)
 
 
 def without_none(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,15 +1,14 @@
-"""Fragments of tool calls, sorted: which call of a Chat Completions answer each of them belongs to.
+"""Assigns the fragments of tool calls in a Chat Completions answer to their calls.
 
-A call is known by its index on the wire and its id. A new id under a known index is a new call (servers that
-say 0 each time), unless it names nothing and the call before it is still open (servers that make up an id per
-fragment). Without an id, a name begins a new call where the one before it is complete or stands in the same
-list. A fragment with neither goes on with the last one. Names and ids that are repeated count once; a name
-may come in pieces.
+A call is identified by its index on the wire and its id. A new id under a known index is a new call (some
+servers always send index 0), unless it has no name and the previous call is incomplete (some servers make up
+an id for each fragment). Without an id, a name begins a new call if the previous one is complete or is in the
+same list. A fragment with neither continues the last call. Repeated names and ids count once; a name may come
+in pieces.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -17,12 +16,14 @@ from typing import Any
 
 from ..core.events import NAME_LIMIT, ToolCallDelta, parse_arguments
 from ._json import SurrogateJoiner, items, label, obj
+from ._request import arguments_json
 
 _MARKS_PATTERN = re.compile(r'\\.?|["{}]', re.DOTALL)
 
 
 class _Slot:
-    """One call as far as it is known. `size`: the characters of its pieces."""
+    """One call so far. pieces: of its arguments; size: their characters; is_announced: an event was emitted
+    for it."""
 
     __slots__ = (
         "_depth",
@@ -43,21 +44,21 @@ class _Slot:
         self.index, self.name, self.size = index, "", 0
         self.id: str | None = None
         self.pieces: list[str] = []
-        self.empty = False  # its arguments were said to be {}
-        self.is_announced = False  # an event has told of it
+        self.empty = False  # its arguments came as {}
+        self.is_announced = False
         self._scanned, self._depth, self._quoted, self._escape = 0, 0, False, ""
         self._is_object: bool | None = (
-            None  # once its outer brace was closed: whether that was an object, and all
+            None  # whether the arguments are exactly one object; None until it ends
         )
 
     def add(self, piece: str) -> None:
-        """Takes a piece of its arguments."""
+        """Appends a piece of its arguments."""
         self.pieces.append(piece)
         self.size += len(piece)
 
     @property
     def is_complete(self) -> bool:
-        """Whether its arguments are a whole object. Asked at every fragment, so each is looked at once."""
+        """Whether its arguments are a complete object. Called at every fragment; scans each piece once."""
         if not self.pieces:
             return self.empty
         while self._scanned < len(self.pieces):
@@ -81,7 +82,7 @@ class _Slot:
 
 
 class ToolCallReader:
-    """The calls of one answer, in the order in which they began."""
+    """Reads the fragments of tool calls in one answer. slots: the calls, in the order in which they began."""
 
     def __init__(self, halves: SurrogateJoiner) -> None:
         self.slots: list[_Slot] = []
@@ -90,12 +91,13 @@ class ToolCallReader:
         self._by_id: dict[tuple[str | None, str], _Slot] = {}
 
     def read(self, entries: list[Any]) -> Iterator[ToolCallDelta]:
-        """The events in one list of tool calls."""
+        """The events for one list of tool call fragments."""
         touched: set[int] = set()
         for entry in items(entries):
             call = obj(entry.get("function")) or obj(entry.get("custom")) or entry
             id, name = label(entry.get("id")), label(call.get("name")) or ""
-            args = _fragment(call.get("arguments", call.get("input")))
+            args = call.get("arguments", call.get("input"))
+            args = args if isinstance(args, str) else arguments_json(args)
             key = label(entry.get("index"))
             slot = self._find(key, id, name, args, touched)
             nothing = args.strip() in ("", "{}") and (slot is None or slot.is_complete)
@@ -108,7 +110,7 @@ class ToolCallReader:
                 self._by_id[key, id] = slot
             event = self._fill(slot, id, name, args, label(google_extension(entry).get("thought_signature")))
             if not slot.is_announced and not (slot.name or slot.size or event.signature):
-                continue  # an id alone: some servers end an answer with a call of nothing
+                continue  # only an id: some servers end an answer with an empty call
             if not slot.is_announced:
                 slot.is_announced, event = True, replace(event, id=slot.id)
                 yield event
@@ -117,11 +119,11 @@ class ToolCallReader:
 
     @property
     def has_calls(self) -> bool:
-        """Whether a call was told."""
+        """Whether an event was emitted for a call."""
         return any(slot.is_announced for slot in self.slots)
 
     def begin(self, key: str | None) -> _Slot:
-        """A new call under an index of the wire. Until it has a name or arguments, nothing tells of it."""
+        """A new call under an index of the wire. No event is emitted until it has a name or arguments."""
         slot = self._latest[key] = _Slot(len(self.slots))
         self.slots.append(slot)
         return slot
@@ -156,7 +158,7 @@ class ToolCallReader:
             and len(args) == slot.size
             and args == "".join(slot.pieces)
         ):
-            args = ""  # the whole call is said once more at the end
+            args = ""  # the complete call is repeated at the end
         if args:
             args = self._joiner.join(slot.index, args)
             slot.add(args)
@@ -164,12 +166,6 @@ class ToolCallReader:
 
 
 def google_extension(part: Mapping[str, Any]) -> dict[str, Any]:
-    """What Gemini's compatible endpoint adds to a message or a call."""
+    """The fields that Gemini's OpenAI-compatible endpoint adds to a message or a call."""
     extra = obj(part.get("extra_content"))
     return obj(extra.get("google")) or obj(extra.get("vertex"))
-
-
-def _fragment(value: Any) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    return json.dumps(value, ensure_ascii=False)

@@ -1,13 +1,13 @@
-"""Anthropic's Messages, also spoken by llama.cpp, vLLM, LiteLLM and others.
+"""Anthropic's Messages API, also implemented by llama.cpp, vLLM, LiteLLM and others.
 
-A stream is a frame of events about one message: message_start, blocks, message_delta (the reason, the
-counts), message_stop. A block starts, grows by deltas and stops; blocks are told apart by `index`, because
-they may overlap and some servers start one before they stop another. What a tool_use block holds at its start
-counts only where no fragments follow it, so its arguments are told when it stops. Blocks of tools that the
-provider runs itself are notices.
+A stream consists of events about one message: message_start, blocks, message_delta (finish reason and usage),
+message_stop. A block starts, grows by deltas and stops. Blocks are distinguished by `index`, because they may
+overlap: some servers start one before they stop another. The input in the start of a tool_use block counts
+only if no fragments follow it, so it is emitted when the block stops. Blocks of tools that the provider runs
+itself become notices.
 
-The answer is whole when a stop reason or message_stop came, or all of it in one object. Anything else was
-cut.
+The answer is complete when a stop reason or message_stop has come, or all of it in one object. Otherwise it
+was cut off.
 """
 
 from __future__ import annotations
@@ -63,42 +63,40 @@ from ._request import (
     without_none,
 )
 
-# The limit that is sent where the caller names none, because the protocol wants one: what every model may
-# write. Later Claude models think unasked, and what they think counts, so they get more (they may write
-# 64,000 at least).
+# The limits that are sent if the caller names none, because the protocol requires one: the first is what
+# every model may write. Later Claude models think by default, and thinking counts, so they get more (they may
+# write at least 64,000).
 MAX_TOKENS = 8192
 MAX_TOKENS_LATER = 32_000
 _MAX_WORD_BUDGET = (
     16_384  # the most that an effort word means as a budget: the old models write 32,000 tokens in all
 )
-_MIN_BUDGET = 1024  # the smallest budget that Anthropic takes
+_MIN_BUDGET = 1024  # the smallest budget that Anthropic accepts
 _VERSION = "2023-06-01"
 _ROLES = {"user": "user", "tool": "user", "assistant": "assistant"}
 
-# Claude models that take a budget of thinking. All later ones take an effort only, and no new model joins the
-# old.
+# Claude models that take a budget of thinking. All later ones take only an effort.
 _BUDGET_MODELS = re.compile(
     r"claude-(?:v?[123]\b|instant|(?:opus|sonnet|haiku)-4(?:[-.][0-5])?(?:[-@]\d{8}|(?![-.]?\d)))"
 )
 
 
 def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
-    """The call that asks for `request` as a stream: POST /v1/messages.
+    """The streaming call for `request`: POST /v1/messages.
 
-    max_tokens is MAX_TOKENS where none is asked for, MAX_TOKENS_LATER for Claude 4.6 and later, a budget of
-    thinking on top. `reasoning` becomes adaptive thinking with an effort on Claude 4.6 and later, where a
-    budget in tokens becomes the nearest word; on older ones, and on other makers' models, it becomes a
-    budget, and max_tokens must exceed it. A schema goes to output_config.format, with objects closed unless
-    they say otherwise, because Anthropic refuses open ones; output_config in `extra` is merged with ours.
-    `cache` marks what is to be kept, see _caching.
-    Thinking goes back only if it is signed, and empty texts are left out: Anthropic accepts neither. A
-    picture that a model made stands in the next message of the user.
-    Raises ConfigError for a seed, which the protocol has not.
+    max_tokens defaults to MAX_TOKENS, or MAX_TOKENS_LATER for Claude 4.6 and later, plus the thinking budget.
+    `reasoning` becomes adaptive thinking with an effort on Claude 4.6 and later, where a budget in tokens
+    becomes the nearest word; on older models, and on those of other makers, it becomes a budget, and
+    max_tokens must exceed it. A schema becomes output_config.format, with additionalProperties false in
+    objects that do not set it, because Anthropic requires that; output_config in `extra` is merged with ours.
+    `cache` sets breakpoints, see _caching. Unsigned thinking and empty texts are left out, because Anthropic
+    refuses both. A picture that a model made moves to the next user message.
+    Raises ConfigError for a seed, which the protocol does not have.
     """
     if request.seed is not None:
         raise ConfigError("Anthropic has no seed.", hint="Leave seed out, or ask another provider.")
-    thinking, spent, word = _thinking(request)
-    limit = spent + (MAX_TOKENS_LATER if _is_later_model(request.model) else MAX_TOKENS)
+    thinking, thinking_tokens, word = _thinking(request)
+    limit = thinking_tokens + (MAX_TOKENS_LATER if _is_later_model(request.model) else MAX_TOKENS)
     body = {
         "model": request.model,
         "max_tokens": limit if request.max_tokens is None else request.max_tokens,
@@ -117,14 +115,15 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
         "output_config": without_none({"effort": word, "format": _format(request)}),
     }
     headers = {"anthropic-version": _VERSION, **_auth_header(key)}
-    said = with_breakpoints(without_none(body), request)
+    body = with_breakpoints(without_none(body), request)
     return build_post(
-        provider, url_under(provider, "/v1", "/messages"), headers, said, request.extra, "output_config"
+        provider, url_under(provider, "/v1", "/messages"), headers, body, request.extra, "output_config"
     )
 
 
 def _auth_header(key: Secret | None) -> dict[str, str]:
-    """The key as Anthropic takes it, or as a token where its variable says so: gateways want that."""
+    """Anthropic's header with the key, or a bearer token if the key comes from ANTHROPIC_AUTH_TOKEN, as
+    gateways require."""
     if key is None or key.source.startswith("ANTHROPIC_AUTH_TOKEN"):
         return bearer_header(key)
     return {"x-api-key": key.reveal()}
@@ -138,24 +137,24 @@ def _is_later_model(model: str) -> bool:
 
 
 def _thinking(request: Request) -> tuple[dict[str, Any] | None, int, str | None]:
-    """(thinking, the tokens of it, effort)."""
-    asked = request.reasoning
-    if asked is None:
+    """(the thinking field, its budget in tokens, the effort word)."""
+    reasoning = request.reasoning
+    if reasoning is None:
         return None, 0, None
-    tokens = reasoning_budget(asked)
+    tokens = reasoning_budget(reasoning)
     if not tokens:
         return {"type": "disabled"}, 0, None
     if _is_later_model(request.model):
-        word = reasoning_effort(asked)
+        word = reasoning_effort(reasoning)
         return {"type": "adaptive", "display": "summarized"}, 0, "low" if word == "minimal" else word
-    most = request.max_tokens
-    if isinstance(asked, str):  # the word leaves the number to us
-        tokens = min(tokens, _MAX_WORD_BUDGET, (most or 2 * _MAX_WORD_BUDGET) // 2)
+    limit = request.max_tokens
+    if isinstance(reasoning, str):
+        tokens = min(tokens, _MAX_WORD_BUDGET, (limit or 2 * _MAX_WORD_BUDGET) // 2)
     tokens = max(tokens, _MIN_BUDGET)
-    if most is not None and most <= tokens:
+    if limit is not None and limit <= tokens:
         raise ConfigError(
-            f"max_tokens={most} leaves nothing to say after {tokens} tokens of thinking.",
-            hint=f"Ask for more than {tokens} tokens, or for less reasoning (at least {_MIN_BUDGET}).",
+            f"max_tokens={limit} leaves no tokens for the answer after {tokens} tokens of thinking.",
+            hint=f"Use max_tokens above {tokens}, or less reasoning (at least {_MIN_BUDGET}).",
         )
     return {"type": "enabled", "budget_tokens": tokens}, tokens, None
 
@@ -170,8 +169,8 @@ def _format(request: Request) -> dict[str, Any] | None:
 
 
 def _close_objects(schema: Any) -> Any:
-    """`schema` with additionalProperties false in each object that does not say. Values that are data stay as
-    they are."""
+    """`schema` with additionalProperties false in each object that does not set it. Values that are data are
+    not changed."""
     if isinstance(schema, (list, tuple)):
         return [_close_objects(s) for s in schema]
     if not isinstance(schema, Mapping):
@@ -197,8 +196,8 @@ def _choice(choice: str | None) -> dict[str, Any] | None:
 
 
 def _messages(request: Request) -> list[dict[str, Any]]:
-    """The turns. One of which nothing is left (unsigned thinking, empty texts) is left out: Anthropic takes
-    no empty turn."""
+    """The turns, without those that would be empty (unsigned thinking, empty texts): Anthropic refuses
+    them."""
     out: list[dict[str, Any]] = []
     for role, parts in merge_turns(move_media_to_user(request.messages, "anthropic"), _ROLES):
         blocks = _blocks(role, parts)
@@ -211,24 +210,24 @@ def _messages(request: Request) -> list[dict[str, Any]]:
 
 
 def _set_valid_ids(blocks: Iterable[dict[str, Any]]) -> None:
-    """Gives calls and their results ids of the characters that Anthropic takes; those of other providers that
-    would become equal stay different."""
-    made: dict[str, str] = {}
+    """Replaces characters in the ids of calls and results that Anthropic does not accept; different ids stay
+    different."""
+    new_ids: dict[str, str] = {}
     taken: set[str] = set()
     for block in blocks:
-        place = {"tool_use": "id", "tool_result": "tool_use_id"}.get(str(block.get("type")))
-        if place is None:
+        field = {"tool_use": "id", "tool_result": "tool_use_id"}.get(str(block.get("type")))
+        if field is None:
             continue
-        if (id := block[place]) not in made:
-            made[id] = re.sub(r"[^a-zA-Z0-9_-]", "_", id)
-            if made[id] in taken:
-                made[id] += f"_{sha256(id.encode('utf-8', 'replace')).hexdigest()[:8]}"
-            taken.add(made[id])
-        block[place] = made[id]
+        if (id := block[field]) not in new_ids:
+            new_ids[id] = re.sub(r"[^a-zA-Z0-9_-]", "_", id)
+            if new_ids[id] in taken:
+                new_ids[id] += f"_{sha256(id.encode('utf-8', 'replace')).hexdigest()[:8]}"
+            taken.add(new_ids[id])
+        block[field] = new_ids[id]
 
 
 def _blocks(role: str, parts: list[Part]) -> list[dict[str, Any]]:
-    """The blocks of a turn. Results of tools come first, as Anthropic demands."""
+    """The blocks of a turn; results of tools come first, as Anthropic requires."""
     parts = sorted(parts, key=lambda p: not isinstance(p, ToolResult))
     return [block for part in parts if (block := _block(role, part)) is not None]
 
@@ -254,8 +253,8 @@ def _block(role: str, part: Part) -> dict[str, Any] | None:
 
 
 def _thought(part: Reasoning) -> dict[str, Any] | None:
-    """A block of thinking, None where it cannot go back: unsigned, or another provider's (those have an
-    id)."""
+    """A block of thinking; None for thinking that cannot be sent back: unsigned, or of another provider,
+    whose thoughts have an id."""
     if part.id is not None:
         return None
     if part.redacted is not None:
@@ -314,11 +313,11 @@ _REASONS: dict[str, FinishReason] = {
 }
 
 
-_MAX_COUNTS = 100  # names of counts that are kept
+_MAX_COUNTS = 100  # fields of usage that are stored
 
 
 class _Block:
-    """A block that has started: its kind, its call's index, what it held at its start, the fragments
+    """A block that has started: its kind, its content at the start, the index of its call, the fragments
     since."""
 
     __slots__ = ("call", "kind", "pieces", "start")
@@ -364,9 +363,7 @@ class MessageDecoder(BaseDecoder):
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         kind = string(value.get("type"))
-        read = _EVENTS.get(
-            kind or ("" if name == "message" else name)
-        )  # "message" is what an event without a name is called
+        read = _EVENTS.get(kind or ("" if name == "message" else name))  # "message" means an unnamed event
         if read is None and "content" in value:
             read = MessageDecoder._full_message
         if read is not None:
@@ -383,18 +380,19 @@ class MessageDecoder(BaseDecoder):
 
     def _message_start(self, value: dict[str, Any]) -> Iterator[Event]:
         message = obj(value.get("message"))
-        if self._has_started:  # a relay that asked another server when the first one failed in mid-answer
+        if self._has_started:  # a relay switched to another server when the first one failed in mid-answer
             self._usage, self._reason, self._blocks, self._call_count = {}, None, {}, 0
             self._joiner.pending.clear()
-            yield Restarted("The provider began its answer again.")
+            yield Restarted("The provider restarted its answer.")
         self._has_started = True
         yield from self._emit_started(message.get("id"), message.get("model"))
         yield from self._emit_usage(message.get("usage"))
 
     def _full_message(self, value: dict[str, Any]) -> Iterator[Event]:
         yield from self._emit_started(value.get("id"), value.get("model"))
-        said = value.get("content")
-        for n, block in enumerate(items([{"type": "text", "text": said}] if isinstance(said, str) else said)):
+        content = value.get("content")
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        for n, block in enumerate(items(blocks)):
             yield from self._block_start({"index": n, "content_block": block})
             yield from self._block_stop({"index": n})
         yield from self._message_delta({"delta": value, "usage": value.get("usage")})
@@ -403,9 +401,7 @@ class MessageDecoder(BaseDecoder):
     def _block_start(self, value: dict[str, Any]) -> Iterator[Event]:
         start = obj(value.get("content_block"))
         kind, index = string(start.get("type")), label(value.get("index"))
-        yield from self._block_stop(
-            value
-        )  # a server that numbers no blocks, or stops none, means the one before to be over
+        yield from self._block_stop(value)  # some servers send no index, or no stop of the block before
         block = self._blocks[index] = _Block(kind, start, self._call_count)
         if kind == "tool_use":
             self._call_count += 1
@@ -429,7 +425,7 @@ class MessageDecoder(BaseDecoder):
             yield Notice("unknown", kind, start)
 
     def _index(self, value: dict[str, Any]) -> str | None:
-        """The block that an event is about: the one that started last where it does not say."""
+        """The index of the block that an event is about: by default, the block that started last."""
         index = label(value.get("index"))
         return index if index is not None else next(reversed(self._blocks), None)
 
@@ -437,7 +433,7 @@ class MessageDecoder(BaseDecoder):
         index, delta = self._index(value), obj(value.get("delta"))
         block = self._blocks.get(index)
         kind = string(delta.get("type"))
-        if kind == "text_delta":  # nearly all there is
+        if kind == "text_delta":  # nearly always
             yield from self._emit_text(("text", index), string(delta.get("text")))
         elif kind in ("input_json_delta", "compaction_delta") and block is not None:
             piece = delta.get("partial_json", delta.get("content"))
@@ -448,7 +444,7 @@ class MessageDecoder(BaseDecoder):
             yield Notice("unknown", kind, delta)
 
     def _emit_piece(self, index: str | None, piece: dict[str, Any]) -> Iterator[Event]:
-        """What a block of text or thinking holds, at its start or in a delta."""
+        """The events for a piece of text or thinking, at the start of a block or in a delta."""
         yield from self._emit_text(("text", index), string(piece.get("text")))
         yield from self._emit_text(("thinking", index), string(piece.get("thinking")))
         if signature := label(piece.get("signature")):
@@ -456,8 +452,8 @@ class MessageDecoder(BaseDecoder):
         for source in (*items(piece.get("citations")), *items([piece.get("citation")])):
             yield citation(source)
 
-    def _emit_joined(self, place: Any, text: str) -> Iterator[Event]:
-        kind, index = place
+    def _emit_joined(self, channel: Any, text: str) -> Iterator[Event]:
+        kind, index = channel
         if kind != "arguments":
             yield from super()._emit_joined(kind, text)
         elif (block := self._blocks.get(index)) is not None:
@@ -472,17 +468,17 @@ class MessageDecoder(BaseDecoder):
         yield from self._flush_halves(*((kind, index) for kind in ("text", "thinking", "arguments")))
         if (block := self._blocks.pop(index, None)) is None:
             return
-        held, said = block.start.get("input"), "".join(block.pieces)
-        if block.kind == "tool_use" and held and not said:
-            yield ToolCallDelta(block.call, arguments=arguments_json(held))
-        elif block.kind == "compaction":  # must go back, or the model forgets what it stands for
-            yield RawBlock(Raw(self.format, {**block.start, "content": said or block.start.get("content")}))
+        initial, pieces = block.start.get("input"), "".join(block.pieces)
+        if block.kind == "tool_use" and initial and not pieces:
+            yield ToolCallDelta(block.call, arguments=arguments_json(initial))
+        elif block.kind == "compaction":  # must be sent back: it replaces a part of the conversation
+            yield RawBlock(Raw(self.format, {**block.start, "content": pieces or block.start.get("content")}))
         elif block.kind.endswith("_tool_use"):
             yield Notice(
-                "server_tool", string(block.start.get("name")), {**block.start, "input": said or held}
+                "server_tool", string(block.start.get("name")), {**block.start, "input": pieces or initial}
             )
-            asked = parse_arguments(said) if said else obj(held)
-            yield RawBlock(Raw(self.format, {**block.start, "input": asked or {}}))
+            input = parse_arguments(pieces) if pieces else obj(initial)
+            yield RawBlock(Raw(self.format, {**block.start, "input": input or {}}))
 
     def _message_delta(self, value: dict[str, Any]) -> Iterator[Event]:
         delta = obj(value.get("delta"))
@@ -498,16 +494,16 @@ class MessageDecoder(BaseDecoder):
         yield from self._emit_timing(value)
 
     def _emit_timing(self, value: dict[str, Any]) -> Iterator[Event]:
-        """What Bedrock and llama.cpp measured."""
+        """Notices with the timings that Bedrock and llama.cpp measured."""
         for times in filter(
             None, (obj(value.get(name)) for name in ("amazon-bedrock-invocationMetrics", "timings"))
         ):
             yield Notice("timing", dumps(times), times)
 
     def _emit_usage(self, raw: Any) -> Iterator[Event]:
-        """Later counts replace earlier ones, name by name: the last event may hold the output alone. Those of
-        the input hold from the start; those of the output are cumulative, and final with the reason of the
-        end."""
+        """The usage so far. Later counts replace earlier ones, field by field, because the last event may
+        have only the output. Input counts come at the start; output counts are cumulative, and final with the
+        finish reason."""
         raw = {k: v for k, v in obj(raw).items() if v is not None}
         if raw:
             self._usage = dict(islice({**self._usage, **raw}.items(), _MAX_COUNTS))
@@ -527,18 +523,18 @@ _EVENTS = {
 
 
 def _usage(raw: dict[str, Any]) -> Usage:
-    """Anthropic counts input that was read from the cache, written to it, and neither, apart."""
-    fresh, read = count(raw.get("input_tokens")), count(raw.get("cache_read_input_tokens"))
+    """Usage from Anthropic's counts, whose input_tokens leave out those read from or written to the cache."""
+    uncached, read = count(raw.get("input_tokens")), count(raw.get("cache_read_input_tokens"))
     written = count(raw.get("cache_creation_input_tokens"))
-    total = None if fresh is None else fresh + (read or 0) + (written or 0)
-    thought = count(obj(raw.get("output_tokens_details")).get("thinking_tokens"))
-    return Usage(total, count(raw.get("output_tokens")), thought, read, written, raw)
+    total = None if uncached is None else uncached + (read or 0) + (written or 0)
+    reasoning = count(obj(raw.get("output_tokens_details")).get("thinking_tokens"))
+    return Usage(total, count(raw.get("output_tokens")), reasoning, read, written, raw)
 
 
 def token_count_call(call: HttpCall) -> HttpCall:
-    """The call that counts the tokens of another."""
-    asked = {k: call.body[k] for k in ("model", "messages")}
-    return replace(call, url=f"{call.url}/count_tokens", body=asked)
+    """The call that counts the tokens of another call."""
+    body = {k: call.body[k] for k in ("model", "messages")}
+    return replace(call, url=f"{call.url}/count_tokens", body=body)
 
 
 DIALECT = Dialect(

@@ -1,10 +1,11 @@
-"""Cohere's own chat, version 2.
+"""Cohere's Chat API, version 2.
 
-A stream is a frame of typed events about one message: message-start, content (thinking or text) that opens,
-grows and closes, the plan before calls, calls, citations, message-end with the reason and the counts, and
-[DONE]. Each event holds its news under delta.message. A whole answer is one object with the message in it.
+A stream consists of typed events about one message: message-start, content (thinking or text) that starts,
+grows and ends, the plan before tool calls, calls, citations, message-end with finish reason and usage, and
+[DONE]. Each event has its new content under delta.message. A non-streaming answer is one object with the
+message in it.
 
-The answer is whole when message-end came, or all of it in one object. Anything else was cut.
+The answer is complete when message-end has come, or all of it in one object. Otherwise it was cut off.
 """
 
 from __future__ import annotations
@@ -59,18 +60,16 @@ _CHOICES = {None: None, "auto": None, "none": "NONE", "required": "REQUIRED"}
 
 
 def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
-    """The call that asks for `request` as a stream: POST /v2/chat.
+    """The streaming call for `request`: POST /v2/chat.
 
-    An effort word becomes a budget of thinking in tokens. Strict tools are strict all together
-    (strict_tools). A schema is asked for as JSON in that form. Documents go as text; grounded answers want
-    Cohere's own `documents`, which go in `extra`. Thinking goes back only where it is Cohere's own, which
-    carries neither a signature nor an id.
-    Raises ConfigError for a named tool that must be called, and for a schema beside tools: Cohere takes one
-    or the other.
+    An effort word becomes a thinking budget in tokens. If one tool is strict, all are (strict_tools). A
+    schema becomes response_format. Documents are sent as text; for grounded answers put Cohere's own
+    `documents` into `extra`. Only Cohere's own thinking is sent back, which has neither a signature nor an
+    id. Raises ConfigError for tool_choice with a tool's name, and for a schema together with tools.
     """
     if request.schema is not None and request.tools:
         raise ConfigError(
-            "Cohere takes a schema or tools, not both at once.",
+            "Cohere takes a schema or tools, but not both.",
             hint="Leave one of them out, or ask another provider.",
         )
     body = {
@@ -98,24 +97,24 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
 # --- request ------------------------------------------------------------------------------------------------
 
 
-def _thinking(asked: str | int | None) -> dict[str, Any] | None:
-    if asked is None:
+def _thinking(reasoning: str | int | None) -> dict[str, Any] | None:
+    if reasoning is None:
         return None
-    tokens = reasoning_budget(asked)
+    tokens = reasoning_budget(reasoning)
     return {"type": "enabled", "token_budget": tokens} if tokens else {"type": "disabled"}
 
 
 def _choice(choice: str | None) -> str | None:
     if choice not in _CHOICES:
         raise ConfigError(
-            f"Cohere cannot be made to call one tool of several (tool_choice={choice!r}).",
-            hint='Give that tool alone with tool_choice="required".',
+            f"Cohere cannot be forced to call a certain tool (tool_choice={choice!r}).",
+            hint='Pass only that tool, with tool_choice="required".',
         )
     return _CHOICES[choice]
 
 
 def _turns(message: Message) -> Iterator[dict[str, Any]]:
-    """One message of ours as theirs: each result of a tool is a message of its own."""
+    """The protocol's messages for one of ours: each tool result is a message of its own."""
     if message.role == "system":
         yield {"role": "system", "content": text_only(message)}
         return
@@ -162,7 +161,7 @@ def _assistant(parts: Sequence[Part]) -> dict[str, Any]:
 def _result(result: ToolResult) -> dict[str, Any]:
     if any(isinstance(p, Image) for p in result_parts(result)):
         raise ConfigError(
-            "Cohere takes no pictures in a tool's result.", hint="Put them into a user message after it."
+            "Cohere takes no pictures in the result of a tool.", hint="Put them into a user message after it."
         )
     text = result_text(result, "".join(_part(p)["text"] for p in result_parts(result)))
     return {"role": "tool", "tool_call_id": result.id, "content": text}
@@ -195,9 +194,7 @@ class ChatDecoder(BaseDecoder):
         self._indexes: dict[object, int] = {}
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
-        kind = string(value.get("type")) or (
-            "" if name == "message" else name
-        )  # which an event without a name is called
+        kind = string(value.get("type")) or ("" if name == "message" else name)  # of an unnamed event
         if not kind and isinstance(value.get("message"), dict):
             yield from self._full_message(value)
             return
@@ -207,7 +204,7 @@ class ChatDecoder(BaseDecoder):
             yield from _EVENTS[kind](self, value, obj(delta.get("message")))
 
     def _full_message(self, value: dict[str, Any]) -> Iterator[Event]:
-        """All of an answer in one object."""
+        """The events of a non-streaming answer."""
         message = value["message"]
         self._recognized = True
         yield from self._emit_started(value.get("id"), value.get("model"))
@@ -231,7 +228,7 @@ class ChatDecoder(BaseDecoder):
         return ()
 
     def _final_events(self) -> Iterator[Event]:
-        """The plan, once it is whole: it is neither answer nor thinking."""
+        """The notice with the complete plan, which is neither answer nor thinking."""
         plan, self._plan = "".join(self._plan), []
         if plan:
             yield Notice("tool_plan", plan)
@@ -245,7 +242,7 @@ class ChatDecoder(BaseDecoder):
         yield from self._final_events()
         id, function = label(call.get("id")), obj(call.get("function"))
         key = index if isinstance(index, (int, str)) else 0
-        if id is not None or key not in self._indexes:  # an id begins a call, whatever its index says
+        if id is not None or key not in self._indexes:  # an id begins a new call, under any index
             self._indexes[key], self._call_count = self._call_count, self._call_count + 1
         yield ToolCallDelta(
             self._indexes[key], id, label(function.get("name")), arguments_json(function.get("arguments"))
@@ -264,7 +261,7 @@ class ChatDecoder(BaseDecoder):
         self.done = True
 
 
-# By its type, what an event says: of the event, and of its message.
+# What reads an event of each type; called with the decoder, the event, and its message.
 _Read = Callable[[ChatDecoder, dict[str, Any], dict[str, Any]], Iterable[Event]]
 _EVENTS: dict[str, _Read] = {
     "message-start": lambda d, value, _: d._emit_started(value.get("id"), value.get("model")),
@@ -280,20 +277,20 @@ _EVENTS: dict[str, _Read] = {
 
 
 def _cited(cited: dict[str, Any]) -> Notice:
-    """What a piece of the answer rests on; the text of the first source that has a name."""
+    """The notice for a citation; its text names the first source."""
     source = next(items(cited.get("sources")), {})
     named = citation({**obj(source.get("document")), **source})
     return Notice("citation", named.text, cited)
 
 
 def _usage(raw: dict[str, Any]) -> Usage | None:
-    """Tokens as the model counts them; those that are billed, where it does not say. The count of thinking
-    that newer models add stays in `raw`: Cohere's own SDK does not know it."""
+    """Usage from the model's token counts, else from the billed ones; None for neither. Thinking tokens,
+    which newer models report and Cohere's own SDK does not know, are only in `raw`."""
     tokens = obj(raw.get("tokens")) or obj(raw.get("billed_units"))
-    into, out = count(tokens.get("input_tokens")), count(tokens.get("output_tokens"))
-    if into is None and out is None:
+    input_tokens, output_tokens = count(tokens.get("input_tokens")), count(tokens.get("output_tokens"))
+    if input_tokens is None and output_tokens is None:
         return None
-    return Usage(into, out, cache_read_tokens=count(raw.get("cached_tokens")), raw=raw)
+    return Usage(input_tokens, output_tokens, cache_read_tokens=count(raw.get("cached_tokens")), raw=raw)
 
 
 DIALECT = Dialect("cohere", encode, ChatDecoder, http_error)

@@ -1,11 +1,12 @@
 """Embeddings in four formats, as dialects: texts in, one vector for each text out.
 
-The texts are the messages of the request, in their order. `extra` may hold purpose ("document" or "query")
-and dimensions, which are not sent under these names; the rest of it is merged into the body. The answer is a
-text of its own, so that it takes the way of every answer: `packed` writes it, `unpacked` reads it.
+The texts are the messages of the request, in their order. `extra` may contain purpose ("document" or "query")
+and dimensions, which are sent under other names; the rest of it is merged into the body. The vectors are
+encoded as a text, so that they take the same path as every answer: `pack_matrix` writes it, `unpack_matrix`
+reads it.
 
-Servers are not believed: vectors of one answer have one length, finite numbers, and indexes that are 0 to
-n-1, each once; they are put in the order of the indexes.
+Vectors are validated: those of one answer must have the same length, finite numbers, and indexes from 0 to
+n-1, each once, by which they are sorted.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ Vector = list[float] | str  # numbers, or base64 of float32, the low byte first
 
 
 def pack_matrix(matrix: Matrix) -> str:
-    """Rows of float32 as a text: how many, how long, and their bytes in base64."""
+    """A matrix as a text: number of rows, number of columns, and its float32 bytes in base64."""
     rows, size = matrix.shape
     return f"{rows} {size} {base64.b64encode(matrix.astype(_FLOAT).tobytes()).decode()}"
 
 
 def unpack_matrix(text: str) -> Matrix:
-    """What `packed` wrote. Raises ProtocolError for anything else."""
+    """The matrix in a text from `pack_matrix`. Raises ProtocolError for any other text."""
     import numpy as np
 
     try:
@@ -58,51 +59,50 @@ def unpack_matrix(text: str) -> Matrix:
         raw = np.frombuffer(base64.b64decode(data, validate=True), _FLOAT)
         return raw.reshape(int(rows), int(size)).astype(np.float32)
     except (ValueError, TypeError):
-        raise ProtocolError("The answer holds no embeddings.", hint="Ask again without the cache.") from None
+        raise ProtocolError("The answer has no embeddings.", hint="Try again without the cache.") from None
 
 
 def _build_matrix(vectors: Sequence[Vector]) -> Matrix:
-    """The vectors as rows. Raises ProtocolError where they are no numbers of one length."""
+    """The vectors as rows of a matrix. Raises ProtocolError if they are not finite numbers of one length."""
     import numpy as np
 
     if not vectors:
         return np.empty((0, 0), np.float32)
     try:
-        rows = [_decode_vector(v) if isinstance(v, str) else np.asarray(v, np.float32) for v in vectors]
+        rows = [
+            np.frombuffer(base64.b64decode(v, validate=True), _FLOAT).astype(np.float32)
+            if isinstance(v, str)
+            else np.asarray(v, np.float32)
+            for v in vectors
+        ]
     except (ValueError, binascii.Error):
-        raise _invalid_vectors("vectors that are no base64 of float32") from None
+        raise _invalid_vectors("vectors that are not float32 in base64") from None
     if len({len(row) for row in rows}) != 1 or not len(rows[0]):
-        raise _invalid_vectors("vectors of different or no length")
-    whole = np.stack(rows)
-    if not np.isfinite(whole).all():
+        raise _invalid_vectors("vectors that are empty or differ in length")
+    matrix = np.stack(rows)
+    if not np.isfinite(matrix).all():
         raise _invalid_vectors("numbers that are not finite")
-    return whole
-
-
-def _decode_vector(text: str) -> Matrix:
-    import numpy as np
-
-    return np.frombuffer(base64.b64decode(text, validate=True), _FLOAT).astype(np.float32)
+    return matrix
 
 
 def _invalid_vectors(what: str) -> ProtocolError:
     return ProtocolError(
-        f"The provider sent {what}.", hint="Ask again, or check that the model is one for embeddings."
+        f"The provider sent {what}.", hint="Try again, or check that this is an embedding model."
     )
 
 
-# --- what is asked ---
+# --- requests ---
 
 
 def _embedding_options(request: Request) -> tuple[list[str], str, int | None, dict[str, Any]]:
-    """(texts, document or query, dimensions, the rest of what is to be sent)."""
+    """(texts, "document" or "query", dimensions, other fields to send)."""
     extra = dict(request.extra)
     purpose, dimensions = extra.pop("purpose", "document"), extra.pop("dimensions", None)
     return [m.text for m in request.messages], purpose, dimensions, extra
 
 
 def _openai_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCall:
-    """base64 is a quarter of the bytes, but not every compatible server knows it."""
+    """OpenAI's call. base64 needs a quarter of the bytes, but not every compatible server supports it."""
     texts, _, dimensions, extra = _embedding_options(request)
     form = "base64" if row.is_openai else "float"
     body = {"model": request.model, "input": texts, "encoding_format": form, "dimensions": dimensions}
@@ -110,7 +110,7 @@ def _openai_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCal
 
 
 def _gemini_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCall:
-    """gemini-embedding-2 takes no task types; the models before it do."""
+    """Gemini's call. gemini-embedding-2 takes no task types; the models before it do."""
     (texts, purpose, dimensions, extra), name = (
         _embedding_options(request),
         request.model.removeprefix("models/"),
@@ -126,14 +126,14 @@ def _gemini_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCal
 
 
 def _ollama_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCall:
-    """truncate is off: a text that does not fit is an error, not half a text."""
+    """Ollama's call. truncate is off: a text that is too long is an error, and not cut silently."""
     texts, _, dimensions, extra = _embedding_options(request)
     body = {"model": request.model, "input": texts, "truncate": False, "dimensions": dimensions}
     return build_post(row, url_under(row, "/api", "/embed"), bearer_header(key), body, extra)
 
 
 def _cohere_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCall:
-    """truncate is off here too; input_type is wanted by every model since v3."""
+    """Cohere's call. truncate is off here too; every model since v3 requires input_type."""
     texts, purpose, dimensions, extra = _embedding_options(request)
     body = {
         "model": request.model,
@@ -150,9 +150,10 @@ def _cohere_call(request: Request, row: Endpoint, key: Secret | None) -> HttpCal
 
 
 class Embeddings(msgspec.Struct, frozen=True):
-    """One format. vectors: the names that lead to the list of them, and `field` that of one in its item;
-    counted: those that lead to the tokens of input. most: texts of one request; tokens: those
-    of all its texts, None for no limit; batch: texts that are sent in one where nobody chooses."""
+    """One format. vectors_path: the field names that lead to the list of vectors; field: the vector's name in
+    an item of the list, "" if items are vectors; usage_path: the field names that lead to the input tokens.
+    max_texts, max_tokens: limits of one request, None for no limit; batch_size: default number of texts in
+    one request."""
 
     name: str
     encode: Callable[[Request, Endpoint, Secret | None], HttpCall]
@@ -165,24 +166,24 @@ class Embeddings(msgspec.Struct, frozen=True):
 
 
 def _error(status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint) -> ProviderError:
-    """ContextLengthExceeded where a text, or all of them, are too long."""
-    said = http_error(status, headers, body, provider)
-    if type(said) not in (BadRequest, ServerError) or not re.search(_TOO_LONG, said.message):
-        return said
+    """The error of an HTTP answer: ContextLengthExceeded if a text, or all together, are too long."""
+    error = http_error(status, headers, body, provider)
+    if type(error) not in (BadRequest, ServerError) or not re.search(_TOO_LONG, error.message):
+        return error
     return ContextLengthExceeded(
-        said.message,
-        status=said.status,
-        type=said.type,
-        code=said.code,
-        request_id=said.request_id,
-        body=said.body,
-        hint="Shorten the texts, or choose a model that reads more.",
+        error.message,
+        status=error.status,
+        type=error.type,
+        code=error.code,
+        request_id=error.request_id,
+        body=error.body,
+        hint="Shorten the texts, or choose a model with a larger context.",
     )
 
 
-# As OpenAI (a text; all of a request), Hugging Face's server, Bedrock, DashScope, NVIDIA, llama.cpp and
-# others say it; and too many texts or tokens in one request, as Mistral, Azure, DashScope, SiliconFlow,
-# Voyage, Zhipu and Cohere do.
+# Messages of OpenAI (one text; a whole request), Hugging Face's server, Bedrock, DashScope, NVIDIA, llama.cpp
+# and others; and about too many texts or tokens in one request: of Mistral, Azure, DashScope, SiliconFlow,
+# Voyage, Zhipu and Cohere.
 _TOO_LONG = (
     r"(?i)maximum input length|tokens per (?:submitted batch|request)|maxlength|"
     r"must have less than \d+ (?:tokens|characters)|"
@@ -193,7 +194,7 @@ _TOO_LONG = (
 
 
 class VectorDecoder(BaseDecoder):
-    """Reads an answer, which is one JSON object."""
+    """Reads the vectors in an answer, which is one JSON object."""
 
     whole = True
 
@@ -202,10 +203,10 @@ class VectorDecoder(BaseDecoder):
         self._format = format
 
     def _check_format(self, value: Mapping[str, Any]) -> None:
-        """What holds no vectors is in no known format."""
+        """Does nothing: an answer without vectors is an error in any case."""
 
     def _object(self, value: dict[str, Any], name: str) -> Iterator[Event]:
-        """The vectors as one text. Raises ProtocolError for vectors that are none."""
+        """The vectors as one text. Raises ProtocolError for invalid vectors."""
         format = self._format
         vectors = _get_path(value, format.vectors_path)
         try:
@@ -232,18 +233,18 @@ def _get_path(value: Any, names: Sequence[str]) -> Any:
 
 
 def _sort_by_index(items: list[dict[str, Any]], field: str) -> list[Any]:
-    """The vectors of items that may have places."""
-    places = [item.get("index") for item in items]
-    if any(place is not None for place in places):
-        if set(places) != set(range(len(places))):
+    """The vectors of items, sorted by their indexes if they have any."""
+    indexes = [item.get("index") for item in items]
+    if any(index is not None for index in indexes):
+        if set(indexes) != set(range(len(indexes))):
             raise _invalid_vectors("indexes that are not 0 to n-1, each once")
         items = sorted(items, key=operator.itemgetter("index"))
     return [item.get(field) for item in items]
 
 
-# Limits, 2026-11: OpenAI's API reference (2,048 texts and 300,000 tokens a request; 256 are asked, so that a
-# retry costs little); Google's own refusal ("at most 100 requests can be in one batch"); Cohere's reference
-# of v2/embed (96 texts). Ollama names none: its texts are computed one after another.
+# Limits, 2026-11: OpenAI's API reference (2,048 texts and 300,000 tokens a request; 256 texts are sent, so
+# that a retry costs little); Google's error message ("at most 100 requests can be in one batch"); Cohere's
+# reference of v2/embed (96 texts). Ollama names none: it computes texts one after another.
 _OPENAI_FORMAT = Embeddings(
     "openai_embeddings",
     _openai_call,

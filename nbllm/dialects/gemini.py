@@ -1,13 +1,14 @@
-"""Google's generateContent, as the Gemini API and Vertex AI speak it.
+"""Google's generateContent, as in the Gemini API and Vertex AI.
 
-A stream is a row of answers, each a piece of the whole: candidates (only candidate 0 is ours) whose parts are
-text, thoughts, calls, or what tools of the provider did; counts so far; a finish reason, perhaps more than
-one, of which the last holds. Calls come whole, or as partialArgs: values at JSON paths, told as one JSON text
-when the call ends. Such a call opens with its brace at once, so that one which never ends is not taken for a
-call without arguments.
+A stream is a series of chunks: candidates (only candidate 0 is used) whose parts are text, thoughts, calls,
+or what tools of the provider did; usage so far; a finish reason, perhaps more than one, of which the last
+counts. Calls come complete, or as partialArgs: values at JSON paths, emitted as one JSON text when the call
+ends. The opening brace of such a call is emitted at once, so that a call which never ends is not taken for
+one without arguments.
 
-The answer is whole when a finish reason came, or the prompt was blocked, or a candidate was averaged
-(avgLogprobs, which whole answers of older models have in place of a reason). The protocol has no end mark.
+The answer is complete when a finish reason has come, or the prompt was blocked, or a candidate has
+avgLogprobs (which non-streaming answers of older models have instead of a reason). The protocol has no end
+mark.
 """
 
 from __future__ import annotations
@@ -63,12 +64,12 @@ _BUDGET_MODELS = re.compile(
 
 
 def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
-    """The call that asks for `request` as a stream: POST /models/{model}:streamGenerateContent.
+    """The streaming call for `request`: POST /models/{model}:streamGenerateContent.
 
-    A base_url without a version gets /v1beta, as Google's SDKs do. `reasoning` asks for thoughts too; a
-    number is a budget, -1 leaves it to the model; a word is a thinkingLevel, for models before Gemini 3 a
-    budget. A strict tool means the mode VALIDATED, for all tools. `generationConfig` in `extra` is merged
-    with ours. Thinking goes back only if it is signed.
+    A base_url without a version gets /v1beta, as in Google's SDKs. `reasoning` also requests thoughts: a
+    number is a budget, of which -1 leaves it to the model; a word is a thinkingLevel, or a budget for models
+    before Gemini 3. One strict tool sets the mode VALIDATED for all tools. `generationConfig` in `extra` is
+    merged with ours. Only signed thinking is sent back.
     """
     system = checked_system_text(request)
     tools = [describe_tool(t, parametersJsonSchema=t.parameters) for t in request.tools]
@@ -110,14 +111,14 @@ def _url(model: str, base: str) -> str:
 
 
 def _thinking(request: Request) -> dict[str, Any] | None:
-    asked = request.reasoning
-    if asked is None:
+    reasoning = request.reasoning
+    if reasoning is None:
         return None
-    tokens = -1 if asked == -1 else reasoning_budget(asked)
+    tokens = -1 if reasoning == -1 else reasoning_budget(reasoning)
     if not tokens:
         return {"thinkingBudget": 0}
-    if isinstance(asked, str) and not _BUDGET_MODELS.search(request.model):
-        return {"thinkingLevel": asked, "includeThoughts": True}
+    if isinstance(reasoning, str) and not _BUDGET_MODELS.search(request.model):
+        return {"thinkingLevel": reasoning, "includeThoughts": True}
     return {"thinkingBudget": tokens, "includeThoughts": True}
 
 
@@ -135,20 +136,20 @@ def _tool_config(request: Request) -> dict[str, Any] | None:
 def _contents(request: Request) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
     names: dict[str, str] = {}  # of the tools, by the ids of their calls so far
-    made_up_ids: set[str] = set()  # ids that are ours: Gemini never saw them
-    nests_files = not _BUDGET_MODELS.search(request.model)  # a response may hold pictures
+    made_up_ids: set[str] = set()  # not sent, because Gemini does not know them
+    nests_files = not _BUDGET_MODELS.search(request.model)  # a functionResponse may contain pictures
     for role, parts in merge_turns(with_unique_ids(request.messages), _ROLES):
         calls = [p for p in parts if isinstance(p, ToolCall)]
         names |= {p.id: p.name for p in calls}
         made_up_ids |= {p.id for p in calls if p.made_up}
-        said = [
+        encoded = [
             made for part in parts if (made := _part(role, part, names, made_up_ids, nests_files)) is not None
         ]
-        said += [
+        encoded += [
             _media(p) for r in parts if isinstance(r, ToolResult) for p in _separate_files(r, nests_files)
         ]
-        if said:
-            out.append({"role": role, "parts": said})
+        if encoded:
+            out.append({"role": role, "parts": encoded})
     return out
 
 
@@ -171,8 +172,8 @@ def _part(
             }
             return without_none({"functionCall": call, "thoughtSignature": part.signature})
         case Reasoning(text, signature) if role == "model":
-            signed = signature is not None and part.id is None  # an id means another provider's
-            return {"text": text, "thought": True, "thoughtSignature": signature} if signed else None
+            is_ours = signature is not None and part.id is None  # thoughts of other providers have an id
+            return {"text": text, "thought": True, "thoughtSignature": signature} if is_ours else None
     raise misplaced_part(part, role, "Gemini")
 
 
@@ -183,8 +184,8 @@ def _media(part: Image | Document) -> dict[str, Any]:
 
 
 def _separate_files(result: ToolResult, nests_files: bool) -> list[Image | Document]:
-    """What of a result stands behind the responses: what is not sent as bytes, and all where a response holds
-    text alone, as with models before Gemini 3."""
+    """The files of a result that are sent after the functionResponse: those with a URL, and all files for
+    models before Gemini 3, whose responses contain only text."""
     files = [p for p in result_parts(result) if not isinstance(p, Text)]
     return [p for p in files if not nests_files or p.url is not None]
 
@@ -195,15 +196,15 @@ def _response(
     name = result.name or names.get(result.id)
     if name is None:
         raise ConfigError(
-            f"Gemini wants the name of the tool that answers call {result.id!r}.",
-            hint="Give ToolResult its name, or keep the call in the conversation.",
+            f"Gemini needs the name of the tool for the result of call {result.id!r}.",
+            hint="Set name= of the ToolResult, or keep the call in the conversation.",
         )
     text = "".join(p.text for p in result_parts(result) if isinstance(p, Text))
-    behind = _separate_files(result, nests_files)
-    media = [_media(p) for p in result_parts(result) if not isinstance(p, Text) and p not in behind]
-    said = {"error" if result.is_error else "output": text}
+    separate = _separate_files(result, nests_files)
+    media = [_media(p) for p in result_parts(result) if not isinstance(p, Text) and p not in separate]
+    response = {"error" if result.is_error else "output": text}
     id = None if result.id in made_up_ids else result.id
-    return without_none({"id": id, "name": name, "response": said, "parts": media})
+    return without_none({"id": id, "name": name, "response": response, "parts": media})
 
 
 # --- answer -------------------------------------------------------------------------------------------------
@@ -296,9 +297,9 @@ class ChunkDecoder(BaseDecoder):
         if reason and reason not in _UNSPECIFIED:
             self._reason = reason
             yield from self._end_call()
-            if (said := string(candidate.get("finishMessage"))) and reason != "STOP":
+            if (message := string(candidate.get("finishMessage"))) and reason != "STOP":
                 filtered = _REASONS.get(reason.lower()) == "content_filter"
-                yield Notice("refusal" if filtered else "warning", said, {"finishReason": reason})
+                yield Notice("refusal" if filtered else "warning", message, {"finishReason": reason})
         if "groundingMetadata" in candidate or "citationMetadata" in candidate:
             yield from self._emit_citations(candidate)
 
@@ -322,8 +323,7 @@ class ChunkDecoder(BaseDecoder):
             yield Notice("unknown", next(iter(part)), part)
 
     def _file(self, part: Image | Document, *, draft: bool) -> Event:
-        """A picture or a file. Drafts that were thought of on the way give place to the picture that follows
-        them."""
+        """The event for a picture or a file. Drafts made while thinking are replaced by the next picture."""
         key = "draft" if draft or self._last_was_draft else None
         self._last_was_draft = draft
         return MediaDelta(part, key)
@@ -344,10 +344,11 @@ class ChunkDecoder(BaseDecoder):
 
     def _begin_call(self, call: dict[str, Any], name: str, signature: str | None) -> Iterator[Event]:
         id = label(call.get("id"))
-        if id is not None and (told := dumps(call)) not in self._seen_calls:
-            self._seen_calls.add(told)
-        elif id is not None:
-            return
+        if id is not None:
+            text = dumps(call)
+            if text in self._seen_calls:
+                return
+            self._seen_calls.add(text)
         streamed = call.get("willContinue") is True or "partialArgs" in call
         yield ToolCallDelta(
             self._call_count, id, name, "{" if streamed else arguments_json(call.get("args")), signature
@@ -363,11 +364,11 @@ class ChunkDecoder(BaseDecoder):
     _final_events = _end_call
 
     def _emit_citations(self, candidate: dict[str, Any]) -> Iterator[Event]:
-        found = obj(candidate.get("citationMetadata"))
+        citations = obj(candidate.get("citationMetadata"))
         chunks = [
             *items(obj(candidate.get("groundingMetadata")).get("groundingChunks")),
-            *items(found.get("citations")),
-            *items(found.get("citationSources")),
+            *items(citations.get("citations")),
+            *items(citations.get("citationSources")),
         ]
         for chunk in chunks:
             if self._is_new_source(chunk):
@@ -377,13 +378,14 @@ class ChunkDecoder(BaseDecoder):
 
 
 def _usage(raw: dict[str, Any]) -> Usage:
-    """Google counts thoughts beside the answer. Input that its own tools read stands apart, in `raw`."""
-    said, thought = count(raw.get("candidatesTokenCount")), count(raw.get("thoughtsTokenCount"))
-    made = None if said is None and thought is None else (said or 0) + (thought or 0)
+    """Usage from Google's counts, where thoughts are not part of the answer. Input that its own tools read is
+    not included, but in `raw`."""
+    answer, thoughts = count(raw.get("candidatesTokenCount")), count(raw.get("thoughtsTokenCount"))
+    output = None if answer is None and thoughts is None else (answer or 0) + (thoughts or 0)
     return Usage(
         count(raw.get("promptTokenCount")),
-        made,
-        thought,
+        output,
+        thoughts,
         count(raw.get("cachedContentTokenCount")),
         None,
         raw,
@@ -391,7 +393,7 @@ def _usage(raw: dict[str, Any]) -> Usage:
 
 
 def token_count_call(call: HttpCall) -> HttpCall:
-    """The call that counts the tokens of another."""
+    """The call that counts the tokens of another call."""
     url = call.url.replace(":streamGenerateContent?alt=sse", ":countTokens")
     return replace(call, url=url, body={"contents": call.body["contents"]})
 

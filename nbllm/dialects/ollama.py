@@ -1,8 +1,7 @@
-"""Ollama's own protocol: one JSON object a line, of which the one with `done` ends the answer and holds the
-counts.
+"""Ollama's own protocol: one JSON object in each line; the one with `done` ends the answer and has the usage.
 
-Lines of /api/chat hold a `message`, those of /api/generate a `response`; both are read. Calls of tools come
-whole.
+Lines of /api/chat have a `message`, those of /api/generate a `response`; both are read. Each tool call comes
+in one piece.
 """
 
 from __future__ import annotations
@@ -48,16 +47,16 @@ from ._request import (
 
 
 def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
-    """The call that asks for `request` as a stream: POST /api/chat.
+    """The streaming call for `request`: POST /api/chat.
 
-    Effort words go to gpt-oss models as they are; all others know thinking on or off only. A budget in tokens
-    becomes the nearest word. `options` in `extra` is merged with ours. Documents go as text, pictures as
-    bytes.
-    Raises ConfigError for a tool choice that must be obeyed, for strict tools, and for pictures by address.
+    gpt-oss models get the effort word; all others only have thinking on or off. A budget in tokens becomes
+    the nearest word. `options` in `extra` is merged with ours. Documents are sent as text, pictures as bytes.
+    Raises ConfigError for a tool_choice other than auto and none, for strict tools, and for pictures with a
+    URL.
     """
     if request.tool_choice not in (None, "auto", "none"):
         raise ConfigError(
-            f"Ollama cannot be made to call a tool (tool_choice={request.tool_choice!r}).",
+            f"Ollama cannot be forced to call a tool (tool_choice={request.tool_choice!r}).",
             hint="Leave tool_choice out, or use dialect='openai_chat' with base_url=.../v1.",
         )
     body = {
@@ -127,9 +126,9 @@ def _user(parts: list[Any]) -> dict[str, Any]:
 
 
 def _assistant(message: Message) -> dict[str, Any]:
-    odd = next((p for p in message.parts if isinstance(p, (Image, Document, ToolResult))), None)
-    if odd is not None:
-        raise misplaced_part(odd, "assistant", "Ollama")
+    misplaced = next((p for p in message.parts if isinstance(p, (Image, Document, ToolResult))), None)
+    if misplaced is not None:
+        raise misplaced_part(misplaced, "assistant", "Ollama")
     calls = [
         {"id": p.id, "function": {"name": p.name, "arguments": argument_object(p)}}
         for p in message.parts
@@ -178,7 +177,7 @@ _REASONS: dict[str, FinishReason] = {
     "abort": "cancelled",
     "cancelled": "cancelled",
 }
-_THOUGHTS = ("thinking", "reasoning_content", "reasoning")  # Ollama's own, and two of servers that imitate it
+_THOUGHTS = ("thinking", "reasoning_content", "reasoning")  # the last two are sent by compatible servers
 _TIMES = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")  # nanoseconds
 
 
@@ -250,22 +249,23 @@ class LineDecoder(BaseDecoder):
             )
 
     def _emit_usage(self, value: dict[str, Any]) -> Iterator[Event]:
-        taken, made = count(value.get("prompt_eval_count")), count(value.get("eval_count"))
-        if taken is not None or made is not None:
+        read, written = count(value.get("prompt_eval_count")), count(value.get("eval_count"))
+        if read is not None or written is not None:
             yield UsageReport(
-                Usage(taken, made, raw={k: v for k, v in value.items() if k.endswith("_count")})
+                Usage(read, written, raw={k: v for k, v in value.items() if k.endswith("_count")})
             )
         times = {k: t for k in _TIMES if (t := count(value.get(k))) is not None}
         if any(times.values()):
-            counts = {"prompt_eval_count": taken, "eval_count": made}
+            counts = {"prompt_eval_count": read, "eval_count": written}
             text = ", ".join(f"{k} {t / 1e6:.1f} ms" for k, t in times.items())
             yield Notice("timing", text, times | {k: n for k, n in counts.items() if n is not None})
 
 
 def unload_calls(base: str, model: str) -> tuple[HttpCall, HttpCall]:
-    """The calls that have the server at `base` let a model go, and that list those in its memory."""
-    asked = {"model": model, "keep_alive": 0}
-    return HttpCall(f"{base}/api/generate", {}, asked), HttpCall(f"{base}/api/ps", {}, {}, "GET")
+    """The calls that unload a model from the memory of the server at `base`, and that list the models in
+    it."""
+    body = {"model": model, "keep_alive": 0}
+    return HttpCall(f"{base}/api/generate", {}, body), HttpCall(f"{base}/api/ps", {}, {}, "GET")
 
 
 DIALECT = Dialect("ollama", encode, LineDecoder, http_error, unloading=unload_calls)

@@ -1,12 +1,12 @@
-"""OpenAI's Chat Completions, the wire format that nearly every provider speaks and each in its own accent.
+"""OpenAI's Chat Completions, the wire format that nearly every provider implements, each with differences.
 
-A stream is a row of chunks. Each may hold choices (one of them is the answer: that with index 0), usage, or
-an error; none of the three can be relied upon, nor their order. What a chunk says in its `delta` is new; what
-it says in `message` is everything so far, so only the part that was not yet seen counts. Fragments of
-tool calls are sorted in _toolcalls.
+A stream is a series of chunks. Each may have choices (the one with index 0 is the answer), usage, or an
+error; none of the three, nor their order, can be relied upon. The `delta` of a chunk is new; its `message`
+repeats everything so far, so only the part that was not yet seen counts. Fragments of tool calls are
+assembled in _toolcalls.
 
-The answer is whole when a finish reason came, or [DONE], or the closing usage chunk, or all of it in one JSON
-object. Anything else was cut.
+The answer is complete when a finish reason has come, or [DONE], or the closing usage chunk, or all of it in
+one JSON object. Otherwise it was cut off.
 """
 
 from __future__ import annotations
@@ -70,20 +70,20 @@ from ._request import (
 )
 from ._toolcalls import ToolCallReader, google_extension
 
-# Models whose templates, on any server, refuse ids of calls that have not nine letters and digits.
+# Models whose chat templates require tool call ids of exactly nine letters and digits, on any server.
 _NINE_CHARACTER_IDS = ("stral", "xtral")
 
 # --- request ------------------------------------------------------------------------------------------------
 
 
 def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
-    """The call that asks for `request` as a stream: POST /chat/completions.
+    """The streaming call for `request`: POST /chat/completions.
 
-    A token budget in `reasoning` becomes the nearest effort word. A schema is asked for in strict mode where
-    it is closed (see `closed`). Files in a tool's result follow it in a user message; those that a model made
-    stand in the user's next message, with what modalities and sound it makes asked for in `extra`.
-    Thinking goes back only under quirks.reasoning_field: "reasoning_details" means OpenRouter's list,
-    "extra_content" Google's signatures on calls.
+    A token budget in `reasoning` becomes the nearest effort word. A closed schema is sent in strict mode (see
+    `is_closed`). Files in a tool's result follow it in a user message; files that a model made move to the
+    next user message. Output modalities and audio options belong into `extra`. Thinking is sent back only
+    under quirks.reasoning_field: "reasoning_details" means OpenRouter's list, "extra_content" Google's
+    signatures on calls.
     """
     check_supported(request, provider)
     family = "mistral" if provider.name == "mistral" else request.model.lower()
@@ -120,7 +120,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall
     return build_post(provider, "/chat/completions", key, body, request.extra)
 
 
-# Models of OpenAI's that take the limit under another name, at other addresses too.
+# OpenAI's models that take the limit as max_completion_tokens, at other providers too.
 _COMPLETION_LIMIT_MODELS = re.compile(r"(?:openai/)?(?:gpt-[5-9]|o[1-9](?:-|$))")
 
 
@@ -133,8 +133,8 @@ def _choice(choice: str | None) -> str | dict[str, Any] | None:
 
 
 def _signature_fields(request: Request, provider: Endpoint) -> tuple[str, ...]:
-    """Under which names signatures of calls go back: to Gemini's compatible endpoint, and to gateways that
-    may lead there. Others refuse what they do not know."""
+    """The names in extra_content under which signatures of calls are sent back: to Gemini's compatible
+    endpoint, and to gateways that may lead there. Other servers refuse unknown fields."""
     if provider.quirks.reasoning_field == "extra_content":
         return ("google",)
     return ("google", "vertex") if provider.name in ("custom", "litellm") or "gemini" in request.model else ()
@@ -144,7 +144,7 @@ def _messages(
     request: Request, quirks: Quirks, *, signature_fields: tuple[str, ...] = (), exactly: int = 0
 ) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
-    files: list[Part] = []  # of tool results; they must wait until all results of the turn have been told
+    files: list[Part] = []  # of tool results, which must wait until all results of the turn are there
     for message in (*with_short_ids(move_media_to_user(request.messages), exactly), Message("user")):
         results = [p for p in message.parts if isinstance(p, ToolResult)]
         if files and not results:
@@ -186,7 +186,7 @@ def _part(part: Any) -> dict[str, Any]:
                 hint="Load it and pass data=, or use dialect='openai_responses'.",
             )
     raise ConfigError(
-        f"A {type(part).__name__} cannot stand in a user or system message of Chat Completions.",
+        f"A {type(part).__name__} cannot be part of a user or system message of Chat Completions.",
         hint="Put it into an assistant message.",
     )
 
@@ -218,17 +218,16 @@ def _call(call: ToolCall, signature_fields: tuple[str, ...]) -> dict[str, Any]:
         "function": {"name": call.name, "arguments": raw_arguments(call)},
     }
     if call.signature and signature_fields:
-        said = {"thought_signature": call.signature}
-        out["extra_content"] = dict.fromkeys(signature_fields, said)
+        signature = {"thought_signature": call.signature}
+        out["extra_content"] = dict.fromkeys(signature_fields, signature)
     return out
 
 
 def _reasoning_detail(reasoning: Reasoning) -> dict[str, Any]:
-    """One of OpenRouter's reasoning_details. `redacted` holds a detail as it came (the decoder put it
-    there)."""
+    """One of OpenRouter's reasoning_details. The decoder stores an encrypted one as JSON in `redacted`."""
     if reasoning.redacted is not None:
-        is_full_message = parse_arguments(reasoning.redacted)
-        return is_full_message or {"type": "reasoning.encrypted", "data": reasoning.redacted}
+        detail = parse_arguments(reasoning.redacted)
+        return detail or {"type": "reasoning.encrypted", "data": reasoning.redacted}
     about = {"type": "reasoning.text", "text": reasoning.text}
     return without_none({**about, "signature": reasoning.signature, "id": reasoning.id})
 
@@ -280,20 +279,20 @@ class ChatDecoder(BaseDecoder):
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
         self._chunks = 0
-        self._is_single_message = False  # the last chunk held a message and no delta
-        self._has_closing_usage = False  # the chunk of usage that closes a stream came
+        self._is_single_message = False  # the last chunk had a message and no delta
+        self._has_closing_usage = False  # the usage chunk that closes a stream has come
         self._text: list[str] = []
-        self._size = 0  # its characters
+        self._size = 0  # characters of _text
         self._has_thought = False
         self._tools = ToolCallReader(self._joiner)
         self._selector = ChoiceSelector()
         self._has_audio = False
         self._fast_reader = FastReader(_Chunk, _fast_item, "message")
 
-    def read_fast(self, frames: list[Frame], place: int) -> list[Item]:
+    def read_fast(self, frames: list[Frame], start: int) -> list[Item]:
         """See core.calls.FastRead."""
-        begun = self._started.id and self._started.model and self._selector.index == 0
-        found = super().read_fast(frames, place) if begun else []
+        has_begun = self._started.id and self._started.model and self._selector.index == 0
+        found = super().read_fast(frames, start) if has_begun else []
         if not found:
             return found
         texts = [item for item in found if type(item) is str]
@@ -306,7 +305,7 @@ class ChatDecoder(BaseDecoder):
     def _read(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         self._check_format(value)
         self._chunks += 1
-        yield from self._object(value, name)  # a chunk may hold both words and the error that ends them
+        yield from self._object(value, name)  # a chunk may contain both text and an error
         self._raise_error(find_error(value, name))
         for choice in items(value.get("choices")):
             self._raise_error({"error": choice["error"]} if choice.get("error") else None)
@@ -361,10 +360,10 @@ class ChatDecoder(BaseDecoder):
             yield from self._emit_usage(choice["usage"], closing=False)
 
     def _without_seen(self, message: dict[str, Any]) -> dict[str, Any]:
-        """What of a message, which repeats everything, did not come before."""
+        """A message, which repeats everything so far, without what came before."""
         content, sent = message.get("content"), self._size
         if sent:
-            full = string(content)  # put together only where it can be a part of more
+            full = string(content)
             new = full[sent:] if len(full) > sent and full.startswith("".join(self._text)) else ""
             message = {**message, "content": new}
         seen = {
@@ -393,16 +392,16 @@ class ChatDecoder(BaseDecoder):
             for part in content if isinstance(content, list) else [content]:
                 yield from self._part(part)
 
-    def _emit_joined(self, place: Any, text: str) -> Iterator[Event]:
-        """An index for a place means a call."""
-        if isinstance(place, int):
-            yield ToolCallDelta(place, arguments=text)
+    def _emit_joined(self, channel: Any, text: str) -> Iterator[Event]:
+        """The event for a text; a number as channel is the index of a call."""
+        if isinstance(channel, int):
+            yield ToolCallDelta(channel, arguments=text)
             return
-        if place == "text":
+        if channel == "text":
             self._text.append(text)
             self._size += len(text)
-        self._has_thought = self._has_thought or place != "text"
-        yield from super()._emit_joined(place, text)
+        self._has_thought = self._has_thought or channel != "text"
+        yield from super()._emit_joined(channel, text)
 
     def _part(self, part: Any) -> Iterator[Event]:
         kind = part.get("type") if isinstance(part, dict) else None
@@ -417,27 +416,25 @@ class ChatDecoder(BaseDecoder):
             yield from self._emit_citations([part])
         elif kind == "refusal" and string(part.get("refusal")):
             yield Notice("refusal", part["refusal"])
-        else:  # an object instead of text (Cloudflare's structured answers), or a kind that is not known yet
+        else:  # an object instead of text (Cloudflare's structured answers), or a part of an unknown type
             yield Notice("unknown", data={"content": part})
 
     def _emit_thinking(self, delta: dict[str, Any]) -> Iterator[Event]:
         thoughts = (thought_text(delta[name]) for name in _THOUGHT_FIELDS if delta.get(name))
         yield from self._emit_text("reasoning", next(filter(None, thoughts), ""))
         for block in (block for name in _DETAIL_FIELDS for block in items(delta.get(name))):
-            if not self._has_thought and (
-                text := thought_text(block)
-            ):  # else it repeats what has a field of its own
+            if not self._has_thought and (text := thought_text(block)):  # else it repeats another field
                 yield Notice("unknown", text, {"reasoning_details": block})
             yield from self._emit_signature(block)
         if string(delta.get("reasoning_opaque")):
             yield ReasoningDelta(signature=delta["reasoning_opaque"])
 
     def _emit_signature(self, block: dict[str, Any]) -> Iterator[Event]:
-        """What must go back with a thought: its signature, or all of one that is withheld."""
+        """What must be sent back for a thought: its signature, or the complete block if it is encrypted."""
         if string(block.get("data")):
             yield ReasoningDelta(redacted=json.dumps(block), id=label(block.get("id")))
-        elif signature_fields := thought_signature(block):
-            yield ReasoningDelta(signature=signature_fields, id=label(block.get("id")))
+        elif signature := thought_signature(block):
+            yield ReasoningDelta(signature=signature, id=label(block.get("id")))
 
     def _emit_rare(self, delta: dict[str, Any], is_full_message: bool) -> Iterator[Event]:
         if string(delta.get("refusal")):
@@ -445,9 +442,7 @@ class ChatDecoder(BaseDecoder):
         call = delta.get("function_call")
         if isinstance(call, dict) and (call.get("name") or call.get("arguments")):
             yield from self._tools.read([{"index": "function_call", "function": call}])
-        elif (
-            isinstance(call, dict) and is_full_message
-        ):  # a whole message names each call it has, so this is one, if a nameless one
+        elif isinstance(call, dict) and is_full_message:  # a call without a name and arguments is a call too
             slot = self._tools.begin("function_call")
             slot.is_announced = True
             yield ToolCallDelta(slot.index)
@@ -463,7 +458,7 @@ class ChatDecoder(BaseDecoder):
             yield TextDelta("", signature)
 
     def _emit_audio(self, audio: dict[str, Any]) -> Iterator[Event]:
-        """A piece of sound, and what is said in it."""
+        """A piece of audio, and its transcript."""
         self._has_audio = True
         if string(audio.get("transcript")):
             yield Notice(

@@ -1,11 +1,11 @@
-"""OpenAI's Responses API, streamed: items that open, grow and close, told by typed events.
+"""OpenAI's Responses API, streamed: items that start, grow and end, in typed events.
 
-Every text comes up to four times: in deltas, in the part's done event, in the item's done event and in the
-final response. Servers leave out any of them, so whatever says more than what came before adds the
-difference, and what says less adds nothing. An item is known by its output_index; where that is missing by
-its id, and where ids change from event to event (they do) by being the last one of its kind.
+Every text comes up to four times: in deltas, in the done event of its part, in that of its item, and in the
+final response. Servers leave out any of them, so a text that is longer than what came before adds the
+difference, and a shorter one adds nothing. An item is identified by its output_index; without that by its id;
+and because ids may change from event to event, else as the last item of its kind.
 
-The answer is whole when a final event (or [DONE]) came, or all of it in one JSON object.
+The answer is complete when a final event (or [DONE]) has come, or all of it in one JSON object.
 """
 
 from __future__ import annotations
@@ -54,25 +54,25 @@ from ._request import data_url, describe_tool, raw_arguments, reasoning_effort, 
 
 
 def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
-    """The call that asks for `request` as a stream: POST /responses, with the whole conversation each time.
+    """The streaming call for `request`: POST /responses, with the complete conversation each time.
 
-    Thinking goes back as the item it was, by id and encrypted content, which is asked for (`include`) where
-    thinking is asked for or goes back; models that do not think refuse the word, so it is not sent otherwise.
-    Whether the provider keeps the answer is left to its own default: `extra={"store": False}` forbids it, and
-    encrypted content works either way. A picture that a model made stands in the next message of the user.
-    Summaries of thinking cost an organisation's verification at OpenAI and are sent on request only:
-    `extra={"reasoning": {"effort": "high", "summary": "auto"}}`.
+    Thinking is sent back as a reasoning item with its id and encrypted content. That content is requested
+    (`include`) only if thinking is requested or sent back, because other models refuse the field. Whether the
+    provider stores the answer is left to its default: `extra={"store": False}` forbids it, and encrypted
+    content works either way. A picture that a model made moves to the next user message. Summaries of
+    thinking require a verified organisation at OpenAI, so they are sent only on request: `extra={"reasoning":
+    {"effort": "high", "summary": "auto"}}`.
     """
     check_supported(request, provider)
-    for option, given in (("stop", request.stop), ("seed", request.seed)):
-        if given not in (None, ()):
+    for option, value in (("stop", request.stop), ("seed", request.seed)):
+        if value not in (None, ()):
             raise ConfigError(
                 f"The Responses API has no {option}.",
                 hint=f"Leave {option} out, or use dialect='openai_chat'.",
             )
     word, form = reasoning_effort(request.reasoning), schema_format(request)
-    said = (m for m in with_short_ids(move_media_to_user(request.messages), longest=64) if m.role != "system")
-    turns = [item for message in said for item in _turn(message, provider.quirks)]
+    messages = with_short_ids(move_media_to_user(request.messages), longest=64)
+    turns = [item for m in messages if m.role != "system" for item in _turn(m, provider.quirks)]
     thinks = word not in (None, "none") or any("encrypted_content" in item for item in turns)
     body = {
         "model": request.model,
@@ -97,14 +97,15 @@ def _choice(choice: str | None) -> str | dict[str, Any] | None:
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    # `strict` has a default of true here, unlike in Chat Completions: a plain schema would be refused.
+    # `strict` is true by default here, unlike in Chat Completions: a schema that is not closed would be
+    # refused.
     about = describe_tool(tool, parameters=strict_parameters(tool, OPENAI), strict=bool(tool.strict))
     return {"type": "function", **about}
 
 
 def _turn(message: Message, quirks: Quirks) -> Iterator[dict[str, Any]]:
-    """The items of one message: neighbours that are content stand together, everything else is an item of its
-    own."""
+    """The items of one message: neighbouring parts of content are one item, every other part is an item of
+    its own."""
     role = "assistant" if message.role == "assistant" else "user"
     content: list[Any] = []
     for part in message.parts:
@@ -114,14 +115,14 @@ def _turn(message: Message, quirks: Quirks) -> Iterator[dict[str, Any]]:
         if content:
             yield _message(role, content)
             content = []
-        if not isinstance(part, Raw):  # told_by_user has taken them out
+        if not isinstance(part, Raw):  # move_media_to_user has removed those of other dialects
             yield from _input_item(part, quirks)
     if content:
         yield _message(role, content)
 
 
 def _message(role: str, content: list[Any]) -> dict[str, Any]:
-    # OpenAI guesses a missing type; llama.cpp refuses an assistant's turn without one.
+    # OpenAI infers a missing type; llama.cpp refuses an assistant message without one.
     if all(isinstance(p, Text) for p in content):
         return {"type": "message", "role": role, "content": "".join(p.text for p in content)}
     if role == "assistant":
@@ -178,8 +179,7 @@ def _output(result: ToolResult) -> str | list[dict[str, Any]]:
 
 # --- answer -------------------------------------------------------------------------------------------------
 
-# What grows, by the stem of its events: the place it goes to, the field of the done event, the kind of its
-# item.
+# Texts, by the stem of their events: the channel, the field of the done event, the kind of their item.
 _TEXT_EVENTS = {
     "response.output_text": ("text", "text", "message"),
     "response.refusal": ("refusal", "refusal", "message"),
@@ -218,9 +218,9 @@ _SEPARATORS: dict[str, Event] = {"text": TextDelta("\n\n"), "summary": Reasoning
 
 
 class _Item:
-    """One item of the output as far as it is known; `number` is its place. `sent`: what was told, by place
-    and part; `sizes`: its characters, by place and by both, so that what was told is put together only where
-    it can be a part of more."""
+    """One item of the output so far; `number` is its position. `sent`: the emitted pieces, by channel and
+    part; `sizes`: their characters, by channel and by both, so that pieces are joined only if a text may be
+    longer."""
 
     __slots__ = ("call", "closed", "has_signature", "id", "kind", "number", "opened", "sent", "sizes")
 
@@ -232,21 +232,21 @@ class _Item:
         self.sent: dict[tuple[str, Any], list[str]] = {}
         self.sizes: Counter[Any] = Counter()
 
-    def text_of(self, place: str) -> str:
-        return "".join(piece for (p, _), pieces in self.sent.items() if p == place for piece in pieces)
+    def text_of(self, channel: str) -> str:
+        return "".join(piece for (c, _), pieces in self.sent.items() if c == channel for piece in pieces)
 
-    def append(self, place: str, part: Any, text: str) -> None:
-        self.sent.setdefault((place, part), []).append(text)
-        self.sizes[place] += len(text)
-        self.sizes[place, part] += len(text)
+    def append(self, channel: str, part: Any, text: str) -> None:
+        self.sent.setdefault((channel, part), []).append(text)
+        self.sizes[channel] += len(text)
+        self.sizes[channel, part] += len(text)
 
-    def unsent_part(self, full: str, place: str, *part: Any) -> str:
-        """What of `full` was not told yet at a place, or in one part of it."""
-        size = self.sizes[(place, *part) if part else place]
+    def unsent_part(self, full: str, channel: str, *part: Any) -> str:
+        """The end of `full` that was not emitted yet in a channel, or in one part of it."""
+        size = self.sizes[(channel, *part) if part else channel]
         if len(full) <= size:
             return ""
-        said = "".join(self.sent.get((place, part[0]), ())) if part else self.text_of(place)
-        return full[size:] if full.startswith(said) else ""
+        sent = "".join(self.sent.get((channel, part[0]), ())) if part else self.text_of(channel)
+        return full[size:] if full.startswith(sent) else ""
 
 
 _DeltaEvent = define_struct(
@@ -274,25 +274,25 @@ class ResponsesDecoder(BaseDecoder):
         self._by_id: dict[str, _Item] = {}
         self._latest: dict[str, _Item] = {}  # by kind
         self._named_calls: set[int] = set()
-        self._last_item: dict[str, _Item] = {}  # by place, the item that spoke there last
+        self._last_item: dict[str, _Item] = {}  # by channel, the item of the last text
         self._finished: Finished | None = None
-        self._fast_key: tuple[Any, ...] = ()  # where the event before this one told text, as it named it
+        self._fast_key: tuple[Any, ...] = ()  # ids of the item and part with the text of the last event
         self._fast_target: _Item | None = None
         self._fast_reader = FastReader(_DeltaEvent, self._fast_item, "response.output_text.delta", "message")
 
-    def read_fast(self, frames: list[Frame], place: int) -> list[Item]:
+    def read_fast(self, frames: list[Frame], start: int) -> list[Item]:
         """See core.calls.FastRead."""
         if self._fast_target is None:
             return []
-        found = super().read_fast(frames, place)
+        found = super().read_fast(frames, start)
         for text in found:
             self._fast_target.append("text", label(self._fast_key[2]), str(text))
         return found
 
     def _fast_item(self, event: Any) -> Item | None:
-        """The text of an event that goes on where the one before it did."""
-        there = (event.item_id, event.output_index, event.content_index) == self._fast_key
-        return event.delta if event.type and there and event.delta else None
+        """The text of an event that continues the item and part of the last one, else None."""
+        continues = (event.item_id, event.output_index, event.content_index) == self._fast_key
+        return event.delta if event.type and continues and event.delta else None
 
     def _read(self, value: dict[str, Any], name: str) -> Iterator[Event]:
         self._fast_target = None
@@ -309,8 +309,8 @@ class ResponsesDecoder(BaseDecoder):
             if not item.closed:
                 yield from self._close(item, item.opened)
 
-    def _emit_joined(self, place: Any, text: str) -> Iterator[Event]:
-        kind, item = place
+    def _emit_joined(self, channel: Any, text: str) -> Iterator[Event]:
+        kind, item = channel
         yield from self._emit_piece(
             item, kind, next((p for k, p in reversed(item.sent) if k == kind), None), text
         )
@@ -334,9 +334,9 @@ class ResponsesDecoder(BaseDecoder):
             full = obj(value.get("item"))
             yield from self._close(self._find({**full, **value}, string(full.get("type"))), full)
         elif kind in _PART_DONES and obj(value.get("part")).get("type") in tuple(_PARTS):
-            place, field = _PARTS[value["part"]["type"]]
-            owner = "message" if place in ("text", "refusal") else "reasoning"
-            yield from self._done_text(value, value["part"], place, field, owner)
+            channel, field = _PARTS[value["part"]["type"]]
+            owner = "message" if channel in ("text", "refusal") else "reasoning"
+            yield from self._done_text(value, value["part"], channel, field, owner)
         elif kind.endswith(".partial_image"):
             yield from self._emit_image(self._find(value, "image_generation_call"), value)
         elif kind == "response.output_text.annotation.added":
@@ -367,7 +367,7 @@ class ResponsesDecoder(BaseDecoder):
     # items
 
     def _find(self, value: dict[str, Any], kind: str) -> _Item:
-        """The item that an event is about; a new one where it never was announced."""
+        """The item that an event is about; a new one if it was not announced."""
         index = label(value.get("output_index"))
         item = self._by_index.get(index) if index is not None else None
         item = item or self._find_by_id(_ids(value))
@@ -390,7 +390,7 @@ class ResponsesDecoder(BaseDecoder):
         return item
 
     def _register(self, item: _Item, ids: set[str]) -> None:
-        """Enters an item where it will be looked for; of two, the later one is found."""
+        """Registers an item under its ids and as the latest of its kind; of two, the later one counts."""
         for names, name in (*((self._by_id, i) for i in ids), (self._latest, item.kind)):
             if name not in names or names[name].number < item.number:
                 names[name] = item
@@ -405,7 +405,7 @@ class ResponsesDecoder(BaseDecoder):
         yield from self._emit_call_start(item, opened)
 
     def _emit_call_start(self, item: _Item, full: dict[str, Any]) -> Iterator[Event]:
-        """Id and name, as soon as they are known."""
+        """Updates the ids of an item; emits the id and name of a call as soon as they are known."""
         item.kind = string(full.get("type")) or item.kind
         item.id = item.id or label(full.get("id"))
         self._register(item, _ids(full))
@@ -423,7 +423,7 @@ class ResponsesDecoder(BaseDecoder):
         return item.call
 
     def _close(self, item: _Item, full: dict[str, Any]) -> Iterator[Event]:
-        """What a whole item says beyond what was said already."""
+        """The events for what a complete item adds to its deltas."""
         first, item.closed = not item.closed, True
         signature = string(full.get("encrypted_content"))
         yield from self._emit_call_start(item, full)
@@ -436,8 +436,8 @@ class ResponsesDecoder(BaseDecoder):
                 item.has_signature = True
                 yield ReasoningDelta(signature=signature, id=item.id)
         elif item.kind in _CALLS:
-            said = full.get("arguments", full.get("input"))
-            text = said if isinstance(said, str) else json.dumps(said, ensure_ascii=False) if said else ""
+            value = full.get("arguments", full.get("input"))
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) if value else ""
             yield from self._emit_missing(item, "arguments", 0, item.unsent_part(text, "arguments"))
         elif item.kind == "image_generation_call" and full.get("result"):
             yield from self._emit_image(item, full)
@@ -445,7 +445,7 @@ class ResponsesDecoder(BaseDecoder):
             yield Notice("server_tool", item.kind, full)
 
     def _emit_image(self, item: _Item, holder: dict[str, Any]) -> Iterator[Event]:
-        """A picture, or a preview of it, which the next one replaces."""
+        """The event for a picture, or for a preview, which the next one replaces."""
         yield from self._media.emit(media({"type": "image", **holder}), f"picture {item.number}")
 
     def _parts(self, item: _Item, content: Any) -> Iterator[Event]:
@@ -456,23 +456,25 @@ class ResponsesDecoder(BaseDecoder):
             yield from self._emit_citations(part.get("annotations"))
             if is_media(part):
                 yield from self._media.emit(media(part))
-        for place, field in dict.fromkeys(_PARTS.values()):
+        for channel, field in dict.fromkeys(_PARTS.values()):
             texts = [
-                string(p.get(field)) for p in parts if _PARTS.get(string(p.get("type"))) == (place, field)
+                string(p.get(field)) for p in parts if _PARTS.get(string(p.get("type"))) == (channel, field)
             ]
-            said, whole = item.sizes[place], "".join(texts)
+            full = "".join(texts)
             if (
-                place == "summary"
-                and len(whole) == item.sizes["thought"]
-                and whole == item.text_of("thought")
+                channel == "summary"
+                and len(full) == item.sizes["thought"]
+                and full == item.text_of("thought")
             ):
                 continue  # the same thinking under both names
-            for part_index, text in [(0, item.unsent_part(whole, place))] if said else enumerate(texts):
-                yield from self._emit_missing(item, place, part_index, text)
+            missing = [(0, item.unsent_part(full, channel))] if item.sizes[channel] else enumerate(texts)
+            for part_index, text in missing:
+                yield from self._emit_missing(item, channel, part_index, text)
 
     def _final_items(self, output: list[dict[str, Any]]) -> Iterator[Event]:
-        """The final list of items: completes what was streamed, and is the answer where nothing was."""
-        unmatched = set(self._items)  # those that have no partner yet
+        """The events for the final list of items, which completes the streamed ones, or is the answer if
+        nothing was streamed."""
+        unmatched = set(self._items)  # streamed items without a final one
         kinds: defaultdict[str, deque[_Item]] = defaultdict(deque)
         for item in self._items:
             kinds[item.kind].append(item)
@@ -495,52 +497,52 @@ class ResponsesDecoder(BaseDecoder):
     def _delta(self, value: dict[str, Any], row: tuple[str, str, str]) -> Iterator[Event]:
         text = value.get("delta")
         if text and isinstance(text, str):
-            place, _, kind = row
+            channel, _, kind = row
             item = self._find(value, kind)
-            yield from self._emit_piece(item, place, _part_index(value), text)
-            named = tuple(map(value.get, ("item_id", "output_index", "content_index")))
+            yield from self._emit_piece(item, channel, _part_index(value), text)
+            key = tuple(map(value.get, ("item_id", "output_index", "content_index")))
             if (
-                place == "text"
-                and tuple(map(type, named)) == (str, int, int)
+                channel == "text"
+                and tuple(map(type, key)) == (str, int, int)
                 and "summary_index" not in value
             ):
-                self._fast_key, self._fast_target = named, item
+                self._fast_key, self._fast_target = key, item
 
     def _done_text(
-        self, value: dict[str, Any], holder: dict[str, Any], place: str, field: str, kind: str
+        self, value: dict[str, Any], holder: dict[str, Any], channel: str, field: str, kind: str
     ) -> Iterator[Event]:
         item, part = self._find(value, kind), _part_index(value)
-        if place == "arguments":
+        if channel == "arguments":
             yield from self._emit_call_start(
                 item, {"call_id": value.get("call_id"), "name": value.get("name")}
             )
         yield from self._emit_missing(
-            item, place, part, item.unsent_part(string(holder.get(field)), place, part)
+            item, channel, part, item.unsent_part(string(holder.get(field)), channel, part)
         )
 
-    def _emit_missing(self, item: _Item, place: str, part: Any, text: str) -> Iterator[Event]:
+    def _emit_missing(self, item: _Item, channel: str, part: Any, text: str) -> Iterator[Event]:
         if text:
-            self._joiner.pending.pop((place, item), None)
-            yield from self._emit_piece(item, place, part, text)
+            self._joiner.pending.pop((channel, item), None)
+            yield from self._emit_piece(item, channel, part, text)
 
-    def _emit_piece(self, item: _Item, place: str, part: Any, text: str) -> Iterator[Event]:
-        text = self._joiner.join((place, item), text)
+    def _emit_piece(self, item: _Item, channel: str, part: Any, text: str) -> Iterator[Event]:
+        text = self._joiner.join((channel, item), text)
         if not text:
             return
-        if (place, part) not in item.sent:
+        if (channel, part) not in item.sent:
             if (
-                place in _SEPARATORS
-                and place in self._last_item
-                and (place == "summary" or self._last_item[place] is not item)
+                channel in _SEPARATORS
+                and channel in self._last_item
+                and (channel == "summary" or self._last_item[channel] is not item)
             ):
-                yield _SEPARATORS[place]  # two summaries, or two messages, are two paragraphs
-            self._last_item[place] = item
-        item.append(place, part, text)
-        if place == "text":
+                yield _SEPARATORS[channel]  # two summaries, or two messages, are two paragraphs
+            self._last_item[channel] = item
+        item.append(channel, part, text)
+        if channel == "text":
             yield TextDelta(text)
-        elif place == "arguments":
+        elif channel == "arguments":
             yield ToolCallDelta(self._call(item), arguments=text)
-        elif place == "refusal":
+        elif channel == "refusal":
             yield Notice("refusal", text)
         else:
             yield ReasoningDelta(text, id=item.id)
@@ -552,7 +554,7 @@ class ResponsesDecoder(BaseDecoder):
 
 
 def _ids(value: Mapping[str, Any]) -> set[str]:
-    """The names by which an event, or an item, may be found again."""
+    """All ids in an event or an item by which it may be found."""
     return {i for i in map(label, map(value.get, ("item_id", "id", "call_id"))) if i is not None}
 
 

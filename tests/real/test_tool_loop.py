@@ -115,7 +115,7 @@ def test_a_call_without_arguments_behind_a_thought(chat):
 def test_a_tool_that_has_to_be_called(chat):
     """In the first turn alone."""
     if chat.dialect == "ollama":
-        with pytest.raises(nbllm.errors.ConfigError, match="cannot be made to call"):
+        with pytest.raises(nbllm.errors.ConfigError, match="cannot be forced to call"):
             chat(get_time)("what time", tool_choice="required")
         return
     talk = chat(get_time)
