@@ -108,15 +108,15 @@ class _Table:
     """The rows of one process before its limiter."""
 
     def __init__(self, sitting: Sitting) -> None:
-        self.limiter, self.left = Limiter(free=sitting.free), sitting.rows // sitting.gates
+        self.limiter, self.left = Limiter(is_local=sitting.free), sitting.rows // sitting.gates
         self.turn: float | None = None
         self.due = 0.0
 
     def ready(self, now: float, width: int) -> Iterator[Ticket]:
         """Those that start now; `turn` is when to look again."""
         self.turn = None
-        while self.left and self.limiter.flying < width:
-            wait = self.limiter.wait(now, NONE, background=True)
+        while self.left and self.limiter.in_flight < width:
+            wait = self.limiter.wait_time(now, NONE, background=True)
             if wait is None:
                 return
             if wait > 0:
@@ -152,10 +152,10 @@ def played(sitting: Sitting) -> Played:
             provider.ask(now)
             at(now + dice.expovariate(sitting.others), "others", 0)
         elif what == "head":
-            table.limiter.head(now, about[0], about[1])
+            table.limiter.on_answer(now, about[0], about[1])
             at(now + dice.uniform(0.7, 1.4) * sitting.long, "end", gate, about[0])
         elif what == "refused":
-            table.limiter.refused(now, about[0], about[2], about[1], dice.random())
+            table.limiter.on_refusal(now, about[0], about[2], about[1], dice.random())
             table.limiter.end(now, about[0], ok=False)
             table.left += 1
         elif what == "end":

@@ -15,7 +15,7 @@ import pytest
 
 from nbllm import Client, simulator
 from nbllm.bench import run as bench_run
-from nbllm.client.answers import Kept
+from nbllm.client.answers import AnswerCache
 from nbllm.client.engine import engine
 from nbllm.client.policy import Retries
 from nbllm.core import errors
@@ -58,7 +58,7 @@ def sim():
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("NBLLM_HOME", str(tmp_path))
-    kept = engine().singleton(Kept)
+    kept = engine().singleton(AnswerCache)
     kept.answers._problem, kept.answers._told = "", False
     return tmp_path
 
@@ -182,7 +182,7 @@ def test_errors_and_what_was_stopped_are_not_kept(client, sim):
         cut.cancel()
         cut.wait_end(LONG)
         assert cut.log[-1][1].reason == "cancelled"
-    assert engine().singleton(Kept).answers.figures()["answers"] == 0
+    assert engine().singleton(AnswerCache).answers.figures()["answers"] == 0
 
 
 def test_equal_calls_are_one(client, sim):
@@ -193,7 +193,7 @@ def test_equal_calls_are_one(client, sim):
     assert asked(sim) == before + 1
     assert len({a.text for a in answers}) == 1
     assert sum(not a.cached for a in answers) == 1
-    assert not engine().singleton(Kept).flights
+    assert not engine().singleton(AnswerCache).flights
 
 
 @pytest.mark.parametrize("stopped", [[0], [0, 1, 2], [3]])
@@ -308,7 +308,7 @@ def test_what_was_used_least_goes_first(tmp_path):
 def test_a_spoilt_file_breaks_no_call(client, sim, home, spoil):
     """It is told once; clear begins anew."""
     client.complete("Spoilt", "openai/m", cache=True)
-    answers = engine().singleton(Kept).answers
+    answers = engine().singleton(AnswerCache).answers
     spoil(answers.path)
     first, second = (client.complete("Spoilt", "openai/m", cache=True) for _ in range(2))
     assert first.text

@@ -10,7 +10,7 @@ import pytest
 
 from nbllm import Client, simulator
 from nbllm.client import catalog, tokens
-from nbllm.client.catalog import health, list_models, states
+from nbllm.client.catalog import health, list_models, provider_states
 from nbllm.client.tokens import estimate_tokens
 from nbllm.core import errors
 from nbllm.routing import prices, registry
@@ -82,7 +82,7 @@ def test_providers_at_a_glance(sim):
     """Ready or why not, how it is reached, and where its key was found; nothing is asked of those without a
     key."""
     client = made(sim.base_url("openai_chat"))
-    rows = {s.name: s for s in states(client)}
+    rows = {s.name: s for s in provider_states(client)}
     acme = rows["acme"]
     assert ("api", "ACME_API_KEY", True, True, "ready", "register_provider") == (
         acme.mode,
@@ -268,7 +268,7 @@ def test_a_command_s_health_is_whether_it_runs(tmp_path, monkeypatch):
         found.authorised,
         found.note,
     )
-    state = next(s for s in states(client, ask=False) if s.name == "cli/claude")
+    state = next(s for s in provider_states(client, connect=False) if s.name == "cli/claude")
     assert state.ready
     assert state.note.startswith(str(there))
     monkeypatch.setenv("PATH", "/nowhere")

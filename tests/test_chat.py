@@ -193,7 +193,7 @@ def test_a_long_conversation_is_summarised_and_stays_whole(client):
         ({"status": 500}, "HTTP 500"),
         ({"text": ""}, "the model wrote none"),
         ({"text": " ", "calls": [{"name": "f"}]}, "the model wrote none"),
-        ({"text": "so it was, " * 500}, "the summary was no shorter"),
+        ({"text": "so it was, " * 500}, "the summary was not shorter"),
     ],
 )
 def test_a_summary_that_fails_is_told_and_costs_no_turn(client, step, why):

@@ -47,7 +47,7 @@ def row(route, ttft=100.0, tpot=1.0, ago=60.0, **more):
     ],
 )
 def test_how_it_is_written(model, found):
-    assert found == choosing.written(model)
+    assert found == choosing.parse_choice(model)
 
 
 def test_the_cheapest_is_asked_first_and_the_others_follow(client):

@@ -328,7 +328,7 @@ def test_a_refusal_of_which_the_agent_says_no_more_is_told():
 
 def test_an_approve_that_is_none_is_refused(client):
     """Before anything is run."""
-    with pytest.raises(errors.ConfigError, match="Not a way to approve"):
+    with pytest.raises(errors.ConfigError, match="Not a value of approve"):
         client.complete("go", model="cli/it", mode="execute", approve="perhaps")
     with pytest.raises(errors.ConfigError, match="approve is for tools"):
         client.complete("go", model="cli/it", mode="query", approve="auto")

@@ -43,7 +43,7 @@ def results(response):
 
 
 def test_a_model_asks_an_agent(client):
-    (told,) = client.described("cli/mine")
+    (told,) = client.tool_descriptions("cli/mine")
     assert ("cli__mine", "Asks the agent Mine on this machine.") == (told.name, told.description)
     asked = []
 

@@ -88,7 +88,7 @@ def test_a_long_beginning_is_kept_once_and_named_afterwards(client, server):
     first, second = (asked(client, server, q).response() for q in ("One?", "Two?"))
     (context,) = kept(server)
     tokens = context["usageMetadata"]["totalTokenCount"]
-    assert f"keeps {tokens:,} tokens of it for an hour, and bills their storage" in notices(first)[0]
+    assert f"caches {tokens:,} tokens of the prompt for an hour, and bills their storage" in notices(first)[0]
     assert [] == notices(second)
     assert tokens == first.usage.cache_read_tokens == second.usage.cache_read_tokens
     assert "bills their storage" in footer(first).text
@@ -182,10 +182,12 @@ def test_what_is_gone_is_sent_whole_and_kept_anew(client, server):
     server.reset()
     second = asked(client, server)
     response = second.response()
-    assert ["What" in n and "is gone; it was sent whole" in n for n in notices(response)] == [True]
+    assert [
+        "The prompt cached by" in n and "is gone; all of it was sent" in n for n in notices(response)
+    ] == [True]
     assert "systemInstruction" in second.attempts[-1].call.body
     assert (2, "stop") == (response.timing.attempts, response.finish_reason)
-    assert "keeps" in notices(asked(client, server).response())[0]
+    assert "caches" in notices(asked(client, server).response())[0]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_a_refusal_costs_no_answer_and_is_not_asked_for_again(client):
     answer = b'{"candidates": [{"content": {"parts": [{"text": "Hi"}]}, "finishReason": "STOP"}]}'
     with Listener([(400, error), (200, answer), (200, answer)]) as server:
         first, second = (asked(client, server).response() for _ in range(2))
-    assert "did not keep the prompt (" in notices(first)[0]
+    assert "did not cache the prompt (" in notices(first)[0]
     assert "does not support caching" in notices(first)[0]
     assert KEY["api_key"] not in str(first.notices)
     assert ("Hi", [], "Hi") == (second.text, notices(second), first.text)
@@ -232,7 +234,7 @@ def test_the_servers_own_minimum_is_learned(client, server):
     assert "min_total_token_count=4096" in notices(found[0])[0]
     longer = asked(client, server, system=LONG + SHORT, model="sim-pro-flash").response()
     assert ([], []) == (notices(found[1]), notices(longer))
-    assert "keeps" in notices(asked(client, server, system=LONG * 4, model="sim-pro-flash").response())[0]
+    assert "caches" in notices(asked(client, server, system=LONG * 4, model="sim-pro-flash").response())[0]
 
 
 def test_an_odd_answer_names_nothing(client):
@@ -274,14 +276,14 @@ def test_a_stop_leaves_nothing_unknown(client):
         gone.set()
         client.run(_settled(client))
         names = [c["name"] for c in kept(server)]
-        assert names == [c.name for c in client._pool.contexts.kept]
+        assert names == [c.name for c in client._pool.contexts.active]
         client.close()
         deleted.set()
         assert [] == kept(server)
 
 
 async def _settled(client):
-    for task in list(client._pool.contexts._making.values()):
+    for task in list(client._pool.contexts._creating.values()):
         await task
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from nbllm import Client, simulator
 from nbllm.client.engine import engine
-from nbllm.client.gate import Gate, Gates, _Turn
-from nbllm.client.limiter import COOL, FIRST, MOST, Limiter, Need, Width
+from nbllm.client.gate import Gate, Gates, _QueuedCall
+from nbllm.client.limiter import COOLDOWN, MAX_LIMIT, START_LIMIT, ConcurrencyLimit, Limiter, Need
 from nbllm.client.policy import Retries
 from nbllm.client.stream import Stream
 from nbllm.core import errors
@@ -151,18 +151,18 @@ def test_the_window_is_learnt_where_nobody_names_it(limit, window):
 
 def test_nothing_is_held_back_before_anything_is_known():
     """Of what somebody waits for, on this machine; of a table's rows one goes first, then three at a time."""
-    limiter = Limiter(free=True)
+    limiter = Limiter(is_local=True)
     for _ in range(500):
-        assert 0.0 == limiter.wait(0.0, NONE)
+        assert 0.0 == limiter.wait_time(0.0, NONE)
         limiter.start(0.0, NONE)
-    limiter, rows = Limiter(free=True), 0
-    while limiter.wait(0.0, NONE, background=True) == 0.0:
+    limiter, rows = Limiter(is_local=True), 0
+    while limiter.wait_time(0.0, NONE, background=True) == 0.0:
         rows += 1
         ticket = limiter.start(0.0, NONE)
     assert 1 == rows
-    assert 1.0 == limiter.wait(0.0, NONE, background=True)
-    limiter.head(0.5, ticket, ())
-    while limiter.wait(0.5, NONE, background=True) == 0.0:
+    assert 1.0 == limiter.wait_time(0.0, NONE, background=True)
+    limiter.on_answer(0.5, ticket, ())
+    while limiter.wait_time(0.5, NONE, background=True) == 0.0:
         rows += 1
         limiter.start(0.5, NONE)
     assert 4 == rows
@@ -170,32 +170,32 @@ def test_nothing_is_held_back_before_anything_is_known():
 
 def test_the_width_doubles_is_cut_once_and_grows_slowly():
     """AIMD: one cut in 15 s, none of its time counted as clean; never where it is not used."""
-    width = Width()
+    width = ConcurrencyLimit()
     for _ in range(2):
         width.peak = int(width.value)
         for _ in range(int(width.value)):
-            width.ended(0.0, int(width.value))
-    assert 4 * FIRST == width.value
+            width.on_success(0.0, int(width.value))
+    assert 4 * START_LIMIT == width.value
     width.peak = 32
     width.cut(1.0)
     width.cut(2.0)
     assert pytest.approx(0.8 * 32) == width.value
     for _ in range(100):
-        width.ended(COOL, 32)
+        width.on_success(COOLDOWN, 32)
     assert pytest.approx(0.8 * 32) == width.value
     for _ in range(26):
-        width.ended(1.0 + COOL, 32)
+        width.on_success(1.0 + COOLDOWN, 32)
     assert pytest.approx(0.8 * 32 * 1.05) == width.value
-    unused = Width()
+    unused = ConcurrencyLimit()
     for _ in range(100):
         unused.peak = 1
-        unused.ended(0.0, 1)
-    assert FIRST == unused.value
+        unused.on_success(0.0, 1)
+    assert START_LIMIT == unused.value
 
 
 OPERATIONS = st.lists(
     st.tuples(
-        st.sampled_from(["start", "head", "end", "refused", "strained"]),
+        st.sampled_from(["start", "head", "end", "refused", "overload"]),
         st.floats(0, 30),
         st.integers(0, 60),
         st.one_of(st.none(), st.floats(0, 100)),
@@ -209,40 +209,40 @@ OPERATIONS = st.lists(
 def test_whatever_happens(operations):
     """Waits are never negative, no number or for ever; the width keeps its bounds; calls in flight are
     counted."""
-    limiter, now, flying = Limiter(), 0.0, []
+    limiter, now, in_flight = Limiter(), 0.0, []
     for what, pause, left, told in operations:
         now += pause
         headers = x("requests", "60", str(left), None if told is None else f"{told:.3f}s")
         known = parse_limits(headers, 0.0)
         if what == "start":
-            flying.append(limiter.start(now, Need(5.0, 5.0)))
-        elif what == "strained":
-            limiter.strained(now)
-        elif flying:
-            ticket = flying[0] if what == "head" else flying.pop()
+            in_flight.append(limiter.start(now, Need(5.0, 5.0)))
+        elif what == "overload":
+            limiter.on_overload(now)
+        elif in_flight:
+            ticket = in_flight[0] if what == "head" else in_flight.pop()
             if what == "head":
-                limiter.head(now, ticket, known)
+                limiter.on_answer(now, ticket, known)
             elif what == "refused":
-                assert 0 <= limiter.refused(now, ticket, told, known, 0.5) < math.inf
+                assert 0 <= limiter.on_refusal(now, ticket, told, known, 0.5) < math.inf
             if what != "head":
                 limiter.end(now, ticket, ok=what == "end")
-        wait = limiter.wait(now, NONE)
+        wait = limiter.wait_time(now, NONE)
         assert wait is None or 0 <= wait < math.inf
-        assert 1 <= limiter.width.value <= MOST
-        assert len(flying) == limiter.flying
+        assert 1 <= limiter.concurrency.value <= MAX_LIMIT
+        assert len(in_flight) == limiter.in_flight
 
 
 def test_tokens_are_charged_at_the_start_and_settled_at_the_end():
     """An estimate that was too high is given back."""
     limiter = Limiter()
     first = limiter.start(0.0, NONE)
-    limiter.head(0.0, first, parse_limits(x("tokens", "1000", "900"), 0.0))
+    limiter.on_answer(0.0, first, parse_limits(x("tokens", "1000", "900"), 0.0))
     limiter.end(0.0, first, ok=True)
     big = Need(500.0, 350.0)
     ticket = limiter.start(0.0, big)
-    assert limiter.wait(0.0, big) > 40
+    assert limiter.wait_time(0.0, big) > 40
     limiter.end(0.0, ticket, ok=True, used=Need(20.0, 10.0))
-    assert 0.0 == limiter.wait(0.0, Need(500.0, 300.0))
+    assert 0.0 == limiter.wait_time(0.0, Need(500.0, 300.0))
 
 
 # --- calls --------------------------------------------------------------------------------------------------
@@ -339,8 +339,12 @@ def test_a_wait_is_told_once_and_stop_ends_it(client, sim):
     for one in (stream, waiting):
         one.cancel()
         assert one.wait_end(30)
-    gate = next(g for g in gates() if g.limiter.held and not g.limiter.seen and g.limiter.streak == 1)
-    assert gate.idle
+    gate = next(
+        g
+        for g in gates()
+        if g.limiter.paused_until and not g.limiter.answered and g.limiter.refusal_streak == 1
+    )
+    assert gate.is_idle
 
 
 def test_who_waits_goes_before_a_table(client):
@@ -351,18 +355,18 @@ def test_who_waits_goes_before_a_table(client):
     row = msgspec.structs.replace(cell, background=True)
 
     async def enter(gate, name, attempt):
-        await gate.enter(_Turn(attempt, Stream(lambda fold, stream: None)))
+        await gate.enter(_QueuedCall(attempt, Stream(lambda fold, stream: None)))
         order.append(name)
 
     async def all_of_them():
         gate = Gate("p", Limiter())
-        gate.limiter.held = time.monotonic() + 1.0
+        gate.limiter.paused_until = time.monotonic() + 1.0
         work = [asyncio.ensure_future(enter(gate, f"row {i}", row)) for i in range(3)]
         work.append(asyncio.ensure_future(enter(gate, "cell", cell)))
         await asyncio.sleep(0)
         work[1].cancel()
         await asyncio.gather(*work, return_exceptions=True)
-        assert 3 == gate.limiter.flying
+        assert 3 == gate.limiter.in_flight
         assert not any(gate.queues)
 
     asyncio.run(all_of_them())

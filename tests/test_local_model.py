@@ -12,7 +12,7 @@ import nbllm
 from nbllm.agents.local_server import CONTEXT, _why, local_call
 from nbllm.agents.model_files import listed, memory, path_of
 from nbllm.client import auto
-from nbllm.client.catalog import health, list_models, states
+from nbllm.client.catalog import health, list_models, provider_states
 from nbllm.client.unloading import unloaded
 from nbllm.core.calls import HttpCall, ProviderSpec, Trace
 from nbllm.core.errors import ConfigError
@@ -316,7 +316,7 @@ def test_lists_tell_the_files(models, monkeypatch):
     client = nbllm.Client(registry(models))
     assert "local/big" in [m.name for m in list_models(client, "local")]
     assert ["local/embed"] == [m.name for m in list_models(client, "local/emb")]
-    (state,) = [s for s in states(client) if s.name == "local"]
+    (state,) = [s for s in provider_states(client) if s.name == "local"]
     assert ("local", True) == (state.mode, state.ready)
     assert health(client, "local").reachable
     session = SimpleNamespace(client=client)
@@ -326,7 +326,7 @@ def test_lists_tell_the_files(models, monkeypatch):
         COMMANDS["unload"](session, "local/none")
     client.close()
     empty = nbllm.Client(registry(models / "lm" / "none"))
-    (state,) = [s for s in states(empty, ask=False) if s.name == "local"]
+    (state,) = [s for s in provider_states(empty, connect=False) if s.name == "local"]
     assert (False, True) == (state.ready, "no .gguf file in" in state.note)
     assert [] == list_models(empty, "local")
     empty.close()

@@ -79,7 +79,7 @@ def test_tools_without_a_latin_letter(client, name):
         return a + 2
 
     tools = [größe, 価格, 価値]
-    told = [t.name for t in client.described(tools)]
+    told = [t.name for t in client.tool_descriptions(tools)]
     steps = [calls(*told, a=1), {"text": "{results}"}]
     found = client.complete("x", model(name, steps), tools=tools, approve="auto")
     assert (3, ["1", "2", "3"]) == (len({*told}), [e.result.content for e in found.steps[0].results])
@@ -91,7 +91,7 @@ def test_two_tools_of_one_name(client, name):
         return "2"
 
     tools = [f, Usable(Tool("f", "Another."), other, where="engine", source="mcp/x")]
-    told = [t.name for t in client.described(tools)]
+    told = [t.name for t in client.tool_descriptions(tools)]
     found = client.complete("x", model(name, [calls(*told), {"text": "ok"}]), tools=tools, approve="auto")
     assert ["1", "2"] == [e.result.content for e in found.steps[0].results]
 

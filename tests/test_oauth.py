@@ -237,7 +237,7 @@ def test_a_login_that_was_taken_back_says_log_in_again(acme, server):
 
 def test_a_login_that_has_ended_spoils_no_list_and_no_choice(acme, server):
     """auto goes on to the next provider, and the table of providers is still there."""
-    from nbllm.client.catalog import states
+    from nbllm.client.catalog import provider_states
 
     r, place, told = acme("device")
     log_in(r, place, told)
@@ -245,7 +245,7 @@ def test_a_login_that_has_ended_spoils_no_list_and_no_choice(acme, server):
     expire(r, place)
     client = Client(r, ledger=None)
     assert "acme" != client.resolve("auto").provider.name
-    assert [False] == [s.ready for s in states(client, ask=False) if s.name == "acme"]
+    assert [False] == [s.ready for s in provider_states(client, connect=False) if s.name == "acme"]
     client.close()
 
 

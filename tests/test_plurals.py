@@ -18,7 +18,7 @@ OTHERWISE = """
     rows; requested; needed
     where; full; place.suffix; source.suffix; wanted; retries[1]; b.tokens; found; counted
     len(meant); LEAST; least; len(asked); len(combinations); 2 * n_judged; len(df); len(names); number
-    prompt.size; tokens; size; cost; limit; before; made.size; budget
+    prompt.size; tokens; size; cost; limit; before; context.size; budget
     len(data); len(source); len(text); len(text) - 2 * half; len(value); len(name); len(given[key])
     self._size; len(data or b''); f' of {self.budget:,}' if find_formatter(piece.value) else ''
 """

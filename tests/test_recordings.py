@@ -236,9 +236,9 @@ def test_an_error_that_an_answer_followed_is_not_played(sim, live, make, file):
     gone = make(OPENAI_BASE_URL="http://127.0.0.1:9/v1", OPENAI_API_KEY=CANARY)
     with gone.tapes.record(file) as to, pytest.raises(errors.ConnectFailed):
         gone.complete("Hi", "openai/m")
-    live.tapes.to = to
+    live.tapes.target = to
     text = live.complete("Hi", "openai/m").text
-    live.tapes.to = None
+    live.tapes.target = None
     bare = make()
     with bare.tapes.replay(file) as tape:
         assert text == bare.complete("Hi", "openai/m").text
@@ -396,7 +396,7 @@ def test_the_lines(live, make, file):
     assert "(1 call)" in COMMANDS["replay"](bare, "pace=recorded")
     assert bare.client.complete("Hi", "openai/m").cached
     COMMANDS["replay"](bare, "off")
-    assert bare.client.tapes.look() is None
+    assert bare.client.tapes.get_source() is None
 
 
 def test_a_recording_is_found_by_the_name_that_was_said(live, make, file, monkeypatch):

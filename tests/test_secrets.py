@@ -183,7 +183,7 @@ def test_an_error_has_no_error_behind_it(page):
     [
         lambda c: catalog.list_models(c, "acme/"),
         lambda c: catalog.health(c, "acme"),
-        catalog.states,
+        catalog.provider_states,
         lambda c: c.registry.resolve("acme/m"),
         lambda c: c.registry.rows,
         lambda c: c.encode(
@@ -225,7 +225,7 @@ def test_what_stands_before_an_at_is_shown_nowhere(url):
             assert "//" not in url or hidden(spilt(caught.value))
             assert "//" not in url or hidden(repr(client.resolve(model, base_url)))
         if not base_url and "//" in url:
-            assert hidden(repr(catalog.states(client)))
+            assert hidden(repr(catalog.provider_states(client)))
             assert hidden(asked(lambda c=client: catalog.health(c, "openai")))
         client.close()
 

@@ -18,7 +18,7 @@ from opentelemetry.trace import StatusCode
 import nbllm
 from nbllm import Client, simulator
 from nbllm.client.embeddings import embed
-from nbllm.client.tracing import tracing
+from nbllm.client.tracing import make_tracing
 from nbllm.core.errors import NbllmError
 from nbllm.routing.registry import load
 
@@ -43,7 +43,7 @@ class Watched:
         self.tracers.add_span_processor(SimpleSpanProcessor(self.exporter))
         meters = MeterProvider([self.reader])
         self.client = Client(load(env=env), ledger=None)
-        self.client.tracing = tracing(tracer_provider=self.tracers, meter_provider=meters, **options)
+        self.client.tracing = make_tracing(tracer_provider=self.tracers, meter_provider=meters, **options)
 
     @property
     def spans(self):

@@ -21,7 +21,7 @@ from typing import Any
 from msgspec import structs
 
 from ..client.client import Client
-from ..client.provider_api import question
+from ..client.provider_api import get_request
 from ..client.stream import Stream
 from ..client.unloading import unload
 from ..core import errors
@@ -375,7 +375,7 @@ class LoadGenerator:
             return  # its password must not be sent before the server is verified
         with contextlib.suppress(errors.NbllmError):
             key = None if contestant.route.simulated else contestant.key
-            call = question(self.client, row, row.models or "/models", key)
+            call = get_request(self.client, row, row.models or "/models", key)
             async with self.client.http.open(call, Trace(), connect) as reply:
                 await reply.body()
 

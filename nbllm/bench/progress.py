@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from ..client.pace import FrontEnd, Pace
+from ..client.progress import FrontEnd, ProgressStats
 
 
 class Progress(Protocol):
@@ -33,10 +33,10 @@ def choose_display(given: Progress | bool | None) -> Progress:
     """The display for a run: what was given, none for False, else the first that fits."""
     if given is False:
         return Silent()
-    return RunFrontEnd.chosen() or Bar() if given is None or given is True else given
+    return RunFrontEnd.choose() or Bar() if given is None or given is True else given
 
 
-class RunTotals(Pace):
+class RunTotals(ProgressStats):
     """What a display tells: how many of how many, failures, cost, time left, times by model."""
 
     done: int = 0

@@ -20,7 +20,7 @@ from ..client.api import default_client
 from ..client.client import Client
 from ..client.embeddings import embedder, wanted
 from ..client.policy import Timeouts
-from ..client.prepare import no_key
+from ..client.prepare import missing_key_error
 from ..client.unloading import unloads
 from ..core import addresses, errors
 from ..core.messages import Text
@@ -412,7 +412,7 @@ def _resolve_contestant(
     batch: int | None = None,
 ) -> Contestant:
     """The arm of a model with its route and key, by this session's configuration."""
-    if client.tapes.look() is not None:
+    if client.tapes.get_source() is not None:
         raise errors.ConfigError("A replay cannot be measured.", hint="End it: %llm replay off.")
     base_url, dialect, api_key = address
     if batch is not None:
@@ -427,7 +427,7 @@ def _resolve_contestant(
     route.check()
     key = client.registry.key_for(route, api_key)
     if key is None and not route.provider.local:
-        raise no_key(route.provider)
+        raise missing_key_error(route.provider)
     row = client.registry.rows.get(route.provider.name, route.provider)
     if headers:
         row = replace(row, headers={**row.headers, **headers})

@@ -1,16 +1,15 @@
-"""The loop over tools: a model asks for calls, they are run, it is told what they came to, until it answers.
+"""The agent loop: a model requests tool calls, they are run, and it gets their results, until it answers.
 
-Theory. Every turn of the model is a call of its own, with its own attempts, times and row: `send` makes it,
-and its events go on into the one stream that is read, where StepEnded stands between two turns. What a turn
-asks for is decided first (`plan`: which of the calls may run at all), then the user is asked, one call
-after another, then what waits for others (MCP, HTTP) runs together and the notebook's functions run in their
-order, on the thread that reads. Whatever happens, each call gets one ToolEnded, also where the loop is
-stopped: so a conversation can always go on from it.
+Theory. Every turn of the model is a call of its own, with its own attempts, times and row: `send` starts it,
+and its events are forwarded to the one stream that the user reads, with StepEnded between two turns. For the
+calls of a turn it is first decided which may run at all (`plan_call`). Then the user is asked, one call after
+another. Then calls that wait for others (MCP, HTTP) run concurrently, and notebook functions run one after
+another, on the reader's thread. In any case each call gets one ToolEnded, even where the loop is stopped, so
+a conversation can always be continued.
 
-A model that is given no way to stop would go on for ever: there are steps, a budget, and a count of equal
-calls. Where one of them is used up, the model is asked a last time, with the same tools (a provider's prompt
-cache holds them) and tool_choice "none": so there is an answer. The words to the model follow what agents of
-others tell theirs.
+Three limits end the loop: the number of steps, the budget, and a count of equal calls. When one is reached,
+the model is asked a last time with the same tools (so that the provider's prompt cache stays valid) and
+tool_choice "none", so that there is an answer. The texts to the model follow those of other agents.
 """
 
 from __future__ import annotations
@@ -61,32 +60,30 @@ from ..tools.names import chosen, unique
 from ..tools.results import content, failure
 from ..tools.sources import Connections, Given, Sets, tools
 from ..tools.usable import Arguments, ToolArgumentsError, Usable
-from .policy import Approve, Asker, Scale, checked_approve
+from .policy import Approve, Asker, TokenScale, parse_approve
 from .reader_tasks import as_exception, is_cancelled
 from .stream import Stream
 
 MAX_STEPS = 10
-TIMEOUT = 60.0  # seconds for a call that waits for others, where it says nothing else
-_LOOK = 10.0  # seconds to see what a call changes
-_SHOWN = 20_000  # characters of a difference in a terminal
-_SUMMARY = 2_000  # tokens of a summary at most
-_WORTH = 3_000  # tokens of a conversation from which what the model reads is looked up
-_LONG = 20_000  # tokens of a conversation that is worth a word
-_ROOM, _ROOM_SHARE = 16_000, 0.6  # tokens that a summary is made of: this share of what the model reads
+TIMEOUT = 60.0  # seconds for a call of a tool on the engine without a limit of its own
+_CHANGE_TIMEOUT = 10.0  # seconds to find out what a call changes
+_DIFF_LIMIT = 20_000  # characters of a diff in a terminal
+_SUMMARY_TOKENS = 2_000  # at most
+_WINDOW_LOOKUP_FROM = 3_000  # tokens of a conversation from which the context window is looked up
+_LONG_CONVERSATION = 20_000  # tokens of a conversation from which the user is warned
+# Tokens of old turns that are summarised: this share of the context window, which is assumed where unknown.
+_SUMMARY_INPUT, _SUMMARY_INPUT_SHARE = 16_000, 0.6
 _NOT_SUMMARISED = "Earlier turns were not summarised:"
-_SAME = 3  # the call of this number that is equal to others is not run; the next one ends the loop
-_MALFORMED = {
-    "MALFORMED_FUNCTION_CALL",
-    "UNEXPECTED_TOOL_CALL",
-}  # Gemini's words for a call it could not write
+_MAX_EQUAL_CALLS = 3  # the third equal call is not run, a fourth ends the loop
+_MALFORMED = {"MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL"}  # Gemini's reasons for a malformed call
 
 Answer = Literal["once", "always", "no"]
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A call that the user is asked about: what would run, with which arguments, and which of how many it
-    is. `tool.source` says where it comes from. change: what it would change, where that is known."""
+    """A call that the user is asked to approve: the tool, the arguments, and its number `of` how many.
+    `tool.source` describes where the tool comes from. change: what it would change, where that is known."""
 
     call: ToolCall
     tool: Usable
@@ -97,8 +94,8 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a loop may go on. max_steps: turns of the model. budget: of all turns, and of others that
-    share it; None for no limit."""
+    """The limits of a loop. max_steps: turns of the model. budget: for all turns, and others that share it;
+    None for no limit."""
 
     max_steps: int = MAX_STEPS
     budget: Turns | None = None
@@ -108,19 +105,19 @@ class Limits:
             raise ConfigError(f"Not a limit: max_steps={self.max_steps!r}.", hint="Give a number above 0.")
 
     def spent(self, steps: Sequence[Step]) -> str:
-        """What is used up after these steps, in words; "" where nothing is."""
+        """The reason to stop where the budget is spent after these steps; else ""."""
         if self.budget is None:
             return ""
-        most, used = self.budget.whole, sum_usage(s.usage for s in steps) or Usage()
+        budget, used = self.budget.whole, sum_usage(s.usage for s in steps) or Usage()
         tokens = (used.input_tokens or 0) + (used.output_tokens or 0)
-        own = (most.usd, sum(s.cost or 0.0 for s in steps)), (most.tokens, tokens)
-        spent = self.budget.over or any(limit is not None and taken >= limit for limit, taken in own)
-        return f"the budget of {most} is spent" if spent else ""
+        amounts = (budget.usd, sum(s.cost or 0.0 for s in steps)), (budget.tokens, tokens)
+        spent = self.budget.over or any(limit is not None and amount >= limit for limit, amount in amounts)
+        return f"the budget of {budget} is spent" if spent else ""
 
 
 @dataclass(slots=True)
-class _Planned:
-    """A call, and what becomes of it: `arguments` to run it with, or `ended` where it is not run."""
+class _PlannedCall:
+    """A call with its checked `arguments`; `ended` is its outcome, from the start where it is not run."""
 
     call: ToolCall
     tool: Usable | None = None
@@ -131,99 +128,102 @@ class _Planned:
 
     @property
     def seconds(self) -> float | None:
-        """How long it ran, up to now where it still does; None where it has not begun."""
+        """How long it ran, or has run so far; None where it has not started."""
         return time.perf_counter() - self.began if self.took is None and self.began is not None else self.took
 
-    def end(self, outcome: ToolOutcome, reason: str | BaseException) -> ToolEnded:
-        """It came to nothing."""
+    def fail(self, outcome: ToolOutcome, reason: str | BaseException) -> ToolEnded:
+        """Ends the call without a result."""
         self.ended = ToolEnded(failure(self.call, reason), outcome, self.seconds)
         return self.ended
 
-    def late(self, limit: float | None) -> ToolEnded:
-        """It took longer than `limit` seconds."""
-        return self.end("timeout", f"timed out after {limit:g} s: whether it took effect is not known")
+    def end_by_timeout(self, limit: float | None) -> ToolEnded:
+        """Ends the call because it took longer than `limit` seconds."""
+        return self.fail("timeout", f"timed out after {limit:g} s: whether it took effect is not known")
 
-    def give(self, told: Any) -> ToolEnded:
-        """It came to what the model is told: a result, or the content of one."""
-        made = told if isinstance(told, ToolResult) else ToolResult("", told)
-        result = replace(made, id=self.call.id, name=self.call.name)
-        self.ended = ToolEnded(result, "failed" if made.is_error else "ran", self.seconds)
+    def set_result(self, value: Any) -> ToolEnded:
+        """Ends the call with a ToolResult, or with the content of one."""
+        result = value if isinstance(value, ToolResult) else ToolResult("", value)
+        result = replace(result, id=self.call.id, name=self.call.name)
+        self.ended = ToolEnded(result, "failed" if result.is_error else "ran", self.seconds)
         return self.ended
 
 
-def at_terminal(question: Question) -> str | None:
-    """Asks at the terminal of a script; None where there is none."""
+def ask_at_terminal(question: Question) -> str | None:
+    """Asks the user at the terminal of a script; None where there is none."""
     if sys.stdin is None or not sys.stdin.isatty():
         return None
-    call = f"{question.call.name}({json.dumps(question.call.arguments)})"  # escaped: a terminal obeys nothing
+    call = f"{question.call.name}({json.dumps(question.call.arguments)})"  # no terminal control sequences
     if question.change is not None:
-        sys.stdout.write(clean(question.change.diff, _SHOWN) + "\n")
-    return meant(input(f"Run {call} of {question.tool.source}?{TYPED}"))
+        sys.stdout.write(clean(question.change.diff, _DIFF_LIMIT) + "\n")
+    return parse_answer(input(f"Run {call} of {question.tool.source}?{ANSWER_PROMPT}"))
 
 
-TYPED = " [once/always/no] "  # what a question at a keyboard ends with
+ANSWER_PROMPT = " [once/always/no] "  # the end of a question at the keyboard
 
 
-def meant(said: str) -> Answer:
-    """The answer that was typed to a question."""
-    word = said.strip().lower()
+def parse_answer(typed: str) -> Answer:
+    """The answer that the user typed."""
+    word = typed.strip().lower()
     return "once" if word in ("y", "yes", "o", "once") else "always" if word in ("a", "always") else "no"
 
 
-def plan(call: ToolCall, tools: Mapping[str, Usable], seen: Counter[str], *, cut: bool = False) -> _Planned:
-    """Whether a call can run, with which arguments; counts it in `seen`. cut: the answer ended in its
-    middle."""
-    found = _Planned(call, tools.get(call.name))
-    if found.tool is None:
-        found.end("unknown", f"no tool {call.name!r}; there are {', '.join(tools)}")
+def plan_call(
+    call: ToolCall, tools: Mapping[str, Usable], counts: Counter[str], *, cut: bool = False
+) -> _PlannedCall:
+    """Decides whether a call can run, checks its arguments, and counts it in `counts`. cut: the answer was
+    cut off, maybe inside this call."""
+    planned = _PlannedCall(call, tools.get(call.name))
+    if planned.tool is None:
+        planned.fail("unknown", f"no tool {call.name!r}; there are {', '.join(tools)}")
     elif cut or call.arguments is None:
-        why = "the answer was cut off in its middle" if cut else "they are no valid JSON object"
-        found.end("invalid", f"arguments: {why}; call it again with whole ones")
+        why = "the answer was cut off" if cut else "not a valid JSON object"
+        planned.fail("invalid", f"arguments: {why}; call it again with complete ones")
     else:
         try:
-            found.arguments = found.tool.validate(deepcopy(call.arguments))
+            planned.arguments = planned.tool.validate(deepcopy(call.arguments))
         except ToolArgumentsError as error:
-            found.end("invalid", error.message)
+            planned.fail("invalid", error.message)
         else:
-            same = f"{call.name}\0{json.dumps(call.arguments, sort_keys=True)}"
-            seen[same] += 1
-            if seen[same] >= _SAME:
-                found.end("repeated", "not run: identical to earlier calls; answer from what they came to")
-    return found
+            key = f"{call.name}\0{json.dumps(call.arguments, sort_keys=True)}"
+            counts[key] += 1
+            if counts[key] >= _MAX_EQUAL_CALLS:
+                planned.fail("repeated", "not run: identical to earlier calls; answer from their results")
+    return planned
 
 
 @dataclass(slots=True)
 class Agent:
-    """A model with tools that run. known: these, by the names that the model is told. send: asks the model
-    once. ask: the user, on the thread that reads."""
+    """A model with tools that run. tools: by the names that the model uses. send: sends a request to the
+    model once. asker: asks the user, on the reader's thread. without_code: names of tools without code, whose
+    calls end the loop. secrets: texts that no result may hold."""
 
-    known: Mapping[str, Usable]
+    tools: Mapping[str, Usable]
     send: Callable[[Request], Stream]
     approve: Approve = "ask"
-    ask: Asker | None = None
+    asker: Asker | None = None
     limits: Limits = field(default_factory=Limits)
-    plain: frozenset[str] = frozenset()  # names of tools without code, whose calls end the loop
+    without_code: frozenset[str] = frozenset()
     compact: CompactionPolicy = field(default_factory=CompactionPolicy)
-    scale: Scale = field(default_factory=Scale)
-    secrets: Callable[[], Iterable[str]] = tuple  # what no result may hold
+    scale: TokenScale = field(default_factory=TokenScale)
+    secrets: Callable[[], Iterable[str]] = tuple
     steps: list[Step] = field(default_factory=list)
     messages: tuple[Message, ...] = ()
-    _said: int = 0  # messages of the whole conversation, without the system's
-    _shortened: bool = False  # for an answer that did not fit
+    _message_count: int = 0  # of the complete conversation, without system messages
+    _retried_shorter: bool = False  # the conversation was shortened because it did not fit
     journal: Journal = field(default_factory=Journal)
-    _changed: list[str] = field(default_factory=list)  # what tools changed
-    _number: int = 0  # its number in the journal
+    _changed_names: list[str] = field(default_factory=list)  # of the things that tools changed
+    _journal_number: int = 0  # the answer's number in the journal
     _mask: Callable[[str], str] | None = None
     _allowed: set[str] = field(default_factory=set)
-    _seen: Counter[str] = field(default_factory=Counter)
+    _call_counts: Counter[str] = field(default_factory=Counter)
 
     async def run(self, stream: Stream, request: Request) -> None:
-        """Answers `request` into `stream`."""
+        """Runs the loop for `request` and writes the answer into `stream`."""
         self.messages = complete_tool_results(request.messages)
-        self._said = sum(m.role != "system" for m in request.messages)
-        if calls := _open(self.messages, request.messages):  # a conversation is taken up again
-            self._take_up(stream, await self._run_calls(stream, calls, cut=False))
-        await self._look_up()
+        self._message_count = sum(m.role != "system" for m in request.messages)
+        if calls := _open_calls(self.messages, request.messages):  # it continues an interrupted conversation
+            self._complete_open_calls(stream, await self._run_calls(stream, calls, cut=False))
+        await self._find_window()
         if self.compact.enabled and self.compact.limit is None:
             self._warn_of_length(stream, request)
         last = ""
@@ -231,162 +231,172 @@ class Agent:
             number = len(self.steps) + 1
             last = last or ("no step is left" if number >= self.limits.max_steps else "")
             last = last or self.limits.spent(self.steps)
-            response, end = await self._fitting(stream, request, first=not self.steps, last=bool(last))
-            self._weigh(response)
+            response, end = await self._run_fitting_turn(
+                stream, request, first=not self.steps, last=bool(last)
+            )
+            self._update_scale(response)
             if response.finish_raw == "pause_turn" and number < self.limits.max_steps:
-                self._keep(stream, response, number, ())
+                self._append_step(stream, response, number, ())
                 continue
-            # a call of a tool without code ends the loop: its caller answers all of them
-            plain = any(c.name in self.plain for c in response.tool_calls)
-            calls = [] if plain else list(response.tool_calls)
+            # A call of a tool without code ends the loop: nbllm's caller answers all calls of the turn.
+            is_for_caller = any(c.name in self.without_code for c in response.tool_calls)
+            calls = [] if is_for_caller else list(response.tool_calls)
             if last or not calls:
                 for call in calls:
                     stream.publish(ToolEnded(failure(call, f"not run: {last}"), "limit"))
-                self._list_changes(stream)
+                if self._changed_names:
+                    changes = ", ".join(self._changed_names)
+                    stream.publish(Notice("tools", f"Changed: {changes} (`%llm undo` takes it back)."))
                 if calls:
                     stream.publish(Notice("tools", f"The tools were stopped: {last}."))
                 stream.publish(end)
                 return
             done = await self._run_calls(stream, calls, cut=response.finish_reason == "length")
-            if max(self._seen.values(), default=0) > _SAME:
-                last = "the same call came again and again"
-            self._keep(stream, response, number, self._warned(done, number, last))
+            if max(self._call_counts.values(), default=0) > _MAX_EQUAL_CALLS:
+                last = "the same call was repeated"
+            self._append_step(stream, response, number, self._with_step_warning(done, number, last))
 
-    async def _fitting(
+    async def _run_fitting_turn(
         self, stream: Stream, request: Request, *, first: bool, last: bool
     ) -> tuple[Response, Finished]:
-        """The model's turn, of a conversation that is shortened where it is too long."""
-        await self._fit(stream, request)
+        """Runs a turn of the model; shortens the conversation where it is too long."""
+        await self._shorten(stream, request)
         while True:
             try:
-                return await self._turn(stream, self._request(request, first=first, last=last))
+                return await self._run_turn(stream, self._next_request(request, first=first, last=last))
             except ContextLengthExceeded:
-                shorter = self.compact.enabled and not self._shortened
-                if not shorter or not await self._fit(stream, request, must=True):
+                shorter = self.compact.enabled and not self._retried_shorter
+                if not shorter or not await self._shorten(stream, request, must=True):
                     raise
-                self._shortened = True
+                self._retried_shorter = True
 
-    def _request(self, request: Request, *, first: bool, last: bool) -> Request:
-        """The next turn's. What must be called is called once: forced again, it would never end."""
+    def _next_request(self, request: Request, *, first: bool, last: bool) -> Request:
+        """The next turn's request. A tool is forced in the first turn only, otherwise the loop never ends."""
         forced = request.tool_choice not in (None, "auto", "none")
-        choice = "none" if last and self.known else None if forced and not first else request.tool_choice
+        choice = "none" if last and self.tools else None if forced and not first else request.tool_choice
         return replace(request, messages=self.messages, tool_choice=choice)
 
-    async def _turn(self, stream: Stream, request: Request) -> tuple[Response, Finished]:
-        """(the model's turn, its end, which is not told yet); asks once more for a call that it could not
-        write."""
+    async def _run_turn(self, stream: Stream, request: Request) -> tuple[Response, Finished]:
+        """(the model's turn, its end, not published yet); runs it a second time for a malformed tool call."""
         for again in (True, False):
-            response, end = await self._answer(stream, request)
+            response, end = await self._stream_turn(stream, request)
             if not (again and end.reason == "error" and end.raw in _MALFORMED):
                 break
-            stream.publish(Restarted("The model wrote a call that cannot be read; it is asked once more."))
+            stream.publish(Restarted("The model wrote a malformed tool call; its turn is repeated."))
         return response, end
 
-    async def _answer(self, stream: Stream, request: Request) -> tuple[Response, Finished]:
+    async def _stream_turn(self, stream: Stream, request: Request) -> tuple[Response, Finished]:
         turn, end = self.send(request), Finished("other")
-        stream.extra_calls += stream.turns[len(self.steps) :]  # one that came to nothing, and is asked again
+        stream.extra_calls += stream.turns[len(self.steps) :]  # a failed turn that is repeated now
         stream.turns[len(self.steps) :] = [turn]
         try:
-            place = 0
-            while not turn.done or place < len(turn.log):
-                if place == len(turn.log):
-                    await turn.wait_async(place)
-                place, end = _forward(turn, stream, place, end)
+            position = 0
+            while not turn.done or position < len(turn.log):
+                if position == len(turn.log):
+                    await turn.wait_async(position)
+                position, end = _forward_events(turn, stream, position, end)
             if turn.error is not None:
-                turn.error.partial = None  # the whole answer's is put there
+                turn.error.partial = None  # `stream` sets its own
                 raise turn.error
         except asyncio.CancelledError:
             turn.cancel()
-            _forward(turn, stream, place, end)
+            _forward_events(turn, stream, position, end)
             for call in turn.partial().tool_calls:
                 stream.publish(ToolEnded(failure(call, "not run: the user stopped"), "stopped"))
             raise
         return turn.partial(), end
 
-    def _keep(self, stream: Stream, response: Response, number: int, done: Sequence[ToolEnded]) -> None:
-        """Puts a turn and the results of its calls behind the conversation."""
+    def _append_step(
+        self, stream: Stream, response: Response, number: int, done: Sequence[ToolEnded]
+    ) -> None:
+        """Appends a turn and the results of its calls to the conversation."""
         step = Step(
             number, response.parts, tuple(done), response.finish_reason, response.usage, response.cost
         )
         self.steps.append(step)
         self.messages = (*self.messages, *step.messages)
-        self._said += len(step.messages)
+        self._message_count += len(step.messages)
         stream.publish(StepEnded(number, response.finish_reason or "other", response.finish_raw))
 
-    def _warned(self, done: list[ToolEnded], number: int, last: str) -> list[ToolEnded]:
-        """The results, the last one with a line where few steps are left. Only the model reads it."""
+    def _with_step_warning(self, done: list[ToolEnded], number: int, last: str) -> list[ToolEnded]:
+        """The results; where few steps are left, the last one tells the model so."""
         left = self.limits.max_steps - number
         if last:
-            words = f"{last}: answer now from what you know"
+            text = f"{last}: answer now from what you know"
         elif left == 1:
-            words = "this was the last call: answer now from what you know"
+            text = "this was the last call: answer now from what you know"
         elif left == 2:
-            words = "2 steps are left: come to an end"
+            text = "2 steps are left: come to an end"
         else:
             return done
         end = done[-1]
-        return [*done[:-1], replace(end, result=_with(end.result, f"\n[{words}]"))]
+        return [*done[:-1], replace(end, result=_append_text(end.result, f"\n[{text}]"))]
 
     # --- a conversation that is too long ---
 
-    def _weigh(self, response: Response) -> None:
-        """Takes the provider's own count of what was sent as the measure."""
+    def _update_scale(self, response: Response) -> None:
+        """Scales our estimates by the provider's count of the tokens that were sent."""
         sent = estimate_size(self.messages)
         if response.usage is not None and response.usage.input_tokens and sent:
             self.scale.factor = response.usage.input_tokens / sent
 
     @property
     def size(self) -> int:
-        """About how many tokens are sent with the next turn."""
+        """The estimated tokens of the next request."""
         return int(estimate_size(self.messages) * self.scale.factor)
 
     def _warn_of_length(self, stream: Stream, request: Request) -> None:
-        """Says, when a conversation grows long, that it is not shortened before it does not fit."""
-        if estimate_size(split_conversation(self.messages, 1).old) <= _LONG < self.size:
-            words = f"How much {request.model} reads is not known: the conversation is shortened when it"
-            stream.publish(Notice("warning", f"{words} does not fit (compact=N tokens does it before)."))
+        """Warns once, when a conversation grows long, that it is shortened only when it no longer fits."""
+        if estimate_size(split_conversation(self.messages, 1).old) <= _LONG_CONVERSATION < self.size:
+            text = (
+                f"The context window of {request.model} is not known: the conversation is shortened when it"
+            )
+            stream.publish(Notice("warning", f"{text} no longer fits (compact=N shortens it at N tokens)."))
 
-    async def _look_up(self) -> None:
-        """Finds what the model reads, once the conversation is long enough to ask."""
-        if self.compact.find_window is not None and self.size > _WORTH:
+    async def _find_window(self) -> None:
+        """Looks up the model's context window, once the conversation is long enough."""
+        if self.compact.find_window is not None and self.size > _WINDOW_LOOKUP_FROM:
             self.compact = CompactionPolicy.of("auto", await asyncio.to_thread(self.compact.find_window))
 
-    async def _fit(self, stream: Stream, request: Request, *, must: bool = False) -> bool:
-        """Shortens what is sent, where it is too long, or where it `must`; whether it is shorter now."""
-        await self._look_up()
+    async def _shorten(self, stream: Stream, request: Request, *, must: bool = False) -> bool:
+        """Shortens the conversation where it is too long, or in any case with `must`; True where it is
+        shorter now."""
+        await self._find_window()
         limit, before = self.compact.limit, self.size
         if not must and (limit is None or before <= limit):
             return False
         cleared = drop_old_results(self.messages)
         if cleared != self.messages:
             self.messages = cleared
-            self._tell(stream, "Results of earlier tools are left out", before)
+            self._notify_shortened(stream, "Results of earlier tools left out", before)
             if must or (limit is not None and self.size <= limit):
                 return True
         parts = split_conversation(self.messages)
-        summary = await self._summary(stream, request, parts.old) if parts.old else ""
+        summary = await self._summarise(stream, request, parts.old) if parts.old else ""
         shorter = with_summary(parts, summary)
         if summary and estimate_size(shorter) >= estimate_size(self.messages):
-            stream.publish(Notice("warning", f"{_NOT_SUMMARISED} the summary was no shorter."))
+            stream.publish(Notice("warning", f"{_NOT_SUMMARISED} the summary was not shorter."))
         elif summary:
             self.messages = shorter
-            about = {"summary": summary, "from": self._said - len(parts.recent)}
-            self._tell(
-                stream,
-                f"{plural(sum(map(starts_turn, parts.old)), 'earlier turn')} summarised",
-                before,
-                about,
-            )
+            data = {"summary": summary, "from": self._message_count - len(parts.recent)}
+            turns = plural(sum(map(starts_turn, parts.old)), "earlier turn")
+            self._notify_shortened(stream, f"{turns} summarised", before, data)
         return self.size < before
 
-    def _tell(self, stream: Stream, what: str, before: int, about: Mapping[str, Any] | None = None) -> None:
+    def _notify_shortened(
+        self, stream: Stream, what: str, before: int, about: Mapping[str, Any] | None = None
+    ) -> None:
         words = f"{what}: about {before:,} tokens became {self.size:,}."
         stream.publish(Notice(COMPACTED, words, about or {}))
 
-    async def _summary(self, stream: Stream, request: Request, old: Sequence[Message]) -> str:
-        """What the model makes of earlier turns; "" where it makes nothing, twice."""
-        room = int((self.compact.window or self.compact.limit or _ROOM) * _ROOM_SHARE / self.scale.factor)
-        asked = Request(request.model, (summary_request(old, room),), max_tokens=_SUMMARY)
+    async def _summarise(self, stream: Stream, request: Request, old: Sequence[Message]) -> str:
+        """The model's summary of earlier turns; "" where it fails twice."""
+        room = int(
+            (self.compact.window or self.compact.limit or _SUMMARY_INPUT)
+            * _SUMMARY_INPUT_SHARE
+            / self.scale.factor
+        )
+        asked = Request(request.model, (summary_request(old, room),), max_tokens=_SUMMARY_TOKENS)
         for _ in range(2):
             turn = self.send(asked)
             stream.extra_calls.append(turn)
@@ -395,9 +405,9 @@ class Agent:
             except asyncio.CancelledError:
                 turn.cancel()
                 raise
-            said = turn.partial()
-            if turn.error is None and said.text.strip() and not said.tool_calls:
-                return said.text
+            response = turn.partial()
+            if turn.error is None and response.text.strip() and not response.tool_calls:
+                return response.text
         why = turn.error.message.rstrip(".") if turn.error else "the model wrote none"
         stream.publish(Notice("warning", f"{_NOT_SUMMARISED} {why}."))
         return ""
@@ -405,233 +415,218 @@ class Agent:
     # --- a turn's calls ---
 
     async def _run_calls(self, stream: Stream, calls: Sequence[ToolCall], *, cut: bool) -> list[ToolEnded]:
-        """One ToolEnded for each, in their order; told to the stream as they end. Stopped, it tells of
-        all."""
-        planned = [plan(c, self.known, self._seen, cut=cut and c is calls[-1]) for c in calls]
+        """One ToolEnded for each call, in their order; each is published when it ends, or when the loop is
+        stopped."""
+        planned = [plan_call(c, self.tools, self._call_counts, cut=cut and c is calls[-1]) for c in calls]
         try:
-            await self._ask_all(stream, planned)
+            await self._ask_about_calls(stream, planned)
             for p in planned:
                 if p.ended is not None:
                     self._publish(stream, p, p.ended)
             await self._run_all(stream, [p for p in planned if p.ended is None])
         except BaseException:
+            ran = "stopped by the user while it ran: whether it took effect is not known"
             for p in planned:
-                self._stop(stream, p)
+                if p.ended is None:
+                    reason = "not run: the user stopped" if p.began is None else ran
+                    stream.publish(p.fail("stopped", reason))
             raise
         return [p.ended for p in planned if p.ended is not None]
 
-    def _stop(self, stream: Stream, p: _Planned) -> None:
-        if p.ended is None:
-            ran = "stopped by the user while it ran: whether it took effect is not known"
-            stream.publish(p.end("stopped", "not run: the user stopped" if p.began is None else ran))
-
-    async def _ask_all(self, stream: Stream, planned: Sequence[_Planned]) -> None:
-        asked = [p for p in planned if p.ended is None and self._must_ask(p)]
-        for i, p in enumerate(asked):
+    async def _ask_about_calls(self, stream: Stream, planned: Sequence[_PlannedCall]) -> None:
+        runnable = [p for p in planned if p.ended is None and p.tool is not None and not p.tool.reads]
+        unapproved = [] if self.approve == "auto" else runnable
+        for number, p in enumerate(unapproved, 1):
             if p.call.name in self._allowed:
                 continue
-            answer = await self._asked(stream, p, i + 1, len(asked))
+            answer = await self._ask_user(stream, p, number, len(unapproved))
             if answer == "always":
                 self._allowed.add(p.call.name)
             elif answer != "once":
-                p.end("refused", answer)
+                p.fail("refused", answer)
 
-    def _must_ask(self, p: _Planned) -> bool:
-        return self.approve != "auto" and not (p.tool is not None and p.tool.reads)
-
-    async def _asked(self, stream: Stream, p: _Planned, number: int, of: int) -> str:
-        """ "once", "always", or why not."""
-        asker = self.approve if callable(self.approve) else self.ask or at_terminal
+    async def _ask_user(self, stream: Stream, p: _PlannedCall, number: int, of: int) -> str:
+        """The user's answer: "once", "always", or the reason why the call is not run."""
+        asker = self.approve if callable(self.approve) else self.asker or ask_at_terminal
         if self.approve == "never" or p.tool is None:
-            return self._nobody(stream, p, "approve=never")
+            return self._refuse(stream, p, "approve=never")
         call, change = replace(p.call, arguments=deepcopy(p.call.arguments)), await self._change(p)
         question = Question(call, p.tool, number, of, change)
         answer, error = await stream.run_on_reader(lambda: asker(question), prompts_user=True)
         if error is not None:
-            why = self._masked(str(error))
+            why = self._mask_text(str(error))
             stream.publish(Notice("tools", f"{p.call.name} was not run: asking failed ({why})."))
             return "not run: the user could not be asked"
         if answer is None:
-            return self._nobody(stream, p, "nobody could answer")
+            return self._refuse(stream, p, "nobody could answer")
         word = ("no", "once")[answer] if isinstance(answer, bool) else answer
         if isinstance(word, str) and word in ("once", "always"):
             return str(word)
         if not isinstance(word, str) or word != "no":
-            words = "approve gave neither once, always, no, True nor False"
-            stream.publish(Notice("tools", f"{p.call.name} was not run: {words}."))
+            why = "the function in approve= returned neither once, always, no, True nor False"
+            stream.publish(Notice("tools", f"{p.call.name} was not run: {why}."))
         return "refused: the user said no to this call"
 
-    def _nobody(self, stream: Stream, p: _Planned, why: str) -> str:
-        words = f"{p.call.name} was not run: {why} (approve=auto runs without asking)."
-        stream.publish(Notice("tools", words))
+    def _refuse(self, stream: Stream, p: _PlannedCall, why: str) -> str:
+        text = f"{p.call.name} was not run: {why} (approve=auto runs without asking)."
+        stream.publish(Notice("tools", text))
         return f"not run: the user allows no such call here ({why})"
 
-    async def _run_all(self, stream: Stream, planned: Sequence[_Planned]) -> None:
-        """What waits for others together; functions and what changes something in their order, beside
-        that."""
-        away = [
-            asyncio.create_task(self._away(stream, p))
+    async def _run_all(self, stream: Stream, planned: Sequence[_PlannedCall]) -> None:
+        """Runs tools that wait for others concurrently, and meanwhile functions, and tools that change
+        something, one after another."""
+        tasks = [
+            asyncio.create_task(self._run_on_engine(stream, p, p.tool))
             for p in planned
             if p.tool and p.tool.where == "engine" and p.tool.change is None
         ]
         try:
             for p in planned:
                 if p.tool and p.tool.where == "here":
-                    await self._here(stream, p)
+                    await self._run_on_reader(stream, p, p.tool)
                 elif p.tool and p.tool.change is not None:
-                    await self._away(stream, p)
-            await asyncio.gather(*away)
+                    await self._run_on_engine(stream, p, p.tool)
+            await asyncio.gather(*tasks)
         finally:
-            for task in away:
+            for task in tasks:
                 task.cancel()
 
-    def _begin(self, stream: Stream, p: _Planned) -> None:
+    def _start(self, stream: Stream, p: _PlannedCall) -> None:
         p.began = time.perf_counter()
         stream.publish(ToolStarted(p.call.id, p.call.name))
 
-    async def _here(self, stream: Stream, p: _Planned) -> None:
-        tool = p.tool
-        assert tool is not None
-
+    async def _run_on_reader(self, stream: Stream, p: _PlannedCall, tool: Usable) -> None:
         def work() -> Any:
-            p.began = time.perf_counter()  # before that it waited for its reader
+            p.began = time.perf_counter()  # before that it waited for the reader
             value = tool.call(p.arguments)
-            return later(value) if hasattr(value, "__await__") else done(value)
+            return wait_for(value) if hasattr(value, "__await__") else convert(value)
 
-        def done(value: Any) -> Any:
+        def convert(value: Any) -> Any:
             p.took = time.perf_counter() - (p.began or 0.0)
-            return _content(value, tool.budget)
+            return _to_content(value, tool.budget)
 
-        async def later(value: Any) -> Any:
+        async def wait_for(value: Any) -> Any:
             try:
                 async with asyncio.timeout(tool.timeout) as clock:
-                    return done(await value)
+                    return convert(await value)
             except TimeoutError:
                 if not clock.expired():
                     raise
-                return p.late(tool.timeout)
+                return p.end_by_timeout(tool.timeout)
 
         change = await self._change(p)
-        self._begin(stream, p)
-        told, error = await stream.run_on_reader(work)
-        ended = p.ended or (p.give(told) if error is None else p.end("failed", error))
-        await self._end(stream, p, ended, change)
+        self._start(stream, p)
+        value, error = await stream.run_on_reader(work)
+        ended = p.ended or (p.set_result(value) if error is None else p.fail("failed", error))
+        await self._finish(stream, p, ended, change)
 
-    async def _away(self, stream: Stream, p: _Planned) -> None:
-        tool = p.tool
-        assert tool is not None
+    async def _run_on_engine(self, stream: Stream, p: _PlannedCall, tool: Usable) -> None:
         change = await self._change(p)
-        self._begin(stream, p)
+        self._start(stream, p)
         limit = TIMEOUT if tool.timeout is None else tool.timeout
         try:
             async with asyncio.timeout(limit) as clock:
-                ended = p.give(_content(await tool.call(p.arguments), tool.budget))
+                ended = p.set_result(_to_content(await tool.call(p.arguments), tool.budget))
         except BaseException as exc:
             if is_cancelled():
                 raise
             own = isinstance(exc, TimeoutError) and clock.expired()
-            ended = p.late(limit) if own else p.end("failed", as_exception(exc))
-        await self._end(stream, p, ended, change)
+            ended = p.end_by_timeout(limit) if own else p.fail("failed", as_exception(exc))
+        await self._finish(stream, p, ended, change)
 
-    async def _end(self, stream: Stream, p: _Planned, ended: ToolEnded, change: Change | None) -> None:
-        await self._note(ended, change)
+    async def _finish(self, stream: Stream, p: _PlannedCall, ended: ToolEnded, change: Change | None) -> None:
+        await self._record_change(ended, change)
         self._publish(stream, p, ended)
 
-    def _publish(self, stream: Stream, p: _Planned, ended: ToolEnded) -> None:
-        """Tells what a call came to, without secrets: code reads the environment, files hold keys."""
-        p.ended = replace(ended, result=_masked(ended.result, self._masked))
+    def _publish(self, stream: Stream, p: _PlannedCall, ended: ToolEnded) -> None:
+        """Publishes a call's outcome with secrets masked: code can read the environment, files can hold
+        keys."""
+        p.ended = replace(ended, result=_mask_result(ended.result, self._mask_text))
         stream.publish(p.ended)
 
-    def _masked(self, text: str) -> str:
+    def _mask_text(self, text: str) -> str:
         self._mask = self._mask or scrubber(self.secrets())
         return self._mask(text)
 
     # --- what tools change ---
 
-    async def _change(self, p: _Planned) -> Change | None:
+    async def _change(self, p: _PlannedCall) -> Change | None:
         """What a call would change now; None where that cannot be known."""
-        find = p.tool.change if p.tool is not None else None
-        if find is None:
+        find_change = p.tool.change if p.tool is not None else None
+        if find_change is None:
             return None
         try:
-            async with asyncio.timeout(_LOOK):
-                found: Change | None = await settled(await asyncio.to_thread(find, p.arguments))
-                return found
-        except Exception:  # noqa: BLE001 - the call itself will say what is wrong with it
+            async with asyncio.timeout(_CHANGE_TIMEOUT):
+                change: Change | None = await settled(await asyncio.to_thread(find_change, p.arguments))
+                return change
+        except Exception:  # noqa: BLE001 - the call itself will report the error
             return None
 
-    async def _note(self, ended: ToolEnded, change: Change | None) -> None:
-        """Keeps a change that was made, so that it can be taken back."""
+    async def _record_change(self, ended: ToolEnded, change: Change | None) -> None:
+        """Adds a change that was made to the journal, so that it can be undone."""
         if change is None or ended.outcome != "ran":
             return
-        told = ended.result.content
+        content = ended.result.content
         with suppress(Exception):
-            async with asyncio.timeout(_LOOK):
-                if not await settled(change.holds(told)):
+            async with asyncio.timeout(_CHANGE_TIMEOUT):
+                if not await settled(change.holds(content)):
                     return
-        self._number = self._number or self.journal.begin()
-        self.journal.add(Made(change, told, self._number))
-        self._changed.append(change.what)
+        self._journal_number = self._journal_number or self.journal.begin()
+        self.journal.add(Made(change, content, self._journal_number))
+        self._changed_names.append(change.what)
 
-    def _list_changes(self, stream: Stream) -> None:
-        if self._changed:
-            words = f"Changed: {', '.join(self._changed)} (`%llm undo` takes it back)."
-            stream.publish(Notice("tools", words))
-
-    def _take_up(self, stream: Stream, done: list[ToolEnded]) -> None:
-        """Gives the last turn's open calls what they came to."""
-        turn, told = self.messages[-2:]
+    def _complete_open_calls(self, stream: Stream, done: list[ToolEnded]) -> None:
+        """Adds the results of the last turn's open calls to the conversation."""
+        turn, answers = self.messages[-2:]
         calls = [p for p in turn.parts if isinstance(p, ToolCall)]
-        results = match_results(calls, [*(e.result for e in done), *told.parts])
+        results = match_results(calls, [*(e.result for e in done), *answers.parts])
         self.messages = (*self.messages[:-1], Message("tool", results))
         stream.publish(StepEnded(0))
 
 
-async def _opened(given: Sequence[Given]) -> list[Usable | Tool]:
-    """The tools themselves, those of sets among them, in the order given."""
+async def _open_tools(given: Sequence[Given]) -> list[Usable | Tool]:
+    """The tools in the given order, with toolsets replaced by their tools."""
 
-    async def open_(tool: Given) -> Sequence[Usable | Tool]:
+    async def tools_of(tool: Given) -> Sequence[Usable | Tool]:
         return [tool] if isinstance(tool, (Usable, Tool)) else await tool.usables()
 
-    return [u for found in await asyncio.gather(*map(open_, given)) for u in found]
+    return [tool for tools in await asyncio.gather(*map(tools_of, given)) for tool in tools]
 
 
-def _content(value: Any, budget: int) -> Any:
-    """What a tool gave, as its result holds it; one that is a result already stays."""
+def _to_content(value: Any, budget: int) -> Any:
+    """A tool's value as the content of its result; a ToolResult stays as it is."""
     return value if isinstance(value, ToolResult) else content(value, budget)
 
 
-def _masked(result: ToolResult, mask: Callable[[str], str]) -> ToolResult:
-    told = result.content
-    if isinstance(told, str):
-        return replace(result, content=mask(told))
-    return replace(
-        result, content=tuple(replace(p, text=mask(p.text)) if isinstance(p, Text) else p for p in told)
-    )
+def _mask_result(result: ToolResult, mask: Callable[[str], str]) -> ToolResult:
+    if isinstance(result.content, str):
+        return replace(result, content=mask(result.content))
+    parts = (replace(p, text=mask(p.text)) if isinstance(p, Text) else p for p in result.content)
+    return replace(result, content=tuple(parts))
 
 
-def _with(result: ToolResult, words: str) -> ToolResult:
-    said = result.content
-    return replace(result, content=said + words if isinstance(said, str) else (*said, Text(words)))
+def _append_text(result: ToolResult, text: str) -> ToolResult:
+    old = result.content
+    return replace(result, content=old + text if isinstance(old, str) else (*old, Text(text)))
 
 
-def _open(history: tuple[Message, ...], given: Sequence[Message]) -> list[ToolCall]:
-    """The calls of the last turn that had no result when the conversation was given."""
+def _open_calls(history: tuple[Message, ...], given: Sequence[Message]) -> list[ToolCall]:
+    """The calls of the last turn that had no result in the conversation as the user passed it."""
     if len(history) < 2 or history[-1].role != "tool":
         return []
-    had = {p.id for m in given for p in m.parts if isinstance(p, ToolResult)}
-    return [p for p in history[-2].parts if isinstance(p, ToolCall) and p.id not in had]
+    answered = {p.id for m in given for p in m.parts if isinstance(p, ToolResult)}
+    return [p for p in history[-2].parts if isinstance(p, ToolCall) and p.id not in answered]
 
 
-def _forward(turn: Stream, stream: Stream, place: int, end: Finished) -> tuple[int, Finished]:
-    """Hands on what is new of a turn, but its end: (how much there is now, the end so far)."""
-    for at, event in turn.log[place:]:
-        place += 1
+def _forward_events(turn: Stream, stream: Stream, position: int, end: Finished) -> tuple[int, Finished]:
+    """Publishes a turn's new events except its end: (the new position in its log, the end so far)."""
+    for at, event in turn.log[position:]:
+        position += 1
         if isinstance(event, Finished):
             end = event
         else:
             stream.publish(event, at)
-    return place, end
+    return position, end
 
 
 @dataclass(frozen=True, slots=True)
@@ -652,94 +647,93 @@ class ToolUse:
         sets: Sets | None = None,
         window: Callable[[], int | None] = lambda: None,
     ) -> ToolUse:
-        """From the options of a call, whose budget is that of its turns; `connections` are those that HTTP
-        tools use, `sets` knows MCP servers. Raises ConfigError for what is none of theirs, and for options of
-        tools without a tool that runs."""
+        """From the options of a call, whose budget is a Turns. connections: for HTTP tools. sets: finds tools
+        by name. window: finds the model's context window. Raises ConfigError for what is not a tool, and for
+        options of tools without a tool that runs."""
         found = tools(() if spec.tools is None else spec.tools, connections, sets)
-        approve = checked_approve(spec.approve)
+        approve = parse_approve(spec.approve)
         limits = Limits(MAX_STEPS if spec.max_steps is None else spec.max_steps, spec.budget)
-        runs = any(not isinstance(t, Tool) for t in found)  # and not only a description
+        runs = any(not isinstance(t, Tool) for t in found)
         wanted = "auto" if spec.compact is None and runs else spec.compact
         if wanted == "auto":
-            when = CompactionPolicy(enabled=True, find_window=window)
+            compact = CompactionPolicy(enabled=True, find_window=window)
         else:
-            when = CompactionPolicy.of(wanted, None if wanted in (None, "off") else window())
+            compact = CompactionPolicy.of(wanted, None if wanted in (None, "off") else window())
         name = next((n for n in ("max_steps", "approve") if getattr(spec, n) is not None), None)
         if name is not None and not runs:
             raise ConfigError(
-                f"{name} is for tools that run, and there is none.", hint="Give tools=[function]."
+                f"{name}= is for tools that run, and there is none.", hint="Pass tools=[function]."
             )
         if spec.strict is not None and not found and spec.schema is None:
             raise ConfigError(
-                "strict is for tools and schemas, and there is neither.",
-                hint="Give tools=[function], or schema=.",
+                "strict= is for tools and schemas, and there is neither.",
+                hint="Pass tools=[function], or schema=.",
             )
-        return cls(found, limits, approve, when, spec.strict)
+        return cls(found, limits, approve, compact, spec.strict)
 
-    def asked(self, request: Request) -> Request:
-        """A request for tools without code. Raises ConfigError for a tool_choice that names none of them."""
+    def prepare_request(self, request: Request) -> Request:
+        """The request for tools without code. Raises ConfigError for a tool_choice that is none of them."""
         choice = chosen(request.tool_choice, [t.name for t in request.tools])
         return replace(request, tool_choice=choice)
 
     @property
-    def works(self) -> bool:
-        """Whether any of the tools runs here."""
+    def has_runnable_tools(self) -> bool:
+        """Whether nbllm runs any of the tools."""
         return any(not isinstance(t, Tool) for t in self.given)
 
     @property
-    def runs(self) -> bool:
-        """Whether any of the tools runs here, or the conversation may be shortened, so that there is a
-        loop."""
-        return self.compact.enabled or self.works
+    def needs_loop(self) -> bool:
+        """Whether nbllm runs any of the tools, or may shorten the conversation, so that a loop is needed."""
+        return self.compact.enabled or self.has_runnable_tools
 
     @property
-    def told(self) -> tuple[Tool, ...]:
-        """What the model is told of the tools that are known before sets are opened."""
-        return _told(self._unique(t for t in self.given if isinstance(t, (Usable, Tool))))
+    def descriptions(self) -> tuple[Tool, ...]:
+        """The descriptions of the tools that are known before toolsets are opened."""
+        return _descriptions(self._unique(t for t in self.given if isinstance(t, (Usable, Tool))))
 
     def _unique(self, tools: Iterable[Usable | Tool]) -> Mapping[str, Usable | Tool]:
-        """The tools by the names that the model is told, held to their schemas where the call says so."""
-        return unique(tools if self.strict is None else (_held(t, self.strict) for t in tools))
+        """The tools by the names that the model uses, with the call's `strict`."""
+        return unique(tools if self.strict is None else (_with_strict(t, self.strict) for t in tools))
 
     async def run(
         self,
         stream: Stream,
         request: Request,
         send: Callable[[Request], Stream],
-        ask: Asker | None,
-        scale: Scale,
+        asker: Asker | None,
+        scale: TokenScale,
         *,
         journal: Journal,
         secrets: Callable[[], Iterable[str]],
     ) -> None:
-        """Answers `request` into `stream`, with all tools; `journal` keeps what they change, `secrets` are
-        what no result may hold."""
-        known = self._unique(await _opened(self.given))
+        """Runs the loop for `request` with all tools, and writes the answer into `stream`. journal: stores
+        their changes. secrets: texts that no result may hold."""
+        known = self._unique(await _open_tools(self.given))
         for note in [n for t in self.given for n in getattr(t, "notes", ())]:
             stream.publish(Notice("tools", note))
         code = {n: t for n, t in known.items() if isinstance(t, Usable)}
-        plain = frozenset(known) - frozenset(code)
+        without_code = frozenset(known) - frozenset(code)
         agent = Agent(
             code,
             send,
             self.approve,
-            ask,
+            asker,
             self.limits,
-            plain,
+            without_code,
             self.compact,
             scale,
             secrets=secrets,
             journal=journal,
         )
         choice = chosen(request.tool_choice, known)
-        await agent.run(stream, replace(request, tools=_told(known), tool_choice=choice))
+        await agent.run(stream, replace(request, tools=_descriptions(known), tool_choice=choice))
 
 
-def _held(tool: Usable | Tool, strict: bool) -> Usable | Tool:
+def _with_strict(tool: Usable | Tool, strict: bool) -> Usable | Tool:
     if isinstance(tool, Usable):
         return replace(tool, tool=replace(tool.tool, strict=strict))
     return replace(tool, strict=strict)
 
 
-def _told(known: Mapping[str, Usable | Tool]) -> tuple[Tool, ...]:
+def _descriptions(known: Mapping[str, Usable | Tool]) -> tuple[Tool, ...]:
     return tuple(t.tool if isinstance(t, Usable) else t for t in known.values())

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from ..core.errors import ConfigError
 from ..core.values import DEFAULT_BUDGET
-from .client import CallOptions, Client, sealed
-from .tracing import tracing
+from .client import CallOptions, Client, seal_key
+from .tracing import make_tracing
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -49,14 +49,14 @@ def _text(name: str, given: Any) -> str:
 
 def stream(prompt: Prompt, model: str = "auto", **options: Unpack[CallOptions]) -> Stream:
     """Asks a model and returns its reply at once, as a Stream that grows. Options as in Client.stream."""
-    options = sealed(options)
+    options = seal_key(options)
     return default_client().stream(prompt, model, **options)
 
 
 def complete(prompt: Prompt, model: str = "auto", **options: Unpack[CallOptions]) -> Response:
     """Asks a model and waits for its Response. Options as in Client.stream. Works inside a running event loop
     too."""
-    options = sealed(options)
+    options = seal_key(options)
     return default_client().complete(prompt, model, **options)
 
 
@@ -90,7 +90,7 @@ def trace(
     prompts, answers, and what tools are given and give. Without providers, those that are set for the process
     get them. Raises ConfigError where opentelemetry-api is not installed."""
     given = {"content": content, "tracer_provider": tracer_provider, "meter_provider": meter_provider}
-    default_client().tracing = tracing(**given) if on else None
+    default_client().tracing = make_tracing(**given) if on else None
 
 
 def resource(address: str, budget: int = DEFAULT_BUDGET) -> list[Text | Image | Document]:
@@ -115,12 +115,12 @@ def providers(*, ask: bool = True) -> pd.DataFrame:
     provider is local (0.5 s for all)."""
     import pandas as pd
 
-    from .catalog import states
+    from .catalog import provider_states
 
     client = default_client()
     for problem in client.registry.problems:
         warnings.warn(f"nbllm ignores a part of its configuration: {problem}", stacklevel=2)
-    return pd.DataFrame([asdict(s) for s in states(client, ask=ask)])
+    return pd.DataFrame([asdict(s) for s in provider_states(client, connect=ask)])
 
 
 def models(prefix: str = "", *, fresh: bool = False) -> pd.DataFrame:

@@ -217,7 +217,7 @@ class _AttemptRun:
         ended = self.grace_clock is not None and getattr(self.decoder, "ended", False)
         activity, token = max(self.last_message_at, reads[-1].at if reads else 0.0), self._last_token_at()
         left = _NEVER if limit is None else activity + limit - now
-        silent = _NEVER if limit is None else token + limits.patience(limit) - now
+        silent = _NEVER if limit is None else token + limits.silent_limit(limit) - now
         if ended:
             left = self.last_message_at + min(limit or _END_GRACE, _END_GRACE) - now
         elif activity > token and silent < left:

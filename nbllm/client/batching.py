@@ -24,8 +24,8 @@ from ..dialects.batches import FORMATS, BatchFormat, BatchState, batch_endpoint,
 from ..routing.registry import Route
 from .attempt import open_response
 from .client import Client
-from .prepare import no_key
-from .provider_api import get_json, get_reply, question
+from .prepare import missing_key_error
+from .provider_api import get_json, get_reply, get_request
 
 _ANSWER = 60.0  # seconds for an answer
 _FILE = 900.0  # seconds for a file on its way
@@ -56,7 +56,7 @@ class BatchServer:
                 "Mistral, Groq, Together or OpenRouter.",
             )
         if key is None and not row.local:
-            raise no_key(row)
+            raise missing_key_error(row)
         return cls(client, route, key)
 
     @property
@@ -239,7 +239,7 @@ class BatchServer:
         for line in found.inline:
             take(dumps(line).encode())
         for name in found.files:
-            self._read(self._content(check_id(name)), all_of)
+            self.client.run(self._read(self._content(check_id(name)), all_of))
 
     def _content(self, name: str) -> HttpCall:
         """What reads a file of results."""
@@ -252,7 +252,7 @@ class BatchServer:
         path = f"{self._path(found.id)}/results"
         if not self.paged:
             if found.url:
-                self._read(self._call(path), take)
+                self.client.run(self._read(self._call(path), take))
             return
         more, lines = "", _LINES
         while lines > 0:
@@ -270,7 +270,7 @@ class BatchServer:
         return f"/{check_id(id)}" if "/" in id else f"{self.format.path}/{check_id(id)}"
 
     def _call(self, path: str) -> HttpCall:
-        return question(self.client, self.row, path, self.key)
+        return get_request(self.client, self.row, path, self.key)
 
     def _ask(self, path: str, content: bytes | Mapping[str, Any] | None = None, kind: str = "") -> Any:
         call = self._call(path)
@@ -285,11 +285,8 @@ class BatchServer:
     def _run(self, call: HttpCall) -> Any:
         return self.client.run(get_json(self.client, self.row, call, _FILE if call.content else _ANSWER))
 
-    def _read(self, call: HttpCall, take: Callable[[bytes], bool]) -> None:
-        """Gives the lines of an answer to `take`, on the engine's loop, until that wants no more."""
-        self.client.run(self._lines(call, take))
-
-    async def _lines(self, call: HttpCall, take: Callable[[bytes], bool]) -> None:
+    async def _read(self, call: HttpCall, take: Callable[[bytes], bool]) -> None:
+        """Passes the lines of an answer to `take` until that returns False. On the engine's loop."""
         async with (
             open_response(self.client.http, self.dialect, self.row, call, _FILE, connect=_ANSWER) as reply,
             contextlib.aclosing(reply.lines(_LINE)) as lines,

@@ -1,5 +1,4 @@
-"""What is there to ask: providers with their state and health, and the models that a provider lists
-itself."""
+"""The catalog: providers with their state and health, and the models that a provider lists."""
 
 from __future__ import annotations
 
@@ -29,16 +28,16 @@ from ..routing.registry import Route
 from ..routing.spec import is_loopback
 from .attempt import LIMIT
 from .client import Client
-from .provider_api import TIMEOUT, fetch, get, listing
+from .provider_api import TIMEOUT, fetch, get, resolve_provider
 
-LIST_AGE = 86_400.0  # seconds for which a list is kept on disk
+LIST_AGE = 86_400.0  # seconds for which a list is cached on disk
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderState:
-    """One provider as it stands on this machine. mode: api, local, or headless (a command-line program). key
-    says where a key was found, never what it is; answers is None where nothing was asked of the server; note
-    says why it is not ready; source is the file or package that its row comes from, "" for nbllm's own."""
+    """The state of a provider on this machine. mode: api, local, or headless (a command-line program). key:
+    where a key was found, never the key itself. answers: None where the server was not tried. note: why it is
+    not ready. source: the file or package that defines it, "" for nbllm's own."""
 
     name: str
     label: str
@@ -54,8 +53,8 @@ class ProviderState:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """One model of a provider's own list: its context in tokens, prices in US dollars for a million tokens;
-    None where neither the provider, the price data nor the user's own facts say."""
+    """A model of a provider's list: its context window in tokens, and its prices in US dollars per million
+    tokens; None where neither the provider, the price data nor the user's configuration knows."""
 
     name: str
     provider: str
@@ -68,8 +67,8 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether a provider is reachable and takes the key, and the seconds its answer took. None where that
-    cannot be told: no list to ask for, or one that is public."""
+    """Whether a provider is reachable and accepts the key, and the seconds until its answer. None where that
+    is not known: it has no list of models, or a public one."""
 
     name: str
     mode: str
@@ -82,23 +81,22 @@ class Health:
 # --- providers ----------------------------------------------------------------------------------------------
 
 
-def states(client: Client, *, ask: bool = True) -> list[ProviderState]:
-    """Every provider's state; with `ask`, those with a key and the local ones are tried for a connection (0.5
-    s, all at once)."""
+def provider_states(client: Client, *, connect: bool = True) -> list[ProviderState]:
+    """The state of every provider. connect: try a connection to those with a key and the local ones (0.5 s,
+    all at once)."""
     known = [_state(client, row) for row in client.registry.rows.values()]
     rows = client.registry.rows
     checks: dict[str, Future[bool]] = {
         s.name: client.check(client.registry.address(rows[s.name]))
         for s in known
-        if ask and s.ready and s.mode != "headless" and not rows[s.name].folders
+        if connect and s.ready and s.mode != "headless" and not rows[s.name].folders
     }
-    return [_asked(s, checks[s.name].result()) if s.name in checks else s for s in known]
+    return [_with_reachability(s, checks[s.name].result()) if s.name in checks else s for s in known]
 
 
 def _state(client: Client, row: ProviderSpec) -> ProviderState:
     address, key = client.registry.masked_address(row), client.registry.own_key(row)
-    note = _lacks(client, row, address, key)
-    login = "that key" if key else "its own login"
+    note = _unready_reason(client, row, address, key)
     return ProviderState(
         row.name,
         row.label or row.name,
@@ -108,13 +106,18 @@ def _state(client: Client, row: ProviderSpec) -> ProviderState:
         key.source if key else None,
         None,
         not note,
-        note or (f"{find(row.command[0])} with {login}" if row.command else "not asked"),
+        note
+        or (
+            f"{find(row.command[0])} with {'that key' if key else 'its own login'}"
+            if row.command
+            else "not asked"
+        ),
         row.source,
     )
 
 
-def _lacks(client: Client, row: ProviderSpec, address: str, key: Secret | None) -> str:
-    """Why a provider is not ready, "" where nothing is known against it."""
+def _unready_reason(client: Client, row: ProviderSpec, address: str, key: Secret | None) -> str:
+    """Why a provider is not ready; "" where it is, as far as is known."""
     if row.unavailable_reason:
         return row.unavailable_reason
     if row.pending_consent:
@@ -133,7 +136,7 @@ def _lacks(client: Client, row: ProviderSpec, address: str, key: Secret | None) 
     return ""
 
 
-def _asked(state: ProviderState, answers: bool) -> ProviderState:
+def _with_reachability(state: ProviderState, answers: bool) -> ProviderState:
     return replace(
         state,
         answers=answers,
@@ -143,23 +146,22 @@ def _asked(state: ProviderState, answers: bool) -> ProviderState:
 
 
 def health(client: Client, name: str) -> Health:
-    """Asks a provider for its model list and tells how that went. Raises ConfigError for a name that is no
-    provider's, and for one that cannot be asked."""
+    """Checks a provider by requesting its list of models. Raises ConfigError for an unknown provider."""
     if (files := client.registry.row(name)) is not None and files.folders:
-        note = _lacks(client, files, "", None)
+        note = _unready_reason(client, files, "", None)
         return Health(files.name, files.mode, not note, None, None, note)
-    route = listing(client, name)
+    route = resolve_provider(client, name)
     row = route.provider
     if row.command:
-        return _installed(client, row)
-    began = time.perf_counter()
+        return _command_health(client, row)
+    started_at = time.perf_counter()
     try:
         if row.models:
             fetch(client, route, row.models)
         elif not client.check(row.base_url, TIMEOUT).result():
             return Health(row.name, row.mode, False, None, None, f"nothing answers at {row.display_url}")
     except (errors.AuthenticationError, errors.PermissionDenied) as error:
-        return Health(row.name, row.mode, True, False, time.perf_counter() - began, error.message)
+        return Health(row.name, row.mode, True, False, time.perf_counter() - started_at, error.message)
     except errors.TransportError as error:
         return Health(row.name, row.mode, False, None, None, error.message)
     except errors.NbllmError as error:
@@ -168,19 +170,23 @@ def health(client: Client, name: str) -> Health:
             row.mode,
             not isinstance(error, errors.ConfigError),
             None,
-            time.perf_counter() - began,
+            time.perf_counter() - started_at,
             error.message,
         )
     return Health(
-        row.name, row.mode, True, _needed(client, route) if row.models else None, time.perf_counter() - began
+        row.name,
+        row.mode,
+        True,
+        _key_is_needed(client, route) if row.models else None,
+        time.perf_counter() - started_at,
     )
 
 
-def _installed(client: Client, row: ProviderSpec) -> Health:
-    """Whether the command runs: it tells its version. Whether it is logged in, only a question would tell."""
-    began = time.perf_counter()
+def _command_health(client: Client, row: ProviderSpec) -> Health:
+    """Checks that the command runs, by its version. Whether it is logged in would take a prompt."""
+    started_at = time.perf_counter()
     try:
-        told = client.run(_version(client, row))
+        version = client.run(_version(client, row))
     except errors.NbllmError as error:
         return Health(row.name, row.mode, False, None, None, error.message)
     except TimeoutError:
@@ -195,10 +201,10 @@ def _installed(client: Client, row: ProviderSpec) -> Health:
     return Health(
         row.name,
         row.mode,
-        bool(told),
+        bool(version),
         None,
-        time.perf_counter() - began,
-        told or f"{row.command[0]} --version said nothing",
+        time.perf_counter() - started_at,
+        version or f"{row.command[0]} --version printed nothing",
     )
 
 
@@ -213,8 +219,9 @@ async def _version(client: Client, row: ProviderSpec) -> str:
     return next((f.data.strip() for f in frames if not f.name), "")
 
 
-def _needed(client: Client, route: Route) -> bool | None:
-    """True where the list is refused without the key, so that the key was what opened it."""
+def _key_is_needed(client: Client, route: Route) -> bool | None:
+    """True where the list is refused without the key, so that the key was accepted; None where that is not
+    known."""
     if client.registry.key_for(route, None) is None:
         return None
     try:
@@ -227,18 +234,23 @@ def _needed(client: Client, route: Route) -> bool | None:
 
 
 def ping(client: Client, model: str, **options: Any) -> dict[str, Any]:
-    """Asks `model` for one word and gives what was measured: seconds to connect, to the first token, in all,
+    """Asks `model` for one word and returns the measured seconds to connect, to the first token and in total,
     and the model that answered; `error` instead where it failed."""
-    began = time.perf_counter()
+    started_at = time.perf_counter()
     try:
         row = client.resolve(model, options.get("base_url"), options.get("dialect")).provider
-        short = {} if row.command or row.mode == "remote" else {"max_tokens": 64}  # agents have no such word
+        short = {} if row.command or row.mode == "remote" else {"max_tokens": 64}  # agents take no limit
         stream = client.stream(
             "Answer with the single word: pong", model, **{**short, "retries": 0, **options}
         )
         response = stream.response()
     except errors.NbllmError as error:
-        return {"asked": model, "ok": False, "total": time.perf_counter() - began, "error": error.message}
+        return {
+            "asked": model,
+            "ok": False,
+            "total": time.perf_counter() - started_at,
+            "error": error.message,
+        }
     t = response.timing
     return {
         "asked": model,
@@ -258,77 +270,84 @@ def ping(client: Client, model: str, **options: Any) -> dict[str, Any]:
 def list_models(
     client: Client, prefix: str = "", *, cache: Path | None = None, fresh: bool = False
 ) -> list[ModelInfo]:
-    """The models whose full name starts with `prefix`. "groq/" or "groq/lla" asks that provider alone, ""
-    asks every ready one and leaves out those that do not answer. Lists are kept for a day in `cache` (the
-    platform's own place where none is given, and there not those of this machine's servers); `fresh` asks
-    again. Raises the provider's error where one provider was named."""
-    word = provider_prefix(prefix) or prefix
-    slash, rest = prefix[len(word) : len(word) + 1], prefix[len(word) + 1 :]
-    if not word:
-        ready = [s.name for s in states(client) if s.ready]
-        return [m for name in ready for m in _listed(client, name, cache, fresh, strict=False)]
-    row = client.registry.row(word)
+    """The models whose full name starts with `prefix`. "groq/" or "groq/lla" requests that provider's list,
+    "" those of all ready providers, without those that do not answer. Lists are cached for a day in `cache`
+    (None: the platform's cache folder, and then not the lists of this machine's servers); `fresh` requests
+    them again. Raises the provider's error where one provider was named."""
+    provider = provider_prefix(prefix) or prefix
+    slash, rest = prefix[len(provider) : len(provider) + 1], prefix[len(provider) + 1 :]
+    if not provider:
+        ready = [s.name for s in provider_states(client) if s.ready]
+        return [m for name in ready for m in _models_of(client, name, cache, fresh, strict=False)]
+    row = client.registry.row(provider)
     if row is None:
-        raise client.registry.unknown_provider(word)
-    found = _listed(client, row.name, cache, fresh, strict=True)
+        raise client.registry.unknown_provider(provider)
+    found = _models_of(client, row.name, cache, fresh, strict=True)
     return [m for m in found if m.id.startswith(rest)] if slash else found
 
 
-def _listed(client: Client, name: str, cache: Path | None, fresh: bool, *, strict: bool) -> list[ModelInfo]:
+def _models_of(
+    client: Client, name: str, cache: Path | None, fresh: bool, *, strict: bool
+) -> list[ModelInfo]:
     if (files := client.registry.with_model_folders(client.registry.rows[name])).folders:
         return [
             ModelInfo(full, name, full.partition("/")[2], created=round(file.changed))
             for full, file in listed(files).items()
         ]
     try:
-        route = listing(client, name)
+        route = resolve_provider(client, name)
         row = route.provider
         if not row.models:
             raise errors.ConfigError(
-                f"{row.label or row.name} has no list of models.", hint="Its documentation names them."
+                f"{row.label or row.name} has no list of models.",
+                hint="See its documentation for their names.",
             )
-        found = _kept(
+        found = _cached_list(
             client,
             route,
             cache,
             fresh,
-            lambda: [asdict(m) for m in _models(row.name, fetch(client, route, row.models))],
+            lambda: [asdict(m) for m in _parse_models(row.name, fetch(client, route, row.models))],
         )
     except errors.NbllmError:
         if strict:
             raise
         return []
-    return sorted((_known(ModelInfo(**m), row) for m in found), key=lambda m: m.id)
+    return sorted((_with_known_facts(ModelInfo(**m), row) for m in found), key=lambda m: m.id)
 
 
-def _kept(
-    client: Client, route: Route, cache: Path | None, fresh: bool, ask: Callable[[], list[dict[str, Any]]]
+def _cached_list(
+    client: Client,
+    route: Route,
+    cache: Path | None,
+    fresh: bool,
+    fetch_list: Callable[[], list[dict[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """The list as it lies on disk, or a new one. Nothing of a key is in it; its file is named by the address
-    and by where the key was found, because lists differ by account."""
+    """The list from the disk, or a new one. It holds nothing of a key; its file's name depends on the address
+    and on where the key was found, because lists differ by account."""
     row = route.provider
     if route.simulated or (cache is None and is_loopback(row.base_url)):
-        return ask()
+        return fetch_list()
     key = client.registry.key_for(route, None)
-    sign = hashlib.sha256(
+    digest = hashlib.sha256(
         f"{row.name} {row.base_url}{row.models} {key.source if key else ''}".encode()
     ).hexdigest()[:16]
-    path = (cache or _cache()) / f"models-{row.name.replace('/', '_')}-{sign}.json"
-    if not fresh and (found := _read(path)) is not None:
+    path = (cache or _cache_folder()) / f"models-{row.name.replace('/', '_')}-{digest}.json"
+    if not fresh and (found := _read_cached(path)) is not None:
         return found
-    found = ask()
-    with contextlib.suppress(OSError):  # no place to keep it: the next call asks again
+    found = fetch_list()
+    with contextlib.suppress(OSError):  # it cannot be cached: the next call requests it again
         write_atomic(path, json.dumps(found))
     return found
 
 
-def _cache() -> Path:
+def _cache_folder() -> Path:
     import platformdirs
 
     return platformdirs.user_cache_path("nbllm", appauthor=False)
 
 
-def _read(path: Path) -> list[dict[str, Any]] | None:
+def _read_cached(path: Path) -> list[dict[str, Any]] | None:
     try:
         if time.time() - path.stat().st_mtime > LIST_AGE:
             return None
@@ -343,13 +362,11 @@ def _read(path: Path) -> list[dict[str, Any]] | None:
         return None
 
 
-def _models(provider: str, value: Any) -> Iterable[ModelInfo]:
+def _parse_models(provider: str, value: Any) -> Iterable[ModelInfo]:
     if isinstance(value, Mapping) and value.get("error") and not (value.get("data") or value.get("models")):
         raise provider_error(Endpoint(provider, "", ""), value)
     entries = (value.get("data") or value.get("models")) if isinstance(value, Mapping) else value
-    if isinstance(value, Mapping) and isinstance(
-        value.get("providers"), list
-    ):  # OpenCode's: models by their own provider
+    if isinstance(value, Mapping) and isinstance(value.get("providers"), list):  # OpenCode's, by provider
         entries = [
             {"id": f"{p.get('id')}/{m}", "context_length": obj(obj(facts).get("limit")).get("context")}
             for p in items(value["providers"])
@@ -378,9 +395,9 @@ def _models(provider: str, value: Any) -> Iterable[ModelInfo]:
             )
 
 
-def _known(model: ModelInfo, row: ProviderSpec) -> ModelInfo:
-    """The model with what else is known of it. The person's own context beats the list's, the list's beats
-    the data's."""
+def _with_known_facts(model: ModelInfo, row: ProviderSpec) -> ModelInfo:
+    """The model with its prices and context window. The user's own figure for the context takes precedence
+    over the list's, and the list's over the price data's."""
     own, facts = row.facts.get(model.id), prices.facts(model.id, row)
     context = own.context if own and own.context is not None else model.context or facts.context
     return replace(model, context=context, input_price=facts.input, output_price=facts.output)

@@ -13,7 +13,7 @@ from ..core.errors import ConfigError
 from ..core.events import Response, total_cost
 from ..core.messages import Message
 from .api import default_client
-from .client import CallOptions, Client, sealed
+from .client import CallOptions, Client, seal_key
 from .stream import Stream
 
 _ENDS = 1.0  # seconds that an answer may take to end once it was read, or stopped
@@ -52,7 +52,7 @@ class Chat:
         **options: Unpack[CallOptions],
     ) -> None:
         self.model, self.client = model, client or default_client()
-        self._options: CallOptions = {"compact": "auto", "cache": "auto", **sealed(options)}
+        self._options: CallOptions = {"compact": "auto", "cache": "auto", **seal_key(options)}
         self._turns: list[Exchange] = [Exchange(tuple(messages), Response())] if messages else []
         self._id = uuid4().hex  # of the conversation, in traces
         self._open: tuple[tuple[Message, ...], Stream] | None = None
@@ -76,8 +76,8 @@ class Chat:
                 "The last answer is still on its way.", hint="Read it to its end, or cancel() it."
             )
         asked = prompts.parse_messages(prompt)
-        merged: Any = {"model": self.model, **self._options, **sealed(options)}
-        stream = self.client.turn(
+        merged: Any = {"model": self.model, **self._options, **seal_key(options)}
+        stream = self.client.trace_turn(
             lambda: self.client.stream([*self._sent(), *asked], **merged), self._id, len(self._turns) + 1
         )
         self._open = (asked, stream)

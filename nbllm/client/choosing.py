@@ -25,7 +25,7 @@ _READ, _MADE = 1_000.0, 300.0  # tokens of a call, where none is known
 Rows = Sequence[Mapping[str, Any]]
 
 
-def written(model: str) -> tuple[str, str] | None:
+def parse_choice(model: str) -> tuple[str, str] | None:
     """(cheap or fast, the names in its brackets), None for another model's name."""
     found = _WRITTEN.fullmatch(model.strip())
     return (found[1], found[2]) if found else None
@@ -103,7 +103,9 @@ def _at(row: Mapping[str, Any]) -> float:
         return 0.0
 
 
-def ordered(word: str, routes: Sequence[Route], rows: Callable[[], Iterable[Mapping[str, Any]]]) -> Route:
+def choose_route(
+    word: str, routes: Sequence[Route], rows: Callable[[], Iterable[Mapping[str, Any]]]
+) -> Route:
     """The route that comes first, with the others behind it. rows: what the ledger knows of the last day."""
     known = list(rows())
     chosen, why = cheapest(routes, known) if word == "cheap" else fastest(routes, known, time.time())

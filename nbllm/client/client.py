@@ -1,5 +1,5 @@
-"""The one path every reply takes: resolve the name, make the call, and start what sends it (pipeline) and
-writes the answer into a Stream."""
+"""The path of every reply: resolve the model's name, encode the call, and start the handler (pipeline) that
+sends it and writes the answer into a Stream."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from .engine import Engine, engine
 from .failover import Breakers, failing_over, request_for
 from .gate import Gates
 from .pipeline import Wrapper, compose_handler
-from .policy import Approve, Asker, Retries, Scale, Timeouts, Tools
+from .policy import Approve, Asker, Retries, Timeouts, TokenScale, Tools, parse_approve
 from .pool import Pool
 from .recordings import Tapes, replaying
 from .stream import Stream
-from .tracing import Tracing, tracing
+from .tracing import Tracing, make_tracing
 
 if TYPE_CHECKING:
     from ..tools.changes import Journal
     from ..tools.mcp_servers import Servers
     from ..tools.sources import Given
     from .agent import ToolUse
-    from .permits import Permits
+    from .permits import PermissionHandler
     from .remote_tool import RemoteTool
 
 T = TypeVar("T")
@@ -85,23 +85,22 @@ class CallOptions(TypedDict, total=False):
     sample: int
 
 
-def sealed(options: CallOptions) -> CallOptions:
-    """The options with the key made a Secret, so that no traceback that shows local variables can show it.
-    Raises ConfigError for what is no text."""
+def seal_key(options: CallOptions) -> CallOptions:
+    """The options with the key as a Secret, so that no traceback with local variables can show it. Raises
+    ConfigError where it is not text."""
     key = options.get("api_key")
     if not isinstance(key, str | Secret | None):
         raise errors.ConfigError(
-            f"api_key= takes a text, and no {type(key).__name__}.", hint="Check the call."
+            f"api_key= takes text, not {type(key).__name__}.", hint="Pass the key as a string."
         )
     return {**options, "api_key": Secret(key)} if isinstance(key, str) else options
 
 
 class Client:
-    """Configuration and connections for calls. The module's functions use one that is shared; make another
-    for other rows, aliases or keys. Safe to use from any thread. `ledger` remembers its calls in numbers;
-    ledger=None for none. wrap: wrappers round every call, from the inside outwards (see pipeline). paced:
-    its calls keep to their providers' rate limits together with all others of the process (see gate);
-    benchmarks' do not."""
+    """Configuration and connections for calls. The module's functions share one; make another for other
+    providers, aliases or keys. Safe to use from any thread. ledger: where its calls are recorded; None for
+    nowhere. wrap: wrappers around every call, innermost first (see pipeline). paced: its calls keep to their
+    providers' rate limits, together with all others of the process (see gate); those of benchmarks do not."""
 
     def __init__(
         self,
@@ -115,25 +114,25 @@ class Client:
     ) -> None:
         if not isinstance(registry, Registry | None):
             raise errors.ConfigError(
-                f"A client takes a registry, and no {type(registry).__name__}.",
-                hint="A model is named in the call: Client().complete(prompt, model=...).",
+                f"A client takes a registry, not {type(registry).__name__}.",
+                hint="Name the model in the call: Client().complete(prompt, model=...).",
             )
         self.registry = registry or load()
         self.ledger = Ledger(self.registry.ledger) if ledger == "new" else ledger
         self.timeouts, self.retries = Timeouts.of(timeouts), Retries.of(retries) or Retries()
         self.wrap, self.paced = tuple(wrap), paced
-        self.budget: Budget | None = None  # of all its calls
-        self.sender: Handler | None = None  # sends in place of its own connections
+        self.budget: Budget | None = None  # for all its calls together
+        self.sender: Handler | None = None  # used instead of its own connections
         self.asker: Asker | None = None  # asks the user before a tool runs
-        self.tracing: Tracing | None = None  # spans and metrics of its calls
+        self.tracing: Tracing | None = None  # makes spans and metrics of its calls
         self._changes: Journal | None = None
-        self._scales: dict[tuple[str, str], Scale] = {}  # by provider and model
+        self._token_scales: dict[tuple[str, str], TokenScale] = {}  # by provider and model
         self._pool = Pool()
-        self._composed: tuple[tuple[Any, ...], Handler | None] = (), None
+        self._last_handler: tuple[tuple[Any, ...], Handler | None] = (), None
         self._servers: Servers | None = None
-        self.tapes = Tapes(self.registry.env if paced else {})  # what is measured is neither
+        self.tapes = Tapes(self.registry.env if paced else {})  # benchmarks neither record nor replay
 
-    def _engine(self) -> Engine:
+    def _current_engine(self) -> Engine:
         current = engine()
         if self._pool.engine is not current:
             self._pool = Pool(current)
@@ -142,15 +141,14 @@ class Client:
         return current
 
     def close(self) -> None:
-        """Closes this client's connections, and ends the commands that it keeps. The next call opens new
-        ones."""
+        """Closes this client's connections and ends its running commands. The next call opens new ones."""
         pool, self._pool = self._pool, Pool()
         if pool.engine is engine():
-            pool.engine.run(self._ended(pool), 5.0)
+            pool.engine.run(self._close_all(pool), 5.0)
         if self.ledger is not None:
             self.ledger.flush()
 
-    async def _ended(self, pool: Pool) -> None:
+    async def _close_all(self, pool: Pool) -> None:
         await self._close_servers()
         await pool.close()
 
@@ -159,79 +157,83 @@ class Client:
             await self._servers.close()
 
     def resolve(self, model: str, base_url: str | None = None, dialect: str | None = None) -> Route:
-        """Where `model` leads; for "auto", the first provider with a key, a reachable Ollama, or the
-        simulator; for "a|b", to a, and to b where that fails; for "cheap(a|b)" and "fast(a|b)", to the one
-        that costs least, or took least time here, and then to the other."""
+        """The route for a model's name. "auto" is the first provider with a key, a reachable Ollama, or the
+        simulator; "a|b" is a, with b as failover; "cheap(a|b)" and "fast(a|b)" order them by price, or by the
+        times measured here."""
         if not isinstance(model, str) or not model.isprintable():
             given = ascii(model) if isinstance(model, str) else type(model).__name__
             raise errors.ConfigError(
-                f"No model can be called {given[:80]}.", hint="Give its name on one line."
+                f"A model cannot be named {given[:80]}.", hint="Give its name as text on one line."
             )
-        if (asked := choosing.written(model)) is not None:
-            word, names = asked
-            return choosing.ordered(word, self._several(names, base_url, dialect), self._last_day)
+        if (choice := choosing.parse_choice(model)) is not None:
+            word, names = choice
+            return choosing.choose_route(
+                word, self._resolve_all(names, base_url, dialect), self._recent_calls
+            )
         if "|" in model:
-            first, *others = self._several(model, base_url, dialect)
+            first, *others = self._resolve_all(model, base_url, dialect)
             return replace(first, fallbacks=tuple(others))
         if dialect is not None and str(dialect) not in self.registry.dialects:
             hint = errors.did_you_mean(dialect, self.registry.dialects)
             raise errors.ConfigError(f"No dialect is called {dialect!r}.", hint=hint)
-        if model == "auto" and base_url is None and (tape := self.tapes.look()) is not None and tape.first:
-            model = tape.first  # asking who is there would open a connection
         if model == "auto" and base_url is None:
-            return auto.choose(self.registry, lambda url: self.check(url).result())
+            tape = self.tapes.get_source()  # a replay opens no connection
+            if tape is None or not tape.first:
+                return auto.choose(self.registry, lambda url: self.check(url).result())
+            model = tape.first
         return self.registry.resolve(model, base_url, dialect)
 
-    def _several(self, model: str, base_url: str | None, dialect: str | None) -> list[Route]:
+    def _resolve_all(self, model: str, base_url: str | None, dialect: str | None) -> list[Route]:
         names = [name.strip() for name in model.split("|")]
-        odd = len(set(names)) < len(names) or not all(names) or ("," in model and "|" not in model)
-        if base_url is not None or dialect is not None or odd:
+        invalid = len(set(names)) < len(names) or not all(names) or ("," in model and "|" not in model)
+        if base_url is not None or dialect is not None or invalid:
             raise errors.ConfigError(
-                f"{model!r} does not say which models are asked in turn.",
+                f"{model!r} is not a list of models to try in turn.",
                 hint="Write different names, as in openai/mini|claude/haiku, without base_url and dialect.",
             )
         return [self.resolve(name) for name in names]
 
-    def _traced(self) -> Tracing | None:
-        """What makes spans, where the user wants them and calls are not measured."""
+    def _active_tracing(self) -> Tracing | None:
+        """The tracing of calls where the user turned it on; never for benchmarks."""
         if self.tracing is None and self.paced:
-            said = self.registry.env.get("NBLLM_OTEL", "").lower()
-            if said in ("1", "true", "on", "yes", "content") or (self.registry.otel and not said):
-                self.tracing = tracing(content=said == "content")
+            setting = self.registry.env.get("NBLLM_OTEL", "").lower()
+            if setting in ("1", "true", "on", "yes", "content") or (self.registry.otel and not setting):
+                self.tracing = make_tracing(content=setting == "content")
         return self.tracing if self.paced else None
 
     def span(self, name: str, **about: Any) -> AbstractContextManager[Any]:
-        """A span round the calls that are begun inside, where calls are traced. about: its attributes."""
-        watched = self._traced()
-        return nullcontext() if watched is None else watched.span(name, **about)
+        """A span around the calls that start inside, where calls are traced. about: its attributes."""
+        tracing = self._active_tracing()
+        return nullcontext() if tracing is None else tracing.span(name, **about)
 
-    def turn(self, begin: Callable[[], Stream], conversation: str, number: int) -> Stream:
-        """What `begin` asks, in a span of a conversation's turn where calls are traced."""
-        watched = self._traced()
-        return begin() if watched is None else watched.turn(begin, self._engine(), conversation, number)
+    def trace_turn(self, begin: Callable[[], Stream], conversation: str, number: int) -> Stream:
+        """The stream that `begin` starts, in a span for a conversation's turn where calls are traced."""
+        tracing = self._active_tracing()
+        if tracing is None:
+            return begin()
+        return tracing.turn(begin, self._current_engine(), conversation, number)
 
-    def _last_day(self) -> list[Row]:
-        """What the ledger knows of the calls of a day, of all kernels."""
+    def _recent_calls(self) -> list[Row]:
+        """The ledger's rows of the last day, of all kernels."""
         return [] if self.ledger is None else self.ledger.last_day()
 
     def check(self, url: str, timeout: float = 0.5) -> Future[bool]:
-        """Whether something listens at the address, within `timeout` seconds; asked at once, answered in the
-        future."""
-        return self._engine().submit(auto.listens(url, timeout))
+        """Starts checking whether a server listens at the address; gives up after `timeout` seconds."""
+        return self._current_engine().submit(auto.listens(url, timeout))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine on the engine's loop, where `http` lives, and waits for it."""
-        return self._engine().run(work)
+        return self._current_engine().run(work)
 
     @property
     def answers(self) -> Answers:
-        """The answers that cache=true keeps."""
-        return self._engine().singleton(answers.Kept).answers
+        """The answers that cache=true stores."""
+        return self._current_engine().singleton(answers.AnswerCache).answers
 
     @property
     def pool(self) -> Pool:
         """Its connections, commands and sessions; to be used on the engine's loop only."""
-        self._engine()
+        self._current_engine()
         return self._pool
 
     @property
@@ -241,9 +243,8 @@ class Client:
 
     @property
     def mcp(self) -> Servers:
-        """The MCP servers that can be named in tools=; what is awaited of them is awaited on the engine's
-        loop."""
-        self._engine()
+        """The MCP servers that can be named in tools=; their coroutines run on the engine's loop."""
+        self._current_engine()
         if self._servers is None:
             from ..tools.mcp_servers import Servers
 
@@ -252,32 +253,31 @@ class Client:
 
     @property
     def changes(self) -> Journal:
-        """What tools have changed in files and notebooks; what is awaited of it is awaited on the engine's
-        loop."""
+        """The changes that tools made to files and notebooks; its coroutines run on the engine's loop."""
         if self._changes is None:
             from ..tools.changes import Journal
 
             self._changes = Journal()
         return self._changes
 
-    def described(self, tools: Tools) -> tuple[Tool, ...]:
-        """What a model is told of tools; those of MCP servers are known when they run. Raises
-        ConfigError."""
-        return self._using(CallSpec(tools=tools)).told
+    def tool_descriptions(self, tools: Tools) -> tuple[Tool, ...]:
+        """The descriptions of tools that a model gets; those of MCP servers are known only when they run.
+        Raises ConfigError."""
+        return self._tool_use(CallSpec(tools=tools)).descriptions
 
-    def _using(self, spec: CallSpec, route: Route | None = None) -> ToolUse:
-        """The tools of a call and how they may be used. What that needs loads with the first of them."""
+    def _tool_use(self, spec: CallSpec, route: Route | None = None) -> ToolUse:
+        """The tools of a call and how they may be used. The agent's modules load at the first use."""
         from .agent import ToolUse
 
         def window() -> int | None:
             return None if route is None else prices.facts(route.model, route.provider).context
 
-        return ToolUse.of(spec, lambda: self.http, lambda name: self._named_tool(name, spec.budget), window)
+        return ToolUse.of(spec, lambda: self.http, lambda name: self._tool_by_name(name, spec.budget), window)
 
-    def _named_tool(self, name: str, budget: Budget | None) -> Given:
-        """What a name in tools= means: mcp/NAME an MCP server, http/NAME an endpoint of the configuration,
-        remote/NAME an agent, cli/NAME one on this machine; what agents take counts in `budget`. Raises
-        ConfigError."""
+    def _tool_by_name(self, name: str, budget: Budget | None) -> Given:
+        """The tool or toolset for a name in tools=: mcp/NAME an MCP server, http/NAME an endpoint of the
+        configuration, remote/NAME a remote agent, cli/NAME a command-line agent. What agents use counts in
+        `budget`. Raises ConfigError."""
         if name.startswith("remote/"):
             return self.remote(name, budget)
         if name.startswith("cli/"):
@@ -285,32 +285,33 @@ class Client:
 
             route = self.registry.resolve(name)
             return command_tool(route, name, lambda message: self.stream(message, name, budget=budget))
-        own = name.removeprefix("http/")
-        if own == name:
+        if not name.startswith("http/"):
             return self.mcp.toolset(name)
-        known = self.registry.tools
-        if own not in known:
-            there = ", ".join(f"http/{n}" for n in known) or "none yet"
-            hint = f"There are: {there}. [tool.{own}] with a url in your providers.toml describes one."
+        endpoint, tables = name.removeprefix("http/"), self.registry.tools
+        if endpoint not in tables:
+            known = ", ".join(f"http/{n}" for n in tables) or "none yet"
+            hint = f"There are: {known}. Describe one as [tool.{endpoint}] with a url in your providers.toml."
             raise errors.ConfigError(f"No tool is called {name!r}.", hint=hint)
         from ..tools.http import from_table
 
-        return from_table(own, known[own], self.registry.env).usable(lambda: self.http)
+        return from_table(endpoint, tables[endpoint], self.registry.env).usable(lambda: self.http)
 
     def remote(self, name: str, budget: Budget | None = None) -> RemoteTool:
-        """The agent on another machine that is called so, as a tool; what it takes counts in `budget`. Raises
-        ConfigError where it cannot be asked."""
+        """The remote agent of this name as a tool; what it uses counts in `budget`. Raises ConfigError where
+        it cannot be used."""
         from .remote_tool import RemoteTool
 
         route = self.registry.resolve(name)
-        key = self.tapes.keys(self.registry)(route, None)
+        key = self.tapes.key_lookup(self.registry)(route, None)
         call: Any = self.encode(Request(route.model, (Message("user", "x"),)), route, key)
         consent = self.mcp.consent
 
-        async def said() -> str:
+        async def read_card() -> str:
             return await self.pool.transports.remote.said(call)
 
-        return RemoteTool(route, lambda message: self.stream(message, name, budget=budget), said, consent)
+        return RemoteTool(
+            route, lambda message: self.stream(message, name, budget=budget), read_card, consent
+        )
 
     def request(
         self,
@@ -366,111 +367,122 @@ class Client:
         goes on in the one that heard it. Raises ConfigError for what is wrong on this side; what the provider
         does shows when the stream is read.
         """
-        options = sealed(options)
+        options = seal_key(options)
         spec = CallSpec.of(options)
-        return self.ask(prompt, self.resolve(model, spec.base_url, spec.dialect), spec)
+        return self.stream_to(self.resolve(model, spec.base_url, spec.dialect), prompt, spec)
 
-    def ask(self, prompt: prompts.Prompt, route: Route, spec: CallSpec) -> Stream:
-        """As stream, where a name has been resolved already."""
-        permits: Permits | None = None
+    def stream_to(self, route: Route, prompt: prompts.Prompt, spec: CallSpec) -> Stream:
+        """`stream` for a resolved route."""
+        permits: PermissionHandler | None = None
         if spec.mode == "execute" and spec.tools is None:
-            from .permits import Permits
+            from .permits import PermissionHandler
 
-            permits, spec = Permits.of(spec, self.asker), replace(spec, approve=None)
+            permits = PermissionHandler(parse_approve(spec.approve), self.asker)
+            spec = replace(spec, approve=None)
         turns = None if spec.budget is None else Turns(Budget.of(spec.budget))
-        using = self._using(replace(spec, budget=turns), route) if _works(spec) else None
-        given = self.parameters(spec)
-        if "cache" not in given and using is not None and using.runs:
-            given["cache"] = "auto"
-        request = self.request(prompt, route.model, **given | {"tools": using.told if using else ()})
-        sending = self.sending(spec, route)
+        tool_use = self._tool_use(replace(spec, budget=turns), route) if _needs_agent(spec) else None
+        parameters = self.request_parameters(spec)
+        if "cache" not in parameters and tool_use is not None and tool_use.needs_loop:
+            parameters["cache"] = "auto"
+        parameters["tools"] = tool_use.descriptions if tool_use else ()
+        request = self.request(prompt, route.model, **parameters)
+        send_options = self.send_options(spec, route)
         if permits is not None:
-            sending["permits"] = permits
+            send_options["permits"] = permits
         if turns:
-            sending["budgets"] = (turns if using and using.works else turns.whole,)
+            send_options["budgets"] = (turns if tool_use and tool_use.has_runnable_tools else turns.whole,)
 
-        def once(request: Request) -> Stream:
-            return self.send(request, route, **sending)
+        def send_once(request: Request) -> Stream:
+            return self.send(request, route, **send_options)
 
-        send = once if spec.hedge is None else self._hedged(spec, route, once)
+        send = send_once if spec.hedge is None else self._hedge(spec, route, send_once)
+        if tool_use is None:
+            return send(request)
+        if not tool_use.needs_loop:
+            return send(tool_use.prepare_request(request))
+        return self._run_with_tools(tool_use, request, route, send_options["key"], send)
 
-        if using is None or not using.runs:
-            return send(request if using is None else using.asked(request))
-        return self._use(using, request, route, sending["key"], send)
-
-    def _hedged(
+    def _hedge(
         self, spec: CallSpec, route: Route, send: Callable[[Request], Stream]
     ) -> Callable[[Request], Stream]:
-        """Sends a second time where the first is slow. Raises ConfigError for what must not be done twice."""
-        seconds, running = hedging.after(spec.hedge) or 0.0, self._engine()
-        twice = {"tools": bool(spec.tools), "keep": spec.keep, "cache": answers.own(spec.cache)}
-        if name := next((name for name, given in twice.items() if given), None):
+        """A function that sends a request, and a second one where that is slow. Raises ConfigError for
+        options that cannot be combined with it."""
+        seconds, running = hedging.parse_hedge(spec.hedge) or 0.0, self._current_engine()
+        excluded = {"tools": bool(spec.tools), "keep": spec.keep, "cache": answers.cache_mode(spec.cache)}
+        if name := next((name for name, is_set in excluded.items() if is_set), None):
             raise errors.ConfigError(f"{name}= cannot be used with hedge=.", hint="Leave one of them out.")
 
-        def ask(request: Request) -> Stream:
-            first = self.attempt(request, route, key=self.tapes.keys(self.registry)(route, spec.api_key))
-            # The others are made ready here: the second is sent where nothing may be waited for.
+        def send_hedged(request: Request) -> Stream:
+            first = self.attempt(
+                request, route, key=self.tapes.key_lookup(self.registry)(route, spec.api_key)
+            )
+            # The others are prepared here: the second request is sent on the engine's thread, which must not
+            # wait.
             if not all(a.call.rate_limited for a in (first, *self._others(request, route))):
                 raise errors.ConfigError(
-                    "hedge= asks twice, and an agent or command would do twice what it does.",
+                    "hedge= may send a request twice, and an agent or command would act twice.",
                     hint="Leave hedge= out.",
                 )
-            stream = Stream(lambda fold, s: _answer(fold, s, first))
-            return stream.start(running, hedging.hedged(stream, lambda: send(request), seconds))
+            stream = Stream(lambda fold, s: _build_response(fold, s, first))
+            return stream.start(running, hedging.run_hedged(stream, lambda: send(request), seconds))
 
-        return ask
+        return send_hedged
 
-    def sending(self, spec: CallSpec, route: Route) -> dict[str, Any]:
-        """The keyword arguments of `send` that the options mean. Raises ConfigError for what has no sense."""
+    def send_options(self, spec: CallSpec, route: Route) -> dict[str, Any]:
+        """The keyword arguments of `send` for these options. Raises ConfigError for invalid ones."""
         return {
-            "key": self.tapes.keys(self.registry)(route, spec.api_key),
+            "key": self.tapes.key_lookup(self.registry)(route, spec.api_key),
             "timeouts": self.timeouts if spec.timeout is None else Timeouts.of(spec.timeout),
             "retries": Retries.of(spec.retries),
             "keep": bool(spec.keep),
             "mode": spec.mode,
-            "failover": checked_failover(spec.failover, route, spec.api_key),
-            "known": answers.own(spec.cache),
+            "failover": check_failover(spec.failover, route, spec.api_key),
+            "cache_mode": answers.cache_mode(spec.cache),
             "sample": spec.sample or 0,
-            "label": checked_label(spec.label),
+            "label": check_label(spec.label),
         }
 
     @staticmethod
-    def parameters(spec: CallSpec) -> dict[str, Any]:
-        """The keyword arguments of `request` that the options mean, apart from the tools."""
+    def request_parameters(spec: CallSpec) -> dict[str, Any]:
+        """The keyword arguments of `request` for these options, without the tools."""
         given = spec.selected("parameter", "request") | {"schema": provider_schema(spec.schema)}
         given |= {} if spec.schema is None else {"strict": spec.strict}
-        return {n: v for n, v in given.items() if n != "tools" and not (n == "cache" and answers.own(v))}
+        return {
+            n: v for n, v in given.items() if n != "tools" and not (n == "cache" and answers.cache_mode(v))
+        }
 
-    def _use(
+    def _run_with_tools(
         self,
-        using: ToolUse,
+        tool_use: ToolUse,
         request: Request,
         route: Route,
         key: Secret | None,
         send: Callable[[Request], Stream],
     ) -> Stream:
-        """Asks a model whose tools run. Raises ConfigError for what can be known to be wrong before that."""
-        first, ask = self.attempt(request, route, key=key), self.asker
-        self._others(request, route)  # made ready here: the loop runs where nothing may be waited for
-        scale = self._scales.setdefault((route.provider.name, route.model), Scale())
-
-        watched = self._traced()
+        """Runs the loop over tools. Raises ConfigError for mistakes that are known before it starts."""
+        first, asker = self.attempt(request, route, key=key), self.asker
+        self._others(
+            request, route
+        )  # prepared here: the loop runs on the engine's thread, which must not wait
+        scale = self._token_scales.setdefault((route.provider.name, route.model), TokenScale())
+        tracing = self._active_tracing()
 
         def secrets() -> Sequence[str]:
             return (*first.guard.secrets, *self.registry.secrets)
 
         async def work() -> None:
-            with nullcontext() if watched is None else watched.agent(stream, first):
-                await using.run(stream, request, send, ask, scale, journal=self.changes, secrets=secrets)
+            with nullcontext() if tracing is None else tracing.agent(stream, first):
+                await tool_use.run(stream, request, send, asker, scale, journal=self.changes, secrets=secrets)
 
-        stream = Stream(lambda fold, s: _summed(fold, s, first))
-        return stream.start(self._engine(), work())
+        stream = Stream(lambda fold, s: _build_multi_turn_response(fold, s, first))
+        return stream.start(self._current_engine(), work())
 
     def complete(
         self, prompt: prompts.Prompt, model: str = DEFAULT_MODEL, **options: Unpack[CallOptions]
     ) -> Response:
-        """As stream, but waits for the end and gives the Response. Works inside a running event loop too."""
-        options = sealed(options)
+        """`stream`, but waits for the end and returns the Response. Works inside a running event loop,
+        too."""
+        options = seal_key(options)
         return self.stream(prompt, model, **options).response()
 
     def send(
@@ -484,70 +496,82 @@ class Client:
         fresh: bool = False,
         keep: bool = False,
         mode: str | None = None,
-        permits: Permits | None = None,
+        permits: PermissionHandler | None = None,
         background: bool = False,
         failover: str = "start",
         budgets: tuple[Budget, ...] = (),
-        known: str = "",
+        cache_mode: str = "",
         sample: int = 0,
         label: str | None = None,
     ) -> Stream:
-        """Sends a Request that is made already; `fresh` over a new connection, or to a new command; `keep` as
-        in stream; `background` where nobody waits for it, so that others go first; `failover` as in
-        stream; `budgets` beside the client's own; `known`, "true" or "refresh", for an
-        answer that is known already, and which `sample` of them; `label` for the log. Raises
-        ConfigError where no key is found for a provider that needs one. On the engine's own thread,
-        what `http.prepare` makes must be there already."""
-        how: dict[str, Any] = {"timeouts": timeouts, "fresh": fresh, "keep": keep}
-        how |= {"mode": mode, "permits": permits}
-        first = self.attempt(request, route, key=key, **how)
+        """Sends a Request. fresh: over a new connection, or to a new command. keep, failover: as in stream.
+        background: no user waits for it, so other calls go first. budgets: in addition to the client's own.
+        cache_mode: "true" or "refresh" for the cache of answers; sample: which answer of several. label: for
+        the log. Raises ConfigError where a provider's key is missing. On the engine's thread, `http.prepare`
+        must have been called before."""
+        options: dict[str, Any] = {
+            "timeouts": timeouts,
+            "fresh": fresh,
+            "keep": keep,
+            "mode": mode,
+            "permits": permits,
+        }
+        first = self.attempt(request, route, key=key, **options)
         first = structs.replace(first, background=background, label=label) if background or label else first
-        tape = self.tapes.look()
-        answers.check(first.call, known)
-        stream = Stream(lambda fold, s: _answer(fold, s, first))
+        tape = self.tapes.get_source()
+        answers.check_cacheable(first.call, cache_mode)
+        stream = Stream(lambda fold, s: _build_response(fold, s, first))
         if permits is not None:
             permits.stream = stream
         for notice in _notices(request, first):
             stream.publish(notice)
-        running, retries = self._engine(), retries or self.retries
+        running, retries = self._current_engine(), retries or self.retries
         gates = running.singleton(Gates) if self.paced else None
-        others = self._others(request, route, **how) if route.fallbacks else ()
+        others = self._others(request, route, **options) if route.fallbacks else ()
 
-        def in_turn(handler: Handler) -> Handler:
-            return failing_over(handler, others, running.singleton(Breakers), how=failover)
+        def with_failover(handler: Handler) -> Handler:
+            return failing_over(handler, others, running.singleton(Breakers), mode=failover)
 
-        def taped(handler: Handler) -> Handler:
+        def from_store(handler: Handler) -> Handler:
             if tape is not None:
                 return replaying(tape, others)
-            return answers.answered(handler, running.singleton(answers.Kept), known, sample)
+            return answers.cached(handler, running.singleton(answers.AnswerCache), cache_mode, sample)
 
         own = self.tapes.wrap(others) if tape is None else ()
-        if others and tape is None:  # a replay asks nobody in turn
-            own = (in_turn, *own)
+        if others and tape is None:  # a replay does not fail over
+            own = (with_failover, *own)
         wrap = (*own, *self.wrap) if own else self.wrap
         budgets = budgets if self.budget is None else (*budgets, self.budget)
-        watched = self._traced()
-        known_already = taped if tape or known else None
-        told = budgets, known_already, watched and watched.chat
-        handler = self._handler((self.sender, self._pool, retries, wrap, self.ledger, gates, *told))
+        tracing = self._active_tracing()
+        stored = from_store if tape or cache_mode else None
+        optional = budgets, stored, tracing and tracing.chat
+        handler = self._handler((self.sender, self._pool, retries, wrap, self.ledger, gates, *optional))
         return stream.start(running, handler(first, stream))
 
     def _handler(self, parts: tuple[Any, ...]) -> Handler:
-        """What is composed of them; as before, where they are those of the call before."""
-        before, handler = self._composed
-        if handler is None or any(map(is_not, parts, before)):
-            own, pool, retries, wrap, ledger, gates, budgets, known, traced = parts
-            told = {"budgets": budgets, "known": known, "traced": traced}
-            told["naming"] = None if own else pool.contexts.naming  # who sends for us names its own
-            handler = compose_handler(own or sender(pool.transport), retries, wrap, ledger, gates, **told)
-            self._composed = parts, handler
+        """The handler composed of these parts; the last call's where it has the same."""
+        last_parts, handler = self._last_handler
+        if handler is None or any(map(is_not, parts, last_parts)):
+            own, pool, retries, wrap, ledger, gates, budgets, stored, traced = parts
+            handler = compose_handler(
+                own or sender(pool.transport),
+                retries,
+                wrap,
+                ledger,
+                gates,
+                budgets=budgets,
+                stored=stored,
+                traced=traced,
+                contexts=None if own else pool.contexts.use_contexts,  # another sender has its own
+            )
+            self._last_handler = parts, handler
         return handler
 
     def _others(self, request: Request, route: Route, **options: Any) -> list[Attempt]:
-        """What is sent where a route fails, made ready."""
-        key_of = self.tapes.keys(self.registry)
+        """The prepared attempts for a route's failover."""
+        find_key = self.tapes.key_lookup(self.registry)
         return [
-            self.attempt(request_for(request, route, r), r, key=key_of(r, None), **options)
+            self.attempt(request_for(request, route, r), r, key=find_key(r, None), **options)
             for r in route.fallbacks
         ]
 
@@ -561,17 +585,17 @@ class Client:
         fresh: bool = False,
         keep: bool = False,
         mode: str | None = None,
-        permits: Permits | None = None,
+        permits: PermissionHandler | None = None,
     ) -> Attempt:
-        """What `send` sends, made ready, with what it needs of the network's libraries: for a handler that
-        asks another route than the one it was given."""
-        guard, running = Guard.for_provider(route.provider, key), self._engine()
+        """Prepares the attempt that `send` sends, and loads the network libraries that it needs. Handlers
+        call it to send to another route."""
+        guard, running = Guard.for_provider(route.provider, key), self._current_engine()
         limits = (timeouts or self.timeouts).at_least(self.registry.timeout_from_env(route.provider))
-        if self.tapes.look() is not None:
-            dialect = prepare.dialect(route.provider, self.registry.dialects)
+        if self.tapes.get_source() is not None:
+            dialect = prepare.dialect_of(route.provider, self.registry.dialects)
             return Attempt(request, route, dialect, key, guard, EMPTY_CALL, None, limits)
         try:
-            request, call = self._encoded(request, route, key, keep=keep, mode=mode)
+            request, call = self._encode_for_route(request, route, key, keep=keep, mode=mode)
             call = call.with_permit(permits, persistent=keep) if mode == "execute" else call
             fresh = fresh or (mode == "execute" and not keep)
             transport = self._pool.transport(call)
@@ -579,24 +603,22 @@ class Client:
                 running.run(warming)
             ready = transport.prepare_call(call, fresh=fresh)
         except errors.NbllmError as error:
-            raise error.scrub_secrets(guard.secrets).with_traceback(
-                None
-            ) from None  # whose frames hold the key
-        dialect = prepare.dialect(route.provider, self.registry.dialects)
+            raise error.scrub_secrets(guard.secrets).with_traceback(None) from None  # its frames hold the key
+        dialect = prepare.dialect_of(route.provider, self.registry.dialects)
         return Attempt(request, route, dialect, key, guard, call, ready, limits)
 
-    def _encoded(
-        self, request: Request, route: Route, key: Secret | None, **how: Any
+    def _encode_for_route(
+        self, request: Request, route: Route, key: Secret | None, **options: Any
     ) -> tuple[Request, AnyCall]:
-        """The request as it is sent, and its call: no answer is lost for a file of a tool's that the provider
-        does not take, which is told in words."""
+        """The request as it is sent, and its call. Where the provider does not take a file that a tool
+        returned, the file is replaced by a description, so that the answer is not lost."""
         try:
-            return request, self.encode(request, route, key, **how)
+            return request, self.encode(request, route, key, **options)
         except errors.ConfigError:
-            if (worded := describe_files(request.messages)) == request.messages:
+            if (described := describe_files(request.messages)) == request.messages:
                 raise
-            request = replace(request, messages=worded)
-            return request, self.encode(request, route, key, **how)
+            request = replace(request, messages=described)
+            return request, self.encode(request, route, key, **options)
 
     def encode(
         self,
@@ -607,28 +629,30 @@ class Client:
         keep: bool = False,
         mode: str | None = None,
     ) -> AnyCall:
-        """The call that `request` becomes; nothing is sent. Raises ConfigError where the route has a
-        problem, and for keep where the provider has no such mode."""
+        """The call for `request`; nothing is sent. Raises ConfigError where the route has a problem, and for
+        keep where the provider does not support it."""
         route.check()
         return prepare.encode(request, route, key, self.registry.dialects, keep=keep, mode=mode)
 
 
-def checked_label(given: Any) -> str | None:
-    """A word for the log. Raises ConfigError for what is none, or longer than 80 characters."""
+def check_label(given: Any) -> str | None:
+    """The label for the log. Raises ConfigError for an invalid one, or more than 80 characters."""
     if given is None or (isinstance(given, str) and 0 < len(given) <= 80 and given.isprintable()):
         return given or None
     raise errors.ConfigError(
-        f"Not a label: {str(given)[:40]!r}.", hint="label= takes a word of at most 80 characters."
+        f"Not a label: {str(given)[:40]!r}.", hint="label= takes text of at most 80 characters."
     )
 
 
-def checked_failover(failover: str | None, route: Route, key: Secret | None) -> str:
-    """What failover= says. Raises ConfigError where it, or a key, has no sense for the models."""
+def check_failover(failover: str | None, route: Route, key: Secret | None) -> str:
+    """The mode in failover=. Raises ConfigError where it, or a key, does not fit the models."""
     if failover not in (None, "start", "restart", "content"):
-        raise errors.ConfigError(f"Not a failover: {failover!r}.", hint="It is start, restart or content.")
+        raise errors.ConfigError(
+            f"Not a value of failover: {failover!r}.", hint="Use start, restart or content."
+        )
     if failover is not None and not route.fallbacks:
         raise errors.ConfigError(
-            "failover= needs a model to go on with.", hint="For example model=openai/mini|claude/haiku."
+            "failover= needs a second model.", hint="For example model=openai/mini|claude/haiku."
         )
     if key is not None and any(r.provider.name != route.provider.name for r in route.fallbacks):
         raise errors.ConfigError(
@@ -637,74 +661,76 @@ def checked_failover(failover: str | None, route: Route, key: Secret | None) -> 
     return failover or "start"
 
 
-def _works(spec: CallSpec) -> bool:
-    """Whether tools or their limits were given, rightly or wrongly, or the conversation may be shortened."""
+def _needs_agent(spec: CallSpec) -> bool:
+    """Whether tools or options of tools were given, valid or not, or the conversation may be shortened."""
     tools = spec.tools is not None and not (isinstance(spec.tools, (list, tuple)) and not spec.tools)
     restricted = (spec.strict, spec.max_steps, spec.approve) != (None, None, None)
     return tools or restricted or spec.compact not in (None, "off")
 
 
 def _notices(request: Request, first: Attempt) -> Iterable[Notice]:
-    """What is told before anything is sent."""
+    """The notices before a request is sent."""
     route, row = first.route, first.route.provider
     if first.request.messages != request.messages:
-        yield Notice("media", f"files of tools told in words: {first.provider_label} takes no such file")
-    if left := dropped_files(request, row.dialect):
-        yield Notice(
-            "media", f"{left} not sent back: {row.label or row.name} takes no such file from a model"
-        )
+        text = f"files of tools replaced by descriptions: {first.provider_label} takes no such file"
+        yield Notice("media", text)
+    if dropped := dropped_files(request, row.dialect):
+        text = f"{dropped} not sent back: {first.provider_label} takes no such file from a model"
+        yield Notice("media", text)
     if route.why:
         yield Notice("auto", f"{route.chosen_by} chose {row.name}/{route.model}: {route.why}.")
 
 
-def _answer(fold: Fold, stream: Stream, first: Attempt) -> Response:
-    """The answer, as one of the route that was asked last."""
-    asked: Attempt = stream.attempts[-1] if stream.attempts else first
-    route, trace, found = asked.route, stream.trace, fold.model
-    known = next((n for n in fold.notices if n.kind == "cached"), None)
-    simulated = route.simulated or trace.simulated
-    simulated = simulated or (known is not None and known.data.get("simulated") is True)
-    usage = fold.usage
-    model = errors.scrub(found, asked.guard.secrets) if found and found != route.model else route.model
-    kept = [Usage(n.data["kept"], 0) for n in fold.notices if n.kind == "context" and n.data]  # as input
-    costs = (prices.cost(used, model, route.provider) for used in (usage, *kept))
-    cost = None if simulated or not stream.done else _sum(costs)
+def _build_response(fold: Fold, stream: Stream, first: Attempt) -> Response:
+    """The response to a call, with the model and prices of the last attempt's route."""
+    attempt: Attempt = stream.attempts[-1] if stream.attempts else first
+    route, trace, reported, usage = attempt.route, stream.trace, fold.model, fold.usage
+    cached = next((n for n in fold.notices if n.kind == "cached"), None)
+    is_simulated = cached is not None and cached.data.get("simulated") is True
+    simulated = route.simulated or trace.simulated or is_simulated
+    secrets = attempt.guard.secrets
+    model = errors.scrub(reported, secrets) if reported and reported != route.model else route.model
+    # Tokens that a server cached are paid for as input.
+    stored = [Usage(n.data["kept"], 0) for n in fold.notices if n.kind == "context" and n.data]
+    costs = (prices.cost(used, model, route.provider) for used in (usage, *stored))
+    cost = None if simulated or not stream.done else _total_cost(costs)
     answer = fold.response(
         model=model,
         provider=route.provider.name,
-        cost=cost if known is None else 0.0,
-        saved_usd=cost if known is not None else None,
-        cached=known is not None,
-        timing=timing(stream, stream.turns, usage) if known is None else Timing(attempts=0),
-        request=asked.request,
+        cost=cost if cached is None else 0.0,
+        saved_usd=cost if cached is not None else None,
+        cached=cached is not None,
+        timing=timing(stream, stream.turns, usage) if cached is None else Timing(attempts=0),
+        request=attempt.request,
         simulated=simulated,
         raw={"status": trace.status, "headers": trace.headers, "usage": usage.raw if usage else {}},
     )
-    if not any(secret in f"{answer.id} {answer.finish_raw}" for secret in asked.guard.secrets):
+    if not any(secret in f"{answer.id} {answer.finish_raw}" for secret in secrets):
         return answer
-    named = {n: errors.scrub(getattr(answer, n) or "", asked.guard.secrets) for n in ("id", "finish_raw")}
-    return replace(answer, id=named["id"], finish_raw=named["finish_raw"])  # a server gave a key back
+    # A server sent the key back.
+    id, finish_raw = (errors.scrub(text or "", secrets) for text in (answer.id, answer.finish_raw))
+    return replace(answer, id=id, finish_raw=finish_raw)
 
 
-def _sum(costs: Iterable[float | None]) -> float | None:
-    """All of them together; None where one is not known."""
+def _total_cost(costs: Iterable[float | None]) -> float | None:
+    """The sum; None where one is unknown."""
     return None if None in (known := list(costs)) else sum(filter(None, known))
 
 
-def _summed(fold: Fold, stream: Stream, first: Attempt) -> Response:
-    """The answer of several turns, with what they cost in all."""
-    whole = _answer(fold, stream, first)
+def _build_multi_turn_response(fold: Fold, stream: Stream, first: Attempt) -> Response:
+    """The response to a call of several turns, with their total cost."""
+    response = _build_response(fold, stream, first)
     turns = [turn.partial() for turn in stream.turns]
-    beside = [turn.partial() for turn in stream.extra_calls]
-    # from 1 where calls of another answer were run first
-    costs = dict(enumerate((turn.cost for turn in turns), len(whole.steps) - len(turns)))
-    before = tuple(replace(s, cost=costs.get(i)) for i, s in enumerate(whole.before))
-    cost = _sum(r.cost for r in (*turns, *beside)) if turns else None
-    saved = [r.saved_usd for r in turns if r.saved_usd is not None]
-    told: dict[str, Any] = {
-        "usage": sum_usage([whole.usage, *(r.usage for r in beside)]),
-        "cached": bool(turns) and all(turn.cached for turn in turns),
-        "saved_usd": sum(saved) if saved else None,
-        "timing": Timing(attempts=0) if any(turn.cached for turn in turns) else whole.timing,
-    }
-    return replace(whole, before=before, cost=cost, **told)
+    extra = [call.partial() for call in stream.extra_calls]
+    # It starts at 1 where the calls of an earlier answer were run first.
+    costs = dict(enumerate((turn.cost for turn in turns), len(response.steps) - len(turns)))
+    saved = [turn.saved_usd for turn in turns if turn.saved_usd is not None]
+    return replace(
+        response,
+        before=tuple(replace(s, cost=costs.get(i)) for i, s in enumerate(response.before)),
+        cost=_total_cost(r.cost for r in (*turns, *extra)) if turns else None,
+        usage=sum_usage([response.usage, *(r.usage for r in extra)]),
+        cached=bool(turns) and all(turn.cached for turn in turns),
+        saved_usd=sum(saved) if saved else None,
+        timing=Timing(attempts=0) if any(turn.cached for turn in turns) else response.timing,
+    )

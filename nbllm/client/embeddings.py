@@ -75,7 +75,9 @@ class _Job:
 
     def _ask(self, batch: list[str]) -> Stream:
         self.requests += 1
-        return self.client.ask([Message("user", t) for t in batch], self.route, CallSpec(**self.options))
+        return self.client.stream_to(
+            self.route, [Message("user", t) for t in batch], CallSpec(**self.options)
+        )
 
     def _take(self, batch: list[str], stream: Stream) -> list[list[str]]:
         """Keeps an answer. A batch with a text that is too long is halved until that text is alone."""
@@ -233,9 +235,8 @@ def _sorted(given: Sequence[Any]) -> tuple[list[_Row], dict[str, list[int]]]:
 
 def _is_missing(value: Any) -> bool:
     """Whether it is None, NaN, NaT or pandas' NA."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    return isinstance(value, float) and math.isnan(value)
+    is_nan = isinstance(value, float) and math.isnan(value)
+    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
 
 
 def _batches(texts: Sequence[str], format: Embeddings, most: int) -> Iterator[list[str]]:

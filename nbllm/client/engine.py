@@ -51,8 +51,14 @@ class Engine:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def run(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-        """Runs `work` and waits for it. Must not be called on the engine's own thread."""
-        return wait(self.submit(work), timeout)
+        """Runs `work` and waits for its value; an interrupt (Stop, Ctrl-C) and a timeout cancel it. Must not
+        be called on the engine's own thread."""
+        future = self.submit(work)
+        try:
+            return future.result(timeout)
+        except (KeyboardInterrupt, TimeoutError):
+            future.cancel()
+            raise
 
     def singleton(self, kind: Callable[[], T]) -> T:
         """The process's only value of this kind, made at its first use; it lives as long as the engine."""
@@ -118,15 +124,6 @@ def wake(waiters: Iterable[Waiter]) -> None:
 def _set_results(futures: list[asyncio.Future[None]]) -> None:
     for future in futures:
         set_result(future)
-
-
-def wait(future: Future[T], timeout: float | None = None) -> T:
-    """The future's result; an interrupt (Stop, Ctrl-C) cancels it and is raised."""
-    try:
-        return future.result(timeout)
-    except (KeyboardInterrupt, TimeoutError):
-        future.cancel()
-        raise
 
 
 _lock = threading.Lock()

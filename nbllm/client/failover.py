@@ -1,8 +1,9 @@
-"""Another model where one fails: model="openai/mini|claude/haiku".
+"""Failover to another model where one fails: model="openai/mini|claude/haiku".
 
-Which errors move on is a pure decision (`moves_on`), and so is the circuit breaker that leaves out for a
-while what keeps failing ("Release It!", M. Nygard, chapter 5). Words of two models are never joined: after a
-token has been shown the error stands, unless the user chose to begin anew, which voids what came."""
+Which errors fail over is a pure decision (`may_fail_over`), and so is the circuit breaker that skips a model
+which keeps failing ("Release It!", M. Nygard, chapter 5). The texts of two models are never joined: after a
+token was shown the error is raised, unless the user chose failover="restart", which discards the first
+text."""
 
 from __future__ import annotations
 
@@ -23,69 +24,73 @@ from .attempt import Attempt, Handler, Sink
 from .policy import may_have_acted
 
 _FAILURES, _WITHIN = 5, 30.0  # so many failures in so many seconds open a breaker
-_FIRST, _LONGEST = 5.0, 300.0  # seconds until an open one lets one call through; doubled each time
-_KNOWN = 1_000  # breakers that are remembered
+_MIN_OPEN, _MAX_OPEN = 5.0, 300.0  # seconds until an open one lets one call through; doubled each time
+_MAX_BREAKERS = 1_000  # closed ones are dropped beyond
 
-_MOVING = (
+_FAILING_OVER = (
     *(errors.ConnectFailed, errors.StreamCut, errors.AuthenticationError, errors.PermissionDenied),
     *(errors.NotFound, errors.RateLimited, errors.QuotaExceeded, errors.Overloaded, errors.ServerError),
 )
-_MORE = {"content": (errors.ContentFiltered,)}
-_MOVING_STATUS = frozenset({408, 409, 425, 429})
+_ALSO = {"content": (errors.ContentFiltered,)}
+_FAILING_OVER_STATUS = frozenset({408, 409, 425, 429})
 
 
-def moves_on(error: errors.NbllmError, how: str = "start") -> bool:
-    """Whether another model may well answer what this one did not: the wire, the key, the quota, the limit,
-    an unknown model, a fault of the provider's. Not a request that is wrong everywhere, nor one that a filter
-    refused, unless how is "content"."""
+def may_fail_over(error: errors.NbllmError, mode: str = "start") -> bool:
+    """Whether another model may answer where this one failed: for errors of the connection, the key, the
+    quota, a rate limit, an unknown model or the provider's server. Not for an invalid request, and for one
+    that a content filter refused only with mode="content"."""
     if isinstance(error, errors.Timeout):
         return error.which in ("connect", "first", "silent")
     status = getattr(error, "status", None) or 0
-    return isinstance(error, (*_MOVING, *_MORE.get(how, ()))) or status in _MOVING_STATUS or status >= 500
+    return (
+        isinstance(error, (*_FAILING_OVER, *_ALSO.get(mode, ())))
+        or status in _FAILING_OVER_STATUS
+        or status >= 500
+    )
 
 
 class Breaker(msgspec.Struct):
-    """Whether one model of one provider, with one key, is worth asking; told what happened, and `now` in
-    seconds of any clock. failed: the last failures; until: closed again for one call from then on."""
+    """The circuit breaker for one model of one provider with one key; `now` is in seconds of any clock.
+    failures: times of the last failures. open_until: from then on one call is let through."""
 
-    failed: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=_FAILURES))
-    until: float = 0.0
-    wait: float = 0.0
+    failures: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=_FAILURES))
+    open_until: float = 0.0
+    open_time: float = 0.0
 
-    def left(self, now: float) -> float:
-        """Seconds for which it is left out, 0.0 where it may be asked. The one that asks first after that
-        holds the others back until its answer is there."""
-        if now < self.until:
-            return self.until - now
-        self.until = now + self.wait if self.wait else 0.0
+    def wait_time(self, now: float) -> float:
+        """Seconds for which the model is still skipped; 0.0 where a call may be sent. The first call after
+        that time holds the others back until its outcome is known."""
+        if now < self.open_until:
+            return self.open_until - now
+        self.open_until = now + self.open_time if self.open_time else 0.0
         return 0.0
 
-    def note(self, error: errors.NbllmError | None, now: float) -> None:
-        """What came of a call; None for an answer."""
+    def record(self, error: errors.NbllmError | None, now: float) -> None:
+        """Records the outcome of a call: its error, or None for an answer."""
         if error is None:
-            self.failed.clear()
-            self.wait = self.until = 0.0
+            self.failures.clear()
+            self.open_time = self.open_until = 0.0
             return
         lasting = isinstance(error, (errors.AuthenticationError, errors.QuotaExceeded))
-        if not lasting and (isinstance(error, errors.RateLimited) or not moves_on(error)):
+        if not lasting and (isinstance(error, errors.RateLimited) or not may_fail_over(error)):
             return
-        self.failed.append(now)
-        often = len(self.failed) == _FAILURES and now - self.failed[0] <= _WITHIN
-        if lasting or often or self.wait:
-            self.wait = min(2 * self.wait or _FIRST, _LONGEST)
-            self.until = now + self.wait
+        self.failures.append(now)
+        frequent = len(self.failures) == _FAILURES and now - self.failures[0] <= _WITHIN
+        if lasting or frequent or self.open_time:
+            self.open_time = min(2 * self.open_time or _MIN_OPEN, _MAX_OPEN)
+            self.open_until = now + self.open_time
 
 
 class Breakers:
-    """Those of a process, by row, key and model; on the engine's loop only."""
+    """The breakers of a process, by provider, key and model; used on the engine's loop only."""
 
     def __init__(self) -> None:
         self._known: dict[Any, Breaker] = {}
 
     def of(self, attempt: Attempt) -> Breaker:
-        """The breaker for what is asked."""
-        if len(self._known) >= _KNOWN:
-            self._known = {name: b for name, b in self._known.items() if b.wait}
+        """The breaker of an attempt."""
+        if len(self._known) >= _MAX_BREAKERS:
+            self._known = {name: b for name, b in self._known.items() if b.open_time}
         return self._known.setdefault(attempt.quota_key, Breaker())
 
 
@@ -94,43 +99,45 @@ def failing_over(
     others: Sequence[Attempt],
     breakers: Breakers,
     *,
-    how: str = "start",
+    mode: str = "start",
     clock: Callable[[], float] = time.monotonic,
 ) -> Handler:
-    """Asks the next of `others` where one fails. how: "restart" also after tokens have been shown, which then
-    are void; "content" also where a provider's filter refused."""
+    """Sends the next of `others` where an attempt fails. mode: "restart" does so after tokens were shown,
+    too, which are then void; "content" also where a content filter refused."""
 
-    async def ask(attempt: Attempt, sink: Sink) -> None:
-        there = [attempt, *others]
-        for one, following in zip(there, [*others, None], strict=True):
-            breaker, place = breakers.of(one), len(sink.log)
-            if following is not None and (left := breaker.left(clock())):
-                sink.publish(_told(one, following, f"failed before, and is left out for {left:.0f} s"))
+    async def send(attempt: Attempt, sink: Sink) -> None:
+        for current, following in zip([attempt, *others], [*others, None], strict=True):
+            breaker, start = breakers.of(current), len(sink.log)
+            if following is not None and (wait := breaker.wait_time(clock())):
+                reason = f"failed before, and is skipped for {wait:.0f} s"
+                sink.publish(_failover_notice(current, following, reason))
                 continue
             try:
-                await handler(one, sink)
+                await handler(current, sink)
             except errors.NbllmError as error:
-                breaker.note(error, clock())
-                shown = any(is_token(event) for _, event in sink.log[place:])
-                acted = one.call.has_side_effects and may_have_acted(error, sink.log[place:])
-                stands = acted or (shown and how != "restart")
-                if following is None or stands or not (moves_on(error, how) or _fits(error, one, following)):
+                breaker.record(error, clock())
+                shown = any(is_token(event) for _, event in sink.log[start:])
+                acted = current.call.has_side_effects and may_have_acted(error, sink.log[start:])
+                if following is None or acted or (shown and mode != "restart"):
+                    raise
+                if not (may_fail_over(error, mode) or _has_wider_context(error, current, following)):
                     raise
                 if shown:
-                    sink.publish(Restarted(f"{_name(one)} failed in the middle; {_name(following)} begins."))
-                sink.publish(_told(one, following, f"did not answer: {error.message.rstrip('.!')}"))
+                    sink.publish(Restarted(f"{_name(current)} failed; {_name(following)} starts again."))
+                reason = f"did not answer: {error.message.rstrip('.!')}"
+                sink.publish(_failover_notice(current, following, reason))
             else:
-                breaker.note(None, clock())
+                breaker.record(None, clock())
                 return
 
-    return ask
+    return send
 
 
-def _fits(error: errors.NbllmError, one: Attempt, other: Attempt) -> bool:
-    """Whether what was too long for one model may not be for the other, which is known to read more."""
+def _has_wider_context(error: errors.NbllmError, failed: Attempt, other: Attempt) -> bool:
+    """Whether a request that was too long for the failed model may fit the other's larger context window."""
     if not isinstance(error, errors.ContextLengthExceeded):
         return False
-    window, wider = (prices.facts(a.route.model, a.route.provider).context or 0 for a in (one, other))
+    window, wider = (prices.facts(a.route.model, a.route.provider).context or 0 for a in (failed, other))
     return wider > window > 0
 
 
@@ -138,19 +145,19 @@ def _name(attempt: Attempt) -> str:
     return f"{attempt.route.provider.name}/{attempt.route.model}"
 
 
-def _told(one: Attempt, following: Attempt, what: str) -> Notice:
-    return Notice("failover", f"{_name(one)} {what}. Asked {_name(following)} instead.")
+def _failover_notice(failed: Attempt, following: Attempt, reason: str) -> Notice:
+    return Notice("failover", f"{_name(failed)} {reason}. Asked {_name(following)} instead.")
 
 
 def request_for(request: Request, first: Route, other: Route) -> Request:
-    """The request as another model gets it: what only the first one's provider can read of its own earlier
-    turns (thoughts, signatures, blocks of its own) stays out."""
+    """The request for another model, without the parts of earlier turns that only the first one's provider
+    can read: reasoning, signatures, its own blocks."""
     if other.provider.name == first.provider.name:
         return replace(request, model=other.model)
-    return replace(request, model=other.model, messages=tuple(map(_plain, request.messages)))
+    return replace(request, model=other.model, messages=tuple(map(_portable, request.messages)))
 
 
-def _plain(message: Message) -> Message:
+def _portable(message: Message) -> Message:
     kept = (part for part in message.parts if not isinstance(part, (Reasoning, Raw)))
     return replace(message, parts=tuple(_unsigned(part) for part in kept))
 

@@ -1,9 +1,9 @@
-"""The gate before a provider: all calls of the process with one row, key and model pass it, and start no
-faster than its limits allow. What it decides is the limiter's; here are the queue, the clock and the words.
+"""The gate in front of a provider: all calls of the process with one provider, key and model pass it, and
+start no faster than its limits allow. The limiter decides; the queue, the clock and the messages are here.
 
-Calls that somebody waits for stand before those of tables (Attempt.background). A refusal for a rate limit
-holds everybody back until its time and costs the call none of its attempts: it stands at the head of the
-queue again. Used on the engine's loop only."""
+Calls that a user waits for go before those of tables (Attempt.background). A refusal for a rate limit holds
+all calls back for its time and does not count as one of the call's attempts: the call returns to the head of
+the queue. Used on the engine's loop only."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from .attempt import Attempt, ForwardingSink, Handler, Sink
 from .limiter import Limiter, Need, Ticket
 from .policy import LONGEST_WAIT
 
-_GATES = 1_000  # that are remembered; idle ones are forgotten first
-_REFUSALS = (8, 30)  # of one call that cost nothing: of one that somebody waits for, and of a table's
-_TOLD = 1.0  # seconds, the shortest wait that is told
+_MAX_GATES = 1_000  # idle ones beyond are dropped
+_FREE_REFUSALS = (8, 30)  # of one call that do not count as attempts: one that a user waits for, a table's
+_NOTICE_MIN = 1.0  # seconds, the shortest wait that the user is told of
 
 
 class _Waiter(msgspec.Struct):
@@ -38,145 +38,153 @@ class _Waiter(msgspec.Struct):
 
 
 class Gate(msgspec.Struct):
-    """One gate. queues: of calls that somebody waits for, and of tables' calls."""
+    """One gate. queues: calls that a user waits for, and those of tables. outputs: tokens of recent
+    answers."""
 
-    who: str
+    provider_label: str
     limiter: Limiter
     queues: tuple[deque[_Waiter], deque[_Waiter]] = msgspec.field(default_factory=lambda: (deque(), deque()))
     outputs: deque[float] = msgspec.field(default_factory=lambda: deque(maxlen=50))
     timer: asyncio.TimerHandle | None = None
 
     @property
-    def idle(self) -> bool:
-        """Whether nobody waits and nothing is in flight."""
-        return not (self.limiter.flying or any(self.queues))
+    def is_idle(self) -> bool:
+        """Whether no call waits and none is in flight."""
+        return not (self.limiter.in_flight or any(self.queues))
 
-    def need(self, attempt: Attempt) -> Need:
-        """What a call may take: its prompt, and its limit or what nearly all answers took."""
+    def estimate_need(self, attempt: Attempt) -> Need:
+        """The tokens that a call may use: its prompt, and max_tokens or the 95th percentile of recent
+        answers."""
         if not self.limiter.counts_tokens:
             return Need()
         usual = sorted(self.outputs)[int(0.95 * len(self.outputs))] if self.outputs else 0.0
         return Need(estimate_size(attempt.request.messages), attempt.request.max_tokens or usual)
 
-    async def enter(self, turn: _Turn) -> Ticket:
-        """Waits for its turn. Raises RateLimited where that is too long for one who waits."""
-        attempt, loop, now = turn.attempt, asyncio.get_running_loop(), time.monotonic
-        need, background = self.need(attempt), attempt.background
+    async def enter(self, call: _QueuedCall) -> Ticket:
+        """Waits until the call may start. Raises RateLimited where that takes too long for a user who
+        waits."""
+        attempt, loop, now = call.attempt, asyncio.get_running_loop(), time.monotonic
+        need, background = self.estimate_need(attempt), attempt.background
         ahead = self.queues[0] or (background and self.queues[1])
-        wait = None if ahead else self.limiter.wait(now(), need, background)
+        wait = None if ahead else self.limiter.wait_time(now(), need, background)
         if wait == 0.0:
             return self.limiter.start(now(), need)
         waiter = _Waiter(need, background, loop.create_future())
         queue = self.queues[background]
-        (queue.appendleft if turn.refusals else queue.append)(waiter)
-        self._pump()
-        wait, began = self.limiter.wait(now(), need, background), now()
-        turn.tell(wait, self.who)
+        (queue.appendleft if call.refusals else queue.append)(waiter)
+        self._admit()
+        wait, began = self.limiter.wait_time(now(), need, background), now()
+        call.notify_waiting(wait, self.provider_label)
         try:
-            if wait is not None and turn.patience is not None and wait > turn.patience:
+            if wait is not None and call.max_wait is not None and wait > call.max_wait:
                 raise TimeoutError
-            async with asyncio.timeout(turn.patience):
+            async with asyncio.timeout(call.max_wait):
                 return await waiter.ticket
         except TimeoutError:
             self._withdraw(waiter)
-            raise turn.too_long(self.who) from None
+            raise _wait_error(self.provider_label) from None
         except asyncio.CancelledError:
             self._withdraw(waiter)
             raise
         finally:
-            turn.waited += now() - began
+            call.waited += now() - began
 
     def _withdraw(self, waiter: _Waiter) -> None:
         queue = self.queues[waiter.background]
         if waiter in queue:
             queue.remove(waiter)
-        elif waiter.ticket.done() and not waiter.ticket.cancelled():  # let in while it was being stopped
+        elif waiter.ticket.done() and not waiter.ticket.cancelled():  # admitted while it was being stopped
             self.leave(waiter.ticket.result(), ok=False)
-        self._pump()
+        self._admit()
 
     def leave(self, ticket: Ticket, *, ok: bool, used: Need | None = None) -> None:
         """A call has ended."""
         if used is not None:
             self.outputs.append(used.output)
         self.limiter.end(time.monotonic(), ticket, ok=ok, used=used if self.limiter.counts_tokens else None)
-        self._pump()
+        self._admit()
 
-    def _pump(self) -> None:
-        """Lets in whoever may go, and comes back when the next one may."""
+    def _admit(self) -> None:
+        """Starts the calls that may start, and sets the timer for the next one."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
         loop = asyncio.get_running_loop()
         for queue in self.queues:
             while queue:
-                if queue[0].ticket.done():  # it was stopped, and has not seen it yet
+                if queue[0].ticket.done():  # it was stopped, but has not withdrawn yet
                     queue.popleft()
                     continue
                 now, first = time.monotonic(), queue[0]
-                wait = self.limiter.wait(now, first.need, first.background)
+                wait = self.limiter.wait_time(now, first.need, first.background)
                 if wait is None or wait > 0:
                     if wait is not None:
-                        self.timer = loop.call_later(wait, self._pump)
+                        self.timer = loop.call_later(wait, self._admit)
                     return
                 queue.popleft()
                 first.ticket.set_result(self.limiter.start(now, first.need))
 
-    def head(self, ticket: Ticket, told: tuple[Limit, ...]) -> None:
-        """A good answer began."""
-        self.limiter.head(time.monotonic(), ticket, told)
+    def on_answer(self, ticket: Ticket, reported: tuple[Limit, ...]) -> None:
+        """A good answer began, whose headers reported these limits."""
+        self.limiter.on_answer(time.monotonic(), ticket, reported)
         if any(self.queues):
-            self._pump()
+            self._admit()
 
-    def refused(self, ticket: Ticket, error: errors.ProviderError) -> float:
-        """Seconds until another may start."""
-        now, told = time.monotonic(), error.retry_after
-        return self.limiter.refused(now, ticket, told, error.limits, random.SystemRandom().random())
+    def on_refusal(self, ticket: Ticket, error: errors.ProviderError) -> float:
+        """A call was refused; returns the seconds until another may start."""
+        now, jitter = time.monotonic(), random.SystemRandom().random()
+        return self.limiter.on_refusal(now, ticket, error.retry_after, error.limits, jitter)
 
 
-class _Turn(msgspec.Struct):
-    """A call at a gate: how often it was refused, how long it has waited, whether its reader was told."""
+def _wait_error(provider_label: str) -> errors.RateLimited:
+    """The error after the longest wait."""
+    error = errors.RateLimited(
+        f"{provider_label}'s rate limit let nothing through for {LONGEST_WAIT:.0f} s.",
+        hint="Try again later, send fewer calls at once, or choose another model.",
+    )
+    error.retryable = False
+    return error
+
+
+class _QueuedCall(msgspec.Struct):
+    """A call at a gate. refusals: how often it was refused. waited: seconds so far. notified: the user was
+    told that it waits."""
 
     attempt: Attempt
     sink: Sink
     refusals: int = 0
     waited: float = 0.0
-    told: bool = False
+    notified: bool = False
 
     @property
-    def patience(self) -> float | None:
-        """Seconds that it may still wait."""
+    def max_wait(self) -> float | None:
+        """Seconds that it may still wait; None for no limit."""
         return None if self.attempt.background else max(0.0, LONGEST_WAIT - self.waited)
 
-    def tell(self, wait: float | None, who: str) -> None:
-        """Says once that it waits."""
-        if wait is not None and wait >= _TOLD and not self.told:
-            self.told = True
-            words = f"Waiting {wait:.0f} s for {who}'s rate limit."
-            self.sink.publish(Notice("wait", words, {"wait": wait}))
+    def notify_waiting(self, wait: float | None, provider_label: str) -> None:
+        """Tells the user, once, that the call waits."""
+        if wait is not None and wait >= _NOTICE_MIN and not self.notified:
+            self.notified = True
+            text = f"Waiting {wait:.0f} s for {provider_label}'s rate limit."
+            self.sink.publish(Notice("wait", text, {"wait": wait}))
 
-    def too_long(self, who: str) -> errors.RateLimited:
-        """The error of one who has waited long enough."""
-        error = errors.RateLimited(
-            f"{who}'s rate limit let nothing through for {LONGEST_WAIT:.0f} s.",
-            hint="Ask again later, send fewer calls at once, or choose another model.",
-        )
-        error.retryable = False
-        return error
-
-    def goes_on(self, error: errors.RateLimited, hold: float, shown: bool) -> bool:
-        """Whether it is sent again after a refusal, at no cost."""
+    def repeats_after(self, error: errors.RateLimited, wait: float, shown: bool) -> bool:
+        """Counts a refusal, and decides whether the call is sent retryable without counting it as an
+        attempt."""
         self.refusals += 1
         if shown or error.is_lasting:
             return False
-        patience = self.patience
-        if self.refusals > _REFUSALS[self.attempt.background] or (patience is not None and hold > patience):
+        max_wait = self.max_wait
+        if self.refusals > _FREE_REFUSALS[self.attempt.background] or (
+            max_wait is not None and wait > max_wait
+        ):
             error.retryable = False
             return False
         return self.attempt.background or error.retry_after is not None or bool(error.limits)
 
 
-class _Watched(ForwardingSink):
-    """A sink that tells the gate when an answer begins; what comes after goes straight to the sink."""
+class _AnswerStartSink(ForwardingSink):
+    """A sink that reports the start of an answer to the gate; later events go directly to the inner sink."""
 
     def __init__(self, sink: Sink, gate: Gate, ticket: Ticket, attempt: Attempt) -> None:
         super().__init__(sink)
@@ -184,75 +192,75 @@ class _Watched(ForwardingSink):
 
     def publish(self, event: Event, at: float | None = None) -> None:
         """The first event."""
-        self._begun()
+        self._on_first_event()
         self.sink.publish(event, at)
 
     def extend(self, items: Sequence[Item], at: float) -> None:
         """The first events."""
-        self._begun()
+        self._on_first_event()
         self.sink.extend(items, at)
 
-    def _begun(self) -> None:
+    def _on_first_event(self) -> None:
         self.publish, self.extend = self.sink.publish, self.sink.extend  # type: ignore[method-assign]
         row = self._attempt.route.provider
         trace = self.traces[-1] if self.traces else Trace()
-        self._gate.head(self._ticket, parse_limits(trace.headers, time.time(), row.quirks))
+        self._gate.on_answer(self._ticket, parse_limits(trace.headers, time.time(), row.quirks))
 
 
 class Gates:
-    """The gates of a process, by row, key and model."""
+    """The gates of a process, by provider, key and model."""
 
     def __init__(self) -> None:
         self._gates: dict[Any, Gate] = {}
 
     def of(self, attempt: Attempt) -> Gate | None:
-        """The gate of an attempt; None where there is none: commands have no rate limits."""
+        """The gate of an attempt; None for commands, which have no rate limits."""
         if not attempt.call.rate_limited:
             return None
-        gate = self._gates.get(name := attempt.quota_key)
+        gate = self._gates.get(key := attempt.quota_key)
         if gate is None:
             row = attempt.route.provider
-            free = row.local or is_loopback(row.base_url)
-            gate = self._gates[name] = Gate(attempt.provider_label, Limiter(free))
-            if len(self._gates) > _GATES:
-                self._gates = {n: g for n, g in self._gates.items() if not g.idle or g is gate}
+            is_local = row.local or is_loopback(row.base_url)
+            gate = self._gates[key] = Gate(attempt.provider_label, Limiter(is_local))
+            if len(self._gates) > _MAX_GATES:
+                self._gates = {k: g for k, g in self._gates.items() if not g.is_idle or g is gate}
         return gate
 
 
-def gated(handler: Handler, gates: Gates, *, again: bool) -> Handler:
-    """Waits for its turn at the provider's gate. again: whether a refused call may be sent again."""
+def gated(handler: Handler, gates: Gates, *, may_repeat: bool) -> Handler:
+    """Sends a call when the provider's gate admits it. may_repeat: a refused call may be sent again."""
 
     async def wait_and_send(attempt: Attempt, sink: Sink) -> None:
         gate = gates.of(attempt)
         if gate is None:
             return await handler(attempt, sink)
-        turn, place = _Turn(attempt, sink), len(sink.log)
+        call, start = _QueuedCall(attempt, sink), len(sink.log)
         while True:
-            ticket, ok = await gate.enter(turn), False
+            ticket, ok = await gate.enter(call), False
             try:
-                await handler(attempt, _Watched(sink, gate, ticket, attempt))
+                await handler(attempt, _AnswerStartSink(sink, gate, ticket, attempt))
             except errors.RateLimited as error:
-                hold = gate.refused(ticket, error)
-                shown = any(is_token(event) for _, event in sink.log[place:])
-                if not (again and turn.goes_on(error, hold, shown)):
+                wait = gate.on_refusal(ticket, error)
+                shown = any(is_token(event) for _, event in sink.log[start:])
+                if not (may_repeat and call.repeats_after(error, wait, shown)):
                     raise
-                turn.tell(hold, gate.who)
+                call.notify_waiting(wait, gate.provider_label)
             except errors.Overloaded:
-                gate.limiter.strained(time.monotonic())
+                gate.limiter.on_overload(time.monotonic())
                 raise
             else:
                 ok = True
                 return None
             finally:
-                gate.leave(ticket, ok=ok, used=_used(sink, place) if ok else None)
+                gate.leave(ticket, ok=ok, used=_used_tokens(sink, start) if ok else None)
 
     return wait_and_send
 
 
-def _used(sink: Sink, place: int) -> Need | None:
-    """What an answer took, None where it does not say."""
+def _used_tokens(sink: Sink, start: int) -> Need | None:
+    """The tokens that an answer used, by its last report; None where there is none."""
     log = sink.log
-    for i in range(len(log) - 1, place - 1, -1):
+    for i in range(len(log) - 1, start - 1, -1):
         if isinstance(event := log[i][1], UsageReport):
             return Need(event.usage.input_tokens or 0.0, event.usage.output_tokens or 0.0)
     return None

@@ -123,17 +123,17 @@ def compose_handler(
     gates: Gates | None,
     *,
     budgets: Sequence[Budget] = (),
-    known: Wrapper | None = None,
+    stored: Wrapper | None = None,
     traced: Wrapper | None = None,
-    naming: Wrapper | None = None,
+    contexts: Wrapper | None = None,
 ) -> Handler:
     """The handler of a client's calls. wrap: further wrappers, innermost first. gates: None for benchmark
-    calls, which ignore rate limits. known: serves cached answers. traced: makes spans. naming: replaces
-    prompts that servers have cached by references."""
-    bottom = bottom if gates is None else gated(bottom, gates, again=retries.attempts > 0)
-    handler = retried(bottom if naming is None else naming(bottom), retries)
+    calls, which ignore rate limits. stored: answers from the cache or a recording. traced: makes spans.
+    contexts: replaces prompts that servers have cached by references."""
+    bottom = bottom if gates is None else gated(bottom, gates, may_repeat=retries.attempts > 0)
+    handler = retried(bottom if contexts is None else contexts(bottom), retries)
     handler = budgeted(handler, budgets) if budgets else handler
-    for own in (known, traced):
+    for own in (stored, traced):
         handler = handler if own is None else own(handler)
     for wrapper in wrap:
         handler = wrapper(handler)

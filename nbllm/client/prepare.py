@@ -1,4 +1,4 @@
-"""A request as the call that will be sent, with the key that goes with it."""
+"""Encodes a request as the call that will be sent, with its key."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ def encode(
     keep: bool = False,
     mode: str | None = None,
 ) -> AnyCall:
-    """The call that `request` becomes, with what of it is secret and where that may go: the row's to the
-    row's address, the key to its own, which is the row's where nobody said another. Nothing is sent. Raises
-    ConfigError for keep and mode, and for cache="1h", where the provider has no such mode."""
+    """The call for `request`, with its guard: which of its texts are secret and to which addresses they may
+    go (the provider's secrets to the provider's address, the key to its own, by default the same). Nothing is
+    sent. Raises ConfigError for keep, mode and cache="1h" where the provider does not support them."""
     row = route.provider
     if mode is not None:
         from ..agents.protocols import able
 
         able(row, mode, simulated=route.simulated)
     if key is None and not row.local:
-        raise no_key(row)
+        raise missing_key_error(row)
     _caching.check_supported(request, row)
-    words = dialect(row, dialects).encode
+    encoder = dialect_of(row, dialects).encode
     if not route.simulated and (keep or mode == "execute"):
         from ..agents import protocols
 
-        words = protocols.execute if mode == "execute" else protocols.keep
+        encoder = protocols.execute if mode == "execute" else protocols.keep
     if (path := route.path) is not None:
         from ..agents.local_server import local_call
 
-        return local_call(path, words(request, row, None))
-    return words(request, row, key).with_guard(
+        return local_call(path, encoder(request, row, None))
+    return encoder(request, row, key).with_guard(
         Guard.for_provider(row, key.bound_to(row.base_url) if key is not None else None)
     )
 
 
-def dialect(row: ProviderSpec, dialects: Mapping[str, Dialect]) -> Dialect:
-    """The dialect of a row. Those of embeddings are no words for a conversation, and in no list of them."""
+def dialect_of(row: ProviderSpec, dialects: Mapping[str, Dialect]) -> Dialect:
+    """The dialect of a provider. Those for embeddings are not in `dialects`, which are for conversations."""
     return EMBEDDERS.get(row.dialect) or dialects[row.dialect]
 
 
-def no_key(row: ProviderSpec) -> errors.ConfigError:
-    """The error that says which key is missing and how to give one."""
+def missing_key_error(row: ProviderSpec) -> errors.ConfigError:
+    """The error that names the missing key and how to set it."""
     where = f" (a key comes from {row.key_url})" if row.key_url else ""
     return errors.ConfigError(
         f"No key for {row.label or row.name}: "

@@ -1,4 +1,4 @@
-"""Small questions to a provider's server, answered in JSON: lists and counts."""
+"""Small requests to a provider's server that return JSON: lists and counts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..dialects._json import load_json
 from ..routing.registry import Route
 from .attempt import fetch_json
 from .client import Client
-from .prepare import dialect, no_key
+from .prepare import dialect_of, missing_key_error
 
 TIMEOUT = 10.0  # seconds for an answer
 
 
-def listing(client: Client, name: str) -> Route:
-    """The route to the provider called `name` for questions that name no model. Raises ConfigError where it
-    cannot be asked."""
+def resolve_provider(client: Client, name: str) -> Route:
+    """The route to the provider called `name`, for requests without a model. Raises ConfigError where there
+    is no such provider."""
     row = client.registry.row(name)
     if row is None:
         raise client.registry.unknown_provider(name)
@@ -26,31 +26,31 @@ def listing(client: Client, name: str) -> Route:
 
 
 def auth_headers(client: Client, row: ProviderSpec, key: Secret | None) -> dict[str, str]:
-    """The headers by which `row`'s dialect carries a key, taken from the dialect itself."""
-    call = dialect(row, client.registry.dialects).encode(Request("m/m", (Message("user", "x"),)), row, key)
+    """The headers in which the dialect of `row` sends a key."""
+    call = dialect_of(row, client.registry.dialects).encode(Request("m/m", (Message("user", "x"),)), row, key)
     if call.headers is None:
         raise errors.ConfigError(
             f"{row.label or row.name} is a command: it has no list of models and no address.",
-            hint="Name its model after the slash, as the command itself would.",
+            hint="Write the model's name after the slash, as for the command itself.",
         )
     return {k: v for k, v in call.headers.items() if k.lower() not in ("content-type", "accept")}
 
 
 def fetch(client: Client, route: Route, path: str) -> Any:
-    """The JSON at `path` of the route's server. Raises our errors for everything else."""
+    """The JSON at `path` of the route's server. Raises NbllmError."""
     key = client.registry.key_for(route, None)
     if key is None and not route.provider.local:
-        raise no_key(route.provider)
+        raise missing_key_error(route.provider)
     return get(client, route.provider, path, key)
 
 
 def get(client: Client, row: ProviderSpec, path: str, key: Secret | None) -> Any:
-    """As fetch, with the key given, or without any."""
-    return client.run(get_json(client, row, question(client, row, path, key)))
+    """`fetch` with the given key, or without one."""
+    return client.run(get_json(client, row, get_request(client, row, path, key)))
 
 
-def question(client: Client, row: ProviderSpec, path: str, key: Secret | None) -> HttpCall:
-    """The call that asks for `path` of the row's server, the key carried as its dialect does."""
+def get_request(client: Client, row: ProviderSpec, path: str, key: Secret | None) -> HttpCall:
+    """The GET call for `path` of the provider's server, with the key in its dialect's headers."""
     base = row.base_url.rstrip("/")
     path = path.removeprefix("/v1") if base.endswith("/v1") else path
     key = key.bound_to(row.base_url) if key is not None else None
@@ -64,17 +64,17 @@ def question(client: Client, row: ProviderSpec, path: str, key: Secret | None) -
 
 
 async def get_json(client: Client, row: ProviderSpec, call: HttpCall, limit: float = TIMEOUT) -> Any:
-    """The JSON that answers `call` within `limit` seconds; to be run on the engine's loop. Raises our errors,
-    what is secret masked in them."""
-    found = (await get_reply(client, row, call, limit))[1]
-    return load_json(b"") if found is None else found
+    """The JSON of the answer to `call`, within `limit` seconds. On the engine's loop. Raises NbllmError with
+    secrets masked."""
+    value = (await get_reply(client, row, call, limit))[1]
+    return load_json(b"") if value is None else value
 
 
 async def get_reply(
     client: Client, row: ProviderSpec, call: HttpCall, limit: float = TIMEOUT
 ) -> tuple[dict[str, str], Any]:
-    """As get_json, after the headers of the answer. An answer without a body is None."""
-    words = client.registry.dialects[row.dialect]
-    if words.vouched:
+    """(headers, JSON) of the answer to `call`; the JSON is None for an empty body. Otherwise as get_json."""
+    dialect = client.registry.dialects[row.dialect]
+    if dialect.vouched:
         await client.pool.transports.sessions.check(row.base_url.rstrip("/"))
-    return await fetch_json(client.http, words, row, call, limit)
+    return await fetch_json(client.http, dialect, row, call, limit)

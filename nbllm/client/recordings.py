@@ -1,4 +1,4 @@
-"""Calls that are written down, and calls that are answered from what was written down."""
+"""Recording of calls to a file, and replay of calls from one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from msgspec import structs
@@ -19,55 +20,55 @@ from ..store.recordings import Recording, Tape, Told, beside, told
 from .attempt import Attempt, Handler, Sink
 
 
-def _told(attempt: Attempt, others: Sequence[Attempt] = ()) -> Told:
-    """A call as it is written down; the order of models that are asked in turn may be of the moment."""
-    there = [told(o.request, o.route.provider.name, o.guard.secrets) for o in (attempt, *others)]
+def _request_record(attempt: Attempt, others: Sequence[Attempt] = ()) -> Told:
+    """A request in its recorded form. With `others`, the models of a failover, it is found again in whatever
+    order they are given."""
+    records = [told(a.request, a.route.provider.name, a.guard.secrets) for a in (attempt, *others)]
     if not others:
-        return there[0]
-    request = {**there[0].request, "others": [f"{t.provider}/{t.model}" for t in there[1:]]}
-    return structs.replace(there[0], request=request, hash=digest(sorted(t.hash for t in there)))
+        return records[0]
+    request = {**records[0].request, "others": [f"{r.provider}/{r.model}" for r in records[1:]]}
+    return structs.replace(records[0], request=request, hash=digest(sorted(r.hash for r in records)))
 
 
-def recording(to: Recording, others: Sequence[Attempt]) -> Callable[[Handler], Handler]:
-    """A wrapper that writes down what came of every call: an answer, whoever gave it, or an error. One that
-    the disk refuses costs no answer. others: who is asked where the first one fails."""
+def recording(handler: Handler, *, target: Recording, others: Sequence[Attempt]) -> Handler:
+    """Records the outcome of every call: the answer, whichever model gave it, or the error. A failed write
+    does not affect the answer. others: the models of a failover after the first."""
 
-    def wrapper(handler: Handler) -> Handler:
-        async def write(attempt: Attempt, sink: Sink) -> None:
-            start, place, about = time.perf_counter(), len(sink.log), _told(attempt, others)
-            failed: NbllmError | None = None
-            try:
-                await handler(attempt, sink)
-            except NbllmError as error:
-                failed = error
-            came = [(at - start, event) for at, event in sink.log[place:]]
-            moves = sum(isinstance(event, Notice) and event.kind == "failover" for _, event in came)
-            asked = (attempt, *others)[moves]
-            by = _told(asked) if moves else None
-            simulated = asked.route.simulated or any(trace.simulated for trace in sink.traces[-1:])
-            secrets = [text for one in (attempt, *others) for text in one.guard.secrets]
-            to.problem = await asyncio.to_thread(
-                to.add, about, came, secrets, simulated, by=by, failed=failed
-            )
-            if failed is not None:
-                raise failed
+    async def send_and_record(attempt: Attempt, sink: Sink) -> None:
+        start, position, record = time.perf_counter(), len(sink.log), _request_record(attempt, others)
+        failed: NbllmError | None = None
+        try:
+            await handler(attempt, sink)
+        except NbllmError as error:
+            failed = error
+        events = [(at - start, event) for at, event in sink.log[position:]]
+        failovers = sum(isinstance(event, Notice) and event.kind == "failover" for _, event in events)
+        last = (attempt, *others)[failovers]
+        by = _request_record(last) if failovers else None
+        simulated = last.route.simulated or any(trace.simulated for trace in sink.traces[-1:])
+        secrets = [text for a in (attempt, *others) for text in a.guard.secrets]
+        target.problem = await asyncio.to_thread(
+            target.add, record, events, secrets, simulated, by=by, failed=failed
+        )
+        if failed is not None:
+            raise failed
 
-        return write
-
-    return wrapper
+    return send_and_record
 
 
 def replaying(tape: Tape, others: Sequence[Attempt]) -> Handler:
-    """The handler at the bottom of a replay: it sends nothing. others: who was asked where the first one
-    failed."""
+    """The innermost handler of a replay: it sends nothing. others: the models of a failover after the
+    first."""
 
     async def play(attempt: Attempt, sink: Sink) -> None:
-        whole, each = _told(attempt, others), [(one, _told(one)) for one in (attempt, *others)]
-        asked = next((about for about in (whole, *(about for _, about in each)) if tape.has(about)), whole)
-        played = await asyncio.to_thread(tape.answer, asked)
-        by = next((one for one, about in each if [about.provider, about.model] == played.by), attempt)
-        if by is not attempt:  # the answer is that one's
-            sink.begin(by)
+        attempts = (attempt, *others)
+        combined, records = _request_record(attempt, others), [_request_record(a) for a in attempts]
+        recorded = next((record for record in (combined, *records) if tape.has(record)), combined)
+        played = await asyncio.to_thread(tape.answer, recorded)
+        pairs = zip(attempts, records, strict=True)
+        answered_by = next((a for a, r in pairs if [r.provider, r.model] == played.by), attempt)
+        if answered_by is not attempt:
+            sink.begin(answered_by)
         sink.publish(Notice("cached", f"replayed from {tape.path.name}", {"simulated": played.simulated}))
         start = time.perf_counter()
         for at, event in played.events:
@@ -82,51 +83,52 @@ def replaying(tape: Tape, others: Sequence[Attempt]) -> Handler:
 
 
 class Tapes:
-    """What a client's calls are written to, and what they are answered from: None for neither. NBLLM_RECORD
-    and NBLLM_REPLAY say so for a process: a file, or 1 for the notebook's."""
+    """The recording that a client's calls are written to (target) and the one that they are answered from
+    (source); None for off. NBLLM_RECORD and NBLLM_REPLAY set them for a process: a file, or 1 for the
+    notebook's."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
-        self._env, self._looked = env, False
-        self.to: Recording | None = None
+        self._env, self._env_read = env, False
+        self.target: Recording | None = None
         self.source: Tape | None = None
 
-    def look(self) -> Tape | None:
-        """What calls are answered from. Raises ConfigError where the environment names what cannot be
-        read."""
-        if not self._looked:
-            told, asked = (self._env.get(name, "") for name in ("NBLLM_REPLAY", "NBLLM_RECORD"))
-            if told not in _OFF and self.source is None:
-                self.source = Tape(beside(there=True) if told in _ON else Path(told))
-            if asked not in _OFF and self.to is None:
-                self.to = Recording(beside() if asked in _ON else Path(asked))
-            self._looked = True
+    def get_source(self) -> Tape | None:
+        """The recording that calls are answered from. Raises ConfigError where the environment names one that
+        cannot be read."""
+        if not self._env_read:
+            replay, record = (self._env.get(name, "") for name in ("NBLLM_REPLAY", "NBLLM_RECORD"))
+            if replay not in _OFF and self.source is None:
+                self.source = Tape(beside(there=True) if replay in _ON else Path(replay))
+            if record not in _OFF and self.target is None:
+                self.target = Recording(beside() if record in _ON else Path(record))
+            self._env_read = True
         return self.source
 
     @contextmanager
     def record(self, path: str | Path) -> Iterator[Recording]:
-        """Within, calls are written to a file."""
-        before, self.to = self.to, Recording(Path(path))
+        """Within a `with`, calls are recorded in a file."""
+        before, self.target = self.target, Recording(Path(path))
         try:
-            yield self.to
+            yield self.target
         finally:
-            self.to = before
+            self.target = before
 
     @contextmanager
     def replay(self, path: str | Path, pace: str = "now") -> Iterator[Tape]:
-        """Within, calls are answered from a file, and nothing is sent."""
+        """Within a `with`, calls are answered from a file, and nothing is sent."""
         before, self.source = self.source, Tape(Path(path), pace)
         try:
             yield self.source
         finally:
             self.source = before
 
-    def keys(self, registry: Registry) -> Callable[[Route, str | Secret | None], Secret | None]:
-        """What finds a route's key: a replay needs none, and looks for none."""
-        return registry.key_for if self.look() is None else lambda route, given: None
+    def key_lookup(self, registry: Registry) -> Callable[[Route, str | Secret | None], Secret | None]:
+        """The function that finds a route's key; in a replay it returns None, since no key is needed."""
+        return registry.key_for if self.get_source() is None else lambda route, given: None
 
     def wrap(self, others: Sequence[Attempt]) -> tuple[Callable[[Handler], Handler], ...]:
-        """What writes a call down, where calls are recorded. others: who is asked where the first fails."""
-        return () if self.to is None else (recording(self.to, others),)
+        """The wrapper that records a call, where calls are recorded. others: the models of a failover."""
+        return () if self.target is None else (partial(recording, target=self.target, others=others),)
 
 
 _ON, _OFF = ("1", "true", "on"), ("", "0", "false", "off")

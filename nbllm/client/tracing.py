@@ -49,7 +49,9 @@ _COUNTS, _SECONDS = [4**n for n in range(14)], [0.01 * 2**n for n in range(14)]
 _LONGEST = 100_000  # characters of a content
 
 
-def tracing(*, content: bool = False, tracer_provider: Any = None, meter_provider: Any = None) -> Tracing:
+def make_tracing(
+    *, content: bool = False, tracer_provider: Any = None, meter_provider: Any = None
+) -> Tracing:
     """Spans and metrics for the providers given, or for those that are set for the process. Raises
     ConfigError where opentelemetry is not installed."""
     try:

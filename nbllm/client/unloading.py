@@ -11,7 +11,7 @@ from ..dialects._json import items, obj
 from ..routing.registry import Route
 from .attempt import fetch_json
 from .client import Client
-from .prepare import dialect
+from .prepare import dialect_of
 
 _WITHIN = 30.0  # seconds for a server to let a model go
 _CONNECT = 10.0
@@ -19,7 +19,9 @@ _CONNECT = 10.0
 
 def unloads(client: Client, route: Route) -> bool:
     """Whether a model can be told to leave the memory."""
-    return route.path is not None or dialect(route.provider, client.registry.dialects).unloading is not None
+    return (
+        route.path is not None or dialect_of(route.provider, client.registry.dialects).unloading is not None
+    )
 
 
 def unloaded(client: Client, model: str | None = None) -> list[str]:
@@ -39,7 +41,7 @@ async def unload(client: Client, route: Route, connect: float | None = _CONNECT)
     let it go within _WITHIN seconds. The operating system may keep the file in its page cache.
     """
     row = route.provider
-    words = dialect(row, client.registry.dialects)
+    words = dialect_of(row, client.registry.dialects)
     if route.path is not None:
         await client.pool.transports.local.unload(str(route.path))
         return

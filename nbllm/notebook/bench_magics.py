@@ -121,7 +121,7 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
     from ..bench import load, progress, run, summary
     from .dashboard import Dashboard
 
-    shown = Dashboard.here(brief=True) or progress.Bar()
+    shown = Dashboard.for_process(brief=True) or progress.Bar()
     options, rest = split(line)
     read = session.parse(rest)
     reject_placeholders(read, session.namespace)

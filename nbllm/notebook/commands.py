@@ -493,10 +493,10 @@ def _recording(session: Session, name: str, *, there: bool = False) -> Path:
 def _record(session: Session, rest: str) -> str:
     tapes = session.client.tapes
     if rest in ("off", "stop", "end"):
-        problem, tapes.to = tapes.to.problem if tapes.to else "", None
+        problem, tapes.target = tapes.target.problem if tapes.target else "", None
         return f"Calls are not recorded any more. {problem}".strip()
-    tapes.to = Recording(_recording(session, rest))
-    return f"Calls are recorded in {tapes.to.path} from now on; %llm record off ends it."
+    tapes.target = Recording(_recording(session, rest))
+    return f"Calls are recorded in {tapes.target.path} from now on; %llm record off ends it."
 
 
 def _replay(session: Session, rest: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from ..bench.naming import short_names
 from ..bench.pages import format_dollars
 from ..bench.progress import RunFrontEnd, RunTotals, ended_early_text
-from ..client.pace import clock
+from ..client.progress import clock
 from ..core.values import plural
 from .view.frontend import KernelPort
 from .view.progress import Display, bar

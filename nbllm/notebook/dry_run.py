@@ -33,7 +33,7 @@ def _call_lines(session: Session, question: Question, contestant: Contestant) ->
     client = session.client
     route, spec = session.prepare_call(question, contestant)
     key = client.registry.key_for(route, spec.api_key)
-    parameters = client.parameters(spec) | {"tools": client.described(spec.tools)}
+    parameters = client.request_parameters(spec) | {"tools": client.tool_descriptions(spec.tools)}
     request = client.request(session.build_messages(question, route), route.model, **parameters)
     placeholder_key = (
         None if route.provider.local else Secret("MISSING", "nowhere")

@@ -9,7 +9,7 @@ from datetime import date
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ..client.catalog import ModelInfo, ProviderState, list_models, states
+from ..client.catalog import ModelInfo, ProviderState, list_models, provider_states
 from ..client.client import Client
 from ..core.errors import NbllmError
 from ..core.values import plural
@@ -74,7 +74,7 @@ def models(client: Client) -> pd.DataFrame:
     named = _named(client)
     found = [
         (m, s)
-        for s in sorted(states(client), key=lambda s: not s.ready)
+        for s in sorted(provider_states(client), key=lambda s: not s.ready)
         for m in _of(client, s, named.get(s.name, []))
     ]
     rows = [{**asdict(m), "ready": s.ready, "note": "" if s.ready else s.note} for m, s in found]
@@ -161,7 +161,7 @@ _NEEDS = {
 def providers(client: Client, names: Sequence[str] = (), *, whole: bool = False) -> pd.DataFrame:
     """Every provider, the ready ones first, then by what they need; `names`: those alone, with all that is
     known of them, as `whole` has it of every one."""
-    found = sorted(states(client), key=lambda s: not s.ready)
+    found = sorted(provider_states(client), key=lambda s: not s.ready)
     found = [s for s in found if not names or s.name in names]
     df = frame([asdict(s) for s in found])
     if names or whole:

@@ -160,7 +160,7 @@ class Session:
         """Sends a question to one who is asked; its name is resolved once. Raises ConfigError for what is
         wrong on this side."""
         route, spec = self.prepare_call(question, contestant)
-        return self.client.ask(self.build_messages(question, route), route, spec)
+        return self.client.stream_to(route, self.build_messages(question, route), spec)
 
     def prepare_call(self, question: Question, contestant: Contestant) -> tuple[Route, CallSpec]:
         """Where a name leads, and what the options mean for the call."""
@@ -223,7 +223,7 @@ class Session:
 
     def _api_key(self, options: Mapping[str, Any]) -> Secret | None:
         name = options.get("key")
-        if name is None or self.client.tapes.look() is not None:  # a replay needs no key
+        if name is None or self.client.tapes.get_source() is not None:  # a replay needs no key
             return None
         from ..core.calls import Secret
 

@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 from uuid import uuid4
 
-from ..client.agent import TYPED, Question, meant
+from ..client.agent import ANSWER_PROMPT, Question, parse_answer
 from ..core.errors import ConfigError
 from ..tools.changes import Journal
 from .buttons import prompt_keyboard, prompt_with_buttons
@@ -41,7 +41,7 @@ def ask(question: Question) -> str | None:
         chosen = prompt_with_buttons(session, words, [c[1:] for c in CHOICES])
         if chosen is not None:
             return CHOICES[chosen][0]
-        return meant(prompt_keyboard(words + TYPED))
+        return parse_answer(prompt_keyboard(words + ANSWER_PROMPT))
     finally:
         port.publish({"text/plain": ""}, display_id=ident, update=True)
 

@@ -133,7 +133,7 @@ class Batches:
             raise errors.ConfigError(
                 "A budget of all calls cannot be kept by a batch.", hint='Leave mode="batch" out.'
             )
-        if self.client.tapes.look() is not None:
+        if self.client.tapes.get_source() is not None:
             raise errors.ConfigError("A batch is in no recording.", hint='Leave mode="batch" or replay out.')
         route = self.client.resolve(self.job.model, options.get("base_url"), options.get("dialect"))
         route.check()

@@ -9,13 +9,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..client.pace import FrontEnd, Pace, clock
+from ..client.progress import FrontEnd, ProgressStats, clock
 from ..core.values import plural
 from .estimate import Estimate
 
 
 @dataclass(slots=True)
-class Totals(Pace):
+class Totals(ProgressStats):
     """Counts of a run. total: questions to ask; kept: rows that had their answers before; usd: None where no
     price is known."""
 
@@ -102,7 +102,7 @@ class TableFrontEnd(FrontEnd):
 
 def chosen() -> Progress:
     """The display for a run: the first that fits."""
-    return TableFrontEnd.chosen() or Line()
+    return TableFrontEnd.choose() or Line()
 
 
 def question(estimate: Estimate, budget: str) -> str:

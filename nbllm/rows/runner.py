@@ -156,16 +156,16 @@ class Runner:
         self._questions, self._route = self.file.questions(ids), route
         self.width = min(self.width, len(ids))
         spec = CallSpec.of(self.job.options)
-        self._sending = {**self.client.sending(spec, route), "background": True}
+        self._sending = {**self.client.send_options(spec, route), "background": True}
         shape, in_words = self.job.shape, "schema" in route.provider.quirks.cannot
         self._words = f"\n\n{shape.instructions()}" if shape is not None and in_words else ""
         schema = None if in_words or shape is None else shape.provider_schema
         check_strict(spec.strict, shape, route.provider)
-        self._options = {**self.client.parameters(spec), "schema": schema, "strict": spec.strict}
+        self._options = {**self.client.request_parameters(spec), "schema": schema, "strict": spec.strict}
         for r in (route, *route.fallbacks):
             found = self._sending["key"] if r is route else self.client.registry.key_for(r, None)
             first = self.client.attempt(self._request("Hello", r.model), r, key=found)
-            answers.check(first.call, self._sending["known"])
+            answers.check_cacheable(first.call, self._sending["cache_mode"])
             executors.check(self.client, first, self.job.options.get("base_url"))
 
     def _request(self, prompt: str, model: str) -> Request:

@@ -132,7 +132,7 @@ def test_a_model_asks_it(cli, client, sim, monkeypatch):
     for variable in client.registry.row(f"cli/{cli}").key_env[:1]:
         monkeypatch.setenv(variable, CANARY)
     name = f"cli/{cli}/{MODELS[cli]}"
-    (told,) = client.described(name)
+    (told,) = client.tool_descriptions(name)
     calls = [{"name": told.name, "arguments": {"message": "Why is the sky blue?"}}]
     answer = client.complete(
         "Ask it.",

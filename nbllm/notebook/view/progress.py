@@ -23,7 +23,7 @@ class Display:
         self._drawn, self._shown = 0.0, False
 
     @classmethod
-    def here(cls, **more: Any) -> Self | None:
+    def for_process(cls, **more: Any) -> Self | None:
         """One for this kernel's front end; None in a terminal or a script."""
         ipython = sys.modules.get("IPython")
         shell = ipython.get_ipython() if ipython else None
