@@ -30,7 +30,7 @@ checks() { # PYTHON ENVIRONMENT [inside]: all commands run behind the last word
   "$@" "$python" -m venv "$env" && "$@" "$env/bin/pip" install -q '.[test]' || { echo "CANNOT RUN on Python $version: it could not be set up"; status=1; return; }
   local run=("$@" "$env/bin/python" -m pytest -q -p no:cacheprovider -n auto --dist worksteal)
   "${run[@]}" -m "not slow and not kernel and not real and not browser" || status=1
-  "${run[@]}" tests/test_kernel.py tests/test_panel.py || status=1
+  "${run[@]}" tests/test_kernel.py tests/test_chat_widget.py || status=1
 }
 
 for version in 3.11 3.12 3.13 "$newest"; do

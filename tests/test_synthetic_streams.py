@@ -17,7 +17,7 @@ import pytest
 import nbllm
 from nbllm.core import errors
 
-from .test_bytes import events
+from .test_bytes_to_events import events
 
 DATA = Path(__file__).parent / "data" / "streams"
 LINES = (DATA / "manifest.jsonl").read_text("utf-8").split("\n")  # texts hold the other line separators

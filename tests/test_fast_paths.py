@@ -15,7 +15,7 @@ from nbllm.core.errors import NbllmError
 from nbllm.core.events import to_event
 from nbllm.routing.dialects import DIALECTS
 
-from .test_bytes import BODIES
+from .test_bytes_to_events import BODIES
 from .test_frames import batches, frames
 from .test_synthetic_streams import CASES, NAMES, SPEAKS, body
 

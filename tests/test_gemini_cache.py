@@ -22,8 +22,8 @@ from nbllm.dialects._contexts import cache_notice, cacheable_prompt, min_tokens
 from nbllm.notebook.view.static import footer
 
 from .listeners import Listener
-from .test_cache import body as body_of
-from .test_cache import conversation, said
+from .test_prompt_caching import body as body_of
+from .test_prompt_caching import conversation, said
 
 LONG = "The house rules, which stand before every question. " * 200  # some 2,600 tokens
 SHORT = "Be brief."

@@ -28,7 +28,7 @@ ASKABLE = [
     name
     for name in ROWS
     if name not in REFUSED and not ROWS[name].command and name != "opencode" and not ROWS[name].folders
-]  # agents: tests/test_talks.py; models in folders: tests/test_local_model.py
+]  # agents: tests/test_agent_sessions.py; models in folders: tests/test_local_model.py
 TURNS = (
     Message("system", "Be brief."),
     Message("user", [Text("What is this?"), Image(b"PIXELS")]),

@@ -19,7 +19,7 @@ from nbllm.routing.registry import load
 
 from .processes import alive, comes_to, gone
 from .test_cli_dialects import RECORDED, ROWS
-from .test_rows import PARTS
+from .test_providers_table import PARTS
 
 HELLO = "Hello from the fake endpoint : alpha beta gamma delta . "
 
