@@ -26,8 +26,8 @@ from .core.errors import ConfigError, NbllmError
 from .core.options import CALL
 from .notebook.syntax.options import OPTIONS, SHORT_OPTIONS
 from .notebook.syntax.parser import CellLine, parse
-from .notebook.view.hidden import plain
-from .notebook.view.static import footer
+from .notebook.view.hidden import plain_text
+from .notebook.view.static import answer_footer
 
 _MOST = 20 * 2**20  # characters of a pipe; providers refuse larger requests
 _OPTION = re.compile(r"(?P<dash>-{0,2})(?P<name>[A-Za-z][\w.-]*)=(?P<value>.*)", re.DOTALL)
@@ -72,7 +72,7 @@ def answered(stream: Any) -> int:
     out, screen, text = sys.stdout, sys.stdout.isatty(), ""
     try:
         for text in stream.text_stream:
-            out.write(plain(text) if screen else text)
+            out.write(plain_text(text) if screen else text)
             out.flush()
         response = stream.response()
     except NbllmError as error:
@@ -81,7 +81,7 @@ def answered(stream: Any) -> int:
     out.write("" if text.endswith("\n") else "\n")
     out.flush()
     if sys.stderr.isatty():
-        sys.stderr.write(f"{plain(footer(response).text)}\n")
+        sys.stderr.write(f"{plain_text(answer_footer(response).text)}\n")
     return 0
 
 
@@ -161,7 +161,7 @@ def told(error: NbllmError, code: int) -> int:
     """Says what went wrong, and what to do."""
     lines = " (%llm ... is a line of a notebook.)" if "%llm" in (error.hint or "") else ""
     sys.stderr.write(
-        plain(f"nbllm: {error.message}\n") + (plain(f"{error.hint}{lines}\n") if error.hint else "")
+        plain_text(f"nbllm: {error.message}\n") + (plain_text(f"{error.hint}{lines}\n") if error.hint else "")
     )
     return code
 

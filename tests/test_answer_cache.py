@@ -33,7 +33,7 @@ from nbllm.core.events import (
 )
 from nbllm.core.messages import Image, Message, Text
 from nbllm.notebook.commands import COMMANDS
-from nbllm.notebook.view.static import footer
+from nbllm.notebook.view.static import answer_footer
 from nbllm.routing import registry
 from nbllm.store.answers import Answers, Known, key_of, leaks, worth
 
@@ -93,7 +93,7 @@ def test_an_equal_call_is_answered_at_once(client, sim, model):
     assert second.timing.ttft is None
     assert second.timing.total is None
     assert second.simulated
-    text = footer(second).text
+    text = answer_footer(second).text
     assert "cached 0 s ago" in text
     assert "to first token" not in text
     rows = client.ledger.rows()

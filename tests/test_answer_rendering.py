@@ -6,10 +6,10 @@ from html import unescape
 
 import pytest
 
-from nbllm.notebook.view.blocks import Blocks
+from nbllm.notebook.view.blocks import BlockSplitter
 from nbllm.notebook.view.inline_rules import direction
 from nbllm.notebook.view.markdown import plain_html, to_html
-from nbllm.notebook.view.static import data_table, static
+from nbllm.notebook.view.static import markdown_bundle, render_data_frame
 
 from .growth import growth
 from .test_markdown import checked
@@ -108,7 +108,7 @@ def test_details_stay_together_while_they_come():
     """Until they close, they are one open block; any cutting gives the same."""
     text = "before\n\n<details>\n<summary>A</summary>\n\none\n\ntwo\n\n</details>\n\nafter\n\nend"
     for size in (1, 7, 1_000):
-        blocks = Blocks()
+        blocks = BlockSplitter()
         done = [b for at in range(0, len(text), size) for b in blocks.feed(text[at : at + size])]
         assert text == "".join(done) + blocks.tail()
         assert 1 == sum("<details>" in b and "</details>" in b for b in [*done, blocks.tail()])
@@ -318,10 +318,10 @@ def test_an_answer_that_loops_costs_its_length(text):
     """While it comes and at its end."""
 
     def feed(source):
-        blocks = Blocks()
+        blocks = BlockSplitter()
         for at in range(0, len(source), 50):
             blocks.feed(source[at : at + 50])
-            blocks.shed(2_000)
+            blocks.split_tail(2_000)
 
     growth(to_html, lambda n: text * (n // len(text)), 2_000)
     growth(feed, lambda n: text * (n // len(text)), 2_000)
@@ -400,7 +400,7 @@ def test_a_formula_may_have_letters_behind(text):
 )
 def test_cells_stay_on_their_side_without_our_styles(text, cells, right):
     """JupyterLab puts those of an untrusted notebook to the right."""
-    html = static(text)["text/html"].partition("</style>")[2]
+    html = markdown_bundle(text)["text/html"].partition("</style>")[2]
     assert (cells, right) == (html.count("text-align:left"), html.count("text-align:right"))
 
 
@@ -418,5 +418,5 @@ def test_numbers_of_a_frame_stand_to_the_right(columns, right):
     """Under their names, as pandas has them."""
     import pandas as pd
 
-    html = data_table(pd.DataFrame(columns)).html
+    html = render_data_frame(pd.DataFrame(columns)).html
     assert right == re.findall(r"align=right>([^<]*)<", html)

@@ -32,10 +32,10 @@ from nbllm.core.messages import (
 from nbllm.notebook.calls import cost
 from nbllm.notebook.chats import Chat, Origin, Turn
 from nbllm.notebook.comparison import Outcome
-from nbllm.notebook.view.incremental import Growing
+from nbllm.notebook.view.incremental import GrowingAnswer
 from nbllm.notebook.view.live import LivePainter
 from nbllm.notebook.view.state import AnswerState
-from nbllm.notebook.view.static import final, footer
+from nbllm.notebook.view.static import answer_bundle, answer_footer
 from nbllm.notebook.view.styles import style_of
 from nbllm.routing import prices, registry
 from nbllm.routing.dialects import DIALECTS
@@ -296,7 +296,7 @@ def test_a_stopped_answer_over_a_socket(serve, client):
         r.usage.output_tokens,
         r.cost,
     )
-    assert "12 → ≈ 100 tokens" in footer(r).text.replace("\u00a0", " ")
+    assert "12 → ≈ 100 tokens" in answer_footer(r).text.replace("\u00a0", " ")
     row = client.ledger.rows()[-1]
     assert (12, 100, "estimate", None) == (
         row["in_tokens"],
@@ -349,9 +349,11 @@ def _live(report, text="x" * 1_240):
         state.feed(event, 1.0)
     now[0] = 5.0
     view.tick(now[0])
-    column = Growing(state)
-    column.look()
-    return shown[-1], "".join(line.text for line in (*column.done, *column.open(), column.status(5.0)))
+    column = GrowingAnswer(state)
+    column.update()
+    return shown[-1], "".join(
+        line.text for line in (*column.finished, *column.open_lines(), column.status_line(5.0))
+    )
 
 
 @pytest.mark.parametrize(
@@ -386,7 +388,7 @@ def test_the_live_line_says_what_is_an_estimate(report, told):
 )
 def test_the_line_of_figures_says_what_is_an_estimate(response, told):
     """Unknown is never 0 and never 1."""
-    assert told in footer(response).text.replace("\u00a0", " ").split(" · ")
+    assert told in answer_footer(response).text.replace("\u00a0", " ").split(" · ")
 
 
 def test_the_context_of_a_conversation_counts_a_stopped_answer():
@@ -703,7 +705,7 @@ def test_a_thought_in_details_alone_is_kept_beside_the_answer(name):
         )
     )
     assert ("42", ["Let me see."], "S") == (r.text, [n.text for n in r.notices], r.parts[0].signature)
-    assert "[reasoning]\nLet me see.\n[/reasoning]" in final(r)["text/plain"]
+    assert "[reasoning]\nLet me see.\n[/reasoning]" in answer_bundle(r)["text/plain"]
 
 
 @pytest.mark.parametrize(
@@ -1075,10 +1077,10 @@ def test_other_files_are_kept_and_told(dialect, values, kind, data):
     """Sound, films, whatever: in the response and in the line of figures, and the words of a sound."""
     r = fold(events(dialect, *values))
     assert [(kind, data)] == [(f.media_type, f.data) for f in r.files]
-    assert f"{caption(r.files[0])[1:-1]} in .files" in footer(r).text.replace("\u00a0", " ")
+    assert f"{caption(r.files[0])[1:-1]} in .files" in answer_footer(r).text.replace("\u00a0", " ")
     assert r.transcript in ("", "Hello")
-    assert r.transcript in final(r)["text/plain"]
-    assert caption(r.files[0]) in final(r)["text/plain"]
+    assert r.transcript in answer_bundle(r)["text/plain"]
+    assert caption(r.files[0]) in answer_bundle(r)["text/plain"]
 
 
 def test_what_cannot_be_read_is_told():
@@ -1090,7 +1092,7 @@ def test_what_cannot_be_read_is_told():
             STOP,
         )
     )
-    assert "a picture or file that cannot be read" in footer(r).text.replace("\u00a0", " ")
+    assert "a picture or file that cannot be read" in answer_footer(r).text.replace("\u00a0", " ")
 
 
 @pytest.mark.parametrize(
@@ -1116,21 +1118,21 @@ def test_only_png_and_jpeg_are_shown_and_nothing_is_loaded(picture, source, word
     """By their bytes, within bounds; the rest is words. In a cell, in a column, and as text."""
     r = Response((Text("See:"), picture), "stop")
     for shown in (
-        final(r),
-        {"text/html": (line := Outcome("m", r).line("md")).html, "text/plain": line.text},
+        answer_bundle(r),
+        {"text/html": (line := Outcome("m", r).render("md")).html, "text/plain": line.text},
     ):
         assert words in shown["text/plain"]
         html = shown["text/html"].replace(style_of(shown["text/html"]), "")
         assert re.findall(r'src="([^"]*)"', html) == ([source] if source else [])
         assert not re.search("<script|<svg", html)
         assert ("<img" in html) == bool(source)
-    assert len(final(r)["text/html"]) < 30_000_000
+    assert len(answer_bundle(r)["text/html"]) < 30_000_000
 
 
 def test_the_pictures_of_one_answer_have_a_bound_together():
     """Those beyond it are words, and all are kept."""
     r = Response(tuple(Image(PNG + bytes([i]) * 4_000_000) for i in range(8)), "stop")
-    html = final(r)["text/html"]
+    html = answer_bundle(r)["text/html"]
     assert len(html) < 30_000_000
     assert 3 <= html.count("<img") < 8
     assert html.count("[image, 64x48 PNG]") == 8 == len(r.images)
@@ -1228,7 +1230,7 @@ def test_what_is_left_out_is_told(serve, client):
     r = client.complete(
         history, "m", base_url=serve(STREAMS["openai_chat"]), dialect="openai_chat", api_key="k"
     )
-    assert "[audio/wav, 1 kB] not sent back" in footer(r).text.replace("\u00a0", " ")
+    assert "[audio/wav, 1 kB] not sent back" in answer_footer(r).text.replace("\u00a0", " ")
 
 
 @pytest.mark.parametrize("dialect", ["openai_chat", "openai_responses", "gemini"])

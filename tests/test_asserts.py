@@ -8,7 +8,7 @@ from nbllm.core.errors import ConfigError
 from nbllm.core.events import Response, Timing, all_checks_pass
 from nbllm.core.messages import Text
 from nbllm.notebook.assertions import asserted, with_asserts
-from nbllm.notebook.view.static import footer
+from nbllm.notebook.view.static import answer_footer
 from nbllm.simulator.scripts import script
 
 from .kernels import Kernel
@@ -41,7 +41,7 @@ def test_what_an_answer_must_be(given, found):
     response = asserted(PARIS, options["asserts"], "Capital?")
     assert found == response.checks
     assert all_checks_pass(found.values()) is response.passed
-    told = footer(response).text
+    told = answer_footer(response).text
     assert all(f"{'?' if v is None else '✓' if v else '✗'} {name}" in told for name, v in found.items())
     assert ("broken could not be checked: " in told) == ("broken" in found)
     assert 1 == options["seed"]

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbllm.notebook.view.blocks import Blocks, Lines
+from nbllm.notebook.view.blocks import BlockSplitter as Blocks
+from nbllm.notebook.view.blocks import LineSplitter as Lines
 from nbllm.notebook.view.markdown import to_html
 
 from .growth import growth
@@ -122,7 +123,7 @@ def test_shedding_a_fence_gives_parts_that_stand_alone():
     """Both parts are fences of the same language."""
     blocks = Blocks()
     assert [] == blocks.feed("```py\n" + "x = 1\n" * 100 + "y")
-    assert "```py\n" + "x = 1\n" * 100 + "```\n" == blocks.shed(500)
+    assert "```py\n" + "x = 1\n" * 100 + "```\n" == blocks.split_tail(500)
     assert "```py\ny" == blocks.tail()
     assert ["```py\ny = 2\n```\n\n"] == blocks.feed(" = 2\n```\n\nText")
 
@@ -131,8 +132,8 @@ def test_shedding_a_list_cuts_between_items():
     """At the last item that has begun; short blocks are left alone."""
     blocks = Blocks()
     blocks.feed("".join(f"{i}. item\n    - sub\n" for i in range(1, 60)))
-    assert "" == blocks.shed(5_000)
-    assert blocks.shed(500).endswith("58. item\n    - sub\n")
+    assert "" == blocks.split_tail(5_000)
+    assert blocks.split_tail(500).endswith("58. item\n    - sub\n")
     assert "59. item\n    - sub\n" == blocks.tail()
 
 
@@ -142,4 +143,4 @@ def test_lines_are_finished_at_their_end():
     assert ["a\nb\n"] == lines.feed("a\nb\nc")
     assert "c" == lines.tail()
     assert [] == lines.feed("d")
-    assert "" == lines.shed(0)
+    assert "" == lines.split_tail(0)

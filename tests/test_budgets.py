@@ -295,7 +295,7 @@ def test_two_processes_share_a_limit_and_a_killed_one_gives_back(folder):
         with pytest.raises(BudgetExceeded, match="60 reserved"):
             budget.reserve(Amount(0.0, 41))
         other = SharedBudget("another", tokens=100)
-        other.settle(other.reserve(Amount(0.0, 100)), Amount(0.0, 100))
+        other.flush(other.reserve(Amount(0.0, 100)), Amount(0.0, 100))
         child.kill()
         child.wait(30)
         locks = len(list((folder / "budgets").glob("*.lock")))

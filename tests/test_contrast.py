@@ -10,7 +10,7 @@ import pytest
 
 from nbllm.core.events import Response
 from nbllm.core.messages import Text
-from nbllm.notebook.view.static import answer_lines, note_line
+from nbllm.notebook.view.static import render_answer, render_note
 from nbllm.notebook.view.styles import STYLE
 
 NOTEBOOK = Path(__file__).parent.parent / "nbllm" / "notebook"
@@ -159,9 +159,9 @@ def test_nothing_that_is_read_is_made_faint():
 def test_warnings_alone_have_their_colour():
     """A stop by the user, a refusal, an empty answer are remarks; what is cut off is a warning."""
     words = Response(parts=(Text("a"),), finish_reason="cancelled")
-    assert "nbllm-warn" not in answer_lines(words)[-1].html
-    assert "nbllm-warn" not in note_line("Refused: no").html
-    assert "nbllm-warn" in answer_lines(Response(parts=(Text("a"),)))[-1].html
+    assert "nbllm-warn" not in render_answer(words)[-1].html
+    assert "nbllm-warn" not in render_note("Refused: no").html
+    assert "nbllm-warn" in render_answer(Response(parts=(Text("a"),)))[-1].html
     assert ["nbllm-warn"] == re.findall(r"\.(nbllm-[a-z]+)\{color:color-mix\(in srgb,var\(--jp-warn", STYLE)
 
 

@@ -32,9 +32,17 @@ from nbllm.notebook.question import Question
 from nbllm.notebook.run import Run, follow
 from nbllm.notebook.view.grid import Grid
 from nbllm.notebook.view.live import LivePainter
-from nbllm.notebook.view.outcome import Watcher
+from nbllm.notebook.view.outcome import RunObserver
 from nbllm.notebook.view.state import AnswerState
-from nbllm.notebook.view.static import Rendered, count, error_lines, final, footer, money, seconds
+from nbllm.notebook.view.static import (
+    Rendered,
+    answer_bundle,
+    answer_footer,
+    error_lines,
+    format_count,
+    format_money,
+    format_seconds,
+)
 from nbllm.notebook.view.styles import STYLE, style_of
 from nbllm.notebook.view.text import TextPainter
 from nbllm.routing import registry
@@ -99,7 +107,7 @@ class Shown:
     """A state and its painter, fed as the cell's loop does it."""
 
     def __init__(self, page, clock, *, format="md", thoughts=None, **options):
-        self.state, self.clock = AnswerState("sim/x", clock.now, format, thoughts=thoughts), clock
+        self.state, self.clock = AnswerState("sim/x", clock.now, format, show_reasoning=thoughts), clock
         self.painter = LivePainter(page, self.state, clock=clock, **options)
 
     def feed(self, event):
@@ -109,8 +117,8 @@ class Shown:
         self.painter.tick(now)
 
     def finish(self, response, footer=None, error=None):
-        thoughts = self.state.thoughts
-        self.painter.finish([Outcome("sim/x", response, error=error, footer=footer, thoughts=thoughts)])
+        thoughts = self.state.show_reasoning
+        self.painter.finish([Outcome("sim/x", response, error=error, footer=footer, show_reasoning=thoughts)])
 
 
 def live(**options):
@@ -277,7 +285,7 @@ def test_columns_say_which_formulas_are_closed():
     page, state = Page(), AnswerState("one", 0.0)
     grid = Grid(page, [state], clock=Clock())
     state.feed(TextDelta("With $x$.\n\n$$\ny\n$$\n\nNow $z$ and\n\n$$\nw"), 1.0)
-    grid.settle(1.0)
+    grid.flush(1.0)
     found = re.findall(r'class="nbllm-tex( nbllm-closed)?">([^<]*)<', page.html)
     assert [(" nbllm-closed", source) for source in ("$x$", "$$y$$", "$z$")] == found
     assert "mathjax_process" not in page.html
@@ -315,19 +323,19 @@ def test_thinking_is_shown_as_the_cell_says(thoughts, block):
     said = Response((Reasoning("A secret plan"), Text("Answer")), finish_reason="stop")
     view.finish(said)
     looks.append(page.html + page.text)
-    line = Outcome("sim/x", said, thoughts=thoughts).line("md")
+    line = Outcome("sim/x", said, show_reasoning=thoughts).render("md")
     looks.append(line.html + line.text)
     written = []
     terminal = TextPainter(write=written.append, thoughts=thoughts)
     for event in (ReasoningDelta("A secret plan"), TextDelta("Answer")):
         terminal.feed(0, event)
-    terminal.finish([Outcome("sim/x", said, thoughts=thoughts)])
+    terminal.finish([Outcome("sim/x", said, show_reasoning=thoughts)])
     looks.append("".join(written))
     assert [thoughts is not False] * 5 == ["A secret plan" in look for look in looks]
     assert all("Answer" in look for look in looks[1:])
     assert all(block in look for look in looks[1:4])
     silent = TextPainter(write=written.append, thoughts=thoughts)
-    silent.finish([Outcome("sim/x", replace(said, parts=said.parts[:1]), thoughts=thoughts)])
+    silent.finish([Outcome("sim/x", replace(said, parts=said.parts[:1]), show_reasoning=thoughts)])
     assert (thoughts is not False) == ("A secret plan" in written[-1])
 
 
@@ -394,7 +402,7 @@ FORMATS = [
 @pytest.mark.parametrize(("format", "source", "html", "text"), FORMATS)
 def test_formats(format, source, html, text):
     """How an answer may be shown; HTML is never HTML."""
-    data = final(Response((Text(source),), finish_reason="stop"), format=format)
+    data = answer_bundle(Response((Text(source),), finish_reason="stop"), format=format)
     assert html in data["text/html"]
     assert text == data["text/plain"]
     page, clock, view = live(format=format)
@@ -452,7 +460,7 @@ ENDINGS = [
 @pytest.mark.parametrize(("response", "error", "text"), ENDINGS)
 def test_how_an_answer_ended_is_told_in_both_forms(response, error, text):
     """Stopped, cut, filtered, refused, empty, simulated; calls and reasoning."""
-    data = final(response, error=error)
+    data = answer_bundle(response, error=error)
     assert text in data["text/plain"]
     checker = checked(unstyled(data["text/html"]).replace(' class="nbllm tex2jax_ignore mathjax_ignore"', ""))
     last = (
@@ -477,17 +485,17 @@ def test_the_footer():
         "gemini-2.5-pro · 0.41 s to first token · 3.2 s · 87 tok/s · 1,200 (800 cached) → 240 (100 "
         "reasoning) tokens · $0.0031 · 2 attempts · filled n, df"
     )
-    assert expected == footer(RICH, filled=["n", "df"]).text
-    assert "? · ? to first token · ? · ? tokens · $?" == footer(Response()).text
-    assert "&lt;b&gt;" in footer(Response(model="<b>")).html
+    assert expected == answer_footer(RICH, filled=["n", "df"]).text
+    assert "? · ? to first token · ? · ? tokens · $?" == answer_footer(Response()).text
+    assert "&lt;b&gt;" in answer_footer(Response(model="<b>")).html
 
 
 @pytest.mark.parametrize(
     ("form", "value", "text"),
     [
-        (seconds, 0.0412, "41 ms"), (seconds, 0.412, "0.41 s"), (seconds, 3.21, "3.2 s"), (seconds, 9.96, "10 s"), (seconds, 48.2, "48 s"), (seconds, 125, "2 min 5 s"), (seconds, None, "?"),  # noqa: E501
-        (money, 0.0031, "$0.0031"), (money, 0.000012, "$0.000012"), (money, 0.5, "$0.50"), (money, 12.345, "$12.35"), (money, 0, "$0"), (money, None, "$?"), (money, 1234.5, "$1,234.50"), (money, 0.00315, "$0.0032"),  # noqa: E501
-        (count, 12345, "12,345"), (count, None, "?"),
+        (format_seconds, 0.0412, "41 ms"), (format_seconds, 0.412, "0.41 s"), (format_seconds, 3.21, "3.2 s"), (format_seconds, 9.96, "10 s"), (format_seconds, 48.2, "48 s"), (format_seconds, 125, "2 min 5 s"), (format_seconds, None, "?"),  # noqa: E501
+        (format_money, 0.0031, "$0.0031"), (format_money, 0.000012, "$0.000012"), (format_money, 0.5, "$0.50"), (format_money, 12.345, "$12.35"), (format_money, 0, "$0"), (format_money, None, "$?"), (format_money, 1234.5, "$1,234.50"), (format_money, 0.00315, "$0.0032"),  # noqa: E501
+        (format_count, 12345, "12,345"), (format_count, None, "?"),
     ],
 )  # fmt: skip
 def test_figures(form, value, text):
@@ -534,7 +542,7 @@ def test_any_events_show_safely(events, format):
         clock.now += pause
         view.tick(clock.now)
         checked(unstyled(page.html).replace(' class="nbllm tex2jax_ignore mathjax_ignore"', ""))
-    view.finish(fold.response(), footer(fold.response()))
+    view.finish(fold.response(), answer_footer(fold.response()))
     assert len(page.outputs) == 1
     checked(unstyled(page.html).replace(' class="nbllm tex2jax_ignore mathjax_ignore"', ""))
     page.text.encode()
@@ -599,19 +607,19 @@ def test_columns_are_read_from_the_top_while_they_grow():
     """What was there stays where it is, frame after frame, and the final form begins with it; a frame has a
     bounded size."""
     page, states = Page(), [AnswerState(name, 0.0) for name in "ab"]
-    grid, before = Grid(page, states, clock=Clock(), stops=("one", "two")), ["", ""]
+    grid, before = Grid(page, states, clock=Clock(), stop_ids=("one", "two")), ["", ""]
     grid.start()
     for i in range(300):
         for state in states:
             state.feed(TextDelta(f"Paragraph {i} of {state.label}, with some words behind it.\n\n"), i)
-        grid.settle(float(i))
+        grid.flush(float(i))
         shown = [column.rpartition("\n\n")[0].partition("…")[0].strip() for column in columns(page)]
         assert all(now.startswith(old.rpartition("\n\n")[0]) for now, old in zip(shown, before, strict=True))
         assert all("Paragraph 0" in column for column in shown)
         before = shown
     bounded = len(page.html)
     states[0].feed(TextDelta("More of it.\n\n" * 9_000), 300.0)
-    grid.settle(300.0)
+    grid.flush(300.0)
     assert len(page.html) < 4 * bounded
     assert "…" in columns(page)[0]
 
@@ -619,7 +627,7 @@ def test_columns_are_read_from_the_top_while_they_grow():
 def test_a_place_for_a_stop_stands_in_the_head_of_what_grows():
     """And is gone with the end of its column, while the others go on."""
     page, states = Page(), [AnswerState(name, 0.0) for name in "ab"]
-    grid = Grid(page, states, clock=Clock(), stops=("one", "two"))
+    grid = Grid(page, states, clock=Clock(), stop_ids=("one", "two"))
     grid.start()
     assert "<b>a</b> <span id=one></span></div>" in page.html
     states[0].ended = 1.0
@@ -639,9 +647,9 @@ def test_live_and_final_figures_agree():
             Question((Text("Why?"),), ("openai/m", "openai/n"), {}, {}),
             lambda q, c: client.stream([q.message], c.model),
         ).begin()
-        follow(run, Watcher())
-        for state, found in zip(run.states, run.settled(), strict=True):
-            told = footer(found.response).text.replace("\u00a0", " ").split(" · ")
+        follow(run, RunObserver())
+        for state, found in zip(run.states, run.settled_outcomes(), strict=True):
+            told = answer_footer(found.response).text.replace("\u00a0", " ").split(" · ")
             live = state.status(0.0).split(" · ")
             assert live[1] == told[1]
             assert live[1].endswith("to first token")

@@ -11,7 +11,7 @@ import pytest
 
 from nbllm import Client, simulator
 from nbllm.notebook import overview
-from nbllm.notebook.view.tables import table
+from nbllm.notebook.view.tables import render_table
 from nbllm.routing import registry
 from nbllm.simulator import text
 
@@ -200,7 +200,7 @@ def test_tab_keeps_that_order(kernel):
 
 def test_a_table_of_odd_words_stays_a_table():
     """Whatever stands in its cells: no tag, no line, no bar of theirs is one."""
-    made = table(["a", "b"], [["<b>x", "1\n|2"], ["", "\u202ez"]], figures=["b"], best=[(0, 1)])
+    made = render_table(["a", "b"], [["<b>x", "1\n|2"], ["", "\u202ez"]], numeric=["b"], best=[(0, 1)])
     assert "&lt;b&gt;x" in made.html
     assert "<td align=right><b>1 |2</b></td>" in made.html
     assert 4 == len(made.text.splitlines())

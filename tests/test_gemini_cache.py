@@ -19,7 +19,7 @@ from nbllm.core.calls import HttpCall
 from nbllm.core.errors import AuthenticationError, ConfigError
 from nbllm.core.messages import Document, Image, Message, Request, Text, Tool, ToolCall, ToolResult
 from nbllm.dialects._contexts import cache_notice, cacheable_prompt, min_tokens
-from nbllm.notebook.view.static import footer
+from nbllm.notebook.view.static import answer_footer
 
 from .listeners import Listener
 from .test_prompt_caching import body as body_of
@@ -91,8 +91,8 @@ def test_a_long_beginning_is_kept_once_and_named_afterwards(client, server):
     assert f"caches {tokens:,} tokens of the prompt for an hour, and bills their storage" in notices(first)[0]
     assert [] == notices(second)
     assert tokens == first.usage.cache_read_tokens == second.usage.cache_read_tokens
-    assert "bills their storage" in footer(first).text
-    assert f"({tokens:,} cached)" in footer(second).text
+    assert "bills their storage" in answer_footer(first).text
+    assert f"({tokens:,} cached)" in answer_footer(second).text
     assert tokens == client.ledger.rows()[-1]["in_cached"]
 
 
@@ -115,7 +115,7 @@ def test_what_is_kept_costs_its_tokens_once(client, prices, costs):
         )
     assert costs == (first.cost, second.cost)
     assert costs[0] == client.ledger.rows()[-2]["cost_usd"]
-    assert "bills their storage, which is not in the cost" in footer(first).text
+    assert "bills their storage, which is not in the cost" in answer_footer(first).text
 
 
 def test_a_request_that_names_it_says_the_rest_alone(client, server):

@@ -15,13 +15,13 @@ from nbllm.core.schema_shorthand import schema
 from nbllm.core.template import fill, parameters_in
 from nbllm.notebook.magics import transform_questions
 from nbllm.notebook.syntax import parser as grammar
-from nbllm.notebook.view.blocks import Blocks
-from nbllm.notebook.view.hidden import clean, plain
+from nbllm.notebook.view.blocks import BlockSplitter
+from nbllm.notebook.view.hidden import clean, plain_text
 from nbllm.notebook.view.highlight import _HIGHLIGHTED
 from nbllm.notebook.view.live import LivePainter
 from nbllm.notebook.view.markdown import code_html, fences, to_html
 from nbllm.notebook.view.state import AnswerState
-from nbllm.notebook.view.static import FORMATS, call_rendered, call_source
+from nbllm.notebook.view.static import FORMATS, call_source, render_call
 from nbllm.notebook.view.text import TextPainter
 
 from .growth import growth
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 
 def drawn_call(call):
-    return call_rendered(clean(call_source(call)))
+    return render_call(clean(call_source(call)))
 
 
 class Nowhere:
@@ -57,7 +57,7 @@ def live(text):
 
 
 def split(text):
-    blocks = Blocks()
+    blocks = BlockSplitter()
     for i in range(0, len(text), 7):
         blocks.feed(text[i : i + 7])
 
@@ -315,7 +315,7 @@ def shown(pieces):
 )
 def test_a_terminal_shows_the_same_in_any_pieces(text):
     """Whatever is cut: joiners and forms come in pieces of their own."""
-    assert plain(text) == shown(text) == shown([text])
+    assert plain_text(text) == shown(text) == shown([text])
 
 
 WORDS = [

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbllm.notebook.view.hidden import clean, cleaned, plain
+from nbllm.notebook.view.hidden import clean, clean_and_count, plain_text
 from nbllm.notebook.view.markdown import code_html, reasoning_html, to_html
 
 HIDDEN = [
@@ -19,7 +19,7 @@ def test_what_hides_is_seen(c):
     """Alone, between letters, several together, and in every form of an answer."""
     mark = f"⟨U+{ord(c):04X}⟩"
     assert mark == clean(c)
-    assert (f"pay{mark}load {mark * 3}", 4) == cleaned(f"pay{c}load {c * 3}")
+    assert (f"pay{mark}load {mark * 3}", 4) == clean_and_count(f"pay{c}load {c * 3}")
     for html in (
         to_html(f"pay{c}load"),
         to_html(f"`a{c}`"),
@@ -29,7 +29,7 @@ def test_what_hides_is_seen(c):
     ):
         assert mark in html
         assert c not in html
-    assert c not in plain(f"a{c}b")
+    assert c not in plain_text(f"a{c}b")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ HONEST = [
 @pytest.mark.parametrize("text", HONEST)
 def test_honest_company_stays(text):
     """Emoji, scripts that join, marks of direction beside a right-to-left letter."""
-    assert (text, 0) == cleaned(text)
+    assert (text, 0) == clean_and_count(text)
 
 
 @pytest.mark.parametrize(
@@ -130,4 +130,4 @@ def test_cleaning_again_changes_nothing(text):
     """And what is clean can be sent."""
     once = clean(text)
     once.encode()
-    assert (once, 0) == cleaned(once)
+    assert (once, 0) == clean_and_count(once)

@@ -103,7 +103,7 @@ def test_what_a_hostile_model_writes_is_text(source):
     """Only tags and attributes of the closed list come out, in every form."""
     for html in (
         to_html(source),
-        to_html(source, typeset=False, ink=0),
+        to_html(source, typeset=False, highlight_limit=0),
         plain_html(source),
         code_html(clean(source), source),
         reasoning_html(source),

@@ -18,9 +18,9 @@ from nbllm.notebook.question import Question
 from nbllm.notebook.run import Run, follow
 from nbllm.notebook.view import hidden
 from nbllm.notebook.view.markdown import plain_html, to_html
-from nbllm.notebook.view.outcome import Watcher
-from nbllm.notebook.view.state import AnswerState, gathered
-from nbllm.notebook.view.static import foot_line, note_line, reasoning_html
+from nbllm.notebook.view.outcome import RunObserver
+from nbllm.notebook.view.state import AnswerState, merge_events
+from nbllm.notebook.view.static import reasoning_html, render_footer, render_note
 from nbllm.notebook.view.styles import STYLE, container, style_of
 from nbllm.routing.config_files import Places, may_be_configured
 
@@ -45,7 +45,7 @@ def seen(log):
         state.feed(event, at, count)
     return [(p.source, p.kind) for p in state.pieces], state.splitter.tail(), {
         name: getattr(state, name)
-        for name in ("thought", "calls", "ids", "notice", "total", "chunks", "first")
+        for name in ("thought", "calls", "ids", "notice", "characters", "chunks", "first_token")
     }  # fmt: skip
 
 
@@ -53,10 +53,10 @@ def seen(log):
 def test_gathered_events_come_to_the_same(events):
     """Pieces of one text as one event: the same state, the same number, the same first arrival."""
     log = [(float(i), event) for i, event in enumerate(events)]
-    assert seen((at, e, 1) for at, e in log) == seen(gathered(log))
+    assert seen((at, e, 1) for at, e in log) == seen(merge_events(log))
 
 
-class Counts(Watcher):
+class Counts(RunObserver):
     """Counts what a painter would hear."""
 
     def __init__(self):
@@ -85,7 +85,7 @@ def test_what_has_come_is_taken_in_one_look(chunks):
 
 def test_what_is_usual_hides_nothing():
     """The quick look at a text lets nothing through that the slow one would mark."""
-    usual = [c for c in map(chr, range(sys.maxunicode + 1)) if hidden._USUAL.fullmatch(c)]
+    usual = [c for c in map(chr, range(sys.maxunicode + 1)) if hidden._COMMON.fullmatch(c)]
     assert [] == [c for c in usual if hidden._is_hidden(c)]
     assert 20_000 < len(usual)
 
@@ -130,12 +130,12 @@ def test_an_output_has_the_rules_it_needs(kind):
     sided = container(html, style=True).replace(' style="text-align:left"', "")
     assert sided == container(html, style=False).replace(">", f">{style_of(html)}", 1)
     if kind == "prose":
-        assert len(style_of(html + foot_line(note_line("x")).html)) < 850
+        assert len(style_of(html + render_footer(render_note("x")).html)) < 850
 
 
 @pytest.mark.parametrize(
     "html",
-    [plain_html("x"), reasoning_html("x"), note_line("x").html, foot_line(note_line("x")).html],
+    [plain_html("x"), reasoning_html("x"), render_note("x").html, render_footer(render_note("x")).html],
     ids=["text", "thought", "note", "foot"],
 )
 def test_so_do_our_own_words(html):

@@ -24,7 +24,7 @@ CODES = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
 def drawn(*events, thoughts=None, before=(), columns=1, width=60):
     """What is in the terminal when an answer is over, without colours and what moves the cursor."""
     out, fold = StringIO(), Fold()
-    states = [AnswerState(name, 0.0, thoughts=thoughts) for name in "ab"[:columns]]
+    states = [AnswerState(name, 0.0, show_reasoning=thoughts) for name in "ab"[:columns]]
     console = Console(file=out, force_terminal=True, width=width, color_system="standard", _environ={})
     view = RichPainter(states, console, thoughts=thoughts, before=before)
     view.start()

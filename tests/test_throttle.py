@@ -14,13 +14,13 @@ B = Budget()
 def spent(pace, now=0.0, frames=B.opening):
     """A pace whose free opening frames are used up."""
     for _ in range(frames):
-        pace.sent(now, 0)
+        pace.record_frame(now, 0)
     return pace
 
 
 def test_the_first_frame_is_due_at_once():
     """Whatever little is new."""
-    assert Pace().due(0.0, chunks=1, characters=1, size=1_000)
+    assert Pace().is_due(0.0, chunks=1, characters=1, size=1_000)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_the_first_frame_is_due_at_once():
 )
 def test_a_frame_is_due_when_enough_is_new_and_none_was_lately(after, chunks, characters, due):
     """Many chunks, or many characters, or a while since the last frame; never without anything new."""
-    assert due is spent(Pace()).due(after, chunks=chunks, characters=characters, size=1_000)
+    assert due is spent(Pace()).is_due(after, chunks=chunks, characters=characters, size=1_000)
 
 
 @pytest.mark.parametrize(
@@ -54,24 +54,24 @@ def test_a_frame_is_due_when_enough_is_new_and_none_was_lately(after, chunks, ch
 def test_a_large_frame_waits_until_it_is_paid_for(size, after, due):
     """At 128 kB a second."""
     pace = Pace()
-    pace.sent(0.0, 0)
-    assert due is pace.due(after, chunks=99, characters=9_999, size=size)
+    pace.record_frame(0.0, 0)
+    assert due is pace.is_due(after, chunks=99, characters=9_999, size=size)
 
 
 def test_a_dear_frame_is_followed_by_a_rest():
     """Drawing takes at most a fifth of the main thread's time."""
     pace = Pace()
-    pace.sent(0.0, 100, cost=0.1)
-    assert not pace.due(0.39, chunks=99, characters=999, size=100)
-    assert pace.due(0.41, chunks=99, characters=999, size=100)
+    pace.record_frame(0.0, 100, cost=0.1)
+    assert not pace.is_due(0.39, chunks=99, characters=999, size=100)
+    assert pace.is_due(0.41, chunks=99, characters=999, size=100)
 
 
 def test_when_nothing_is_new_the_clock_still_moves():
     """Once in so many seconds."""
     pace = Pace()
-    pace.sent(0.0, 100)
-    assert not pace.idle(0.9, every=1.0, size=700)
-    assert pace.idle(1.0, every=1.0, size=700)
+    pace.record_frame(0.0, 100)
+    assert not pace.is_idle(0.9, every=1.0, size=700)
+    assert pace.is_idle(1.0, every=1.0, size=700)
 
 
 @given(
@@ -86,8 +86,8 @@ def test_never_more_than_the_budget(steps):
     pace, now, total, times, chunks = Pace(), 0.0, 0, [], 0
     for step, new, size in steps:
         now, chunks = now + step, chunks + new
-        if pace.due(now, chunks=chunks, characters=chunks, size=size):
-            pace.sent(now, size)
+        if pace.is_due(now, chunks=chunks, characters=chunks, size=size):
+            pace.record_frame(now, size)
             total, chunks = total + size, 0
             times.append(now)
     assert total <= B.reserve + B.rate * now + 1
@@ -100,7 +100,7 @@ def test_a_thousand_chunks_make_few_frames(per_second):
     pace, now, frames, new = Pace(), 0.0, 0, 0
     for _ in range(1_000):
         now, new = now + 1 / per_second, new + 1
-        if pace.due(now, chunks=new, characters=new * 5, size=2_000):
-            pace.sent(now, 2_000)
+        if pace.is_due(now, chunks=new, characters=new * 5, size=2_000):
+            pace.record_frame(now, 2_000)
             frames, new = frames + 1, 0
     assert frames <= 75

@@ -29,7 +29,7 @@ from .view.frontend import KernelPort
 from .view.hidden import clean
 from .view.live import LivePainter
 from .view.outcome import Outcome
-from .view.static import note_line
+from .view.static import render_note
 
 _MAX_SLOTS = 50  # answers that have buttons
 _MAX_QUESTION = 200_000  # characters of a question that is edited
@@ -61,7 +61,7 @@ class Actions:
     def offer(self, run: Run, out: str | None) -> None:
         """Gives an answer that has just been shown its buttons."""
         [outcome] = run.settled_outcomes()
-        if not run.actions_id or outcome.bare:
+        if not run.actions_id or outcome.is_only_error:
             return
         with self._lock:
             self.slots[run.actions_id] = slot = _AnswerSlot(run, out, [(run.question, outcome)])
@@ -160,7 +160,7 @@ class Actions:
             if number not in slot.preference_ids
         ]
         answers += [(session.last_question, o) for o in session.outcomes if session.comparison]
-        same_prompt = (o for q, o in answers if q and q.text == question.text and not o.bare)
+        same_prompt = (o for q, o in answers if q and q.text == question.text and not o.is_only_error)
         return sorted({preferences.name(_preference_record(question, o)) for o in same_prompt})
 
     def retry(self, slot: _AnswerSlot, message: dict[str, Any]) -> None:
@@ -193,7 +193,7 @@ class Actions:
             problem = error.message
         with self._lock:
             slot.is_busy = False
-            if outcome is not None and not outcome.bare:
+            if outcome is not None and not outcome.is_only_error:
                 slot.answers.append((question, outcome))
                 slot.current = len(slot.answers) - 1
                 store_results(self.session, run, slot.out, expected=slot.variables)
@@ -205,11 +205,11 @@ class Actions:
     def _painter(self, slot: _AnswerSlot, run: Run) -> LivePainter:
         """Draws in the display that the place's answer has."""
         first, port = slot.run.states[0], KernelPort(self.session.shell)
-        return LivePainter(port, run.states[0], place=slot.run.actions_id, grown=first.display)
+        return LivePainter(port, run.states[0], actions_id=slot.run.actions_id, display_id=first.display_id)
 
     def _draw(self, slot: _AnswerSlot, question: Question, outcome: Outcome, problem: str = "") -> None:
         """The final form of an answer in its place, and what went wrong with the one that was asked for."""
-        notes = [note_line(f"⚠ {clean(problem)} The answer before stays.")] if problem else []
+        notes = [render_note(f"⚠ {clean(problem)} The answer before stays.")] if problem else []
         with suppress(Exception):  # a page that is gone
             self._painter(slot, slot.run).finish([outcome], notes)
         self._send_offers(slot.run.actions_id)
@@ -266,7 +266,7 @@ def kept_command(session: Session, rest: str) -> Any:
 
 def _keep_from_comparison(session: Session, label: str) -> str:
     """Keeps one answer of the last comparison: it is preferred to the others."""
-    outcome = next((o for o in session.outcomes if o.label == label and not o.bare), None)
+    outcome = next((o for o in session.outcomes if o.label == label and not o.is_only_error), None)
     if session.comparison is None or session.last_question is None or outcome is None:
         labels = ", ".join(o.label for o in session.outcomes) if session.comparison else "none yet"
         raise ConfigError(
@@ -274,7 +274,9 @@ def _keep_from_comparison(session: Session, label: str) -> str:
         )
     record = _preference_record(session.last_question, outcome)
     others = {
-        preferences.name(_preference_record(session.last_question, o)) for o in session.outcomes if not o.bare
+        preferences.name(_preference_record(session.last_question, o))
+        for o in session.outcomes
+        if not o.is_only_error
     }
     preferences.keep(uuid4().hex, {**record, "over": sorted(others - {preferences.name(record)})})
     return f"{label}'s answer is kept: nbllm.bench.preferences() counts it."

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from .comms import mended, page_widget
 from .session import Session, current_session
-from .view.frontend import KernelPort, where
+from .view.frontend import KernelPort, output_mode
 from .view.hidden import clean
 from .view.styles import container
 
@@ -127,7 +127,7 @@ def prompt_with_buttons(
     """The number of the button that was pressed; None where the page does not deliver presses. choices: what
     stands on a button, and what it does. stays: the answer stays in the cell as text."""
     if (
-        where(session.shell) != "live" or not session.can_prompt_user
+        output_mode(session.shell) != "live" or not session.can_prompt_user
     ):  # pages that show buttons let one type too
         return None
     pressed_event, chosen = threading.Event(), []

@@ -238,7 +238,7 @@ def _make_caller(
             raise
         append_turn(run, append)
         result = run.result()
-        return run.settled_outcomes()[0].wanted if isinstance(result, Response) else result
+        return run.settled_outcomes()[0].result_value if isinstance(result, Response) else result
 
     return call
 

@@ -34,19 +34,19 @@ from .prompt.attachments import part_from_bytes
 from .question import Contestant, Question
 from .run import GuardedPainter, Run, follow_safely, start_thread
 from .session import current_session
-from .view.frontend import KernelPort, where
-from .view.hidden import clean, plain
+from .view.frontend import KernelPort, output_mode
+from .view.hidden import clean, plain_text
 from .view.markdown import plain_html
 from .view.outcome import Outcome
 from .view.static import (
     Rendered,
-    answer_lines,
-    foot_line,
-    footer,
-    joined,
-    money,
-    note_line,
+    answer_footer,
+    format_money,
+    join_rendered,
     provenance,
+    render_answer,
+    render_footer,
+    render_note,
 )
 from .view.styles import STYLE, container
 from .view.widget import WidgetPainter
@@ -259,11 +259,11 @@ class ChatWidget:
     def _ipython_display_(self) -> None:
         """Shows the panel, or in a front end without one its transcript."""
         # voila's page, which runs widgets, comes when the cells have run
-        mode = "live" if "VOILA_PREHEAT" in os.environ else where(self._session.shell)
+        mode = "live" if "VOILA_PREHEAT" in os.environ else output_mode(self._session.shell)
         if mode == "terminal":
             self._session.print_text(
-                f"{plain(self.transcript)}\n\nA panel needs a notebook; %%llm chat={self._chat.name} goes "
-                f"on here."
+                f"{plain_text(self.transcript)}\n\nA panel needs a notebook. "
+                f"Here, %%llm chat={self._chat.name} continues the conversation."
             )
             return
         self.close()
@@ -340,7 +340,7 @@ class ChatWidget:
                 (
                     plural(len(self._chat.turns), "turn"),
                     f"{plural(tokens, 'token')} of context" if tokens is not None else "",
-                    money(cost) if cost is not None else "",
+                    format_money(cost) if cost is not None else "",
                 ),
             )
         )
@@ -367,9 +367,9 @@ class ChatWidget:
 
     def _answer(self, response: Response, error: NbllmError | None) -> Rendered:
         if error is not None and response.empty:
-            return note_line("⚠ " + "\n".join(filter(None, (error.message, error.hint))))
-        lines = answer_lines(response, error=error, thoughts=self._thoughts)
-        return joined([*lines, foot_line(footer(response), simulated=response.simulated)])
+            return render_note("⚠ " + "\n".join(filter(None, (error.message, error.hint))))
+        lines = render_answer(response, error=error, thoughts=self._thoughts)
+        return join_rendered([*lines, render_footer(answer_footer(response), simulated=response.simulated)])
 
     def _publish(self, *, update: bool) -> None:
         """The transcript."""
@@ -385,7 +385,7 @@ class ChatWidget:
         head = f"Conversation {self._chat.name}" + ("" if rows else ": nothing was said yet")
         body = f"<div class='{self._place}-static'><p class=nbllm-foot>{escape(head)}</p>{html}</div>"
         KernelPort(self._session.shell).publish(
-            {"text/html": container(body, style=True), "text/plain": plain(f"{head}\n\n{text}".strip())},
+            {"text/html": container(body, style=True), "text/plain": plain_text(f"{head}\n\n{text}".strip())},
             display_id=self._display,
             update=update,
             metadata={"nbllm": [provenance(t.response) for t in self._chat.turns]},

@@ -34,7 +34,7 @@ from .question import Question, resolve_options
 from .session import Session
 from .syntax import parser as grammar
 from .syntax.options import BENCH_OPTIONS, OPTIONS, SUBCOMMANDS
-from .view.static import static
+from .view.static import markdown_bundle
 
 Command = Callable[[Session, str], Any]  # of the rest of the line
 
@@ -377,7 +377,7 @@ def _chat(session: Session, rest: str) -> Any:
 
 
 def _show(session: Session, name: str, _rest: str) -> None:
-    session.show_bundle(static(chat_markdown(session.chats.get(name))))
+    session.show_bundle(markdown_bundle(chat_markdown(session.chats.get(name))))
 
 
 def _undo(session: Session, name: str, _rest: str) -> str:

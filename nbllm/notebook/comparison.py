@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..core.events import Response
-from .view.grid import ended
+from .view.grid import outcomes_bundle
 from .view.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Comparison:
         return f"Comparison({', '.join(self.labels)})"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        return ended(self.entries, self.format)
+        return outcomes_bundle(self.entries, self.format)
 
 
 def _row(e: Outcome) -> dict[str, Any]:

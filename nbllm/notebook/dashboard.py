@@ -16,8 +16,8 @@ from ..bench.progress import RunFrontEnd, RunTotals, ended_early_text
 from ..client.progress import clock
 from ..core.values import plural
 from .view.frontend import KernelPort
-from .view.progress import Display, bar
-from .view.static import note_line
+from .view.progress import Display, progress_bar
+from .view.static import render_note
 
 _WIDEST = 40  # characters of a model's name
 _LEAST_SPAN = 1.5  # of the scale, as a factor
@@ -50,7 +50,7 @@ class Dashboard(Display, RunFrontEnd):
 
     def draw(self) -> None:
         """Draws, where the last frame is old enough."""
-        if self.due(self._sums.elapsed):
+        if self.is_due(self._sums.elapsed):
             self._frame(None)
 
     def end(self, reason: str, kept: int) -> None:
@@ -111,8 +111,8 @@ def text(sums: RunTotals, run_id: str, ended: str | None, brief: bool = False) -
 
 def html(sums: RunTotals, run_id: str, ended: str | None, brief: bool = False) -> str:
     """The dashboard as HTML; whatever a provider said is escaped."""
-    far = "" if ended is not None else bar(sums.done, sums.total)
-    failure = note_line(f"Last failure: {sums.last_error}", warns=True).html if sums.last_error else ""
+    far = "" if ended is not None else progress_bar(sums.done, sums.total)
+    failure = render_note(f"Last failure: {sums.last_error}", is_warning=True).html if sums.last_error else ""
     foot = _ending(sums, run_id, ended)
     return (
         f"<div><b>Benchmark</b> {escape(headline(sums, ended))}</div>{far}"

@@ -9,8 +9,8 @@ from ..dialects import _contexts
 from .question import Contestant, Question
 from .session import Session
 from .view.hidden import clean
-from .view.markdown import code_html, folded, plain_html, to_html
-from .view.static import Rendered, bundle_of, joined, pretty
+from .view.markdown import code_html, fold, plain_html, to_html
+from .view.static import Rendered, join_rendered, pretty_json, to_bundle
 
 
 def show_dry_run(session: Session, question: Question) -> None:
@@ -22,7 +22,7 @@ def show_dry_run(session: Session, question: Question) -> None:
     for c in question.contestants:
         lines += [_markdown_line(f"**{c.label}**")] if many else []
         lines += _call_lines(session, question, c)
-    session.show_bundle(bundle_of(joined(lines)))
+    session.show_bundle(to_bundle(join_rendered(lines)))
 
 
 def _markdown_line(markdown: str) -> Rendered:
@@ -42,7 +42,7 @@ def _call_lines(session: Session, question: Question, contestant: Contestant) ->
     verb, payload = call.preview(route.provider)
     provider = route.provider.label or route.provider.name
     source = "" if verb != "sent" else f", key from {key.source}" if key else ", no key"
-    request_json = pretty(payload)
+    request_json = pretty_json(payload)
     cache_note = _contexts.cache_notice(call, route.model) if request.cache == "1h" else ""
     return [
         _markdown_line(
@@ -51,7 +51,7 @@ def _call_lines(session: Session, question: Question, contestant: Contestant) ->
         *([_markdown_line(cache_note)] if cache_note else ()),
         *(_message_line(m) for m in request.messages),
         Rendered(
-            folded(code_html(clean(request_json), "json"), "The whole request"),
+            fold(code_html(clean(request_json), "json"), "The whole request"),
             f"```json\n{request_json}\n```",
         ),
     ]

@@ -9,10 +9,10 @@ from ..core.messages import Text
 from ..core.values import plural
 from ..tools.changes import lines
 from .session import Session
-from .view.frontend import where
-from .view.hidden import clean, cleaned
+from .view.frontend import output_mode
+from .view.hidden import clean, clean_and_count
 from .view.markdown import code_html, fences
-from .view.static import Rendered, bundle_of, code_of, joined, note_line
+from .view.static import Rendered, extract_code, join_rendered, render_note, to_bundle
 
 _PROMPT = """This cell of a Jupyter notebook failed.
 
@@ -43,8 +43,10 @@ def propose_fix(session: Session, code: str, answer: str) -> None:
     if proposed is not None:
         warning = put_in_next_cell(session, proposed)
         session.show_bundle(
-            bundle_of(
-                joined([_rendered_diff(code, clean(proposed)), *([note_line(warning)] if warning else [])])
+            to_bundle(
+                join_rendered(
+                    [_rendered_diff(code, clean(proposed)), *([render_note(warning)] if warning else [])]
+                )
             )
         )
 
@@ -58,7 +60,7 @@ def longest_code_block(text: str) -> str | None:
 def put_in_next_cell(session: Session, code: str) -> str:
     """Puts code or a prompt into the next cell, unrun, with what hides in it made visible; a warning where
     anything does."""
-    shown, hidden_count = cleaned(code.replace("\r\n", "\n").replace("\r", "\n"))
+    shown, hidden_count = clean_and_count(code.replace("\r\n", "\n").replace("\r", "\n"))
     session.shell.set_next_input(shown, replace=False)
     return (
         f"⚠ {plural(hidden_count, 'hidden character')} in this cell: shown as ⟨U+...⟩, and to be "
@@ -75,7 +77,7 @@ def _rendered_diff(before: str, after: str) -> Rendered:
     return (
         Rendered(code_html(text, "diff"), text)
         if text
-        else note_line("The proposed cell is the same as yours.")
+        else render_note("The proposed cell is the same as yours.")
     )
 
 
@@ -83,15 +85,19 @@ def offer_code(session: Session, response: Response) -> None:
     """Puts an answer that was asked for as code into the next cell, where a front end can do that; a cell
     that is run again with the same result does not do it again."""
     code = _all_code(response.text)
-    if code and where(session.shell) == "live" and session.offered_code.get(session.origin.cell) != code:
+    if (
+        code
+        and output_mode(session.shell) == "live"
+        and session.offered_code.get(session.origin.cell) != code
+    ):
         session.offered_code[session.origin.cell] = code
         if warning := put_in_next_cell(session, code):
-            session.show_bundle(bundle_of(note_line(warning)))
+            session.show_bundle(to_bundle(render_note(warning)))
 
 
 def _all_code(text: str) -> str:
     """What an answer holds that was asked for as code: its fences, as they are shown, or all of it."""
-    return code_of(text)[1].strip("\n")
+    return extract_code(text)[1].strip("\n")
 
 
 def insert(session: Session, _rest: str) -> str:

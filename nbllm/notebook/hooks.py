@@ -103,10 +103,10 @@ def _matches(session: Session, text: str, column: int, row: int) -> dict[str, An
 def _draw(session: Session, value: Any) -> None:
     """The safe bundle of a Response or a Comparison, unless that cell has just streamed it."""
     if not session.was_drawn(value):
-        from .view.static import final, footer
+        from .view.static import answer_bundle, answer_footer
 
         drawn = getattr(value, "_repr_mimebundle_", None)
-        session.show_bundle(drawn() if drawn else final(value, footer=footer(value)))
+        session.show_bundle(drawn() if drawn else answer_bundle(value, footer=answer_footer(value)))
 
 
 def _quiet(hook: Any) -> None:

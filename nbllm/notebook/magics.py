@@ -29,7 +29,7 @@ def load_ipython_extension(shell: Any) -> None:
     """Registers the magics, completion and the drawing of responses in `shell`."""
     from . import hooks, settings
     from .comms import warm_up
-    from .view.frontend import listen, where
+    from .view.frontend import hook_printed_text, output_mode
 
     session = session_of(shell)
     session.asker = _ask_before_tool
@@ -41,9 +41,9 @@ def load_ipython_extension(shell: Any) -> None:
             from .budget import install
 
             install(session)
-        if where(shell) == "live":
+        if output_mode(shell) == "live":
             session.comm = warm_up()
-            listen(session.on_stream_message)
+            hook_printed_text(session.on_stream_message)
             with suppress(AttributeError):  # another kernel's than ipykernel's
                 shell.display_pub.register_hook(session.on_display_message)
             with suppress(Exception):  # a kernel without such a loop: the first cell loads it
@@ -82,7 +82,7 @@ def _ask_before_tool(question: Any) -> Any:
 def unload_ipython_extension(shell: Any) -> None:
     """Takes away what loading brought; the notebook's variables stay."""
     from . import hooks, settings
-    from .view.frontend import listen
+    from .view.frontend import hook_printed_text
 
     session = session_of(shell)
     if session.matcher is None:  # it is not loaded
@@ -93,7 +93,7 @@ def unload_ipython_extension(shell: Any) -> None:
         part.remove(session)
     if session.actions is not None:
         session.actions.close()
-    listen(session.on_stream_message, listening=False)
+    hook_printed_text(session.on_stream_message, enabled=False)
     with suppress(AttributeError):  # not of a kernel
         shell.display_pub.unregister_hook(session.on_display_message)
     reset_session(shell)

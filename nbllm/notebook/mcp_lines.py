@@ -33,7 +33,7 @@ from .fix import put_in_next_cell
 from .overview import frame
 from .session import Session
 from .syntax import options
-from .view.frontend import where
+from .view.frontend import output_mode
 
 _USAGE = (
     "%llm mcp add [--save] [--env NAME[=VALUE]] [--header NAME=VALUE] [--cwd FOLDER] NAME -- COMMAND ARGS "
@@ -262,7 +262,7 @@ def _prompt(session: Session, rest: str) -> Any:
         raise ConfigError(f"Not an argument of a prompt: {odd[0]!r}.", hint=_PROMPT)
     arguments = {key: value for key, _, value in (w.partition("=") for w in words[1:])}
     text = as_text(session.client.run(server.prompt(words[0], arguments))).strip("\n")
-    if where(session.shell) != "live":
+    if output_mode(session.shell) != "live":
         return clean(text, len(text))
     warning = put_in_next_cell(session, f"%%llm fill=off\n{text}")
     return "\n".join(filter(None, ("The prompt is in the next cell; it has not been sent.", warning)))

@@ -16,8 +16,16 @@ from ..core.values import plural
 from ..routing.config import provider_prefix
 from ..routing.prices import facts
 from .view.markdown import to_html
-from .view.static import Rendered, bundle_of, count, foot_line, joined, money, seconds
-from .view.tables import table
+from .view.static import (
+    Rendered,
+    format_count,
+    format_money,
+    format_seconds,
+    join_rendered,
+    render_footer,
+    to_bundle,
+)
+from .view.tables import render_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,8 +63,8 @@ def _kind() -> Callable[[pd.DataFrame], Any]:
 def overview(frame: pd.DataFrame, *lines: Rendered | str) -> pd.DataFrame:
     """`frame` as it is, shown as tables, and under them words of ours."""
     made = _kind()(frame)
-    drawn = [foot_line(Rendered(line, line)) if isinstance(line, str) else line for line in lines if line]
-    made.view, made.size_then = bundle_of(joined(drawn)), made.shape
+    drawn = [render_footer(Rendered(line, line)) if isinstance(line, str) else line for line in lines if line]
+    made.view, made.size_then = to_bundle(join_rendered(drawn)), made.shape
     return made  # type: ignore[no-any-return]
 
 
@@ -85,7 +93,7 @@ def models(client: Client) -> pd.DataFrame:
         line[-1] = "" if s is before[1] and not s.ready else line[-1]  # how is said once for each provider
     return overview(
         models_frame([*rows, simulator], "ready", "note"),
-        table(heads, lines, figures=heads[2:5]),
+        render_table(heads, lines, numeric=heads[2:5]),
         _SIMULATING if client.registry.simulating else "",
         "Prices: US dollars per million tokens. %llm models openai/ lists all models of a provider, "
         "%llm models all those of every ready one. %llm key openai takes a key, typed hidden; "
@@ -167,11 +175,11 @@ def providers(client: Client, names: Sequence[str] = (), *, whole: bool = False)
     if names or whole:
         cells = [[k, *("" if (v := getattr(s, k)) is None else str(v) for s in found)] for k in df.columns]
         told = cells if names else list(zip(*cells, strict=True))
-        return overview(df.set_index("name"), table(told[0], told[1:]))
+        return overview(df.set_index("name"), render_table(told[0], told[1:]))
     rows = [[s.name, s.note if s.mode == "headless" else s.key or "needs none"] for s in found if s.ready]
     return overview(
         df.set_index("name"),
-        table(["ready", "key"], [*rows, ["sim", "needs none: the built-in simulator"]]),
+        render_table(["ready", "key"], [*rows, ["sim", "needs none: the built-in simulator"]]),
         *_lacking([s for s in found if not s.ready]),
         _SIMULATING if client.registry.simulating else "",
         "%llm providers NAME tells all that is known of one, %llm providers all of every one; "
@@ -203,11 +211,11 @@ def pings(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
             str(r["asked"]),
             "simulated" if r.get("simulated") else "✓" if r["ok"] else "✗",
             str(r.get("error") or f"{r['model']}: {r['text']}"),
-            *("" if r.get(n) is None else seconds(r[n]) for n in ("connect", "ttft", "total")),
+            *("" if r.get(n) is None else format_seconds(r[n]) for n in ("connect", "ttft", "total")),
         ]
         for r in rows
     ]
-    return overview(frame(rows).set_index("asked"), table(heads, lines, figures=heads[3:]))
+    return overview(frame(rows).set_index("asked"), render_table(heads, lines, numeric=heads[3:]))
 
 
 def calls(frame: pd.DataFrame) -> pd.DataFrame:
@@ -221,7 +229,7 @@ def calls(frame: pd.DataFrame) -> pd.DataFrame:
     rows = [_call_line(row) for row in frame.tail(_CALLS).to_dict("records")]
     return overview(
         frame,
-        table(heads, rows, figures=heads[2:7]),
+        render_table(heads, rows, numeric=heads[2:7]),
         f"{shown}The value has {plural(len(frame.columns), 'column')}: log = %llm log. "
         "%llm log all shows them.",
     )
@@ -233,9 +241,9 @@ def _call_line(row: Mapping[Any, Any]) -> list[str]:
     return [
         f"{at:%H:%M:%S}" if at.date() == date.today() else f"{at:%Y-%m-%d %H:%M}",
         str(told.get("model") or told.get("name") or "?"),  # of this attempt, which may be another one's
-        *("" if v is None else seconds(v / 1000) for v in ms),
-        *(count(int(told[n])) if n in told else "" for n in ("in_tokens", "out_tokens")),
-        money(told["cost_usd"]) if "cost_usd" in told else "",
+        *("" if v is None else format_seconds(v / 1000) for v in ms),
+        *(format_count(int(told[n])) if n in told else "" for n in ("in_tokens", "out_tokens")),
+        format_money(told["cost_usd"]) if "cost_usd" in told else "",
         str(told.get("status") or "") + (", simulated" if told.get("simulated") else ""),
     ]
 

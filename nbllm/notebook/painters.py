@@ -10,7 +10,7 @@ from uuid import uuid4
 from .buttons import StopButtons
 from .run import Run
 from .session import Session
-from .view.frontend import KernelPort, where
+from .view.frontend import KernelPort, output_mode
 from .view.grid import Grid
 from .view.live import LivePainter
 from .view.markdown import parser
@@ -42,9 +42,9 @@ def choose_painter(
             port,
             run.states[0],
             mode=mode,  # type: ignore[arg-type]
-            alone=alone,
-            clears=lambda: session.clear_count,
-            place=run.actions_id,
+            is_alone=alone,
+            clear_count=lambda: session.clear_count,
+            actions_id=run.actions_id,
         )
     live = mode == "live" and session.comm is not None
     stops = StopButtons([s.label for s in run.states], run.stop) if live else None
@@ -54,15 +54,15 @@ def choose_painter(
         mode=mode,
         format=run.question.format,
         before=before,
-        alone=alone,
-        stops=stops.placeholder_ids if stops else (),
+        is_alone=alone,
+        stop_ids=stops.placeholder_ids if stops else (),
         close=stops.close if stops else lambda: None,
     )
 
 
 def _terminal_painter(run: Run, before: Sequence[Outcome]) -> Painter:
     """Text; where rich is installed and somebody looks, Markdown drawn by it."""
-    thoughts = run.question.thoughts
+    thoughts = run.question.show_reasoning
     if run.question.format == "md" and sys.stdout.isatty() and find_spec("rich") is not None:
         from .view.rich_text import RichPainter
 
@@ -72,4 +72,4 @@ def _terminal_painter(run: Run, before: Sequence[Outcome]) -> Painter:
 
 def render_mode(session: Session, run: Run) -> str:
     """live, final, plain or terminal: what the cell says, else what the front end can do."""
-    return where(session.shell, str(run.question.options.get("render", "auto")))
+    return output_mode(session.shell, str(run.question.options.get("render", "auto")))

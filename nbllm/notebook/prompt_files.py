@@ -32,7 +32,7 @@ from ..routing.files import read_small_file, write_atomic
 from .session import Session
 from .syntax.options import OPTIONS
 from .syntax.parser import parse
-from .view.hidden import cleaned
+from .view.hidden import clean_and_count
 
 FOLDER = "prompts"
 _NAME = re.compile(r"[^\W\d][\w\-]{0,79}")
@@ -252,7 +252,7 @@ def _show(session: Session, prompt: Prompt) -> str:
 
 def _edit(session: Session, prompt: Prompt) -> str:
     target = f"{FOLDER}/{prompt.name}" if prompt.path else prompt.name
-    shown, hidden = cleaned(prompt.text.strip())
+    shown, hidden = clean_and_count(prompt.text.strip())
     session.shell.set_next_input(f"%%llm save={target}\n{shown}", replace=False)
     more = f" Hidden characters ({hidden}) are shown as ⟨U+...⟩." if hidden else ""
     return f"{prompt.name} stands in the next cell; running it keeps the new text.{more}"

@@ -57,7 +57,7 @@ class Question:
         return str(self.options.get("format", "md" if self.shape is None else "json"))
 
     @property
-    def thoughts(self) -> bool | None:
+    def show_reasoning(self) -> bool | None:
         """Whether reasoning is shown unfolded (True) or not at all (False); folded where nobody said."""
         return self.options.get("show_reasoning")
 

@@ -20,7 +20,7 @@ from .question import Question
 from .session import CellStopped, Session, current_session
 from .syntax.lexer import column_error
 from .syntax.parser import CellLine
-from .view.progress import Display, bar
+from .view.progress import Display, progress_bar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,13 +37,13 @@ class Panel(Display, TableFrontEnd):
 
     def draw(self, totals: Totals) -> None:
         """Draws, where the last frame is old enough."""
-        if self.due(totals.elapsed):
+        if self.is_due(totals.elapsed):
             self.end(totals, None)
 
     def end(self, totals: Totals, ended: str | None) -> None:
         """Draws the last frame; ended: None where it is not."""
         foot = "■ stops; what has been answered is kept." if ended is None else totals.ending(ended)
-        line, far = totals.line(ended), bar(totals.done, totals.total) if ended is None else ""
+        line, far = totals.line(ended), progress_bar(totals.done, totals.total) if ended is None else ""
         told = f'<div class="nbllm-foot">{escape(foot)}</div>' if foot else ""
         html = f"<div><b>Rows</b> {escape(line)}</div>{far}{told}"
         self.publish(html, "\n".join(filter(None, (line, foot))), last=ended is not None)

@@ -35,15 +35,15 @@ from .chats import Turn
 from .comparison import Comparison
 from .question import Contestant, Question, spending_limits
 from .session import Session
-from .view.outcome import Outcome, Painter, Watcher
-from .view.state import AnswerState, gathered
-from .view.static import data_table, error_lines, footer
+from .view.outcome import Outcome, Painter, RunObserver
+from .view.state import AnswerState, merge_events
+from .view.static import answer_footer, error_lines, render_data_frame
 
 FRAME_SECONDS = 0.05  # seconds between two looks at the logs while they grow: 20 frames a second
 _TICK_SECONDS = 0.1  # seconds between two looks while nothing comes, for the clock in the status line
 
 
-class GuardedPainter(Watcher):
+class GuardedPainter(RunObserver):
     """A painter whose failures end the drawing, never an answer on its way: `painter` draws until that fails,
     and the final form is tried again, its text alone where that fails too."""
 
@@ -69,13 +69,13 @@ class GuardedPainter(Watcher):
         """As Painter.tick."""
         self._draw_safely(self._painter.tick, now)
 
-    def settle(self, now: float) -> None:
+    def flush(self, now: float) -> None:
         """As Painter.settle."""
-        self._draw_safely(self._painter.settle, now)
+        self._draw_safely(self._painter.flush, now)
 
-    def ended(self, column: int) -> None:
+    def column_ended(self, column: int) -> None:
         """As Painter.ended."""
-        self._draw_safely(self._painter.ended, column)
+        self._draw_safely(self._painter.column_ended, column)
 
     def finish(self, outcomes: Sequence[Outcome]) -> NbllmError | None:
         """As Painter.finish; gives what went wrong."""
@@ -121,7 +121,10 @@ class Run:
             question,
             contestants,
             send,
-            [AnswerState(c.label, now, question.format, thoughts=question.thoughts) for c in contestants],
+            [
+                AnswerState(c.label, now, question.format, show_reasoning=question.show_reasoning)
+                for c in contestants
+            ],
         )
 
     def begin(self) -> Run:
@@ -266,7 +269,7 @@ def stop_on_interrupt(run: Run) -> Iterator[None]:
         )  # None: it was not set from Python
 
 
-def follow(run: Run, painter: Watcher) -> None:
+def follow(run: Run, painter: RunObserver) -> None:
     """Shows the run's events in `painter` until the last answer is over. Any thread."""
     positions = [0] * len(run.streams)
     while True:
@@ -287,7 +290,7 @@ def follow(run: Run, painter: Watcher) -> None:
             _wait(run, live, positions)
 
 
-def follow_safely(run: Run, painter: Watcher) -> None:
+def follow_safely(run: Run, painter: RunObserver) -> None:
     """As follow; what breaks that off ends the run, and what came stays. Even SystemExit: nobody else would
     tell, and who waits for the run would wait for ever."""
     try:
@@ -306,12 +309,12 @@ def start_thread(name: str, work: Callable[..., None], *arguments: Any) -> threa
     return thread
 
 
-def _read_column(run: Run, column: int, positions: list[int], painter: Watcher) -> bool:
+def _read_column(run: Run, column: int, positions: list[int], painter: RunObserver) -> bool:
     """Takes over what is new in a column; whether it is over."""
     stream = run.streams[column]
     if isinstance(stream, Stream):
         ended = stream.done  # before the log is read: what comes after is seen at the next look
-        for at, event, count in gathered(stream.log[positions[column] :]):
+        for at, event, count in merge_events(stream.log[positions[column] :]):
             positions[column] += count
             with suppress(Exception):  # what cannot be drawn while it comes is in the answer all the same
                 run.states[column].feed(event, at, count)
@@ -321,7 +324,7 @@ def _read_column(run: Run, column: int, positions: list[int], painter: Watcher) 
     if not run.close_column(column):
         positions[column] = 0
         return False
-    painter.ended(column)
+    painter.column_ended(column)
     return True
 
 
@@ -331,20 +334,20 @@ def _wait(run: Run, live: list[int], positions: list[int]) -> None:
     stream = run.streams[live[0]]
     if not isinstance(stream, Stream):
         return
-    begun = all(run.states[i].total for i in live)
+    begun = all(run.states[i].characters for i in live)
     if len(live) > 1:
         stream.wait_end(FRAME_SECONDS if begun else FRAME_SECONDS / 2, or_task=True)
     elif stream.wait(positions[live[0]], _TICK_SECONDS, run_tasks=False) and begun and not stream.done:
         stream.wait_end(FRAME_SECONDS, or_task=True)
 
 
-def _run_reader_tasks(run: Run, column: int, painter: Watcher) -> None:
+def _run_reader_tasks(run: Run, column: int, painter: RunObserver) -> None:
     """Does what a call asks of its reader: questions to the user, functions of the notebook. An interrupt
     breaks off what runs, and stops the run."""
     stream = run.streams[column]
     assert isinstance(stream, Stream)  # it has errands
     if stream.prompts_user:
-        painter.settle(time.perf_counter())
+        painter.flush(time.perf_counter())
     run.is_interruptible = True
     try:
         stream.run_reader_tasks()
@@ -376,14 +379,18 @@ def build_outcome(question: Question, label: str, stream: Stream | NbllmError) -
             suppress(NbllmError),
             processing_answer(response, "showing it as a table"),
         ):  # the text is shown instead
-            table = data_table(value)
+            table = render_data_frame(value)
     figures, notes = (
-        footer(
-            response, filled=question.filled, attached=question.attached, left=question.unfilled, figures=f
+        answer_footer(
+            response,
+            filled=question.filled,
+            attached=question.attached,
+            unfilled=question.unfilled,
+            figures=f,
         )
         for f in (True, False)
     )
-    return Outcome(label, response, value, error, figures, table, question.thoughts, notes)
+    return Outcome(label, response, value, error, figures, table, question.show_reasoning, notes)
 
 
 def _raw_outcome(label: str, stream: Stream | NbllmError) -> Outcome:
@@ -428,7 +435,7 @@ def store_results(
     session.comparison = result if isinstance(result, Comparison) else None
     for name, value in {
         "_llm": result,
-        **({out: outcomes[0].wanted if result is outcomes[0].response else result} if out else {}),
+        **({out: outcomes[0].result_value if result is outcomes[0].response else result} if out else {}),
     }.items():
         if expected is None or session.namespace.get(name) is expected[name]:
             session.namespace[name] = value

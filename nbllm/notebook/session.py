@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
-from .view.frontend import KernelPort, is_ours, request
-from .view.hidden import plain
+from .view.frontend import KernelPort, is_ours, parent_message
+from .view.hidden import plain_text
 
 if TYPE_CHECKING:
     from ..client.client import Client
@@ -240,14 +240,14 @@ class Session:
         """Which cell runs, and which run of it."""
         from .chats import Origin
 
-        message = request(self.shell)
+        message = parent_message(self.shell)
         return Origin(str(message.get("metadata", {}).get("cellId") or ""), _message_id(message))
 
     @property
     def is_alone(self) -> bool:
         """Whether the cell that runs is one `%%llm` and has shown nothing else, so that its outputs may be
         cleared."""
-        message = request(self.shell)
+        message = parent_message(self.shell)
         code = str(message.get("content", {}).get("code", ""))
         if code.split(maxsplit=1)[:1] not in (["%%llm"], ["%%nbllm"]):
             return False
@@ -258,7 +258,7 @@ class Session:
 
     def mark_output(self) -> None:
         """Notes that the cell that runs has an output that must stay."""
-        self.executions_with_output.append(_message_id(request(self.shell)))
+        self.executions_with_output.append(_message_id(parent_message(self.shell)))
 
     @contextmanager
     def foreground_answer(self) -> Iterator[None]:
@@ -382,7 +382,7 @@ class Session:
     def print_text(self, text: str) -> None:
         """A line for the user."""
         self.mark_output()
-        print(plain(text))  # noqa: T201 - a magic's answer goes to the cell's output
+        print(plain_text(text))  # noqa: T201 - a magic's answer goes to the cell's output
 
     def show_bundle(self, data: Mapping[str, str]) -> None:
         """A MIME bundle for the user; its text in a terminal."""

@@ -12,9 +12,9 @@ from ..tools.changes import Journal
 from .buttons import prompt_keyboard, prompt_with_buttons
 from .session import Session, current_session
 from .view.frontend import KernelPort
-from .view.hidden import clean, plain
+from .view.hidden import clean, plain_text
 from .view.markdown import code_html
-from .view.static import Rendered, bundle_of, call_rendered, call_source, joined, note_line
+from .view.static import Rendered, call_source, join_rendered, render_call, render_note, to_bundle
 from .view.styles import container
 
 _FOLDED = 1_200  # characters of a call that stand open
@@ -55,11 +55,11 @@ def asked(question: Question) -> str:
 def shown(question: Question) -> dict[str, str]:
     """The call, whole; folded where it is long, and how long it is."""
     source = clean(call_source(question.call))
-    html, text = _folded(call_rendered(source).html, source, _FOLDED), f"[tool call] {source}"
+    html, text = _folded(render_call(source).html, source, _FOLDED), f"[tool call] {source}"
     if question.change is not None and (diff := clean(question.change.diff)):
         html = f"{_folded(code_html(diff, 'diff'), diff, _OPEN)}{html}"
         text = f"{diff}\n{text}"
-    return {"text/html": container(html, style=True), "text/plain": plain(text)}
+    return {"text/html": container(html, style=True), "text/plain": plain_text(text)}
 
 
 def _folded(html: str, source: str, most: int) -> str:
@@ -87,6 +87,8 @@ def _listed(journal: Journal) -> dict[str, str]:
     lines = []
     for number, made in [*enumerate(journal.made, 1)][-_LISTED:]:
         diff = clean(made.change.diff)
-        lines.append(note_line(f"{number}: {made.change.what} (answer {made.answer})"))
+        lines.append(render_note(f"{number}: {made.change.what} (answer {made.answer})"))
         lines.append(Rendered(_folded(code_html(diff, "diff"), diff, _OPEN), diff))
-    return bundle_of(joined(lines or [note_line("Tools have changed nothing that can be taken back.")]))
+    return to_bundle(
+        join_rendered(lines or [render_note("Tools have changed nothing that can be taken back.")])
+    )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.rules_block import StateBlock
 
-_DEEPEST = 16  # levels; below the parser's own limit of 20
+_MAX_DEPTH = 16  # levels; below the parser's own limit of 20
 _DETAILS = re.compile(r"<details(?:\s+open)?\s*>(?=\s*(?:<summary\s*>|$))", re.IGNORECASE)
 _HEAD = re.compile(
     r"<details(?:\s+open)?\s*>\s*?(?:\n?\s*<summary\s*>(?P<summary>[\s\S]*?)</summary\s*>)?(?P<beside>[^\n]*)",
@@ -58,7 +58,7 @@ def add_to(md: MarkdownIt, may_follow: Callable[[str], object]) -> None:
                 if label not in known and may_follow(made["href"])
             }
             if not state.env.get("growing"):  # there it stays with what follows: its title may yet come
-                _element(
+                _push_element(
                     state,
                     "p",
                     state.getLines(start, state.line, state.blkIndent, False).strip(),
@@ -68,21 +68,21 @@ def add_to(md: MarkdownIt, may_follow: Callable[[str], object]) -> None:
 
     md.block.ruler.at("reference", definition)
     md.block.ruler.at("table", _table, {"alt": ["paragraph", "reference"]})
-    md.block.ruler.before("table", "deep", _deep)
+    md.block.ruler.before("table", "deep", _flatten)
     md.block.ruler.before(
         "table", "details", _details, {"alt": ["paragraph", "reference", "blockquote", "list"]}
     )
 
 
-def _deep(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    if state.level < _DEEPEST:
+def _flatten(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    if state.level < _MAX_DEPTH:
         return False
-    _element(state, "p", state.getLines(start, end, state.blkIndent, False).strip(), (start, end))
+    _push_element(state, "p", state.getLines(start, end, state.blkIndent, False).strip(), (start, end))
     state.line = end
     return True
 
 
-def _element(state: StateBlock, tag: str, content: str, lines: tuple[int, int], align: str = "") -> None:
+def _push_element(state: StateBlock, tag: str, content: str, lines: tuple[int, int], align: str = "") -> None:
     opened = state.push(f"{_KINDS.get(tag, tag)}_open", tag, 1)
     opened.map, opened.attrs = list(lines), {"style": f"text-align:{align}"} if align else {}
     inline = state.push("inline", "", 0)
@@ -99,15 +99,15 @@ def _details(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     first = _line(state, start)
     if not _DETAILS.match(first) or state.is_code_block(start):
         return False
-    last = _closes(state).get(start, end if state.env.get("growing") else -1)
+    last = _closing_lines(state).get(start, end if state.env.get("growing") else -1)
     if not start <= last <= end or (last == end and not state.env.get("growing")):
         return False
     if not silent:
-        _fold(state, start, last, min(last + 1, end))
+        _push_details(state, start, last, min(last + 1, end))
     return True
 
 
-def _closes(state: StateBlock) -> dict[int, int]:
+def _closing_lines(state: StateBlock) -> dict[int, int]:
     """Of each line that opens details, the line that closes them, outside of fences; found once a text."""
     key = ("details", state.src)
     if state.env.get("closes", ("", ""))[0] != key:
@@ -128,7 +128,7 @@ def _closes(state: StateBlock) -> dict[int, int]:
     return closes
 
 
-def _fold(state: StateBlock, start: int, last: int, after: int) -> None:
+def _push_details(state: StateBlock, start: int, last: int, after: int) -> None:
     """The tokens of details: the summary, what stands beside the tags, and the blocks between."""
     before, state.parentType = state.parentType, "blockquote"
     most, state.lineMax = state.lineMax, last
@@ -139,15 +139,15 @@ def _fold(state: StateBlock, start: int, last: int, after: int) -> None:
     )
     assert head is not None  # it matches every line that opens details
     if head["summary"]:
-        _element(state, "summary", " ".join(head["summary"].split()), (start, start + 1))
+        _push_element(state, "summary", " ".join(head["summary"].split()), (start, start + 1))
     begin = start + head[0].count("\n") + 1
     beside = head["beside"].strip()
     if beside:
-        _element(state, "p", beside, (start, start + 1))
+        _push_element(state, "p", beside, (start, start + 1))
     state.md.block.tokenize(state, min(begin, last), last)
     rest = _END.sub("", _line(state, last)).strip() if begin <= last < after else ""
     if rest:
-        _element(state, "p", rest, (last, last + 1))
+        _push_element(state, "p", rest, (last, last + 1))
     state.push("details_close", "details", -1)
     state.lineMax, state.parentType, state.line = most, before, after
 
@@ -168,7 +168,7 @@ def _table(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     if not head or len(head) != len(aligns):
         return False
     if not silent:
-        _write(state, start, end, head, aligns)
+        _push_table(state, start, end, head, aligns)
     return True
 
 
@@ -194,9 +194,9 @@ def _cells(line: str, wanted: int) -> list[str]:
     )
 
 
-def _split(line: str, whole: list[tuple[int, int]]) -> list[str]:
+def _split(line: str, spans_to_keep: list[tuple[int, int]]) -> list[str]:
     """`line` cut at its pipes, but not inside the stretches that are to stay `whole`."""
-    spans = iter([*whole, (len(line), len(line))])
+    spans = iter([*spans_to_keep, (len(line), len(line))])
     span, cells, at = next(spans), [], 0
     for pipe in _PIPE.finditer(line):
         while span[1] <= pipe.start() and span[0] < len(line):
@@ -209,18 +209,18 @@ def _split(line: str, whole: list[tuple[int, int]]) -> list[str]:
     return [cell.strip().replace("\\|", "|") for cell in inner]
 
 
-def _write(state: StateBlock, start: int, end: int, head: list[str], aligns: list[str]) -> None:
+def _push_table(state: StateBlock, start: int, end: int, head: list[str], aligns: list[str]) -> None:
     """The tokens of a table: its head, and rows up to what ends a quote too."""
     before, state.parentType = state.parentType, "table"
     table = state.push("table_open", "table", 1)
     state.push("thead_open", "thead", 1)
-    _row(state, "th", start, head, aligns)
+    _push_row(state, "th", start, head, aligns)
     state.push("thead_close", "thead", -1)
     number = start + 2
     while number < end and _continues(state, number, end):
         if number == start + 2:
             state.push("tbody_open", "tbody", 1)
-        _row(state, "td", number, _cells(_line(state, number), len(aligns)), aligns)
+        _push_row(state, "td", number, _cells(_line(state, number), len(aligns)), aligns)
         number += 1
     if number > start + 2:
         state.push("tbody_close", "tbody", -1)
@@ -234,8 +234,8 @@ def _continues(state: StateBlock, number: int, end: int) -> bool:
     return not any(rule(state, number, end, True) for rule in state.md.block.ruler.getRules("blockquote"))
 
 
-def _row(state: StateBlock, kind: str, number: int, cells: list[str], aligns: list[str]) -> None:
+def _push_row(state: StateBlock, kind: str, number: int, cells: list[str], aligns: list[str]) -> None:
     state.push("tr_open", "tr", 1)
     for i, cell in enumerate(cells):
-        _element(state, kind, cell, (number, number + 1), aligns[i] if i < len(aligns) else "")
+        _push_element(state, kind, cell, (number, number + 1), aligns[i] if i < len(aligns) else "")
     state.push("tr_close", "tr", -1)

@@ -28,7 +28,7 @@ from typing import Protocol
 from .hidden import clean
 from .markdown import outline
 
-_ALWAYS, _ALWAYS_LINES = 2_048, 24  # characters and lines of tail that are parsed at every question
+_ALWAYS_SIZE, _ALWAYS_LINES = 2_048, 24  # characters and lines of tail that are parsed at every question
 _SIGNS = r"(?:[-+*>#]{1,6}[ ]+|\d{1,9}[.)][ ]+|\*\*|__|[*_\"'(\[`“„«])?"
 _DECIDED = re.compile(rf"[ ]*{_SIGNS}[^\W\d_]")
 _OPENER = re.compile(
@@ -38,7 +38,7 @@ _OPENER = re.compile(
 _ENDS_LIST = re.compile(r" ?(?:`{3,}[^`]*$|~~~|\#{1,6}[ \t])")
 _AT_MARGIN = re.compile(r" ?(?![-+*\s]|\d{1,9}[.)](?:\s|$))\S")
 _BLANK = " \t\r\n"
-_BEGINNING = 100  # characters of a line among which its first letter counts
+_PREFIX_LENGTH = 100  # characters of a line among which its first letter counts
 _ITEM = re.compile(r" ?(?:[-+*]|\d{1,9}[.)])[ \t]")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 _DIVIDER = re.compile(r" {0,3}(?!-[ \t])[-:|][-:| \t]+\r?\n")
@@ -54,12 +54,12 @@ class Splitter(Protocol):
     def tail(self) -> str:
         """What is not finished."""
 
-    def shed(self, above: int) -> str:
+    def split_tail(self, above: int) -> str:
         """Where the tail is longer than `above`, gives away a part of it that can be shown by itself; ""
         otherwise."""
 
 
-class Lines:
+class LineSplitter:
     """A text that is shown as it is: whole lines are finished."""
 
     def __init__(self) -> None:
@@ -74,12 +74,12 @@ class Lines:
         """The last line."""
         return self._tail
 
-    def shed(self, above: int) -> str:
+    def split_tail(self, above: int) -> str:
         """Nothing: a line is never long enough."""
         return ""
 
 
-class Blocks:
+class BlockSplitter:
     """Markdown: blocks are finished when the next one has begun."""
 
     def __init__(self) -> None:
@@ -87,9 +87,9 @@ class Blocks:
         self._size = 0  # characters in them
         self._open: list[str] = []  # pieces of the line that is not complete
         self._width = 0  # characters of that line that have been looked at
-        self._judged = False  # whether that line has been judged already
-        self._ask_at = 0  # size of the tail from which questions are put again
-        self._trusted = True  # whether the last question that should be answered with yes was
+        self._line_judged = False  # whether that line has been judged already
+        self._parse_at_size = 0  # size of the tail from which questions are put again
+        self._last_guess_right = True  # whether the last question that should be answered with yes was
         self._in_list = False  # whether the tail was seen to be a list
         self._fence: re.Pattern[str] | None = None  # what ends the fence that the tail is in
 
@@ -98,17 +98,17 @@ class Blocks:
         done: list[str] = []
         *complete, rest = text.split("\n")
         for piece in complete:
-            self._grow(piece, done)
+            self._extend_line(piece, done)
             self._end_line(done)
         if rest:
-            self._grow(rest, done)
+            self._extend_line(rest, done)
         return done
 
     def tail(self) -> str:
         """The source of the open block."""
         return "".join(self._lines) + "".join(self._open)
 
-    def shed(self, above: int) -> str:
+    def split_tail(self, above: int) -> str:
         """Cuts a long open block for the display's sake, so that what is drawn again and again stays short: a
         fence between two lines (both parts get its opening line, so that pieces no longer join to the text),
         a list between two items, whatever is twice as long at its end (the head of a table is kept). Never
@@ -116,7 +116,7 @@ class Blocks:
         line = "".join(self._open)
         cut = (line.rfind(" ") + 1 or len(line)) if len(line) > above else 0
         if self._fence:
-            return self._shed_fence(line[:cut], line[cut:]) if cut or self._size > above else ""
+            return self._split_fence(line[:cut], line[cut:]) if cut or self._size > above else ""
         at = (
             next((i for i in range(len(self._lines) - 1, 0, -1) if _ITEM.match(self._lines[i])), 0)
             if self._in_list and self._size > above
@@ -133,57 +133,57 @@ class Blocks:
             else []
         )
         self._open = [line] if at else [line[cut:]]
-        self._keep("".join(self._lines[at:] if at else head))
+        self._set_tail("".join(self._lines[at:] if at else head))
         return piece
 
-    def _shed_fence(self, done: str, rest: str) -> str:
+    def _split_fence(self, done: str, rest: str) -> str:
         opening = next(line for line in self._lines if line.strip(_BLANK))
         match = _FENCE.match(opening)
         assert match
         piece = "".join(self._lines) + (f"{done}\n" if done else "") + match[1] + "\n"
         self._open = [rest]
-        self._keep(opening)
+        self._set_tail(opening)
         return piece
 
-    def _grow(self, piece: str, done: list[str]) -> None:
+    def _extend_line(self, piece: str, done: list[str]) -> None:
         self._open.append(piece)
-        if self._judged or self._fence or self._width > _BEGINNING:
+        if self._line_judged or self._fence or self._width > _PREFIX_LENGTH:
             return
         line = "".join(self._open)
         self._width = len(line)
-        match = _DECIDED.match(line[:_BEGINNING])
+        match = _DECIDED.match(line[:_PREFIX_LENGTH])
         if match:
-            self._judged = True
-            self._judge(line[: match.end()], done)
+            self._line_judged = True
+            self._parse_if_needed(line[: match.end()], done)
 
     def _end_line(self, done: list[str]) -> None:
         line = "".join(self._open) + "\n"
         if self._fence:
             if self._fence.fullmatch(line.rstrip()):
                 self._fence = None
-        elif not self._judged or _OPENER.match(line):
-            self._judge(line, done)
+        elif not self._line_judged or _OPENER.match(line):
+            self._parse_if_needed(line, done)
         self._lines.append(line)
         self._size += len(line)
-        self._open, self._judged, self._width = [], False, 0
+        self._open, self._line_judged, self._width = [], False, 0
 
-    def _judge(self, line: str, done: list[str]) -> None:
+    def _parse_if_needed(self, line: str, done: list[str]) -> None:
         """Asks the parser, where `line` (whole, or up to its first letter) may be the start of a block."""
         before = self._lines[-1] if self._lines else ""
         if not self._lines:
             self._watch_fence(line)
-        elif line.strip(_BLANK) and self._worth_asking(before, line):
+        elif line.strip(_BLANK) and self._is_worth_parsing(before, line):
             self._split(before, line, done)
 
-    def _worth_asking(self, before: str, line: str) -> bool:
+    def _is_worth_parsing(self, before: str, line: str) -> bool:
         after_blank = not before.strip(_BLANK)
         if not (after_blank or _OPENER.match(line) or _OPENER.match(before)):
             return False
-        sure = bool((after_blank and _AT_MARGIN.match(line)) or _ENDS_LIST.match(line))
-        small = self._size < _ALWAYS and len(self._lines) < _ALWAYS_LINES
-        if not (small or self._size >= self._ask_at or (sure and self._trusted)):
+        expects_block = bool((after_blank and _AT_MARGIN.match(line)) or _ENDS_LIST.match(line))
+        small = self._size < _ALWAYS_SIZE and len(self._lines) < _ALWAYS_LINES
+        if not (small or self._size >= self._parse_at_size or (expects_block and self._last_guess_right)):
             return False
-        self._trusted = not sure  # until the answer
+        self._last_guess_right = not expects_block  # until the answer
         return True
 
     def _split(self, before: str, line: str, done: list[str]) -> None:
@@ -193,18 +193,18 @@ class Blocks:
         if starts and before.strip(_BLANK) and tokens[-1].meta.get("open"):  # a `$$` that may yet be none
             starts.pop()
         ends = [0, *(m.end() for m in _NEWLINE.finditer(text))]
-        places = [ends[s] for s in starts[1:] if ends[s] <= len(text) - len(line)]
-        self._ask_at = 0 if places else self._size + self._size // 4
-        self._trusted |= bool(places)
-        for a, b in zip([0, *places], places, strict=False):
+        cuts = [ends[s] for s in starts[1:] if ends[s] <= len(text) - len(line)]
+        self._parse_at_size = 0 if cuts else self._size + self._size // 4
+        self._last_guess_right |= bool(cuts)
+        for a, b in zip([0, *cuts], cuts, strict=False):
             done.append(text[a:b])
-        if places:
-            self._keep(text[places[-1] : len(text) - len(line)])
+        if cuts:
+            self._set_tail(text[cuts[-1] : len(text) - len(line)])
         self._in_list = bool(tokens) and tokens[-1].tag in ("ul", "ol")
         if tokens and tokens[-1].type == "fence" and ends[starts[-1]] == len(text) - len(line):
             self._watch_fence(line)
 
-    def _keep(self, rest: str) -> None:
+    def _set_tail(self, rest: str) -> None:
         self._lines = [piece + "\n" for piece in rest.split("\n")[:-1]]
         self._size = len(rest)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-_OURS = "nbllm"  # marks what is our own, in the part of a message that no notebook keeps
+_MARKER = "nbllm"  # marks what is our own, in the part of a message that no notebook keeps
 
 
 class KernelPort:
@@ -26,7 +26,7 @@ class KernelPort:
     ) -> None:
         """Shows a MIME bundle, or replaces the one that was shown under `display_id`; `metadata` is saved
         with it."""
-        transient: dict[str, Any] = {_OURS: True} | ({"display_id": display_id} if display_id else {})
+        transient: dict[str, Any] = {_MARKER: True} | ({"display_id": display_id} if display_id else {})
         self._shell.display_pub.publish(
             data=dict(data), metadata=dict(metadata or {}), transient=transient, update=update
         )
@@ -38,10 +38,10 @@ class KernelPort:
 
 def is_ours(message: Mapping[str, Any]) -> bool:
     """Whether nbllm shows what a message holds."""
-    return _OURS in message["content"].get("transient", {})
+    return _MARKER in message["content"].get("transient", {})
 
 
-def where(shell: Any, render: str = "auto") -> str:
+def output_mode(shell: Any, render: str = "auto") -> str:
     """How `shell` shows things, or as `render` says (live, final, plain, terminal): live in a front end that
     answers; only the final form where nobody watches (nbclient, papermill, nbval, a cell under %%capture) and
     within an Output widget, which updates do not reach; as text in a terminal."""
@@ -59,7 +59,7 @@ def where(shell: Any, render: str = "auto") -> str:
     return "live" if getattr(kernel, "_allow_stdin", False) else "final"
 
 
-def request(shell: Any) -> Mapping[str, Any]:
+def parent_message(shell: Any) -> Mapping[str, Any]:
     """The front end's message that is being answered; empty in a terminal, and where a kernel does not
     tell."""
     kernel = getattr(shell, "kernel", None)
@@ -69,23 +69,25 @@ def request(shell: Any) -> Mapping[str, Any]:
         return {}
 
 
-def listen(hear: Callable[[dict[str, Any]], dict[str, Any]], *, listening: bool = True) -> None:
+def hook_printed_text(hook: Callable[[dict[str, Any]], dict[str, Any]], *, enabled: bool = True) -> None:
     """Lets `hear` see every message of printed text, whatever thread prints, or no longer. ipykernel 6 cannot
     do that."""
-    for out in (sys.stdout, sys.stderr):
-        sender, change = (
-            getattr(out, "pub_thread", None),
-            getattr(out, "register_hook" if listening else "unregister_hook", None),
+    for stream in (sys.stdout, sys.stderr):
+        sender, register = (
+            getattr(stream, "pub_thread", None),
+            getattr(stream, "register_hook" if enabled else "unregister_hook", None),
         )
-        if sender is not None and change is not None:
-            sender.schedule(partial(change, hear))  # its hooks are those of the thread that sends
+        if sender is not None and register is not None:
+            sender.schedule(partial(register, hook))  # its hooks are those of the thread that sends
 
 
 def _in_output_widget(shell: Any) -> bool:
     """Whether an `Output` of ipywidgets takes what is shown now, as within `with output:`."""
     output = getattr(sys.modules.get("ipywidgets"), "Output", None)
-    here = request(shell).get("header", {}).get("msg_id")
-    if output is None or not here:
+    message_id = parent_message(shell).get("header", {}).get("msg_id")
+    if output is None or not message_id:
         return False
-    known = getattr(sys.modules.get("ipywidgets.widgets.widget"), "_instances", None) or output.widgets
-    return any(isinstance(widget, output) and widget.msg_id == here for widget in list(known.values()))
+    widgets = getattr(sys.modules.get("ipywidgets.widgets.widget"), "_instances", None) or output.widgets
+    return any(
+        isinstance(widget, output) and widget.msg_id == message_id for widget in list(widgets.values())
+    )

@@ -17,16 +17,26 @@ from uuid import uuid4
 
 from ...core.events import Usage
 from .frontend import KernelPort
-from .hidden import clean, plain
-from .incremental import Growing, glued, quiet
+from .hidden import clean, plain_text
+from .incremental import GrowingAnswer, concatenate, without_typesetting
 from .outcome import Outcome, Painter
 from .state import AnswerState
-from .static import Rendered, about, bundle_of, characters, count, joined, money, provenance, seconds
-from .tables import table
+from .static import (
+    Rendered,
+    answer_length,
+    estimate_tokens,
+    format_count,
+    format_money,
+    format_seconds,
+    join_rendered,
+    provenance,
+    to_bundle,
+)
+from .tables import render_table
 from .throttle import ENVELOPE, Budget, Pace
 
-_IN_A_ROW = 4  # columns, where no style is
-_SHOWN = 40_000  # characters of growing answers that one frame shows
+_COLUMNS_PER_ROW = 4  # columns, where no style is
+_MAX_CHARACTERS = 40_000  # characters of growing answers that one frame shows
 _LEFT_OUT = Rendered("<p>…</p>\n", "…\n\n")
 
 
@@ -34,8 +44,8 @@ class Column(NamedTuple):
     """What stands above a column, what it holds, and the id of the place for its ■."""
 
     label: str
-    line: Rendered
-    stop: str = ""
+    content: Rendered
+    stop_id: str = ""
 
 
 class Grid(Painter):
@@ -52,17 +62,17 @@ class Grid(Painter):
         mode: str = "live",
         format: str = "md",
         before: Sequence[Outcome] = (),
-        alone: Callable[[], bool] = lambda: True,
-        stops: Sequence[str] = (),
+        is_alone: Callable[[], bool] = lambda: True,
+        stop_ids: Sequence[str] = (),
         close: Callable[[], None] = lambda: None,
         budget: Budget | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._port, self._mode, self._format, self._clock = port, mode, format, clock
-        self._growing = [Growing(state) for state in states]
-        self._before = [Column(e.label, e.line(format)) for e in before]
-        self._ended = list(before)
-        self._id, self._alone, self._stops, self._close = uuid4().hex, alone, stops, close
+        self._growing = [GrowingAnswer(state) for state in states]
+        self._before = [Column(e.label, e.render(format)) for e in before]
+        self._earlier = list(before)
+        self._id, self._is_alone, self._stop_ids, self._close = uuid4().hex, is_alone, stop_ids, close
         self._pace = Pace(budget, clock())
         self._size, self._shown = 0, False
 
@@ -71,59 +81,59 @@ class Grid(Painter):
         if self._mode != "final":
             self._draw(self._clock())
 
-    def settle(self, now: float) -> None:
+    def flush(self, now: float) -> None:
         """Draws, whatever is due."""
-        if self._mode != "final" and self._new:
+        if self._mode != "final" and self._new_chunks:
             self._draw(now)
 
     def tick(self, now: float) -> None:
         """Draws, where a frame is due."""
         if self._mode == "final":
             return
-        size, new = ENVELOPE + max(self._size, 2_000), self._new
-        if self._pace.due(now, chunks=new, characters=40 * new, size=size) or self._pace.idle(
+        size, new = ENVELOPE + max(self._size, 2_000), self._new_chunks
+        if self._pace.is_due(now, chunks=new, characters=40 * new, size=size) or self._pace.is_idle(
             now, every=1.0, size=size
         ):
             self._draw(now)
 
     @property
-    def _new(self) -> int:
+    def _new_chunks(self) -> int:
         """Chunks since the last frame."""
-        return sum(column.new["chunks"] for column in self._growing)
+        return sum(column.pending["chunks"] for column in self._growing)
 
     def _draw(self, now: float) -> None:
         began = self._clock()
-        data = bundle(
+        data = columns_bundle(
             [*self._before, *(self._column(i, now) for i in range(len(self._growing)))],
             html=self._mode != "plain",
         )
         self._port.publish(data, display_id=self._id, update=self._shown)
         self._shown, self._size = True, sum(map(len, data.values()))
-        self._pace.sent(now, ENVELOPE + self._size, self._clock() - began)
+        self._pace.record_frame(now, ENVELOPE + self._size, self._clock() - began)
 
     def _column(self, number: int, now: float) -> Column:
         """A column as it is now, with the place of its ■."""
-        growing, room = self._growing[number], _SHOWN // len(self._growing)
-        growing.look()
+        growing, budget = self._growing[number], _MAX_CHARACTERS // len(self._growing)
+        growing.update()
         lines = list[Rendered]()
-        for line in growing.done:
-            if (room := room - len(line.text)) < 0:
+        for line in growing.finished:
+            if (budget := budget - len(line.text)) < 0:
                 lines.append(_LEFT_OUT)
                 break
             lines.append(line)
-        shown = [*quiet(lines), *growing.open(), growing.status(now)]
-        stop = self._stops[number] if self._stops and growing.state.ended is None else ""
-        return Column(growing.state.label, glued(shown), stop)
+        shown = [*without_typesetting(lines), *growing.open_lines(), growing.status_line(now)]
+        stop = self._stop_ids[number] if self._stop_ids and growing.state.ended is None else ""
+        return Column(growing.state.label, concatenate(shown), stop)
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Replaces all by the final form: what the cell holds, or only the columns."""
-        whole = [*self._ended, *outcomes]
-        update = self._shown and not self._alone()
+        all_outcomes = [*self._earlier, *outcomes]
+        update = self._shown and not self._is_alone()
         if self._shown and not update:
             self._port.clear(wait=True)
         self._port.publish(
-            ended(whole, self._format, html=self._mode != "plain"),
-            metadata={"nbllm": [provenance(e.response) for e in whole]},
+            outcomes_bundle(all_outcomes, self._format, html=self._mode != "plain"),
+            metadata={"nbllm": [provenance(e.response) for e in all_outcomes]},
             display_id=self._id if update else None,
             update=update,
         )
@@ -132,79 +142,86 @@ class Grid(Painter):
     def give_up(self, text: str) -> None:
         """Leaves plain text, where the final form could not be drawn."""
         self._port.publish(
-            {"text/plain": plain(text)}, display_id=self._id if self._shown else None, update=self._shown
+            {"text/plain": plain_text(text)}, display_id=self._id if self._shown else None, update=self._shown
         )
         self._close()
 
 
-def grid(columns: Sequence[Column]) -> str:
+def columns_html(columns: Sequence[Column]) -> str:
     """The columns' HTML: a table, so that they stand beside each other where styles are taken away (GitHub,
     an untrusted notebook); with them as many in a row as there is room for. JupyterLab takes `start` from an
     untrusted notebook, and sets cells of tables to the right."""
-    share = 100 // min(len(columns), _IN_A_ROW)
+    share = 100 // min(len(columns), _COLUMNS_PER_ROW)
     cells = [
         f"<td class=nbllm-col valign=top width={share}% "
         f"style=text-align:left;text-align:start;vertical-align:top>"
-        f"<div class=nbllm-head><b>{escape(c.label)}</b>{c.stop and f' <span id={c.stop}></span>'}</div>\n"
-        f"{c.line.html}</td>"
+        f"<div class=nbllm-head><b>{escape(c.label)}</b>"
+        f"{c.stop_id and f' <span id={c.stop_id}></span>'}</div>\n"
+        f"{c.content.html}</td>"
         for c in columns
     ]
-    rows = ("".join(cells[i : i + _IN_A_ROW]) for i in range(0, len(cells), _IN_A_ROW))
+    rows = ("".join(cells[i : i + _COLUMNS_PER_ROW]) for i in range(0, len(cells), _COLUMNS_PER_ROW))
     return f"<table class=nbllm-side><tbody><tr>{'</tr><tr>'.join(rows)}</tr></tbody></table>\n"
 
 
-def bundle(columns: Sequence[Column], *, html: bool = True, below: Rendered | None = None) -> dict[str, str]:
+def columns_bundle(
+    columns: Sequence[Column], *, html: bool = True, below: Rendered | None = None
+) -> dict[str, str]:
     """The MIME bundle of columns, and of what stands below them: HTML, and text that reads as Markdown."""
-    text = "\n\n".join(f"## {clean(c.label)}\n\n{c.line.text.strip()}" for c in columns)
-    whole = Rendered(grid(columns), text)
-    return bundle_of(joined([whole, below]) if below else whole, html=html)
+    text = "\n\n".join(f"## {clean(c.label)}\n\n{c.content.text.strip()}" for c in columns)
+    rendered = Rendered(columns_html(columns), text)
+    return to_bundle(join_rendered([rendered, below]) if below else rendered, html=html)
 
 
-def ended(outcomes: Sequence[Outcome], format: str, *, html: bool = True) -> dict[str, str]:
+def outcomes_bundle(outcomes: Sequence[Outcome], format: str, *, html: bool = True) -> dict[str, str]:
     """The MIME bundle of answers that are over: the columns, and one table of their figures."""
-    several = len(outcomes) > 1
-    columns = [Column(o.label, o.line(format, beside=several)) for o in outcomes]
-    return bundle(columns, html=html, below=figures(outcomes) if several else None)
+    side_by_side = len(outcomes) > 1
+    columns = [Column(o.label, o.render(format, beside=side_by_side)) for o in outcomes]
+    return columns_bundle(columns, html=html, below=figures_table(outcomes) if side_by_side else None)
 
 
-_HEADS = ("", "to first token", "total", "tokens/s", "tokens in", "out", "cost")
-_LESS_IS_BEST = {1: True, 2: True, 3: False, 6: True}  # by the place among the heads
+_HEADINGS = ("", "to first token", "total", "tokens/s", "tokens in", "out", "cost")
+_LOWER_IS_BETTER = {1: True, 2: True, 3: False, 6: True}  # by the place among the heads
 
 
-def figures(outcomes: Sequence[Outcome]) -> Rendered:
+def figures_table(outcomes: Sequence[Outcome]) -> Rendered:
     """The figures of answers, one below the other, the best of those that ended by themselves marked."""
-    rows = [_measured(o) for o in outcomes]
-    good = [i for i, o in enumerate(outcomes) if o.error is None and o.response.finish_reason in _WHOLE]
-    shown = [[d(v) for d, v in zip(_DRAWN, row, strict=True)] for row in rows]
+    rows = [_figures(o) for o in outcomes]
+    complete = [
+        i for i, o in enumerate(outcomes) if o.error is None and o.response.finish_reason in _COMPLETE
+    ]
+    shown = [[d(v) for d, v in zip(_FORMATTERS, row, strict=True)] for row in rows]
     best = set()
-    for j, less in _LESS_IS_BEST.items():
-        known = {i: rows[i][j] for i in good if rows[i][j] is not None}
+    for j, less in _LOWER_IS_BETTER.items():
+        known = {i: rows[i][j] for i in complete if rows[i][j] is not None}
         first = shown[(min if less else max)(known, key=lambda i: known[i])][j] if known else ""
-        alike = {(i, j) for i in known if shown[i][j] == first}
-        best |= alike if len(alike) < len(known) else set()
+        ties = {(i, j) for i in known if shown[i][j] == first}
+        best |= ties if len(ties) < len(known) else set()
     empty = [j for j, column in enumerate(zip(*shown, strict=True)) if not any(column)]
-    for row in (heads := list(_HEADS), *shown):
+    for row in (heads := list(_HEADINGS), *shown):
         for j in reversed(empty):
             del row[j]
     best = {(i, j - sum(e < j for e in empty)) for i, j in best}
-    made = table(heads, shown, figures=heads[1:], best=best)
-    return Rendered(f"<div class=nbllm-foot><small>{made.html}</small></div>\n", made.text)
+    rendered = render_table(heads, shown, numeric=heads[1:], best=best)
+    return Rendered(f"<div class=nbllm-foot><small>{rendered.html}</small></div>\n", rendered.text)
 
 
-_WHOLE = ("stop", "tool_calls")
-_DRAWN: tuple[Callable[[Any], str], ...] = (
+_COMPLETE = ("stop", "tool_calls")
+_FORMATTERS: tuple[Callable[[Any], str], ...] = (
     str,
-    *(lambda v: "" if v is None else seconds(v),) * 2,
+    *(lambda v: "" if v is None else format_seconds(v),) * 2,
     lambda v: "" if v is None else f"{v:,.{0 if v >= 10 else 1}f}",
-    lambda v: "" if v is None else count(v),
-    lambda v: v if isinstance(v, str) else count(v),
-    lambda v: "" if v is None else money(v),
+    lambda v: "" if v is None else format_count(v),
+    lambda v: v if isinstance(v, str) else format_count(v),
+    lambda v: "" if v is None else format_money(v),
 )
 
 
-def _measured(o: Outcome) -> list[Any]:
+def _figures(o: Outcome) -> list[Any]:
     r = o.response
     t, usage = r.timing, r.usage or Usage()
-    made = about(characters(r)).strip("?") if usage.output_tokens is None else usage.output_tokens
+    out_tokens = (
+        estimate_tokens(answer_length(r)).strip("?") if usage.output_tokens is None else usage.output_tokens
+    )
     cost = None if r.simulated else r.cost
-    return [o.label, t.ttft, t.total, t.tokens_per_second, usage.input_tokens, made, cost]
+    return [o.label, t.ttft, t.total, t.tokens_per_second, usage.input_tokens, out_tokens, cost]

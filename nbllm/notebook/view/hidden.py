@@ -29,7 +29,7 @@ _HARMLESS = frozenset(
 )  # or they have a form
 # Blocks in which new characters come with every Unicode: emoji and Chinese. Unassigned here, they may have a
 # form there.
-_GROWING = ((0x1F000, 0x1FAFF), (0x20000, 0x3FFFD))
+_OPEN_BLOCKS = ((0x1F000, 0x1FAFF), (0x20000, 0x3FFFD))
 
 _EMOJI = "[\u00a9\u00ae\u203c\u2049\u2122\u2139\u2190-\u21ff\u2300-\u27bf\u2900-\u297f\u2b00-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff]"  # noqa: E501
 _TONE = "[\U0001f3fb-\U0001f3ff]?"
@@ -40,7 +40,7 @@ _JOINING = "\u0620-\u08ff\u0900-\u0dff\u0f00-\u109f\u1780-\u18af\u1900-\u1cff\ua
 _RIGHT_TO_LEFT = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001eeff"
 _HAN = "\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
 # What stays, {hidden} being what is hidden elsewhere.
-_HONEST = (
+_LEGITIMATE = (
     "[0-9#*]\ufe0f(?:\u20e3|\\Z)",
     f"\U0001f3f4(?:{_FLAGS})\U000e007f",
     # at the end, more may come
@@ -54,7 +54,7 @@ _HONEST = (
 )
 
 # What most texts consist of: nothing of it hides. Of a text with more, each character is looked at.
-_USUAL = re.compile(
+_COMMON = re.compile(
     "[\t\n\r -~\u00a0-\u00ac\u00ae-\u024f\u0400-\u0481\u2010-\u2027\u2030-\u205e"
     "\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fa5\uac00-\ud7a3]*+"
 )
@@ -62,16 +62,16 @@ _USUAL = re.compile(
 
 def clean(text: str) -> str:
     """`text` with hidden characters made visible, and halves of surrogate pairs replaced."""
-    return cleaned(text)[0]
+    return clean_and_count(text)[0]
 
 
-def plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """`clean` text with every line end as a newline: a bare carriage return would write over its line in a
     terminal."""
     return clean(text).replace("\r\n", "\n").replace("\r", "\n")
 
 
-def cleaned(text: str) -> tuple[str, int]:
+def clean_and_count(text: str) -> tuple[str, int]:
     """(`clean` text, how many characters were made visible)."""
     hidden = _hidden_in(text)
     if any("\ud800" <= c <= "\udfff" for c in hidden):
@@ -79,19 +79,19 @@ def cleaned(text: str) -> tuple[str, int]:
         hidden = _hidden_in(text)
     if not hidden:
         return text, 0
-    seen = 0
+    count = 0
 
     def mark(match: re.Match[str]) -> str:
-        nonlocal seen
-        seen += match.lastgroup is not None
-        return _mark(match[0]) if match.lastgroup else match[0]
+        nonlocal count
+        count += match.lastgroup is not None
+        return _visible_form(match[0]) if match.lastgroup else match[0]
 
-    return _pattern(hidden).sub(mark, text), seen
+    return _pattern(hidden).sub(mark, text), count
 
 
 def _hidden_in(text: str) -> str:
     """The hidden characters that occur in `text`, sorted."""
-    if _USUAL.fullmatch(text):
+    if _COMMON.fullmatch(text):
         return ""
     return "".join(sorted(c for c in set(text) if _is_hidden(c)))
 
@@ -103,7 +103,7 @@ def _is_hidden(c: str) -> bool:
     return (
         category(c)[0] == "C"
         and c not in _HARMLESS
-        and not any(first <= ord(c) <= last for first, last in _GROWING)
+        and not any(first <= ord(c) <= last for first, last in _OPEN_BLOCKS)
     )
 
 
@@ -111,11 +111,11 @@ def _is_hidden(c: str) -> bool:
 def _pattern(hidden: str) -> re.Pattern[str]:
     letters = re.escape(hidden)
     return re.compile(
-        "|".join(form.replace("{hidden}", letters) for form in _HONEST) + f"|(?P<hidden>[{letters}])",
+        "|".join(form.replace("{hidden}", letters) for form in _LEGITIMATE) + f"|(?P<hidden>[{letters}])",
         re.DOTALL,
     )
 
 
-def _mark(c: str) -> str:
+def _visible_form(c: str) -> str:
     code = ord(c)
     return chr(0x2400 + code) if code < 0x20 else "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"

@@ -27,7 +27,7 @@ _LANGUAGES = """
     sh shell sql svelte swift tex toml ts tsx typescript vue xml yaml yml zig zsh console clojure elixir
     erlang dart
 """
-_PIECE = 1_500  # characters
+_PIECE_LENGTH = 1_500  # characters
 _BLANKS = re.compile(r"(\n(?:[ \t]*\n){3,})")
 _MARGIN = re.compile(r"\n[ \t]*\n(?=\S)")
 _HIGHLIGHTED = frozenset(_LANGUAGES.split())
@@ -61,9 +61,11 @@ def label(info: str) -> str:
 def to_html(code: str, language: str, seconds: float = 1.0) -> str:
     """`code` escaped, with a span around each token that has a colour; `language` is a label. Colours end
     after `seconds` of this thread's time."""
-    lexer, until = _lexer(language.lower()), thread_time() + seconds
+    lexer, deadline = _lexer(language.lower()), thread_time() + seconds
     return "".join(
-        _inked(piece, lexer) if lexer is not None and thread_time() < until else escape(piece, quote=False)
+        _highlight(piece, lexer)
+        if lexer is not None and thread_time() < deadline
+        else escape(piece, quote=False)
         for piece in _pieces(code)
     )
 
@@ -72,8 +74,8 @@ def _pieces(code: str) -> Iterator[str]:
     """`code` in pieces of which none is long; many blank lines are a piece of their own."""
     for part in _BLANKS.split(code):
         at = 0
-        while len(part) - at > _PIECE:
-            cut = _cut(part, at, at + _PIECE)
+        while len(part) - at > _PIECE_LENGTH:
+            cut = _cut(part, at, at + _PIECE_LENGTH)
             yield part[at:cut]
             at = cut
         yield part[at:]
@@ -86,7 +88,7 @@ def _cut(code: str, start: int, end: int) -> int:
     return margins[-1] if margins else code.rfind("\n", start, end) + 1 or end
 
 
-def _inked(code: str, lexer: Lexer) -> str:
+def _highlight(code: str, lexer: Lexer) -> str:
     tokens = ((_class(str(kind)), text) for _, kind, text in lexer.get_tokens_unprocessed(code))
     return "".join(
         _span(name, "".join(t for _, t in run)) for name, run in groupby(tokens, key=lambda t: t[0])

@@ -17,75 +17,75 @@ from .math import CLOSED, TYPESET
 from .state import AnswerState
 from .static import Rendered
 
-_INK = 8_000  # characters of a code block that are highlighted before the end
+_MAX_HIGHLIGHTED = 8_000  # characters of a code block that are highlighted before the end
 _LONG_TAIL = 1_000  # characters of an open code block or list that are drawn again and again
 
 
-class Growing:
+class GrowingAnswer:
     """One answer as far as it is drawn. done: the finished pieces, until a painter takes them out. chunks,
     total: of the state, at the last look."""
 
     def __init__(self, state: AnswerState) -> None:
         self.state = state
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Nothing is drawn."""
-        self.done: list[Rendered] = []
+        self.finished: list[Rendered] = []
         self._references: dict[str, Any] = {}
         self._drawn = self.chunks = self.total = 0
         self._restarts = self.state.restarts
 
     @property
-    def void(self) -> bool:
+    def is_outdated(self) -> bool:
         """Whether what is drawn is not the answer's any more."""
         return self._restarts != self.state.restarts
 
     @property
-    def new(self) -> dict[str, int]:
+    def pending(self) -> dict[str, int]:
         """What has come since the last look: chunks and characters."""
-        return {"chunks": self.state.chunks - self.chunks, "characters": self.state.total - self.total}
+        return {"chunks": self.state.chunks - self.chunks, "characters": self.state.characters - self.total}
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Draws the pieces that are finished by now; all of them, where those before are void."""
         state = self.state
-        if self.void:
-            self.forget()
-        state.shed(_LONG_TAIL)
-        self.done += [piece.drawn(self._html) for piece in state.pieces[self._drawn :]]
+        if self.is_outdated:
+            self.reset()
+        state.split_tail(_LONG_TAIL)
+        self.finished += [piece.render(self._html) for piece in state.pieces[self._drawn :]]
         self._drawn = len(state.pieces)
-        self.chunks, self.total = state.chunks, state.total
+        self.chunks, self.total = state.chunks, state.characters
 
     @property
     def size(self) -> int:
         """Characters of what is not yet taken out."""
         ahead = sum(len(piece.source) for piece in self.state.pieces[self._drawn :])
-        return len(self.state.splitter.tail()) + ahead + sum(len(line.text) for line in self.done)
+        return len(self.state.splitter.tail()) + ahead + sum(len(line.text) for line in self.finished)
 
-    def open(self) -> list[Rendered]:
+    def open_lines(self) -> list[Rendered]:
         """The end that is still open: a thought or a text, and the calls that go on."""
         source = self.state.splitter.tail()
         text = [Rendered(self._html(source, growing=True), clean(source))] if source else []
-        calls = [Rendered(line.html, f"\n{line.text}\n") for line in self.state.calling()]
-        return [*self.state.thinking(), *text, *calls]
+        calls = [Rendered(line.html, f"\n{line.text}\n") for line in self.state.call_lines()]
+        return [*self.state.reasoning_lines(), *text, *calls]
 
-    def status(self, now: float) -> Rendered:
+    def status_line(self, now: float) -> Rendered:
         """The line of figures, behind what there is."""
         line = self.state.status_line(now)
-        return Rendered(line.html, f"\n\n{line.text}" if self.state.total else line.text)
+        return Rendered(line.html, f"\n\n{line.text}" if self.state.characters else line.text)
 
     def _html(self, source: str, *, growing: bool = False) -> str:
         if self.state.format != "md":
             return plain_html(source.removesuffix("\n" * (not growing)))
         known = dict(self._references) if growing else self._references
-        return to_html(source, references=known, typeset=not growing, ink=_INK)
+        return to_html(source, references=known, typeset=not growing, highlight_limit=_MAX_HIGHLIGHTED)
 
 
-def glued(lines: list[Rendered]) -> Rendered:
+def concatenate(lines: list[Rendered]) -> Rendered:
     """All of them as one, each as it is: they are pieces of one text."""
     return Rendered("".join(line.html for line in lines), "".join(line.text for line in lines))
 
 
-def quiet(lines: list[Rendered]) -> list[Rendered]:
+def without_typesetting(lines: list[Rendered]) -> list[Rendered]:
     """The same, its formulas as source."""
     return [Rendered(line.html.replace(TYPESET, CLOSED), line.text) for line in lines]

@@ -42,11 +42,11 @@ _NO_EMPHASIS = re.compile(
     r"|init_subclass|annotations|version|slots|pycache|module|contains|bool)__(?!\w)",
     re.ASCII,
 )
-_DEEPEST = 3
+_MAX_DEPTH = 3
 _ADDRESS = re.compile(
     r"(?<![A-Za-z0-9_/@:])https?://[^\s<>\[\]\"`，。、；：！？（）「」『』【】《》“”‘’\u3000]+", re.IGNORECASE
 )
-_BEHIND = ".,:;!?*_~'|"  # what is punctuation behind an address, and no part of it
+_TRAILING = ".,:;!?*_~'|"  # what is punctuation behind an address, and no part of it
 _LEAST_WIDTH = 40  # characters to which a paragraph may have been filled
 _MAYBE_RTL = re.compile(
     "[\u0590-\u08ff\ufb1d-\ufefc\U00010800-\U0010ffff]"
@@ -66,18 +66,18 @@ _BLOCKS = {
 
 def add_to(md: MarkdownIt) -> None:
     """Teaches the parser these rules."""
-    md.inline.ruler.before("autolink", "harmless", _harmless)
-    md.core.ruler.after("inline", "pairs", _pairs)
-    md.core.ruler.after("pairs", "addresses", _addresses)
-    md.core.ruler.after("inline", "verse", _verse)
-    md.core.ruler.after("inline", "directions", _directions)
-    md.inline.parse = emphasis(md)  # type: ignore[method-assign]
+    md.inline.ruler.before("autolink", "harmless", _parse_tag)
+    md.core.ruler.after("inline", "pairs", _match_tags)
+    md.core.ruler.after("pairs", "addresses", _link_addresses)
+    md.core.ruler.after("inline", "verse", _keep_line_breaks)
+    md.core.ruler.after("inline", "directions", _set_directions)
+    md.inline.parse = emphasis_parser(md)  # type: ignore[method-assign]
 
 
 # --- tags ---
 
 
-def _harmless(state: StateInline, silent: bool) -> bool:
+def _parse_tag(state: StateInline, silent: bool) -> bool:
     match = _TAG.match(state.src, state.pos, state.posMax)
     name = (match["name"] or "sup").lower() if match else ""
     if match is None or (match["close"] and name == "br"):
@@ -91,7 +91,7 @@ def _harmless(state: StateInline, silent: bool) -> bool:
     return True
 
 
-def _pairs(state: Any) -> None:
+def _match_tags(state: Any) -> None:
     """Tags that do not close within the tag that they were opened in are text."""
     for around, inline in pairwise(state.tokens):
         opened: list[Token] = []
@@ -101,23 +101,23 @@ def _pairs(state: Any) -> None:
             elif token.nesting == 1 or token.type == "tag_open":
                 opened.append(token)
             elif token.type == "tag_close":
-                _close(opened, token)
+                _close_tag(opened, token)
             elif token.nesting == -1:
-                _shut(opened)
+                _close_markdown_tag(opened)
         while opened:
-            _shut(opened)
+            _close_markdown_tag(opened)
 
 
-def _close(opened: list[Token], token: Token) -> None:
-    near = [t.tag in _LISTS for t in opened[-2 * _DEEPEST :] if t.type == "tag_open"]
-    deep = near.count(False) > _DEEPEST or len(near) == 2 * _DEEPEST
+def _close_tag(opened: list[Token], token: Token) -> None:
+    near = [t.tag in _LISTS for t in opened[-2 * _MAX_DEPTH :] if t.type == "tag_open"]
+    deep = near.count(False) > _MAX_DEPTH or len(near) == 2 * _MAX_DEPTH
     if opened and (opened[-1].type, opened[-1].tag) == ("tag_open", token.tag) and not deep:
         opened.pop().nesting, token.nesting = 1, -1
     else:
         _as_text(token)
 
 
-def _shut(opened: list[Token]) -> None:
+def _close_markdown_tag(opened: list[Token]) -> None:
     """Ends the last tag of Markdown's own that is open; those of the list within it were never closed."""
     while opened and opened[-1].type == "tag_open":
         _as_text(opened.pop())
@@ -132,7 +132,7 @@ def _as_text(token: Token) -> None:
 # --- addresses ---
 
 
-def _addresses(state: Any) -> None:
+def _link_addresses(state: Any) -> None:
     for inline in _inlines(state):
         if "://" not in inline.content:
             continue
@@ -140,16 +140,16 @@ def _addresses(state: Any) -> None:
         made: list[Token] = []
         for token in inline.children or ():
             links += token.nesting if token.type.startswith("link_") else 0
-            made += _split(token) if token.type == "text" and not links else [token]
+            made += _split_addresses(token) if token.type == "text" and not links else [token]
         inline.children = made
 
 
-def _split(token: Token) -> Iterator[Token]:
+def _split_addresses(token: Token) -> Iterator[Token]:
     from markdown_it.token import Token
 
     at = 0
     for match in _ADDRESS.finditer(token.content):
-        url = _without_behind(match[0])
+        url = _strip_trailing(match[0])
         if len(url) < len("https://x.y"):
             continue
         yield Token("text", "", 0, content=token.content[at : match.start()])
@@ -160,10 +160,10 @@ def _split(token: Token) -> Iterator[Token]:
     yield Token("text", "", 0, content=token.content[at:])
 
 
-def _without_behind(url: str) -> str:
+def _strip_trailing(url: str) -> str:
     """An address without the punctuation behind it; a bracket belongs to it where it was opened in it."""
     while url and (
-        url[-1] in _BEHIND or any(url[-1] == b and url.count(a) < url.count(b) for a, b in _BRACKETS)
+        url[-1] in _TRAILING or any(url[-1] == b and url.count(a) < url.count(b) for a, b in _BRACKETS)
     ):
         url = url[:-1]
     return url
@@ -175,7 +175,7 @@ _BRACKETS = (("(", ")"), ("[", "]"), ("{", "}"))
 # --- lines ---
 
 
-def _verse(state: Any) -> None:
+def _keep_line_breaks(state: Any) -> None:
     for inline in _inlines(state):
         if "\n" in inline.content and not _is_filled(inline.content.split("\n")):
             for token in inline.children or ():
@@ -202,13 +202,13 @@ def direction(text: str) -> str:
     return {"": "", "L": "ltr"}.get(found, "rtl")
 
 
-def _directions(state: Any) -> None:
+def _set_directions(state: Any) -> None:
     if not _MAYBE_RTL.search(state.src):
         return
     open_blocks: list[Token] = []
     for token in state.tokens:
         if token.type == "inline":
-            _decide(open_blocks, direction(token.content))
+            _set_direction(open_blocks, direction(token.content))
         elif token.nesting == 1:
             open_blocks.append(token)
         elif token.nesting == -1 and open_blocks:
@@ -217,7 +217,7 @@ def _directions(state: Any) -> None:
             token.meta["ltr"] = _inherited(open_blocks) == "rtl"
 
 
-def _decide(blocks: list[Token], found: str) -> None:
+def _set_direction(blocks: list[Token], found: str) -> None:
     """Gives those of the blocks around a text that have had none yet the direction of it."""
     inherited = "ltr"
     for block in blocks:
@@ -235,7 +235,7 @@ def _inherited(blocks: list[Token]) -> str:
 # --- emphasis ---
 
 
-def emphasis(md: MarkdownIt) -> Any:
+def emphasis_parser(md: MarkdownIt) -> Any:
     """ParserInline.parse, with a state for which `*` beside a letter of a script without word spaces stands
     as beside a blank, and between factors is no emphasis."""
     from markdown_it.rules_inline import StateInline
@@ -252,9 +252,7 @@ def emphasis(md: MarkdownIt) -> Any:
             wide = _is_wide(before) or _is_wide(after)
             if not (canSplitWord and wide) and start not in self.signs:
                 return found
-            return Scanned(
-                wide and _may_begin(after, before), wide and _may_begin(before, after), found.length
-            )
+            return Scanned(wide and _can_open(after, before), wide and _can_open(before, after), found.length)
 
     def parse(src: str, parser: MarkdownIt, env: Any, tokens: list[Token]) -> list[Token]:
         state = State(src, parser, env, tokens)
@@ -267,14 +265,14 @@ def emphasis(md: MarkdownIt) -> Any:
     return parse
 
 
-def _may_begin(inner: str, outer: str) -> bool:
+def _can_open(inner: str, outer: str) -> bool:
     """Whether emphasis may begin (or, the other way round, end) between two characters."""
     return not inner.isspace() and (
-        not _is_sign(inner) or outer.isspace() or _is_sign(outer) or _is_wide(outer)
+        not _is_punctuation(inner) or outer.isspace() or _is_punctuation(outer) or _is_wide(outer)
     )
 
 
-def _is_sign(char: str) -> bool:
+def _is_punctuation(char: str) -> bool:
     return category(char)[0] in "PS"
 
 

@@ -27,11 +27,11 @@ from typing import Literal
 from uuid import uuid4
 
 from .frontend import KernelPort
-from .hidden import plain
-from .incremental import Growing, glued, quiet
+from .hidden import plain_text
+from .incremental import GrowingAnswer, concatenate, without_typesetting
 from .outcome import Outcome, Painter
 from .state import AnswerState
-from .static import Rendered, answer_lines, bundle_of, joined, provenance
+from .static import Rendered, join_rendered, provenance, render_answer, to_bundle
 from .styles import container
 from .throttle import ENVELOPE, Budget, Pace
 
@@ -58,24 +58,24 @@ class LivePainter(Painter):
         state: AnswerState,
         *,
         mode: Mode = "live",
-        alone: Callable[[], bool] = lambda: True,
-        clears: Callable[[], int] = lambda: 0,
-        place: str = "",
-        grown: str = "",
+        is_alone: Callable[[], bool] = lambda: True,
+        clear_count: Callable[[], int] = lambda: 0,
+        actions_id: str = "",
+        display_id: str = "",
         budget: Budget | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._port, self._state, self._mode, self._clock, self._alone = port, state, mode, clock, alone
-        self._place, self._display_id, self._styled_id = place, grown, ""
-        if grown:
-            self._alone = lambda: False
-        self._growing = Growing(state)
-        self._ended: list[str] = []  # the displays that are frozen
-        self._clears, self._cleared = clears, clears()
+        self._port, self._state, self._mode, self._clock, self._is_alone = port, state, mode, clock, is_alone
+        self._actions_id, self._display_id, self._styled_id = actions_id, display_id, ""
+        if display_id:
+            self._is_alone = lambda: False
+        self._growing = GrowingAnswer(state)
+        self._frozen_ids: list[str] = []  # the displays that are frozen
+        self._clear_count, self._clears_seen = clear_count, clear_count()
         self._pace = Pace(budget, state.began)
-        self._ratio = 2.2  # bytes that a frame takes for a character of the tail
-        self._begun = False
-        self._frozen = 0  # characters
+        self._bytes_per_character = 2.2  # bytes that a frame takes for a character of the tail
+        self._has_text = False
+        self._frozen_characters = 0  # characters
 
     def start(self) -> None:
         """Shows the status line."""
@@ -84,9 +84,9 @@ class LivePainter(Painter):
 
     # -- when and what to draw --
 
-    def settle(self, now: float) -> None:
+    def flush(self, now: float) -> None:
         """Draws, whatever is due."""
-        if self._mode != "final" and self._growing.new["chunks"]:
+        if self._mode != "final" and self._growing.pending["chunks"]:
             self._draw(now)
 
     def tick(self, now: float) -> None:
@@ -94,75 +94,77 @@ class LivePainter(Painter):
         if self._mode == "final":
             return
         waited = now - self._state.began
-        first = bool(self._state.total) and not self._begun  # the first words are shown at once
-        size = 2 * ENVELOPE + self._growing.size * self._ratio
+        first = bool(self._state.characters) and not self._has_text  # the first words are shown at once
+        size = 2 * ENVELOPE + self._growing.size * self._bytes_per_character
         if (
             first
-            or self._pace.due(now, **self._growing.new, size=size)
-            or self._pace.idle(now, every=1.0 if waited < 10 else 5.0, size=size)
+            or self._pace.is_due(now, **self._growing.pending, size=size)
+            or self._pace.is_idle(now, every=1.0 if waited < 10 else 5.0, size=size)
         ):
             self._draw(now)
 
     def _draw(self, now: float) -> None:
         began, size, growing = self._clock(), 0, self._growing
-        self._forget()
-        if growing.void:
+        self._drop_cleared_displays()
+        if growing.is_outdated:
             self._withdraw()
-            self._frozen, size = 0, ENVELOPE
-        growing.look()
+            self._frozen_characters, size = 0, ENVELOPE
+        growing.update()
         size += self._freeze()
-        tail = self._publish([*quiet(growing.done), *growing.open(), growing.status(now)])
+        tail = self._publish(
+            [*without_typesetting(growing.finished), *growing.open_lines(), growing.status_line(now)]
+        )
         size += tail
-        self._ratio = max(2.2, (tail - 2 * ENVELOPE) / max(growing.size, 1_000))
-        self._begun = self._state.total > 0
-        self._pace.sent(now, size, self._clock() - began)
+        self._bytes_per_character = max(2.2, (tail - 2 * ENVELOPE) / max(growing.size, 1_000))
+        self._has_text = self._state.characters > 0
+        self._pace.record_frame(now, size, self._clock() - began)
 
     def _freeze(self) -> int:
         """Ends the tail's display with the finished blocks, where they are many enough; gives the bytes that
         took."""
-        length = sum(len(line.text) for line in self._growing.done)
+        length = sum(len(line.text) for line in self._growing.finished)
         if (
-            length < max(_FREEZE, _FREEZE_SHARE * self._frozen)
-            or len(self._ended) >= _MOST_DISPLAYS
-            or not self._alone()
+            length < max(_FREEZE, _FREEZE_SHARE * self._frozen_characters)
+            or len(self._frozen_ids) >= _MOST_DISPLAYS
+            or not self._is_alone()
         ):
             return 0
-        size = self._publish(self._growing.done)
-        self._ended.append(self._display_id)
-        self._growing.done, self._display_id = [], ""
-        self._frozen += length
+        size = self._publish(self._growing.finished)
+        self._frozen_ids.append(self._display_id)
+        self._growing.finished, self._display_id = [], ""
+        self._frozen_characters += length
         return size
 
     def _withdraw(self) -> str:
         """Takes back what was shown: all outputs of the cell are cleared when the next one comes; where they
         are not only ours, one display is left, and its id is given."""
-        self._forget()
-        shown = [*self._ended, *filter(None, [self._display_id])]
-        self._ended, self._display_id, self._styled_id = [], "", ""
-        if shown and self._alone():
+        self._drop_cleared_displays()
+        display_ids = [*self._frozen_ids, *filter(None, [self._display_id])]
+        self._frozen_ids, self._display_id, self._styled_id = [], "", ""
+        if display_ids and self._is_alone():
             self._port.clear(wait=True)
-            self._cleared = self._clears()
-        elif shown:
-            self._display_id = shown[0]
-            for other in shown[1:]:
+            self._clears_seen = self._clear_count()
+        elif display_ids:
+            self._display_id = display_ids[0]
+            for other in display_ids[1:]:
                 self._port.publish({"text/plain": ""}, display_id=other, update=True)
         return self._display_id
 
-    def _forget(self) -> None:
+    def _drop_cleared_displays(self) -> None:
         """Knows of no display that a tool of the notebook's has cleared."""
-        if self._clears() != self._cleared:
-            self._ended, self._display_id, self._styled_id = [], "", ""
-            self._cleared = self._clears()
+        if self._clear_count() != self._clears_seen:
+            self._frozen_ids, self._display_id, self._styled_id = [], "", ""
+            self._clears_seen = self._clear_count()
 
     def _publish(self, lines: list[Rendered]) -> int:
         """Sends the tail's display, a new one where there is none; gives about the bytes that took."""
         update = bool(self._display_id)
         self._display_id = self._display_id or uuid4().hex
         self._styled_id = self._styled_id or self._display_id
-        whole, styled = glued(lines), self._display_id == self._styled_id
-        data = {"text/plain": whole.text}
+        content, has_style = concatenate(lines), self._display_id == self._styled_id
+        data = {"text/plain": content.text}
         if self._mode == "live":
-            data["text/html"] = container(whole.html, style=styled, grows=True)
+            data["text/html"] = container(content.html, style=has_style, grows=True)
         self._port.publish(data, display_id=self._display_id, update=update)
         return ENVELOPE + sum(
             len(json.dumps(text, ensure_ascii=False).encode("utf-8", "replace")) for text in data.values()
@@ -170,31 +172,33 @@ class LivePainter(Painter):
 
     # -- the end --
 
-    def finish(self, outcomes: Sequence[Outcome], told: Sequence[Rendered] = ()) -> None:
+    def finish(self, outcomes: Sequence[Outcome], notes: Sequence[Rendered] = ()) -> None:
         """Replaces all by the final form. Where an error came before anything else did, the error is all
         there is to see: the cell's own where the answer is alone in it, which would come below other outputs
         elsewhere. told: more lines below it."""
         [ended] = outcomes
-        place = self._withdraw()
-        if ended.bare and not place and self._alone():
+        display_id = self._withdraw()
+        if ended.is_only_error and not display_id and self._is_alone():
             return
         line = (
-            joined(answer_lines(ended.response, error=ended.error))
-            if ended.bare
-            else ended.line(self._state.format)
+            join_rendered(render_answer(ended.response, error=ended.error))
+            if ended.is_only_error
+            else ended.render(self._state.format)
         )
-        line = joined([line, *told])
-        if self._place and not ended.bare:
-            line = Rendered(f"{line.html}<div class=nbllm-acts id={self._place}></div>", line.text)
-        self._state.display = place or self._place
+        line = join_rendered([line, *notes])
+        if self._actions_id and not ended.is_only_error:
+            line = Rendered(f"{line.html}<div class=nbllm-acts id={self._actions_id}></div>", line.text)
+        self._state.display_id = display_id or self._actions_id
         self._port.publish(
-            bundle_of(line, html=self._mode != "plain"),
-            display_id=self._state.display or None,
-            update=bool(place),
+            to_bundle(line, html=self._mode != "plain"),
+            display_id=self._state.display_id or None,
+            update=bool(display_id),
             metadata={"nbllm": provenance(ended.response)},
         )
 
     def give_up(self, text: str) -> None:
         """Leaves plain text, where the final form could not be drawn."""
-        place = self._withdraw()
-        self._port.publish({"text/plain": plain(text)}, display_id=place or None, update=bool(place))
+        display_id = self._withdraw()
+        self._port.publish(
+            {"text/plain": plain_text(text)}, display_id=display_id or None, update=bool(display_id)
+        )

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 Env = MutableMapping[str, Any]
 
-INK_LIMIT = 60_000  # characters of one code block that are still highlighted
-_BEGINNING = 1_000  # characters of a text that say in which direction it runs
-_SECONDS = 1.0  # for the colours of one text
+HIGHLIGHT_LIMIT = 60_000  # characters of one code block that are still highlighted
+_DIRECTION_SAMPLE = 1_000  # characters of a text that say in which direction it runs
+_HIGHLIGHT_SECONDS = 1.0  # for the colours of one text
 _INLINE_LIMIT = 100_000  # characters of one paragraph that are still parsed for emphasis and links
 _SAFE_LINK = re.compile(r"(?:https?://|mailto:)[^\s\x00-\x20]", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]")
@@ -48,14 +48,20 @@ _ALIGN = {"text-align:left", "text-align:right", "text-align:center"}
 _SUMMARY = "<details class=nbllm-think{}><summary>{}</summary>\n{}</details>\n"
 
 
-def to_html(source: str, *, references: Env | None = None, typeset: bool = True, ink: int = INK_LIMIT) -> str:
+def to_html(
+    source: str,
+    *,
+    references: Env | None = None,
+    typeset: bool = True,
+    highlight_limit: int = HIGHLIGHT_LIMIT,
+) -> str:
     """Safe HTML for Markdown. `references` keeps link definitions from one piece of a text to the next;
     without `typeset` formulas stay source; code blocks above `ink` characters are not highlighted."""
     env: Env = {
         "references": {} if references is None else references,
         "typeset": typeset,
-        "ink": ink,
-        "seconds": _SECONDS,
+        "ink": highlight_limit,
+        "seconds": _HIGHLIGHT_SECONDS,
     }
     try:
         html = clean(str(parser().render(clean(source), env)))  # an entity may stand for a hidden character
@@ -68,30 +74,35 @@ def to_html(source: str, *, references: Env | None = None, typeset: bool = True,
 
 def plain_html(source: str) -> str:
     """Safe HTML that shows `source` as it is, lines kept."""
-    rtl = " dir=rtl" if inline_rules.direction(source[:_BEGINNING]) == "rtl" else ""
+    rtl = " dir=rtl" if inline_rules.direction(source[:_DIRECTION_SAMPLE]) == "rtl" else ""
     return f"<div{rtl} class=nbllm-text>{escape(clean(source), quote=False)}</div>\n"
 
 
 def code_html(
-    source: str, language: str = "", *, ink: int = INK_LIMIT, seconds: float = _SECONDS, ltr: bool = False
+    source: str,
+    language: str = "",
+    *,
+    highlight_limit: int = HIGHLIGHT_LIMIT,
+    seconds: float = _HIGHLIGHT_SECONDS,
+    ltr: bool = False,
 ) -> str:
     """Safe HTML for a code block; `language` is the model's own word for it. Above `ink` characters, and
     after so many `seconds`, it has no colours. ltr: around it text runs from right to left."""
     label = highlight.label(language)
     escaped = escape(source, quote=False)
-    inked = highlight.to_html(source, label, seconds) if len(source) <= ink else escaped
-    if len(inked) > 4 * len(source) + 4_000:  # nothing but tiny tokens
-        inked = escaped
+    highlighted = highlight.to_html(source, label, seconds) if len(source) <= highlight_limit else escaped
+    if len(highlighted) > 4 * len(source) + 4_000:  # nothing but tiny tokens
+        highlighted = escaped
     lang = f' data-lang="{label}"' if label else ""
-    return f"<pre{' dir=ltr' if ltr else ''}{lang}><code>{inked}</code></pre>\n"
+    return f"<pre{' dir=ltr' if ltr else ''}{lang}><code>{highlighted}</code></pre>\n"
 
 
 def reasoning_html(source: str, summary: str = "Reasoning", *, open: bool = False) -> str:
     """Safe HTML for thinking: a collapsed block, or an open one."""
-    return folded(to_html(source), summary, open=open)
+    return fold(to_html(source), summary, open=open)
 
 
-def folded(html: str, summary: str, *, open: bool = False) -> str:
+def fold(html: str, summary: str, *, open: bool = False) -> str:
     """Safe HTML below one line, unfolded by a click."""
     return _SUMMARY.format(" open" * open, escape(summary), html)
 
@@ -125,19 +136,19 @@ def parser() -> MarkdownIt:
     # the renderer decides, so that nothing is lost
     md.validateLink = lambda url: True  # type: ignore[method-assign]
     math.add_to(md)
-    md.core.ruler.after("inline", "tasks", _tasks)
-    md.core.ruler.after("inline", "numbers", _numbers)
-    md.core.ruler.after("inline", "links", _links)
+    md.core.ruler.after("inline", "tasks", _mark_tasks)
+    md.core.ruler.after("inline", "numbers", _keep_numbers)
+    md.core.ruler.after("inline", "links", _check_links)
     md.core.ruler.before("inline", "long", _cap_inline)
     inline_rules.add_to(md)  # these come before what works on links
     renderer = md.renderer
     assert isinstance(renderer, RendererHTML)
     renderer.rules = dict(_RULES)
-    renderer.renderToken = _tag  # type: ignore[method-assign, assignment]
+    renderer.renderToken = _render_tag  # type: ignore[method-assign, assignment]
     return md
 
 
-def _tasks(state: Any) -> None:
+def _mark_tasks(state: Any) -> None:
     """[ ] and [x] at the start of a list item become boxes. (mdit-py-plugins has a rule that writes HTML,
     and for each item walks back to the head of its list: 4,000 take 1.6 s, here 0.13 s.)"""
     for i in range(2, len(state.tokens)):
@@ -149,7 +160,7 @@ def _tasks(state: Any) -> None:
                 first.content, item.meta["task"] = box + first.content[4:], True
 
 
-def _numbers(state: Any) -> None:
+def _keep_numbers(state: Any) -> None:
     """Items of a list keep the numbers that a model wrote. Where a number is that of the item before (`1.`
     all along, which Markdown counts), it is counted."""
     last: list[int | None] = []  # by list, what its last item was numbered
@@ -186,7 +197,7 @@ _TIGHT = {"em", "strong", "s", "th", "td", "tag"}
 _OPEN_LINE = {"ul", "ol", "table", "thead", "tbody", "blockquote", "hr", "details"}
 
 
-def _tag(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
+def _render_tag(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     """A tag of the closed list, or nothing."""
     token = tokens[index]
     kind = token.type.removesuffix("_open").removesuffix("_close")
@@ -210,21 +221,21 @@ def _tag(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
 
 def _attributes(token: Token) -> str:
     start, style = token.attrs.get("start"), str(token.attrs.get("style", ""))
-    found = f" dir={token.meta['dir']}" if "dir" in token.meta else ""
+    direction = f" dir={token.meta['dir']}" if "dir" in token.meta else ""
     if token.meta.get("task"):
-        return f"{found} class=nbllm-task"
+        return f"{direction} class=nbllm-task"
     if isinstance(start, int):
-        return f"{found} start={start}"
+        return f"{direction} start={start}"
     if "value" in token.meta:
-        return f"{found} value={token.meta['value']}"
-    return f'{found} style="{style}"' if style in _ALIGN else found
+        return f"{direction} value={token.meta['value']}"
+    return f'{direction} style="{style}"' if style in _ALIGN else direction
 
 
-def _links(state: Any) -> None:
+def _check_links(state: Any) -> None:
     """Decides about each link and picture whether it may be followed: its address is safe, and no other link
     is around it (an address in angle brackets may stand in a link's label; tags of links cannot nest). A long
     address that is used again and again is left out in the end."""
-    left = 4 * len(state.src) + 2_000
+    budget = 4 * len(state.src) + 2_000
     for inline in state.tokens:
         tokens: Sequence[Token] = inline.children or () if inline.type == "inline" else ()
         opened: list[int] = []
@@ -238,12 +249,12 @@ def _links(state: Any) -> None:
                     str(token.attrs["href" if token.type == "link_open" else "src"]),
                     str(token.attrs.get("title", "")),
                 )
-                left -= len(url) + len(title)
+                budget -= len(url) + len(title)
                 token.meta.update(
-                    url=url if left > 0 else "",
-                    title=title if left > 0 else "",
+                    url=url if budget > 0 else "",
+                    title=title if budget > 0 else "",
                     inside=bool(opened),
-                    follow=not opened and left > 0 and bool(_SAFE_LINK.match(url)),
+                    follow=not opened and budget > 0 and bool(_SAFE_LINK.match(url)),
                 )
                 if token.type == "link_open":
                     opened.append(i)
@@ -262,51 +273,53 @@ def _anchor(url: str) -> str:
 def _link_close(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     meta = tokens[index].meta
     shown = meta["follow"] or meta["label"] == meta["url"]
-    return ("</a>" if meta["follow"] else "") + _aside("" if shown else meta["url"], meta["title"])
+    return ("</a>" if meta["follow"] else "") + _parenthesis("" if shown else meta["url"], meta["title"])
 
 
-def _aside(url: str, title: str) -> str:
+def _parenthesis(url: str, title: str) -> str:
     """What a link says beside its label, in words: an address that is none to follow, a title."""
     words = " ".join(filter(None, (url, title)))
     return f" ({escape(words, quote=False)})" if words else ""
 
 
-def _image(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
+def _render_image(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     """A picture is never fetched: it shows as a link, or as a label where its address is not one to
     follow."""
     meta = tokens[index].meta
     label = f"🖼 {escape(tokens[index].content or 'image', quote=False)}"
     if meta["follow"]:
-        return f"{_anchor(meta['url'])}{label}</a>{_aside('', meta['title'])}"
-    return label + _aside(
+        return f"{_anchor(meta['url'])}{label}</a>{_parenthesis('', meta['title'])}"
+    return label + _parenthesis(
         "" if meta["inside"] or meta["url"].startswith("data:") else meta["url"], meta["title"]
     )
 
 
-def _text(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
+def _render_text(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     return escape(tokens[index].content, quote=False)
 
 
-def _code(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
+def _render_code(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     return f"<code>{escape(tokens[index].content, quote=False)}</code>"
 
 
-def _block(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
+def _render_fence(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     info = tokens[index].info.strip()
     language = info.split(maxsplit=1)[0] if info else ""
     rest = info.replace(highlight.label(language), "", 1).strip()
     above = f"<p>{escape(rest, quote=False)}</p>\n" if len(rest) > 1 and _WORD.search(rest) else ""
     began = thread_time()
     ltr = bool(tokens[index].meta.get("ltr"))
-    html = code_html(tokens[index].content, language, ink=env["ink"], seconds=env["seconds"], ltr=ltr)
+    html = code_html(
+        tokens[index].content, language, highlight_limit=env["ink"], seconds=env["seconds"], ltr=ltr
+    )
     env["seconds"] -= thread_time() - began
     return above + html
 
 
 _RULES: dict[str, Any] = {
-    "text": _text, "code_inline": _code, "fence": _block, "code_block": _block,
-    "capped": lambda tokens, index, *given: _text(tokens[index].children or (), 0, *given),
+    "text": _render_text, "code_inline": _render_code, "fence": _render_fence, "code_block": _render_fence,
+    "capped": lambda tokens, index, *given: _render_text(tokens[index].children or (), 0, *given),
     "softbreak": lambda *_: "\n", "hardbreak": lambda *_: "<br>\n",
-    "link_open": _link_open, "link_close": _link_close, "image": _image,
+    "link_open": _link_open, "link_close": _link_close, "image": _render_image,
     "math_inline": math.inline_html, "math_block": math.block_html,
 }  # fmt: skip

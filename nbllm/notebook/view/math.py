@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 # The classes of a formula that a front end typesets, and of one in a text that still grows.
 TYPESET, CLOSED = " mathjax_process tex2jax_process", " nbllm-closed"
-_LONGEST = 5_000  # characters of one formula
-_MOST_LINES = 100
+_MAX_LENGTH = 5_000  # characters of one formula
+_MAX_LINES = 100
 # What only shows: letters, signs, operators, arrows, brackets, functions, accents, fonts and what arranges
 # them. Nothing that moves up, down or back, hides, sizes freely, defines, links, names or styles.
-_WORDS = """
+_COMMANDS = """
     alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa varkappa lambda mu nu xi
     omicron pi varpi rho varrho sigma varsigma tau upsilon phi varphi chi psi omega digamma Gamma Delta
     Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega varGamma varDelta varTheta varLambda varXi varPi varSigma
@@ -80,7 +80,7 @@ _WORDS = """
     medspace thickspace space nobreakspace hline newline nonumber notag tag ce bra ket braket Bra Ket Braket
     set Set cancel bcancel xcancel strut mathstrut letter
 """
-_HARMLESS = frozenset(_WORDS.split())
+_HARMLESS = frozenset(_COMMANDS.split())
 _ENVIRONMENTS = (
     "matrix|pmatrix|bmatrix|Bmatrix|vmatrix|Vmatrix|smallmatrix|cases|dcases|rcases|aligned|align|alignedat|alignat|gathered|gather|split"
     "|multline|equation|eqnarray|array|subarray"
@@ -95,7 +95,7 @@ _COMMAND = re.compile(
 _ANY = re.compile(r"\\(?:[A-Za-z]+|[\s\S]|\Z)")
 # What else a formula must not have: columns with anything but letters and lines, options, a comment (it hides
 # words), HTML.
-_MORE = tuple(
+_FORBIDDEN = tuple(
     map(
         re.compile,
         (
@@ -106,7 +106,7 @@ _MORE = tuple(
         ),
     )
 )
-_MOST_BACK = 8  # thin negative spaces
+_MAX_NEGATIVE_SPACES = 8  # thin negative spaces
 _MONEY = re.compile(r"\d[\d.,]*\s*(?:[-–]\s*|(?:k|m|bn|%)?\s+)[^\W\d_]{2,}")
 # What a text between two dollars has where these are dollars: a number first, and a word after a blank or a
 # slash (`$3/kg or 4$`), or words where formulas have none.
@@ -127,7 +127,7 @@ def add_to(md: MarkdownIt) -> None:
     md.block.ruler.before(
         "fence",
         "environment",
-        _environment,
+        _block_environment,
         {"alt": ["paragraph", "reference", "blockquote", "list"]},
     )
     md.block.ruler.before(
@@ -137,13 +137,13 @@ def add_to(md: MarkdownIt) -> None:
 
 def _inline(state: StateInline, silent: bool) -> bool:
     if environment := _ENVIRONMENT.match(state.src, state.pos, state.posMax):
-        return _whole(state, environment, silent)
+        return _inline_environment(state, environment, silent)
     opening = next((o for o in _CLOSING if state.src.startswith(o, state.pos)), None)
     if opening is None:
         return False
-    end = _end(state.src[: state.posMax], state.pos, opening)
+    end = _closing_position(state.src[: state.posMax], state.pos, opening)
     if end < 0:
-        return _step_over(state, opening, silent)
+        return _skip_dollars(state, opening, silent)
     if not silent:
         token = state.push("math_inline", "span", 0)
         token.content = state.src[state.pos + len(opening) : end]
@@ -152,10 +152,10 @@ def _inline(state: StateInline, silent: bool) -> bool:
     return True
 
 
-def _whole(state: StateInline, begin: re.Match[str], silent: bool) -> bool:
+def _inline_environment(state: StateInline, begin: re.Match[str], silent: bool) -> bool:
     """An environment that stands within a line without dollars."""
     closing = f"\\end{{{begin['name']}}}"
-    end = state.src.find(closing, begin.end(), min(state.posMax, begin.end() + _LONGEST))
+    end = state.src.find(closing, begin.end(), min(state.posMax, begin.end() + _MAX_LENGTH))
     if end < 0:
         return False
     if not silent:
@@ -165,13 +165,13 @@ def _whole(state: StateInline, begin: re.Match[str], silent: bool) -> bool:
     return True
 
 
-def _environment(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+def _block_environment(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     """An environment on lines of its own without dollars, as LaTeX has it."""
     begin = _ENVIRONMENT.match(_line(state, start))
     if begin is None or state.is_code_block(start):
         return False
     closing = f"\\end{{{begin['name']}}}"
-    for number in range(start, min(end, start + _MOST_LINES)):
+    for number in range(start, min(end, start + _MAX_LINES)):
         line = _line(state, number)
         if (number > start and not _continues(state, number)) or (
             closing in line and not line.endswith(closing)
@@ -189,7 +189,7 @@ def _environment(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     return True
 
 
-def _step_over(state: StateInline, opening: str, silent: bool) -> bool:
+def _skip_dollars(state: StateInline, opening: str, silent: bool) -> bool:
     """Dollars that begin no formula are text, both of them at once."""
     if opening != "$$":
         return False
@@ -199,7 +199,7 @@ def _step_over(state: StateInline, opening: str, silent: bool) -> bool:
     return True
 
 
-def _end(text: str, start: int, opening: str) -> int:
+def _closing_position(text: str, start: int, opening: str) -> int:
     """Where the formula that begins at `start` has its closing delimiter; -1 where there is none."""
     closing, begin = _CLOSING[opening], start + len(opening)
     end = _find(text, closing, begin)
@@ -233,7 +233,7 @@ def _is_money(content: str) -> bool:
 
 def _find(text: str, closing: str, begin: int) -> int:
     """The first `closing` at or after `begin` that no backslash escapes."""
-    at, limit = begin, min(len(text), begin + _LONGEST)
+    at, limit = begin, min(len(text), begin + _MAX_LENGTH)
     while (at := text.find(closing, at, limit)) >= 0:
         slashes = len(text[begin:at]) - len(text[begin:at].rstrip("\\"))
         if slashes % 2 == 0:
@@ -273,7 +273,7 @@ def _line(state: StateBlock, number: int) -> str:
 def _last_line(state: StateBlock, start: int, end: int, closing: str) -> int | None:
     """The line that closes the formula at its end; None where it closes elsewhere (the inline rule's) or not
     at all."""
-    for number in range(start, min(end, start + _MOST_LINES)):
+    for number in range(start, min(end, start + _MAX_LINES)):
         line = _line(state, number)[2 if number == start else 0 :]
         if number != start and (not _continues(state, number) or line.startswith("\\[")):
             return None  # one that begins inside is none: so every line is looked at by one opening line only
@@ -292,7 +292,7 @@ def _continues(state: StateBlock, number: int) -> bool:
 def _may_close(state: StateBlock, start: int, end: int) -> bool:
     """Whether a formula that is open at the end of the text could still be closed."""
     closing = _CLOSING[_line(state, start)[:2]]
-    if end != state.lineMax or end - start > _MOST_LINES:
+    if end != state.lineMax or end - start > _MAX_LINES:
         return False
     return all(
         _continues(state, n) and closing not in (line := _line(state, n)) and not line.startswith("\\[")
@@ -318,7 +318,7 @@ def block_html(tokens: Sequence[Token], index: int, options: Any, env: Any) -> s
 
 def _is_harmless(content: str) -> bool:
     """Whether a formula does nothing but show what stands in it."""
-    if any(pattern.search(content) for pattern in _MORE) or content.count("\\!") > _MOST_BACK:
+    if any(pattern.search(content) for pattern in _FORBIDDEN) or content.count("\\!") > _MAX_NEGATIVE_SPACES:
         return False
     commands = (_COMMAND.match(content, m.start()) for m in _ANY.finditer(content))
     return all(c and (c["name"] is None or c["name"] in _HARMLESS) for c in commands)
@@ -326,6 +326,6 @@ def _is_harmless(content: str) -> bool:
 
 def _html(tag: str, content: str, marks: tuple[str, str], env: Any) -> str:
     source = escape(content.join(marks), quote=False)
-    if len(content) > _LONGEST or not _is_harmless(content):
+    if len(content) > _MAX_LENGTH or not _is_harmless(content):
         return f"<code>{source}</code>" if tag == "span" else f"<pre><code>{source}</code></pre>"
     return f'<{tag} class="nbllm-tex{TYPESET if env.get("typeset", True) else CLOSED}">{source}</{tag}>'

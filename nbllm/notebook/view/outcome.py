@@ -8,7 +8,7 @@ from typing import Any
 
 from ...core.errors import NbllmError
 from ...core.events import Event, Response
-from .static import Rendered, answer_lines, error_lines, foot_line, joined, note_line
+from .static import Rendered, error_lines, join_rendered, render_answer, render_footer, render_note
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,36 +24,36 @@ class Outcome:
     error: NbllmError | None = None
     footer: Rendered | None = None
     table: Rendered | None = None
-    thoughts: bool | None = None
+    show_reasoning: bool | None = None
     notes: Rendered | None = None
 
     @property
-    def bare(self) -> bool:
+    def is_only_error(self) -> bool:
         """Whether there is an error and nothing else to show."""
         return self.error is not None and self.response.empty and not self.response.refusal
 
     @property
-    def wanted(self) -> Any:
+    def result_value(self) -> Any:
         """What a variable takes: the value where one was made, else the response."""
         return self.response if self.value is None else self.value
 
-    def line(self, format: str, *, beside: bool = False) -> Rendered:
+    def render(self, format: str, *, beside: bool = False) -> Rendered:
         """Its content in a column: the answer or its table, how it ended, its figures; an error with what to
         do where nothing came. beside: its figures stand in a table with those of others."""
-        if self.bare and self.error is not None:
-            return note_line(error_lines(self.error), warns=True)
+        if self.is_only_error and self.error is not None:
+            return render_note(error_lines(self.error), is_warning=True)
         lines = (
             [self.table]
             if self.table is not None
-            else answer_lines(self.response, format=format, error=self.error, thoughts=self.thoughts)
+            else render_answer(self.response, format=format, error=self.error, thoughts=self.show_reasoning)
         )
         foot = self.notes if beside and self.notes is not None else self.footer
         if foot is not None:
-            lines.append(foot_line(foot, simulated=self.response.simulated))
-        return joined(lines)
+            lines.append(render_footer(foot, simulated=self.response.simulated))
+        return join_rendered(lines)
 
 
-class Watcher:
+class RunObserver:
     """What looks at a run while it goes on. This one sees nothing."""
 
     def feed(self, column: int, event: Event) -> None:
@@ -62,14 +62,14 @@ class Watcher:
     def tick(self, now: float) -> None:
         """Draws, where something is due; `now` in perf_counter seconds."""
 
-    def settle(self, now: float) -> None:
+    def flush(self, now: float) -> None:
         """Draws all that has come: the user is asked something, and should have seen it."""
 
-    def ended(self, column: int) -> None:
+    def column_ended(self, column: int) -> None:
         """Hears that a column is over."""
 
 
-class Painter(Watcher):
+class Painter(RunObserver):
     """What shows the states of a run. This one shows nothing: quiet=true, and functions."""
 
     def start(self) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...core.events import Event
-from .grid import ended
-from .hidden import plain
-from .inline_rules import emphasis
+from .grid import outcomes_bundle
+from .hidden import plain_text
+from .inline_rules import emphasis_parser
 from .outcome import Outcome
 from .state import AnswerState, Piece
 from .text import TextPainter
@@ -41,56 +41,56 @@ class RichPainter(TextPainter):
 
     def tick(self, now: float) -> None:
         """Draws, where a frame is due."""
-        if self._one and now - self._last >= _INTERVAL:
+        if self._is_single and now - self._last >= _INTERVAL:
             from rich.console import Group
             from rich.live import Live
 
             self._last = now
-            self._draw()
+            self._print_finished()
             source, thought = self._state.splitter.tail(), self._state.thought
             tail = [Piece(source)] if source else [Piece(thought, "thought")] if thought else []
-            status = _text(plain(self._state.status(now)), style="dim")
+            status = _text(plain_text(self._state.status(now)), style="dim")
             if self._live is None:
                 self._live = Live(console=self._console, auto_refresh=False, transient=True)
                 self._live.start()
-            self._live.update(Group(*map(shown, tail), status), refresh=True)
+            self._live.update(Group(*map(render_piece, tail), status), refresh=True)
 
-    def _draw(self) -> None:
+    def _print_finished(self) -> None:
         """Writes the pieces that are finished by now."""
         state = self._state
         if state.restarts != self._restarts:
-            self._restarts, self._drawn = state.restarts, state.kept
-            self._console.print(_text(f"[starting again: {plain(state.notice)}]"))
-        state.shed(_LONG_TAIL)
+            self._restarts, self._drawn = state.restarts, state.settled_pieces
+            self._console.print(_text(f"[starting again: {plain_text(state.notice)}]"))
+        state.split_tail(_LONG_TAIL)
         for piece in state.pieces[self._drawn :]:
-            self._console.print(shown(piece), end="\n")
+            self._console.print(render_piece(piece), end="\n")
             self._wrote = True
         self._drawn = len(state.pieces)
 
-    def settle(self, now: float) -> None:
+    def flush(self, now: float) -> None:
         """Writes all that has come, and leaves the line to a question."""
         if self._live is not None:  # first: it would draw the open end once more below what is written now
             self._live.stop()
             self._live = None
-        self._draw()
+        self._print_finished()
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
         """Writes what is not there yet: the open end, how it ended, the figures."""
-        if self._one:
-            self._state.step()
-        self.settle(0.0)
-        if self._one:
+        if self._is_single:
+            self._state.end_step()
+        self.flush(0.0)
+        if self._is_single:
             super().finish(outcomes)
         else:
-            text = ended([*self._before, *outcomes], "text", html=False)["text/plain"]
-            self._console.print(markdown(text))
+            text = outcomes_bundle([*self._before, *outcomes], "text", html=False)["text/plain"]
+            self._console.print(render_markdown(text))
 
 
-def shown(piece: Piece) -> Any:
+def render_piece(piece: Piece) -> Any:
     """A finished part of an answer, as rich draws it."""
     if piece.kind == "text":
-        return markdown(piece.source)
-    return _text(plain(piece.drawn(lambda _: "").text).strip("\n"), style="dim")
+        return render_markdown(piece.source)
+    return _text(plain_text(piece.render(lambda _: "").text).strip("\n"), style="dim")
 
 
 def _text(words: str, style: str = "") -> Any:
@@ -99,13 +99,13 @@ def _text(words: str, style: str = "") -> Any:
     return Text(words, style)
 
 
-def markdown(source: str) -> Markdown:
+def render_markdown(source: str) -> Markdown:
     """Markdown of which every word shows: HTML is text, and so are definitions of links."""
     from markdown_it import MarkdownIt
     from rich.markdown import Markdown
 
     rules = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
-    rules.inline.parse = emphasis(rules)  # type: ignore[method-assign]
+    rules.inline.parse = emphasis_parser(rules)  # type: ignore[method-assign]
     made = Markdown("", hyperlinks=False)
-    made.parsed = rules.disable(["reference", "html_block", "html_inline"]).parse(plain(source))
+    made.parsed = rules.disable(["reference", "html_block", "html_inline"]).parse(plain_text(source))
     return made

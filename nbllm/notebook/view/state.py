@@ -31,15 +31,25 @@ from ...core.events import (
     parse_arguments,
 )
 from ...core.messages import ToolCall, caption
-from .blocks import Blocks, Lines, Splitter
+from .blocks import BlockSplitter, LineSplitter, Splitter
 from .hidden import clean
 from .markdown import plain_html, reasoning_html
-from .static import Rendered, call_rendered, foot_line, made, note_line, seconds, tool_line
+from .static import (
+    Rendered,
+    format_seconds,
+    output_tokens,
+    render_call,
+    render_footer,
+    render_note,
+    render_tool_call,
+)
 
-_THOUGHT = 600  # last characters of thinking that are shown while it goes on
-_ARGUMENTS = 300  # and of a call's arguments
+_THOUGHT_TAIL = 600  # last characters of thinking that are shown while it goes on
+_ARGUMENTS_TAIL = 300  # and of a call's arguments
 # kinds of notices that stand in the status line
-_TOLD = frozenset({"retry", "wait", "warning", "refusal", "compacted", "tools", "failover", "hedge"})
+_STATUS_NOTICES = frozenset(
+    {"retry", "wait", "warning", "refusal", "compacted", "tools", "failover", "hedge"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +63,13 @@ class Piece:
     end: ToolEnded | None = None
     open: bool = False  # a thought that stands unfolded
 
-    def drawn(self, text: Callable[[str], str]) -> Rendered:
+    def render(self, text: Callable[[str], str]) -> Rendered:
         """The piece in both forms; `text` makes HTML of text."""
         if self.call is not None and self.end is not None:
-            line = tool_line(self.call, self.end)
+            line = render_tool_call(self.call, self.end)
             return Rendered(line.html, f"\n\n{line.text}\n\n")
         if self.kind == "note":
-            return note_line(self.source)
+            return render_note(self.source)
         if self.kind == "thought":
             return Rendered(
                 reasoning_html(self.source, open=self.open),
@@ -68,15 +78,15 @@ class Piece:
         return Rendered(text(self.source), clean(self.source))
 
 
-def gathered(log: Iterable[tuple[float, Event]]) -> Iterator[tuple[float, Event, int]]:
+def merge_events(log: Iterable[tuple[float, Event]]) -> Iterator[tuple[float, Event, int]]:
     """The events of a stretch of a log, each with its arrival and for how many it stands: pieces of one text
     that follow each other are one, so that drawing costs work for each look and not for each piece."""
-    for _, group in groupby(log, _kind):
+    for _, group in groupby(log, _merge_key):
         entries = list(group)
-        yield (*(_joined(entries) if len(entries) > 1 else entries[0]), len(entries))
+        yield (*(_merge(entries) if len(entries) > 1 else entries[0]), len(entries))
 
 
-def _kind(entry: tuple[float, Event]) -> tuple[type[Event] | None, int]:
+def _merge_key(entry: tuple[float, Event]) -> tuple[type[Event] | None, int]:
     """What neighbours must have in common to be one event."""
     event = entry[1]
     if isinstance(event, (TextDelta, ReasoningDelta)):
@@ -86,7 +96,7 @@ def _kind(entry: tuple[float, Event]) -> tuple[type[Event] | None, int]:
     return None, id(event)
 
 
-def _joined(entries: list[tuple[float, Any]]) -> tuple[float, Event]:
+def _merge(entries: list[tuple[float, Any]]) -> tuple[float, Event]:
     at, first = entries[0]
     if isinstance(first, ToolCallDelta):
         return at, ToolCallDelta(first.index, arguments="".join([e.arguments for _, e in entries]))
@@ -109,24 +119,24 @@ class AnswerState:
     thought: str = ""
     calls: dict[int, list[str]] = field(default_factory=dict)
     ids: dict[str, int] = field(default_factory=dict)  # of calls, where the provider has given them any
-    running: list[str] = field(default_factory=list)  # names of tools
-    kept: int = 0  # pieces of turns that have ended
+    running_tools: list[str] = field(default_factory=list)  # names of tools
+    settled_pieces: int = 0  # pieces of turns that have ended
     notice: str = ""
     report: UsageReport | None = None
-    total: int = 0
+    characters: int = 0
     chunks: int = 0
     restarts: int = 0
-    first: float | None = None
+    first_token: float | None = None
     ended: float | None = None
-    display: str = ""  # the id of the display that has the final form
-    thoughts: bool | None = None  # reasoning is shown unfolded (True), or not at all (False)
+    display_id: str = ""  # the id of the display that has the final form
+    show_reasoning: bool | None = None  # reasoning is shown unfolded (True), or not at all (False)
 
     def __post_init__(self) -> None:
         self.model = self.model or self.label
         self.splitter = self._splitter()
 
     def _splitter(self) -> Splitter:
-        return Blocks() if self.format == "md" else Lines()
+        return BlockSplitter() if self.format == "md" else LineSplitter()
 
     def feed(self, event: Event, at: float, count: int = 1) -> None:
         """Takes an event that arrived at `at` into account, one for `count` of them."""
@@ -134,25 +144,25 @@ class AnswerState:
         self.chunks += count
         match event:
             case TextDelta(text):
-                self._text(text)
-                self._grew(text, at)
+                self._add_text(text)
+                self._count(text, at)
             case ReasoningDelta(text):
-                self._reasoning(text)
-                self._grew(text, at)
+                self._add_reasoning(text)
+                self._count(text, at)
             case ToolCallDelta():
-                self._call(event)
-                self._grew(event.arguments or event.name or "", at)
+                self._add_arguments(event)
+                self._count(event.arguments or event.name or "", at)
             case ToolStarted() | ToolEnded() | StepEnded():
-                self._use(event)
+                self._handle_tool_event(event)
             case MediaDelta(part, append=append) if (
                 not append
             ):  # sound comes in pieces beside its words: it is told at the end
-                self._media(caption(part), at)
+                self._add_note(caption(part), at)
             case UsageReport():
                 self.report = event
             case Started(_, model):
                 self.model = model or self.model
-            case Notice(kind, text) if kind in _TOLD:
+            case Notice(kind, text) if kind in _STATUS_NOTICES:
                 self.notice = text
             case Restarted(why):
                 self.restart(why)
@@ -162,49 +172,49 @@ class AnswerState:
     def restart(self, why: str) -> None:
         """What came so far is void; `why` is told in its place."""
         self.splitter, self.thought, self.calls, self.ids = self._splitter(), "", {}, {}
-        del self.pieces[self.kept :]
-        self.total, self.first, self.report, self.notice = 0, None, None, why
+        del self.pieces[self.settled_pieces :]
+        self.characters, self.first_token, self.report, self.notice = 0, None, None, why
         self.restarts += 1
         self.chunks += 1
 
-    def _text(self, text: str) -> None:
+    def _add_text(self, text: str) -> None:
         if text:
             self._close_thought()
         self.pieces += map(Piece, self.splitter.feed(text))
 
-    def _reasoning(self, text: str) -> None:
-        if self.thoughts is False:
+    def _add_reasoning(self, text: str) -> None:
+        if self.show_reasoning is False:
             return
         if text and not self.thought:
             self._close_text()
         self.thought += text
 
-    def _media(self, words: str, at: float) -> None:
+    def _add_note(self, caption: str, at: float) -> None:
         """A word for it until the end: its bytes are sent once."""
         self._close_thought()
         self._close_text()
-        note = Piece(words, "note")
+        note = Piece(caption, "note")
         if note not in self.pieces[-4:]:  # pictures come in stages
             self.pieces.append(note)
-        self._grew(words, at)
+        self._count(caption, at)
 
-    def _call(self, e: ToolCallDelta) -> None:
+    def _add_arguments(self, e: ToolCallDelta) -> None:
         call = self.calls.setdefault(e.index, ["", ""])
         call[0] += e.name or ""
         call[1] += e.arguments
         if e.id:
             self.ids[e.id] = e.index
 
-    def _use(self, event: ToolStarted | ToolEnded | StepEnded) -> None:
+    def _handle_tool_event(self, event: ToolStarted | ToolEnded | StepEnded) -> None:
         match event:
             case ToolStarted(_, name):
-                self.running.append(name)
+                self.running_tools.append(name)
             case ToolEnded():
-                self._tool(event)
+                self._end_call(event)
             case StepEnded():
-                self.step()
+                self.end_step()
 
-    def _tool(self, end: ToolEnded) -> None:
+    def _end_call(self, end: ToolEnded) -> None:
         """A call has come to something: from here on it is a piece."""
         result = end.result
         named = (i for i, (name, _) in self.calls.items() if name == result.name)
@@ -214,14 +224,14 @@ class AnswerState:
         self._close_text()
         call = ToolCall(result.id, name, parse_arguments(raw), raw)
         self.pieces.append(Piece(f"{name}({raw})", "tool", call, end))
-        if result.name in self.running:
-            self.running.remove(result.name)
+        if result.name in self.running_tools:
+            self.running_tools.remove(result.name)
 
-    def step(self) -> None:
+    def end_step(self) -> None:
         """A turn is over, another one begins."""
         self._close_thought()
         self._close_text()
-        self.calls, self.ids, self.kept = {}, {}, len(self.pieces)
+        self.calls, self.ids, self.settled_pieces = {}, {}, len(self.pieces)
 
     def _close_text(self) -> None:
         if self.splitter.tail():
@@ -230,45 +240,45 @@ class AnswerState:
 
     def _close_thought(self) -> None:
         if self.thought:
-            self.pieces.append(Piece(self.thought.strip(), "thought", open=bool(self.thoughts)))
+            self.pieces.append(Piece(self.thought.strip(), "thought", open=bool(self.show_reasoning)))
             self.thought = ""
 
-    def _grew(self, text: str, at: float) -> None:
-        self.total += len(text)
-        if self.first is None and text:
-            self.first = at
+    def _count(self, text: str, at: float) -> None:
+        self.characters += len(text)
+        if self.first_token is None and text:
+            self.first_token = at
 
-    def shed(self, above: int) -> None:
+    def split_tail(self, above: int) -> None:
         """Makes a part of an open block that is longer than `above` characters a piece, so that it is drawn
         once."""
-        if part := self.splitter.shed(above):
+        if part := self.splitter.split_tail(above):
             self.pieces.append(Piece(part))
 
-    def thinking(self) -> list[Rendered]:
+    def reasoning_lines(self) -> list[Rendered]:
         """The end of a thought that goes on."""
-        last = self.thought[-_THOUGHT:].strip()
-        html = f"<div class=nbllm-think>{plain_html(last)}</div>"
-        return [Rendered(html, f"[reasoning]\n{clean(last)}\n")] if self.thought else []
+        tail = self.thought[-_THOUGHT_TAIL:].strip()
+        html = f"<div class=nbllm-think>{plain_html(tail)}</div>"
+        return [Rendered(html, f"[reasoning]\n{clean(tail)}\n")] if self.thought else []
 
-    def calling(self) -> list[Rendered]:
+    def call_lines(self) -> list[Rendered]:
         """The calls that go on, each with the end of its arguments."""
-        return [call_rendered(clean(f"{name}({raw[-_ARGUMENTS:]})")) for name, raw in self.calls.values()]
+        return [render_call(clean(f"{name}({raw[-_ARGUMENTS_TAIL:]})")) for name, raw in self.calls.values()]
 
     def status(self, now: float) -> str:
         """The line of figures while it comes: model, time, first token, tokens, what happened on the way."""
         elapsed = (self.ended or now) - self.began
-        if self.first is None:
+        if self.first_token is None:
             items = ["waiting for the first token…" + (f" {elapsed:.0f} s" if elapsed >= 1 else "")]
         else:
             items = [
-                f"{seconds(self.first - self.began)} to first token",
-                seconds(elapsed),
-                made(self.report, self.total),
+                f"{format_seconds(self.first_token - self.began)} to first token",
+                format_seconds(elapsed),
+                output_tokens(self.report, self.characters),
             ]
-        doing = f"running {', '.join(self.running)}" if self.running else ""
-        return clean(" · ".join(filter(None, (self.model, *items, doing, self.notice))))
+        running = f"running {', '.join(self.running_tools)}" if self.running_tools else ""
+        return clean(" · ".join(filter(None, (self.model, *items, running, self.notice))))
 
     def status_line(self, now: float) -> Rendered:
         """`status` in both forms."""
         text = self.status(now)
-        return foot_line(Rendered(escape(text, quote=False), text))
+        return render_footer(Rendered(escape(text, quote=False), text))

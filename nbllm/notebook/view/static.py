@@ -23,14 +23,14 @@ from ...core.errors import NbllmError, ProviderError, error_line
 from ...core.events import PASS_THRESHOLD, FinishReason, Notice, Response, Step, ToolEnded, Usage, UsageReport
 from ...core.messages import Document, Image, Reasoning, Text, ToolCall, caption, picture_size, picture_type
 from ...core.values import plural
-from .hidden import clean, plain
+from .hidden import clean, plain_text
 from .markdown import code_html, fences, plain_html, reasoning_html, to_html
 from .styles import container
 
-_WIDE = 88  # characters of arguments that stay on one line
-_LONGEST_ERROR = 600
-PICTURE_ROOM = 24 * 2**20  # characters that the pictures of one answer may take in the notebook
-_PIXELS = 100_000_000  # more are a small file that takes a browser's memory
+_LINE_WIDTH = 88  # characters of arguments that stay on one line
+_MAX_ERROR = 600
+PICTURE_BUDGET = 24 * 2**20  # characters that the pictures of one answer may take in the notebook
+_MAX_PIXELS = 100_000_000  # more are a small file that takes a browser's memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _surely(instead: Callable[..., T]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def _with_fallback(fallback: Callable[..., T]) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """For what is said about an answer that is there: where a provider's odd figure or words make that
     impossible, what `instead` gives for the error and the same arguments."""
 
@@ -55,14 +55,23 @@ def _surely(instead: Callable[..., T]) -> Callable[[Callable[P, T]], Callable[P,
             try:
                 return work(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - the answer counts more than its figures and its looks
-                return instead(error, *args, **kwargs)
+                return fallback(error, *args, **kwargs)
 
         return sure
 
     return wrap
 
 
-_IN_FOOTER = ("auto", "media", "tools", "failover", "hedge", "cached", "context", "asserts")  # of notices
+_FOOTER_NOTICES = (
+    "auto",
+    "media",
+    "tools",
+    "failover",
+    "hedge",
+    "cached",
+    "context",
+    "asserts",
+)  # of notices
 # What to say about an answer that did not simply end.
 _ENDINGS: dict[FinishReason | None, str] = {
     "cancelled": "■ Stopped by you; this is what had arrived.",
@@ -77,7 +86,7 @@ _ENDINGS: dict[FinishReason | None, str] = {
 # -- figures --
 
 
-def seconds(value: float | None) -> str:
+def format_seconds(value: float | None) -> str:
     """41 ms, 0.41 s, 3.2 s, 48 s, 2 min 5 s."""
     if value is None:
         return "?"
@@ -88,12 +97,12 @@ def seconds(value: float | None) -> str:
     return f"{value:.{2 if value < 0.995 else 1 if value < 9.95 else 0}f} s"
 
 
-def count(value: int | None) -> str:
+def format_count(value: int | None) -> str:
     """12,345."""
     return "?" if value is None else f"{value:,}"
 
 
-def money(value: float | None) -> str:
+def format_money(value: float | None) -> str:
     """$1.25, $0.0031, $0."""
     if value is None or not math.isfinite(value):
         return "$?"
@@ -103,36 +112,36 @@ def money(value: float | None) -> str:
     return f"${value:.{digits}f}".rstrip("0") if digits > 2 else f"${value:.2f}"
 
 
-def rate(value: float | None) -> str:
+def format_rate(value: float | None) -> str:
     """87 tok/s; nothing where it is not known."""
     return "" if value is None else f"{value:.{0 if value >= 10 else 1}f} tok/s"
 
 
-def about(characters: int) -> str:
+def estimate_tokens(characters: int) -> str:
     """≈ 310: about how many tokens so many characters are; "?" for none."""
-    return f"≈ {count(max(1, characters // 4))}" if characters else "?"
+    return f"≈ {format_count(max(1, characters // 4))}" if characters else "?"
 
 
-def made(report: UsageReport | None, characters: int) -> str:
+def output_tokens(report: UsageReport | None, characters: int) -> str:
     """310 tokens, where the provider has counted an answer to its end; before that ≈ 310 tokens, by what came
     or what it counted so far."""
     so_far = (report.usage.output_tokens if report else None) or 0
-    whole = report is not None and report.final and so_far > 0
-    return plural(so_far if whole else max(so_far, characters // 4, 1), "token", estimated=not whole)
+    is_final = report is not None and report.final and so_far > 0
+    return plural(so_far if is_final else max(so_far, characters // 4, 1), "token", estimated=not is_final)
 
 
-def tokens(usage: Usage | None, characters: int = 0) -> str:
+def token_figures(usage: Usage | None, characters: int = 0) -> str:
     """12 (8 cached) → 240 (100 reasoning) tokens; ≈ 240 by the `characters` that came, where nobody counted
     them."""
     u = usage or Usage()
-    cached = f" ({count(u.cache_read_tokens)} cached)" if u.cache_read_tokens else ""
-    thought = f" ({count(u.reasoning_tokens)} reasoning)" if u.reasoning_tokens else ""
-    out = about(characters) if u.output_tokens is None else count(u.output_tokens)
+    cached = f" ({format_count(u.cache_read_tokens)} cached)" if u.cache_read_tokens else ""
+    thought = f" ({format_count(u.reasoning_tokens)} reasoning)" if u.reasoning_tokens else ""
+    out = estimate_tokens(characters) if u.output_tokens is None else format_count(u.output_tokens)
     noun = "token" if out.lstrip("≈ ") == "1" else "tokens"
-    return f"{f'{count(u.input_tokens)}{cached} → ' if usage else ''}{out}{thought} {noun}"
+    return f"{f'{format_count(u.input_tokens)}{cached} → ' if usage else ''}{out}{thought} {noun}"
 
 
-def characters(response: Response) -> int:
+def answer_length(response: Response) -> int:
     """How much a model wrote in all turns: text, reasoning and calls."""
     written = [p for turn in response.before for p in turn.parts] + list(response.parts)
     texts = (p.text for p in written if isinstance(p, (Text, Reasoning)))
@@ -140,18 +149,18 @@ def characters(response: Response) -> int:
     return sum(map(len, texts)) + sum(calls)
 
 
-def _no_figures(error: Exception, response: Response, **_: Any) -> Rendered:
-    words = plain(f"{response.model or '?'} · its figures cannot be shown: {error_line(error)}")
-    return Rendered(escape(words, quote=False), words)
+def _footer_fallback(error: Exception, response: Response, **_: Any) -> Rendered:
+    text = plain_text(f"{response.model or '?'} · its figures cannot be shown: {error_line(error)}")
+    return Rendered(escape(text, quote=False), text)
 
 
-@_surely(_no_figures)
-def footer(
+@_with_fallback(_footer_fallback)
+def answer_footer(
     response: Response,
     *,
     filled: Sequence[str] = (),
     attached: Sequence[str] = (),
-    left: str = "",
+    unfilled: str = "",
     figures: bool = True,
 ) -> Rendered:
     """The line of figures; `filled` names what was put into the prompt, `attached` what went along with
@@ -159,33 +168,33 @@ def footer(
     say."""
     t, usage = response.timing, response.usage
     measured = [
-        "" if response.cached else f"{seconds(t.ttft)} to first token",
-        "" if t.total is None and not t.attempts else seconds(t.total),
-        rate(t.tokens_per_second),
-        tokens(usage, characters(response)),
-        "" if response.simulated else money(response.cost),
+        "" if response.cached else f"{format_seconds(t.ttft)} to first token",
+        "" if t.total is None and not t.attempts else format_seconds(t.total),
+        format_rate(t.tokens_per_second),
+        token_figures(usage, answer_length(response)),
+        "" if response.simulated else format_money(response.cost),
     ]
     items = [
         response.model or "?",
         *(measured if figures else ()),
-        f"{money(response.saved_usd)} saved" if response.saved_usd else "",
+        f"{format_money(response.saved_usd)} saved" if response.saved_usd else "",
         plural(len(response.steps), "step") if response.before else "",
         plural(t.attempts, "attempt") if t.attempts > 1 else "",
         "filled " + ", ".join(filled) if filled else "",
-        f"not filled: {left}" if left else "",
+        f"not filled: {unfilled}" if unfilled else "",
         "attached " + ", ".join(attached) if attached else "",
-        *(f"{_mark(value)} {name}" for name, value in response.checks.items()),
-        *dict.fromkeys(n.text.rstrip(".") for n in response.notices if n.kind in _IN_FOOTER),
+        *(f"{_check_mark(value)} {name}" for name, value in response.checks.items()),
+        *dict.fromkeys(n.text.rstrip(".") for n in response.notices if n.kind in _FOOTER_NOTICES),
         *(f"{caption(p)[1:-1]} in .files" for p in response.files),
     ]
-    shown = [plain(item).replace("\n", " ") for item in items if item]
+    shown = [plain_text(item).replace("\n", " ") for item in items if item]
     html = " · ".join(
         item.replace(" ", "\u00a0") if len(item) < 40 else item for item in shown
     )  # lines break between items
     return Rendered(escape(html, quote=False), " · ".join(shown))
 
 
-def _mark(value: float | None) -> str:
+def _check_mark(value: float | None) -> str:
     """Of what was asserted: passed, not passed, not known."""
     return "?" if value is None else "✓" if value >= PASS_THRESHOLD else "✗"
 
@@ -194,19 +203,19 @@ def error_lines(error: BaseException) -> str:
     """A few lines about a failed call: what, the provider's own words, which key and address were used, what
     to do."""
     message = error.message if isinstance(error, NbllmError) else str(error)
-    short = message if len(message) <= _LONGEST_ERROR else message[: _LONGEST_ERROR - 1] + "…"
+    short = message if len(message) <= _MAX_ERROR else message[: _MAX_ERROR - 1] + "…"
     lines = [f"{type(error).__name__}: {short}"]
     if isinstance(error, NbllmError):
         lines += filter(None, (error.sent, error.hint))
     if isinstance(error, ProviderError) and error.request_id:
         lines.append(f"Request id: {error.request_id}")
-    return plain("\n".join(lines))
+    return plain_text("\n".join(lines))
 
 
 # -- the answer in its formats --
 
 
-def pretty(value: Any) -> str:
+def pretty_json(value: Any) -> str:
     """JSON over several lines, where indents do not make most of it; of what is nested too deep for that, one
     line. Raises RecursionError for what is nested too deep for JSON."""
     flat = json.dumps(value, ensure_ascii=False, default=str)
@@ -222,45 +231,47 @@ def pretty(value: Any) -> str:
     return "".join(pieces)
 
 
-def _json_line(text: str) -> Rendered:
+def _render_json(text: str) -> Rendered:
     found = fences(text)
     source = found[0][1] if len(found) == 1 else text
     with suppress(ValueError, RecursionError):
-        source = pretty(json.loads(source))
+        source = pretty_json(json.loads(source))
     return Rendered(code_html(clean(source), "json"), source)
 
 
-def code_of(text: str) -> tuple[str, str]:
+def extract_code(text: str) -> tuple[str, str]:
     """(language, code) of an answer that was asked for as code: its fences one below the other, or all of
     it."""
     found = fences(text)
     return (found[0][0], "\n".join(body for _, body in found)) if found else ("", text)
 
 
-def _code_line(text: str) -> Rendered:
-    language, body = code_of(text)
+def _render_code(text: str) -> Rendered:
+    language, body = extract_code(text)
     return Rendered(code_html(clean(body), language), body)
 
 
 FORMATS: dict[str, Callable[[str], Rendered]] = {
     "md": lambda text: Rendered(to_html(text), text),
     "text": lambda text: Rendered(plain_html(text), text),
-    "json": _json_line,
-    "code": _code_line,
+    "json": _render_json,
+    "code": _render_code,
     "html": lambda text: Rendered(code_html(clean(text), "html"), text),
 }
 
 
 def call_source(call: ToolCall) -> str:
     """A tool call as a person reads it: search(query="…") in JSON's words."""
-    said = call.arguments_raw
+    arguments = call.arguments_raw
     with suppress(RecursionError):
-        flat = said if call.arguments is None else json.dumps(call.arguments, ensure_ascii=False)
-        said = flat if call.arguments is None or len(flat) <= _WIDE else pretty(call.arguments)
-    return f"{call.name}({said})"
+        flat = arguments if call.arguments is None else json.dumps(call.arguments, ensure_ascii=False)
+        arguments = (
+            flat if call.arguments is None or len(flat) <= _LINE_WIDTH else pretty_json(call.arguments)
+        )
+    return f"{call.name}({arguments})"
 
 
-def call_rendered(source: str) -> Rendered:
+def render_call(source: str) -> Rendered:
     """The source of a tool call in both forms."""
     return Rendered(
         f'<pre data-lang="tool call"><code>{escape(source, quote=False)}</code></pre>\n',
@@ -268,29 +279,31 @@ def call_rendered(source: str) -> Rendered:
     )
 
 
-_OUTCOMES = {"ran": "", "failed": "failed", "stopped": "stopped", "timeout": "took too long"}
+_TOOL_OUTCOMES = {"ran": "", "failed": "failed", "stopped": "stopped", "timeout": "took too long"}
 
 
-def tool_line(call: ToolCall, end: ToolEnded) -> Rendered:
+def render_tool_call(call: ToolCall, end: ToolEnded) -> Rendered:
     """A call with what it came to, in both forms: one line, and unfolded the exact arguments and the
     result."""
-    told = end.result.content
-    parts = (Text(told),) if isinstance(told, str) else told
-    words = clean("\n".join(p.text if isinstance(p, Text) else caption(p) for p in parts))
-    about = (_OUTCOMES.get(end.outcome, f"not run ({end.outcome})"), seconds(end.seconds))
+    content = end.result.content
+    parts = (Text(content),) if isinstance(content, str) else content
+    result = clean("\n".join(p.text if isinstance(p, Text) else caption(p) for p in parts))
+    about = (_TOOL_OUTCOMES.get(end.outcome, f"not run ({end.outcome})"), format_seconds(end.seconds))
     figures = " · ".join(filter(None, about if end.seconds is not None else about[:1]))
     source = clean(call_source(call))
-    line = f"{_brief(_spoken(call))} → {_brief(words)}" + (f" · {figures}" if figures else "")
-    pictures = joined(picture_line(p) for p in parts if not isinstance(p, Text))
+    line = f"{_first_line(_call_on_one_line(call))} → {_first_line(result)}" + (
+        f" · {figures}" if figures else ""
+    )
+    pictures = join_rendered(render_picture(p) for p in parts if not isinstance(p, Text))
     html = (
-        f"<details class=nbllm-think><summary>{escape(line)}</summary>\n{call_rendered(source).html}"
-        f'<pre data-lang="result"><code>{escape(words, quote=False)}</code></pre>\n</details>\n'
+        f"<details class=nbllm-think><summary>{escape(line)}</summary>\n{render_call(source).html}"
+        f'<pre data-lang="result"><code>{escape(result, quote=False)}</code></pre>\n</details>\n'
         f"{pictures.html}"
     )
-    return Rendered(html, f"[tool call] {source}\n[result] {words}" + (f" · {figures}" if figures else ""))
+    return Rendered(html, f"[tool call] {source}\n[result] {result}" + (f" · {figures}" if figures else ""))
 
 
-def _spoken(call: ToolCall) -> str:
+def _call_on_one_line(call: ToolCall) -> str:
     """price(article="A-17"): a call as one line."""
     if call.arguments is None:
         return f"{call.name}({call.arguments_raw})"
@@ -300,39 +313,42 @@ def _spoken(call: ToolCall) -> str:
     return f"{call.name}(…)"
 
 
-def _brief(text: str) -> str:
+def _first_line(text: str) -> str:
     """The beginning of a text, on one line."""
-    flat = " ".join(clean(text[: 4 * _WIDE]).split())
-    return flat if len(flat) <= _WIDE and len(text) <= 4 * _WIDE else f"{flat[: _WIDE - 1]}…"
+    flat = " ".join(clean(text[: 4 * _LINE_WIDTH]).split())
+    return (
+        flat if len(flat) <= _LINE_WIDTH and len(text) <= 4 * _LINE_WIDTH else f"{flat[: _LINE_WIDTH - 1]}…"
+    )
 
 
-def picture_line(part: Image | Document, room: int = PICTURE_ROOM) -> Rendered:
+def render_picture(part: Image | Document, budget: int = PICTURE_BUDGET) -> Rendered:
     """A picture that a model made, as PNG or JPEG within `room` characters; everything else as words. Nothing
     is loaded."""
-    data, words = part.data or b"", caption(part)
+    data, description = part.data or b"", caption(part)
     kind, size = picture_type(data), picture_size(data)
     shown = (
         isinstance(part, Image)
         and kind in ("image/png", "image/jpeg")
         and size is not None
-        and 0 < size[0] * size[1] <= _PIXELS
+        and 0 < size[0] * size[1] <= _MAX_PIXELS
     )
-    if not shown or len(data) * 4 / 3 > room:
-        return note_line(words)
+    if not shown or len(data) * 4 / 3 > budget:
+        return render_note(description)
     source = f"data:{kind};base64,{base64.b64encode(data).decode()}"
     return Rendered(
-        f'<p><img alt="{escape(words)}" style="max-width:100%;height:auto" src="{source}"></p>\n', words
+        f'<p><img alt="{escape(description)}" style="max-width:100%;height:auto" src="{source}"></p>\n',
+        description,
     )
 
 
-def note_line(text: str, *, warns: bool = False) -> Rendered:
+def render_note(text: str, *, is_warning: bool = False) -> Rendered:
     """A remark of ours in both forms; one that warns has a colour, as what begins with ⚠ does."""
     text = clean(text)
-    kind = "nbllm-warn" if warns or text.startswith("⚠") else "nbllm-note"
+    kind = "nbllm-warn" if is_warning or text.startswith("⚠") else "nbllm-note"
     return Rendered(f"<div class={kind}>{escape(text, quote=False)}</div>\n", text)
 
 
-def foot_line(line: Rendered, *, simulated: bool = False) -> Rendered:
+def render_footer(line: Rendered, *, simulated: bool = False) -> Rendered:
     """The line of figures with the simulator's badge, in place."""
     badge = (
         Rendered("<span class=nbllm-badge>simulated</span> ", "[simulated] ")
@@ -345,95 +361,95 @@ def foot_line(line: Rendered, *, simulated: bool = False) -> Rendered:
     )
 
 
-def _source(error: Exception, format: str, text: str) -> Rendered:
+def _source_fallback(error: Exception, format: str, text: str) -> Rendered:
     """An answer's text as it is, where its format cannot be drawn."""
-    note = note_line(
-        f"This is the answer's source: drawing it as {format} failed ({error_line(error)}).", warns=True
+    note = render_note(
+        f"This is the answer's source: drawing it as {format} failed ({error_line(error)}).", is_warning=True
     )
     return Rendered(plain_html(text) + note.html, f"{text}\n\n{note.text}")
 
 
-@_surely(_source)
-def _formatted(format: str, text: str) -> Rendered:
+@_with_fallback(_source_fallback)
+def _render_text(format: str, text: str) -> Rendered:
     return FORMATS[format](text)
 
 
-def _parts(response: Response, format: str, thoughts: bool | None) -> Iterable[Rendered]:
+def _answer_parts(response: Response, format: str, thoughts: bool | None) -> Iterable[Rendered]:
     for notice in response.notices:
         if notice.kind == COMPACTED:
-            yield _shortened(notice)
+            yield _render_compaction(notice)
     for step in response.before:
-        yield from _turn(step, "md" if format in ("json", "code") else format, thoughts)
-    beside = "".join(
+        yield from _step_parts(step, "md" if format in ("json", "code") else format, thoughts)
+    detail_text = "".join(
         n.text for n in response.notices if "reasoning_details" in n.data
     )  # thinking that came in details alone
-    yield from _reasoning(Reasoning(beside), thoughts) if beside else ()
-    yield from _turn(response, format, thoughts)
+    yield from _render_reasoning(Reasoning(detail_text), thoughts) if detail_text else ()
+    yield from _step_parts(response, format, thoughts)
 
 
-def _shortened(notice: Notice) -> Rendered:
+def _render_compaction(notice: Notice) -> Rendered:
     """That a conversation was shortened, with the summary folded."""
     summary = notice.data.get("summary")
     if not summary:
-        return note_line(notice.text)
-    words = clean(notice.text)
+        return render_note(notice.text)
+    title = clean(notice.text)
     return Rendered(
-        reasoning_html(clean(summary), words), f"[{words}]\n{clean(summary)}\n[end of the summary]"
+        reasoning_html(clean(summary), title), f"[{title}]\n{clean(summary)}\n[end of the summary]"
     )
 
 
-def _turn(response: Response | Step, format: str, thoughts: bool | None) -> Iterable[Rendered]:
+def _step_parts(response: Response | Step, format: str, thoughts: bool | None) -> Iterable[Rendered]:
     """The parts of one turn; a call that has come to something stands with that."""
-    run: list[str] = []
-    room = PICTURE_ROOM
+    texts: list[str] = []
+    budget = PICTURE_BUDGET
     ended = {e.result.id: e for e in response.results}
     for part in (*response.parts, None):
         if isinstance(part, Text):
-            run.append(part.text)
+            texts.append(part.text)
             continue
-        if run:
-            yield _formatted(format, "".join(run))
-            run = []
+        if texts:
+            yield _render_text(format, "".join(texts))
+            texts = []
         if isinstance(part, Reasoning):
-            yield from _reasoning(part, thoughts)
+            yield from _render_reasoning(part, thoughts)
         elif isinstance(part, ToolCall):
             yield (
-                tool_line(part, ended[part.id])
+                render_tool_call(part, ended[part.id])
                 if part.id in ended
-                else call_rendered(clean(call_source(part)))
+                else render_call(clean(call_source(part)))
             )
         elif isinstance(part, (Image, Document)):
-            yield (line := picture_line(part, room))
-            room -= len(line.html)
+            yield (line := render_picture(part, budget))
+            budget -= len(line.html)
 
 
-def _reasoning(part: Reasoning, thoughts: bool | None) -> Iterable[Rendered]:
+def _render_reasoning(part: Reasoning, thoughts: bool | None) -> Iterable[Rendered]:
     text = part.text.strip()
     if thoughts is False:
         return
     if text:
         yield Rendered(reasoning_html(text, open=bool(thoughts)), f"[reasoning]\n{text}\n[/reasoning]")
     elif part.redacted:
-        yield note_line("Reasoning withheld by the provider.")
+        yield render_note("Reasoning withheld by the provider.")
 
 
-@_surely(lambda _error, _response: dict[str, Any]())
+@_with_fallback(lambda _error, _response: dict[str, Any]())
 def provenance(response: Response) -> dict[str, Any]:
     """Where an answer comes from, for the output's metadata: no key, no address, no prompt but its hash."""
     from importlib.metadata import version
 
     from ...store.measure import params, sha
 
-    asked, names = response.request, ("input", "output", "reasoning", "cache_read")
+    request, names = response.request, ("input", "output", "reasoning", "cache_read")
     usage = {f"{name}_tokens": getattr(response.usage, f"{name}_tokens", None) for name in names}
     return {
-        "model": asked.model if asked else None,
+        "model": request.model if request else None,
         "answered": response.model,
         "provider": response.provider,
         "id": response.id,
         "simulated": response.simulated,
-        "params": json.loads(params(asked)) if asked else {},
-        "prompt_sha": sha(asked) if asked else None,
+        "params": json.loads(params(request)) if request else {},
+        "prompt_sha": sha(request) if request else None,
         "finish_reason": response.finish_reason,
         "usage": {n: v for n, v in usage.items() if v is not None},
         "cost_usd": response.cost,
@@ -442,7 +458,7 @@ def provenance(response: Response) -> dict[str, Any]:
     }
 
 
-def answer_lines(
+def render_answer(
     response: Response,
     *,
     format: str = "md",
@@ -450,64 +466,64 @@ def answer_lines(
     thoughts: bool | None = None,
 ) -> list[Rendered]:
     """The answer and how it ended, without figures."""
-    return [*_parts(response, format, thoughts), *_ending(response, error, True)]
+    return [*_answer_parts(response, format, thoughts), *_ending_notes(response, error, True)]
 
 
-def _ending(response: Response, error: BaseException | None, empty: bool) -> Iterable[Rendered]:
+def _ending_notes(response: Response, error: BaseException | None, note_if_empty: bool) -> Iterable[Rendered]:
     if response.transcript:
-        yield note_line(f"Said in the sound: {response.transcript}")
+        yield render_note(f"Said in the sound: {response.transcript}")
     if response.refusal:
-        yield note_line(f"Refused: {response.refusal}")
+        yield render_note(f"Refused: {response.refusal}")
     if error is not None:
-        yield note_line("⚠ " + error_lines(error).partition("\n")[0])
+        yield render_note("⚠ " + error_lines(error).partition("\n")[0])
     elif response.finish_reason in _ENDINGS:
         limit = response.request.max_tokens if response.request else None
-        told = f"max_tokens={limit}" if limit else "max_tokens"
-        yield note_line(
-            _ENDINGS[response.finish_reason].format(max_tokens=told, raw=response.finish_raw or "?")
+        limit_text = f"max_tokens={limit}" if limit else "max_tokens"
+        yield render_note(
+            _ENDINGS[response.finish_reason].format(max_tokens=limit_text, raw=response.finish_raw or "?")
         )
-    elif empty and response.empty and not response.refusal:
-        yield note_line("The answer is empty.")
+    elif note_if_empty and response.empty and not response.refusal:
+        yield render_note("The answer is empty.")
 
 
-def final(
+def answer_bundle(
     response: Response,
     *,
     format: str = "md",
     footer: Rendered | None = None,
     error: BaseException | None = None,
     html: bool = True,
-    empty: bool = True,
+    note_if_empty: bool = True,
     thoughts: bool | None = None,
 ) -> dict[str, str]:
     """The MIME bundle that stays: text/html and text/plain, or without `html` the latter alone. `empty` says
     whether to remark that nothing came."""
-    lines = [*_parts(response, format, thoughts), *_ending(response, error, empty)]
+    lines = [*_answer_parts(response, format, thoughts), *_ending_notes(response, error, note_if_empty)]
     if footer or response.simulated:
-        lines.append(foot_line(footer or Rendered("", ""), simulated=response.simulated))
-    return bundle_of(joined(lines), html=html)
+        lines.append(render_footer(footer or Rendered("", ""), simulated=response.simulated))
+    return to_bundle(join_rendered(lines), html=html)
 
 
-def bundle_of(whole: Rendered, *, html: bool = True) -> dict[str, str]:
+def to_bundle(rendered: Rendered, *, html: bool = True) -> dict[str, str]:
     """The MIME bundle of something rendered, or its text alone."""
-    data = {"text/html": container(whole.html, style=True)} if html else {}
-    return {**data, "text/plain": plain(whole.text)}
+    data = {"text/html": container(rendered.html, style=True)} if html else {}
+    return {**data, "text/plain": plain_text(rendered.text)}
 
 
-def joined(lines: Iterable[Rendered], between: str = "\n\n") -> Rendered:
+def join_rendered(lines: Iterable[Rendered], separator: str = "\n\n") -> Rendered:
     """Several as one."""
     lines = list(lines)
     return Rendered(
-        "".join(line.html for line in lines), between.join(line.text.strip("\n") for line in lines)
+        "".join(line.html for line in lines), separator.join(line.text.strip("\n") for line in lines)
     )
 
 
-def static(markdown: str) -> dict[str, str]:
+def markdown_bundle(markdown: str) -> dict[str, str]:
     """The bundle of something of our own to read: safe HTML and the source as its twin."""
-    return bundle_of(Rendered(to_html(markdown), markdown))
+    return to_bundle(Rendered(to_html(markdown), markdown))
 
 
-def data_table(value: Any) -> Rendered:
+def render_data_frame(value: Any) -> Rendered:
     """A DataFrame of a model's words: escaped, numbers to the right, with what stayed text."""
     html = value.to_html(escape=True, border=0, max_rows=60, max_cols=30, notebook=False, render_links=False)
     sides = iter(
@@ -515,6 +531,8 @@ def data_table(value: Any) -> Rendered:
         * (62 if value.shape[1] <= 30 else 0)  # heads, 60 rows, dots; more have a column of dots among them
     )
     html = re.sub(r"(?<!<tr>\n      <th)(?<=<t[dh])>(?!</th>)", lambda _: next(sides, ">"), html)
-    kept = value.attrs.get("kept_as_text", {})
-    notes = [note_line(f"Column {name} stays text: {why}", warns=True) for name, why in kept.items()]
-    return joined([Rendered(clean(html), plain(value.to_string(max_rows=60))), *notes])
+    text_columns = value.attrs.get("kept_as_text", {})
+    notes = [
+        render_note(f"Column {name} stays text: {why}", is_warning=True) for name, why in text_columns.items()
+    ]
+    return join_rendered([Rendered(clean(html), plain_text(value.to_string(max_rows=60))), *notes])

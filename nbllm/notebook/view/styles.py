@@ -17,7 +17,7 @@ _FAINT = "color-mix(in srgb,currentColor 66%,transparent)"
 _MONO = "var(--jp-code-font-family,ui-monospace,SFMono-Regular,Menlo,Consolas,monospace)"
 
 
-def _mixed(name: str, otherwise: str) -> str:
+def _mix_with_text(name: str, otherwise: str) -> str:
     """A colour of the front end's theme, moved towards that of the text around it."""
     return f"color-mix(in srgb,var(--jp-{name},{otherwise}) 50%,currentColor)"
 
@@ -25,7 +25,7 @@ def _mixed(name: str, otherwise: str) -> str:
 # What an output's HTML must hold for rules to be a part of it ("" for all), and the rules.
 _RULES = (
     ("", f"""
-.nbllm.nbllm{{margin:0;--nbllm-muted:{_mixed("ui-font-color2", _FAINT)}}}
+.nbllm.nbllm{{margin:0;--nbllm-muted:{_mix_with_text("ui-font-color2", _FAINT)}}}
 .nbllm{{contain:paint;line-height:1.55;overflow-wrap:break-word;padding:1px 0;
 padding-inline-start:var(--jp-code-padding,0)}}
 .nbllm>:is(p,ul,ol,blockquote,details,h3,h4,h5,h6){{max-width:46em}}
@@ -45,7 +45,7 @@ border-inline-start:3px solid {_LINE};color:{_MUTED}}}"""),
     ("<hr", f"""
 .nbllm hr{{border:0;border-top:1px solid {_LINE};margin:1.2em 0}}"""),
     ("<a ", f"""
-.nbllm a{{color:{_mixed("content-link-color", "#3a82d6")}}}"""),
+.nbllm a{{color:{_mix_with_text("content-link-color", "#3a82d6")}}}"""),
     ("<table", f"""
 .nbllm table{{color:inherit;display:block;width:fit-content;max-width:100%;overflow-x:auto;
 border:0;border-collapse:collapse;font-size:.95em}}
@@ -78,7 +78,7 @@ border-inline-start:2px solid {_LINE};padding-inline-start:.9em}}"""),
 .nbllm details>p:last-child{margin-bottom:0}"""),
     ("nbllm-(?:note|warn)", f"""
 .nbllm :is(.nbllm-note,.nbllm-warn){{margin:.5em 0;font-size:.93em}}
-.nbllm .nbllm-warn{{color:{_mixed("warn-color0", "#b26a00")}}}"""),
+.nbllm .nbllm-warn{{color:{_mix_with_text("warn-color0", "#b26a00")}}}"""),
     ("nbllm-foot", f"""
 .nbllm .nbllm-foot{{margin-top:.6em;font-size:.82em;line-height:1.5;color:{_MUTED};
 font-variant-numeric:tabular-nums}}
@@ -103,7 +103,7 @@ padding-inline:.5em}}
 @media print{.nbllm{contain:none}.nbllm :is(table,pre){overflow:visible}
 .nbllm pre code{white-space:pre-wrap}}"""),
     ("<span class=.>", "".join(f"""
-.nbllm .{name}{{color:{_mixed(f"mirror-editor-{word}-color", colour)}}}""" for name, word, colour in (
+.nbllm .{name}{{color:{_mix_with_text(f"mirror-editor-{word}-color", colour)}}}""" for name, word, colour in (
         ("k", "keyword", "#2e8b57"),
         ("s", "string", "#c96f6c"),
         ("c", "comment", "#7a8a8a"),

@@ -9,16 +9,16 @@ from .hidden import clean
 from .static import Rendered
 
 Row = Sequence[str]
-Place = tuple[int, int]  # row and column, from 0
+Position = tuple[int, int]  # row and column, from 0
 
 
-def table(
-    heads: Row, rows: Sequence[Row], *, figures: Collection[str] = (), best: Collection[Place] = ()
+def render_table(
+    headings: Row, rows: Sequence[Row], *, numeric: Collection[str] = (), best: Collection[Position] = ()
 ) -> Rendered:
     """A table in both forms. figures: the heads of the columns that stand to the right. best: the cells that
     are marked."""
-    right = [head in figures for head in heads]
-    cells = [[" ".join(clean(cell).split()) for cell in row] for row in (heads, *rows)]
+    right = [head in numeric for head in headings]
+    cells = [[" ".join(clean(cell).split()) for cell in row] for row in (headings, *rows)]
     lines = [
         "".join(_cell("td" if i else "th", cell, r, (i - 1, j) in best) for j, (cell, r) in enumerate(pairs))
         for i, pairs in enumerate(zip(row, right, strict=True) for row in cells)

@@ -38,36 +38,40 @@ class Pace:
 
     def __init__(self, budget: Budget | None = None, now: float = 0.0) -> None:
         self._budget = budget or Budget()
-        self._account = self._budget.reserve
-        self._paid_at = now
-        self._last = float("-inf")
+        self._byte_balance = self._budget.reserve
+        self._balance_time = now
+        self._last_frame = float("-inf")
         self._not_before = float("-inf")
         self._frames = 0
 
-    def due(self, now: float, *, chunks: int, characters: int, size: float) -> bool:
+    def is_due(self, now: float, *, chunks: int, characters: int, size: float) -> bool:
         """Whether to draw now: what is new since the last frame, and about how many bytes the frame will
         have."""
         if not chunks or now < self._not_before:
             return False
-        return self._wanted(now, chunks, characters) and self._funds(now, size) >= size
+        return self._is_wanted(now, chunks, characters) and self._balance_at(now, size) >= size
 
-    def idle(self, now: float, *, every: float, size: float) -> bool:
+    def is_idle(self, now: float, *, every: float, size: float) -> bool:
         """Whether to draw although nothing is new: every so many seconds."""
-        return now - self._last >= every and now >= self._not_before and self._funds(now, size) >= size
+        return (
+            now - self._last_frame >= every
+            and now >= self._not_before
+            and self._balance_at(now, size) >= size
+        )
 
-    def sent(self, now: float, size: float, cost: float = 0.0) -> None:
+    def record_frame(self, now: float, size: float, cost: float = 0.0) -> None:
         """A frame of `size` bytes was sent that took `cost` seconds to make."""
         b = self._budget
-        self._account = self._funds(now, size) - size
-        self._last, self._paid_at = now, now
+        self._byte_balance = self._balance_at(now, size) - size
+        self._last_frame, self._balance_time = now, now
         self._not_before = now + max(b.interval, cost * (1 / b.share - 1))
         self._frames += 1
 
-    def _wanted(self, now: float, chunks: int, characters: int) -> bool:
+    def _is_wanted(self, now: float, chunks: int, characters: int) -> bool:
         b = self._budget
-        much = chunks >= b.chunks or characters >= b.characters
-        return much or self._frames < b.opening or now - self._last >= b.patience
+        has_enough = chunks >= b.chunks or characters >= b.characters
+        return has_enough or self._frames < b.opening or now - self._last_frame >= b.patience
 
-    def _funds(self, now: float, size: float) -> float:
+    def _balance_at(self, now: float, size: float) -> float:
         b = self._budget
-        return min(self._account + (now - self._paid_at) * b.rate, max(b.reserve, size))
+        return min(self._byte_balance + (now - self._balance_time) * b.rate, max(b.reserve, size))
