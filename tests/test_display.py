@@ -586,7 +586,7 @@ def test_a_terminal_gets_the_text_as_it_comes():
 )
 def test_a_count_and_its_noun(value, noun, about, text):
     """One form for all of them."""
-    assert text == plural(value, noun, about=about)
+    assert text == plural(value, noun, estimated=about)
 
 
 def test_one_token_is_no_plural():
