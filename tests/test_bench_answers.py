@@ -128,7 +128,7 @@ def test_answers_can_be_left_out_and_runs_in_a_folder_are_found(tmp_path):
     ("options", "words"),
     [
         ({"score": "answer"}, "expected answer 'answer'"),
-        ({"score": 5}, "Not a score"),
+        ({"score": 5}, "is not a score"),
         ({"score": len, "keep_answers": False}, "needs the answers"),
     ],
 )

@@ -124,7 +124,7 @@ def test_out_of_budget_while_it_warms_up_is_one_line(kernel):
     ran = kernel.run(f"%llm bench {PAIR} budget=requests:2 blocks=2 out=few")
     assert ran.ok, ran.error
     rows = kernel.value("len(few)")
-    assert f"{rows} rows are kept; nbllm.bench.resume(" in ran.text
+    assert f"{rows} rows are stored; nbllm.bench.resume(" in ran.text
     assert (False, "<table" in ran.html) == (kernel.value("bool((few.phase == 'measure').any())"), False)
 
 
@@ -167,7 +167,7 @@ def test_what_a_provider_says_in_its_errors_is_shown_as_text(kernel):
         (f"{PAIR} blocks=many", "blocks cannot be"),
         (f"{PAIR} blocks=2 blocks=3", "given twice"),
         (f"{PAIR} blocks=2 format=json", f"Column {len(PAIR) + 11}: format is no option of a benchmark"),
-        (f"{PAIR} cold=nope", "No start is called 'nope'"),
+        (f"{PAIR} cold=nope", "'nope' is not a start kind"),
         (f"{PAIR} batch=x", "batch cannot be 'x'"),
         (f"{PAIR} batch=0", "batch=0 is none"),
         ("sim/anthropic batch=2", "has no embeddings"),

@@ -241,7 +241,7 @@ def test_a_frame_as_promptfoos_results(measured, tmp_path):
     for r in found["results"]:  # its import refuses a null, and a result without the prompt's id
         assert {"prompt"} == {r["promptId"], *(p["id"] for p in found["prompts"])}
         assert None not in r.values()
-    with pytest.raises(errors.ConfigError, match="No tool"):
+    with pytest.raises(errors.ConfigError, match="not a known format"):
         nbllm.bench.export(measured, place, to="prompfoo")
 
 
@@ -353,7 +353,7 @@ def test_a_torn_line_is_named_with_its_place_in_the_file(tmp_path, name, line, r
     [
         ("", "no requests"),
         ("[1, null]", "no requests"),
-        ("{", "no JSON"),
+        ("{", "is not valid JSON"),
         ('{"timestamp": "x", "input_length": 1, "output_length": 1}', "no requests"),
         ('{"timestamp": 1, "input_length": 1e300, "output_length": 1}', "no requests"),
     ],
@@ -400,7 +400,7 @@ def test_an_option_of_a_trace_of_another_kind_is_told(tmp_path, odd):
     place.write_text('{"timestamp": 0, "input_length": 600, "output_length": 1, "hash_ids": [1]}')
     with pytest.raises(errors.ConfigError, match="above 0"):
         nbllm.bench.trace(place, **odd)
-    with pytest.raises(errors.ConfigError, match="No path"):
+    with pytest.raises(errors.ConfigError, match="is not a path"):
         nbllm.bench.trace(None)
 
 
@@ -439,7 +439,7 @@ def test_what_is_exported_is_json(measured, tmp_path, to):
     )
     for file in sorted(place.iterdir()) if place.is_dir() else [place]:
         json.loads(file.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
-    with pytest.raises(errors.ConfigError, match="No path"):
+    with pytest.raises(errors.ConfigError, match="is not a path"):
         nbllm.bench.export(measured, None, to)
     if to == "inspect":
         with pytest.raises(errors.ConfigError, match="no requests"):

@@ -230,7 +230,7 @@ def test_what_a_format_cannot_say_is_refused_before_the_start(tmp_path, model, p
         "cli/it", {"command": ["sh", "-c", f"touch {tmp_path}/RAN; cat"], "dialect": "cli_text"}
     )
     client = Client(registry)
-    with pytest.raises(errors.ConfigError, match="cannot be asked"):
+    with pytest.raises(errors.ConfigError, match="cannot be used"):
         run(GOOD, model, prompts=["Plain.", prompt] if isinstance(model, str) else [prompt], client=client)
     client.close()
     assert [] == list(store.runs_directory().glob("*"))

@@ -51,9 +51,9 @@ def test_a_frame_that_lacks_columns_is_used_as_far_as_it_goes(use):
 @pytest.mark.parametrize(
     ("df", "words"),
     [
-        ([1, 2], "no frame of requests but list"),
-        (pd.DataFrame({"x": [1]}), "whose it is"),
-        (frame(name=None), "24 rows of the frame name no model"),
+        ([1, 2], "a frame of requests, not list"),
+        (pd.DataFrame({"x": [1]}), "needs a column name"),
+        (frame(name=None), "24 rows without a name"),
         (pd.concat([frame(), frame()[["name"]]], axis=1), "Two columns are called 'name'"),
     ],
     ids=["list", "other columns", "no names", "twice"],
@@ -92,19 +92,19 @@ def test_an_infinite_time_of_an_answer_is_none():
 @pytest.mark.parametrize("level", [95, 0, 1, "0.95", None, math.nan, True])
 @pytest.mark.parametrize("use", ["summary", "compare", "leaderboard", "goodput"])
 def test_a_level_is_a_share(use, level):
-    with pytest.raises(ConfigError, match="level is a share"):
+    with pytest.raises(ConfigError, match="level must be between"):
         getattr(bench, use)(frame(), level=level, **({"ttft_ms": 5} if use == "goodput" else {}))
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"by": 5}, "by is a text"),
-        ({"metrics": 5}, "metrics is a text"),
-        ({"metrics": [5]}, "metrics is a text"),
-        ({"stats": 5}, "stats is a text"),
-        ({"phase": "all"}, "No phase is called 'all'"),
-        ({"phase": ["measure"]}, "No phase"),
+        ({"by": 5}, "by must be a string"),
+        ({"metrics": 5}, "metrics must be a string"),
+        ({"metrics": [5]}, "metrics must be a string"),
+        ({"stats": 5}, "stats must be a string"),
+        ({"phase": "all"}, "'all' is not a phase"),
+        ({"phase": ["measure"]}, "is not a phase"),
     ],
 )
 def test_options_of_another_kind_are_told(options, words):
@@ -138,9 +138,9 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path, write):
 
 def test_a_summary_is_no_frame_to_keep(tmp_path):
     """What load refuses, save refuses."""
-    with pytest.raises(ConfigError, match="no request"):
+    with pytest.raises(ConfigError, match="needs a column name"):
         bench.save(bench.summary(frame()), tmp_path / "x.csv")
-    with pytest.raises(ConfigError, match="No path or run"):
+    with pytest.raises(ConfigError, match="is not a path or a run"):
         bench.load(5)
 
 
@@ -161,7 +161,7 @@ def texts(given, **options):
         ([{"prompt": "a", "schema": 7}], "Prompt 0 .*Not a schema: int"),
         ([{"prompt": "a", "schema": "name nothing"}], "Prompt 0 .*Unknown type"),
         ([{"prompt": "a", "tools": "{"}], "Prompt 0 .*tools cannot be"),
-        (pd.DataFrame({"prompt": ["a", None]}), "Prompt 1 .*nothing in a column prompt"),
+        (pd.DataFrame({"prompt": ["a", None]}), "Prompt 1 .*column 'prompt' is missing"),
         (pd.DataFrame([["a", "b"]], columns=["prompt", "prompt"]), "Two columns are called 'prompt'"),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_schema_is_said_as_in_a_cell(text):
 
 
 def test_a_column_that_is_asked_may_be_empty_in_one_row():
-    with pytest.raises(ConfigError, match=r"Prompt 1 .*nothing in column 'q'"):
+    with pytest.raises(ConfigError, match=r"Prompt 1 .*column 'q' is empty"):
         bench.prompt_set(pd.DataFrame({"q": ["a", np.nan], "x": 1}), prompt="q")
 
 
@@ -271,9 +271,9 @@ def test_a_judge_of_one_model_is_told_before_anything_is_sent(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("rows", "options", "words"),
     [
-        ([("a", "a", "a")], {}, "compared with itself"),
-        ([("a", "b", "a")], {"level": 95}, "level is a share"),
-        ([("a", "b", "c")], {}, "neither a, b nor tie"),
+        ([("a", "a", "a")], {}, "compares a model with itself"),
+        ([("a", "b", "a")], {"level": 95}, "level must be between"),
+        ([("a", "b", "c")], {}, "is neither a nor b"),
     ],
 )
 def test_comparisons_that_are_none_are_told(rows, options, words):
@@ -283,7 +283,7 @@ def test_comparisons_that_are_none_are_told(rows, options, words):
 
 @pytest.mark.parametrize("limit", [0, -1, "x", True])
 def test_a_judges_limit_is_a_number_of_comparisons(limit):
-    with pytest.raises(ConfigError, match="limit is a number"):
+    with pytest.raises(ConfigError, match="limit must be a number"):
         bench.judge(frame(), "Which?", ONE, limit=limit)
 
 
@@ -292,7 +292,7 @@ def test_a_judges_limit_is_a_number_of_comparisons(limit):
 )
 def test_a_word_that_looks_like_a_file_or_a_column_is_no_prompt(named):
     """It would be asked of every model, and paid for; in a list it is what was meant."""
-    with pytest.raises(ConfigError, match="There is no file") as told:
+    with pytest.raises(ConfigError, match="there is no such file") as told:
         bench.prompt_set(named)
     assert f"[{named!r}]" in told.value.hint
     assert [named] == [p.turns[0][0].text for p in bench.prompt_set([named])]
@@ -309,7 +309,7 @@ def test_what_is_said_is_a_prompt(said):
 @pytest.mark.parametrize("given", [["One.", "Two."], "One.", None, [{"role": "user", "content": "One."}]])
 def test_a_column_of_what_has_none_is_told(given):
     """prompt= names one, and texts have no columns."""
-    with pytest.raises(ConfigError, match="nothing in column 'question'"):
+    with pytest.raises(ConfigError, match="column 'question' is empty"):
         bench.prompt_set(given, "question")
 
 

@@ -74,11 +74,11 @@ def test_headers_go_with_one_models_requests_and_into_no_file(servers, tmp_path)
 @pytest.mark.parametrize(
     ("models", "options", "words"),
     [
-        ([{"model": UNTOLD, "headers": {"x y": "z"}}], {}, "Not a header"),
-        ([{"model": UNTOLD, "headers": {"x": "a\nb"}}], {}, "Not a header"),
-        ([{"model": UNTOLD, "headers": {"x": 5}}], {}, "Not a header"),
-        ([{"model": UNTOLD, "headers": "x: y"}], {}, "Not a header"),
-        ([UNTOLD], {"headers": {"x": "y"}}, "belong to one model"),
+        ([{"model": UNTOLD, "headers": {"x y": "z"}}], {}, "is not a valid header"),
+        ([{"model": UNTOLD, "headers": {"x": "a\nb"}}], {}, "is not a valid header"),
+        ([{"model": UNTOLD, "headers": {"x": 5}}], {}, "is not a valid header"),
+        ([{"model": UNTOLD, "headers": "x: y"}], {}, "is not a valid header"),
+        ([UNTOLD], {"headers": {"x": "y"}}, "given for one model"),
         ([UNTOLD], {"tokenizer": 5}, "does not count"),
         ([UNTOLD], {"tokenizer": lambda text: 0}, "does not count"),
         ([UNTOLD], {"tokenizer": lambda text: text.nothing}, "does not count"),
@@ -128,7 +128,7 @@ def test_tokens_are_counted_where_the_server_does_not(tmp_path):
     assert [len(texts["a", i]) for i in mine["request_id"]] == list(mine["out_tokens"])
     assert mine["itl_ms"].notna().all()
     assert {"estimate"} == set(df[df["name"] == "b"]["tok_source"])
-    with pytest.raises(errors.ConfigError, match="tokenizer counted"):
+    with pytest.raises(errors.ConfigError, match="with a tokenizer"):
         nbllm.bench.resume(tmp_path / "run", progress=False)
     assert 4 == len(nbllm.bench.resume(tmp_path / "run", tokenizer={"a": len}, progress=False))
 

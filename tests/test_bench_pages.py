@@ -134,8 +134,8 @@ def test_an_empty_frame_is_a_frame(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("x.parquet", b"PAR1 and no more", "cut short"),
-        ("x.csv", b"a,b\n1,2\n", "no frame of requests"),
+        ("x.parquet", b"PAR1 and no more", "truncated"),
+        ("x.csv", b"a,b\n1,2\n", "not a frame of requests"),
         ("x.jsonl", b'{"a": 1', "jsonl"),
         ("x.xlsx", b"", "xlsx"),
         ("nothing.csv", None, "no file"),
@@ -309,13 +309,13 @@ def test_a_report_stands_alone_and_nothing_in_it_runs(page):
 
 
 def test_a_report_says_what_it_should(page):
-    """Method, verdict in words, failures, caveats; and that no self-test was made."""
+    """Method, verdict in words, failures, caveats; and that no self-test was run."""
     text = " ".join(page.words)
     for words in (
         "No self-test",
         "is faster than claude/sonnet",
         "rate_limited",
-        "Be careful",
+        "Caveats",
         "seed 7",
         "disturbed",
         "Method",

@@ -87,7 +87,7 @@ def test_a_turn_is_long_enough_and_a_cooldown_is_at_its_end(load, phases):
 
 def test_a_turn_that_is_too_short_for_its_load_is_told():
     """Before anything is sent."""
-    assert "16 at a time" in plan.unsteady_warning(plan.LoadShape.of(concurrency=16, per_turn=32))
+    assert "a concurrency of 16" in plan.unsteady_warning(plan.LoadShape.of(concurrency=16, per_turn=32))
     assert "" == plan.unsteady_warning(plan.LoadShape.of(concurrency=[1, 16]))
 
 
@@ -134,7 +134,7 @@ def test_constant_ramp_and_replay():
         ({"arrivals": ["soon"]}, "seconds or datetimes"),
         ({"arrivals": []}, "at least one"),
         ({"per_turn": 0}, "per_turn"),
-        ({"rate": 2, "concurrency": 2}, "at a time"),
+        ({"rate": 2, "concurrency": 2}, "not both"),
     ],
 )
 def test_a_load_that_contradicts_itself(options, words):
@@ -249,7 +249,7 @@ def test_pictures_come_first_and_know_what_they_are(tmp_path):
     [
         ([], "no prompts"),
         ([{"prompt": "a", "messages": []}], "prompt and messages"),
-        ([{"id": "x"}], "nothing to ask"),
+        ([{"id": "x"}], "has no prompt"),
         ([{"promt": "a"}], "promt"),
         ([""], "empty"),
         ([{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}], "'a'"),
@@ -329,5 +329,5 @@ def test_synthetic_prompts_have_the_length_that_was_asked_for():
     (long,) = synthetic(100_000)
     assert 95_000 < len(long.turns[0][0].text.split()) < 105_000
     assert prompt_set(synthetic(100, 2))
-    with pytest.raises(errors.ConfigError, match="no room"):
+    with pytest.raises(errors.ConfigError, match="is too short"):
         synthetic(5)

@@ -353,7 +353,7 @@ def test_an_address_that_was_given_by_hand_is_given_again(tmp_path, listen, clie
     with pytest.raises(errors.ConfigError, match="mine") as caught:
         nbllm.bench.resume(place, progress=False, client=client())
     assert f"base_url={{'mine': '{server.url}/v1'}}" in caught.value.hint
-    with pytest.raises(errors.ConfigError, match="no model of this run"):
+    with pytest.raises(errors.ConfigError, match="not a model of this run"):
         nbllm.bench.resume(place, progress=False, client=client(), base_url={"yours": f"{server.url}/v1"})
     with pytest.raises(errors.ConfigError):
         nbllm.bench.resume(place, progress=False, client=client(), base_url={"mine": "http://127.0.0.1:1/v1"})
@@ -407,7 +407,7 @@ def test_a_file_gives_an_agent_no_licence(tmp_path, client):
             changed = copy.deepcopy(whole)
             changed[where][0]["options"] = {"extra": options}
             rewrite(place, changed)
-            with pytest.raises(errors.ConfigError, match="may do"):
+            with pytest.raises(errors.ConfigError, match="may not set options"):
                 nbllm.bench.resume(place, progress=False, client=mine)
     assert not (tmp_path / "RAN").exists()
 

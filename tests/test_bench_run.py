@@ -140,10 +140,10 @@ def test_options_go_to_their_model_and_labels_tell_them_apart():
         ([FAST], {"block": 1}, "Did you mean blocks?"),
         ([FAST], {"num_requests": 1}, "Did you mean blocks?"),
         ([{"model": FAST, "qps": 1}], {}, "Did you mean rate?"),
-        ([{"model": FAST, "rate": 1}], {}, "of the whole run"),
+        ([{"model": FAST, "rate": 1}], {}, "to the whole run"),
         ([FAST], {"blocks": 0}, "blocks"),
         ([FAST], {"rate": -1}, "rate"),
-        ([FAST], {"rate": 2, "concurrency": 3}, "at a time"),
+        ([FAST], {"rate": 2, "concurrency": 3}, "not both"),
         ([FAST], {"concurrency": 0}, "concurrency"),
         ([FAST], {"arrivals": "sometimes", "rate": 2}, "sometimes"),
         ([FAST], {"cold": ["lukewarm"]}, "lukewarm"),
@@ -299,7 +299,7 @@ def test_a_user_thinks_before_going_on():
 @pytest.mark.parametrize("think", [-1, (2, 1), (1, 2, 3), "long", float("inf"), True])
 def test_what_is_no_time_to_think_says_so(think):
     """Before anything is sent."""
-    with pytest.raises(errors.ConfigError, match="time to think"):
+    with pytest.raises(errors.ConfigError, match="think must be"):
         run([FAST], think=think)
 
 

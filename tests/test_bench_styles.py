@@ -276,7 +276,7 @@ def test_many_verdicts_are_a_line_a_metric(of_twelve):
 def test_what_it_costs_stands_in_every_part_of_a_report(of_twelve):
     """In all, for each model, and for each answer."""
     page = of_twelve[1]
-    assert "$1.25 in all" in page[: page.index("<h2>")]
+    assert "$1.25 in total" in page[: page.index("<h2>")]
     assert "$12.00" in sections(page)["Leaderboard"]
     assert "$12.00" in sections(page)["Results"]
     assert "cost of an answer" in sections(page)["Comparison"]

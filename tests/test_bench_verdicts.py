@@ -173,9 +173,7 @@ def test_a_reference_that_one_run_has_not_is_missed_in_words():
     parts = [day(name, run) for name in ("mine", "common") for run in ("monday", "tuesday")]
     without = [day("mine", "sunday"), day("mine", "log", block=None)]
     rows = compare(pd.concat([*parts, *without]), metrics="ttft_ms", by="run_id", reference="common")
-    told = {
-        frozenset((a, b)): "without the reference" in note for a, b, note in rows[["a", "b", "note"]].values
-    }
+    told = {frozenset((a, b)): "by the reference" in note for a, b, note in rows[["a", "b", "note"]].values}
     assert [frozenset(("monday", "tuesday"))] == [pair for pair, lacks in told.items() if not lacks]
     assert 6 == len(told)
 
@@ -228,7 +226,7 @@ def test_retries_and_their_waiting_are_shown():
     assert [0.0, NEAR(4 / 12)] == sorted(set(told["retries"]))
     row = compare(df).set_index("metric").loc["ttft_sched_ms"]
     assert (NEAR(4 / 12), 0.0) == (row["retries_a"], row["retries_b"])
-    assert "retries (0.33 and 0 a request)" in row["note"]
+    assert "retries (0.33 and 0 per request)" in row["note"]
 
 
 def test_answers_of_unequal_length_are_said_and_can_be_normalised():

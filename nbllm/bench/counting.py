@@ -65,8 +65,9 @@ def _count_function(tokenizer: Any) -> Callable[[str], int]:
         return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
     if not callable(tokenizer):
         raise TypeError(f"{type(tokenizer).__name__} is not a tokenizer")
-    return lambda text: _to_count(tokenizer(text))
+    return lambda text: to_count(tokenizer(text))
 
 
-def _to_count(counted: int | Sized) -> int:
-    return len(counted) if isinstance(counted, Sized) else int(counted)
+def to_count(tokens: int | Sized) -> int:
+    """The result of a tokenizer function, a count or a list of tokens, as a count."""
+    return len(tokens) if isinstance(tokens, Sized) else int(tokens)

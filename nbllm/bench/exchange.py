@@ -102,10 +102,6 @@ def _first_text(*values: Any) -> str | None:
     return next((v for v in values if isinstance(v, str) and v), None)
 
 
-def _nanoseconds(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds * 1e9)
-
-
 def _add_token_counts(row: Row, out_tokens: float | None, chunks: float | None) -> None:
     """Sets the numbers of tokens and chunks, and the estimated tokens of the first chunk."""
     row["chunks"] = None if chunks is None else int(chunks)
@@ -154,7 +150,8 @@ def _guidellm_row(request: Any, outcome: str) -> Row:
     times = _get(request, "info", "timings") or {}
 
     def at(name: str, *older: str) -> int | None:
-        return _nanoseconds(_first_number(_get(times, name), *(_get(request, o) for o in older)))
+        seconds = _first_number(_get(times, name), *(_get(request, o) for o in older))
+        return None if seconds is None else round(seconds * 1e9)
 
     row: Row = {
         "ns_sched": at("targeted_start"),

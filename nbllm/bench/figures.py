@@ -127,6 +127,7 @@ def new_sheet(
     """An empty sheet that draws itself in a cell. It is outside pyplot, so that nothing is retained or shown
     twice."""
     import matplotlib as mpl
+    from matplotlib.colors import to_rgb
     from matplotlib.figure import Figure as Plain
 
     if theme not in (None, *THEMES):
@@ -141,7 +142,8 @@ def new_sheet(
             self.savefig(out, format="png", dpi=144, bbox_inches="tight", facecolor=self.get_facecolor())
             return out.getvalue()
 
-    chosen = THEMES[theme or ("dark" if _is_dark(mpl.rcParams["figure.facecolor"]) else "light")]
+    is_dark = sum(to_rgb(mpl.rcParams["figure.facecolor"])) < 1.5
+    chosen = THEMES[theme or ("dark" if is_dark else "light")]
     figure: Figure = Drawn(figsize=(8.6, 3.6), layout="constrained", facecolor=chosen.page)
     names = list(dict.fromkeys([*models, *(str(n) for n in ordered_values(df, "name"))]))
     short, positions = short_names(names), palette_positions(names)
@@ -154,12 +156,6 @@ def _model_style(short: str, position: int, theme: Theme) -> ModelStyle:
     return ModelStyle(
         short, theme.colours[colour], _MARKERS[repeat % len(_MARKERS)], _DASHES[repeat % len(_DASHES)]
     )
-
-
-def _is_dark(colour: Any) -> bool:
-    from matplotlib.colors import to_rgb
-
-    return sum(to_rgb(colour)) < 1.5
 
 
 def metric_label(metric: str) -> str:

@@ -1,5 +1,5 @@
-"""Frames out and in: Parquet, CSV, JSON lines, and a run's own directory. Columns and dtypes survive all of
-them."""
+"""Saving and loading frames: Parquet, CSV, JSON lines, and the directory of a run. Columns and dtypes survive
+all of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..core.errors import ConfigError
 from ..core.extras import require_packages
 from ..store import columns
 from .exchange import read_foreign, translate_write_errors
-from .frames import normalize_requests
+from .frames import normalize_requests, plain_row
 from .prompts import iter_json
 from .store import FILE, Store, find_run
 
@@ -24,25 +24,24 @@ if TYPE_CHECKING:
 
 _METADATA_KEY = b"nbllm"
 _METADATA_FIELD = "nbllm"
-_FORMULA = re.compile(
-    r"'*(?:[=+\-@\t\r\n＝＋－＠]|\Z)"
-)  # an empty text has an apostrophe too: it is not missing
+# an empty text gets an apostrophe too, so that it differs from a missing value
+_FORMULA = re.compile(r"'*(?:[=+\-@\t\r\n＝＋－＠]|\Z)")
 _SUFFIXES = (".parquet", ".csv", ".jsonl")
 
 
 def save(df: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """Writes a frame of requests to .parquet, .csv or .jsonl, and gives the path. A file that is there is
-    replaced as a whole.
+    """Writes a frame of requests to a .parquet, .csv or .jsonl file and returns the path. An existing file is
+    replaced atomically.
 
-    What df.attrs say of the run (seed, machine, dates) is kept: in CSV and JSON lines in a field nbllm of the
-    first row, with the dtypes of columns that are not ours. Raises ConfigError for another suffix, and for a
-    place that cannot be written.
+    The metadata of the run in df.attrs (seed, machine, dates) is stored too: in CSV and JSON lines in the
+    field nbllm of the first row, with the dtypes of additional columns. Raises ConfigError for another
+    suffix, and for a path that cannot be written.
     """
     target = Path(path)
     writer = _WRITERS.get(target.suffix.lower())
     if writer is None:
         raise ConfigError(
-            f"Frames are not written as {target.suffix or 'a file without an ending'}.",
+            f"Frames cannot be saved as {target.suffix or 'a file without a suffix'}.",
             hint=f"Use {', '.join(_SUFFIXES)}.",
         )
     df = _replace_surrogates(normalize_requests(df))
@@ -59,7 +58,7 @@ def save(df: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
 
 
 def _replace_surrogates(df: pd.DataFrame) -> pd.DataFrame:
-    """With question marks for halves of characters, which no file can hold."""
+    """The frame with question marks instead of lone surrogates, which no file can hold."""
     import pandas as pd
 
     valid = {
@@ -75,13 +74,13 @@ def _valid_utf8(value: Any) -> Any:
 
 
 def load(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """A frame of requests from a file that `save` wrote, a run's directory, or a run's id; or from guidellm's
-    benchmarks.json or aiperf's profile_export.jsonl: blocks they have none, so they are compared unpaired.
+    """A frame of requests from a file that `save` wrote, from a run's directory or id, or from guidellm's
+    benchmarks.json or aiperf's profile_export.jsonl (these have no blocks, so they are compared unpaired).
 
-    Raises ConfigError for what is not there, is not a frame of requests, or was written by a newer nbllm.
+    Raises ConfigError for a missing file, a file that is not a frame of requests, or one of a newer nbllm.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise ConfigError(f"No path or run is {path!r}.", hint='bench.load("run.parquet")')
+        raise ConfigError(f"{path!r} is not a path or a run.", hint='bench.load("run.parquet")')
     source = Path(path)
     if not source.suffix or source.is_dir():
         directory = source if (source / FILE).exists() else find_run(str(path))
@@ -95,7 +94,7 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
     reader = _READERS.get(source.suffix.lower())
     if reader is None:
         raise ConfigError(
-            f"Frames are not read from {source.suffix} files.",
+            f"Frames cannot be loaded from {source.suffix} files.",
             hint=f"Use {', '.join(_SUFFIXES)}, or a run's directory.",
         )
     try:
@@ -104,11 +103,11 @@ def load(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise ConfigError(f"There is no file {source}.", hint="Check the path.") from None
     except ConfigError:
         raise
-    except Exception as exc:  # noqa: BLE001 - each library has its own errors for a broken file
+    except Exception as exc:  # noqa: BLE001 - each library raises its own errors for a damaged file
         raise ConfigError(
             f"{source} cannot be read as {source.suffix[1:]}: "
             f"{str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__}.",
-            hint="It may be cut short; bench.save writes it again from the run's directory.",
+            hint="It may be truncated; save it again: bench.save(bench.load(run_id), path).",
         ) from None
     return _checked_frame(df, metadata, source)
 
@@ -121,7 +120,7 @@ def _checked_frame(df: pd.DataFrame, metadata: dict[str, Any], source: Path) -> 
         )
     if not {"request_id", "name", "status"} <= set(df.columns):
         raise ConfigError(
-            f"{source} is no frame of requests: it has no column request_id, name or status.",
+            f"{source} is not a frame of requests: it lacks a column request_id, name or status.",
             hint="bench.schema() lists the columns.",
         )
     out = columns.cast(df)
@@ -138,8 +137,8 @@ def _write_parquet(df: pd.DataFrame, path: Path) -> None:
         table = pa.Table.from_pandas(df.reset_index(drop=True), preserve_index=False)
     except pa.ArrowException as error:
         raise ConfigError(
-            f"A column of the frame cannot be in Parquet: {error}.",
-            hint="Make its values one kind, or use .jsonl.",
+            f"A column of the frame cannot be stored in Parquet: {error}.",
+            hint="Give its values a common type, or use .jsonl.",
         ) from None
     metadata = {"schema": columns.VERSION, **df.attrs.get("nbllm", {})}
     pq.write_table(
@@ -160,26 +159,26 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def _metadata(df: pd.DataFrame) -> str:
-    """What text files say beside the rows: of the run, and of the columns that are not ours."""
+    """The metadata that text files hold: of the run, and the dtypes of additional columns."""
     dtypes = {str(name): _dtype_name(df[name]) for name in df.columns if name not in columns.NAMES}
     return json.dumps({"schema": columns.VERSION, **df.attrs.get("nbllm", {}), "dtypes": dtypes}, default=str)
 
 
 def _dtype_name(series: pd.Series) -> str:
-    """The dtype by which a column is read; "" where its values tell."""
+    """The dtype with which a column is read; "" where its values determine it."""
     all_texts = series.dropna().map(lambda value: isinstance(value, str)).all()
     dtype = str(series.dtype)
     return ("text" if all_texts else "") if dtype == "object" else dtype
 
 
 def _restore_dtypes(df: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The frame without its field nbllm, and what that says."""
+    """(the frame without its field nbllm, the metadata in that field)."""
     if _METADATA_FIELD not in df or not len(df) or not isinstance(df[_METADATA_FIELD].iloc[0], str):
         return df, {}
     try:
         metadata = json.loads(df[_METADATA_FIELD].iloc[0])
         dtypes = metadata.pop("dtypes")
-    except (ValueError, AttributeError, KeyError, TypeError):  # a column of the user's that is called so
+    except (ValueError, AttributeError, KeyError, TypeError):  # a user's column with the same name
         return df, {}
     df = df.drop(columns=_METADATA_FIELD)
     df = df.reindex(columns=[*df, *(n for n in dtypes if n not in df)])  # JSON lines hold no missing values
@@ -190,7 +189,7 @@ def _restore_dtypes(df: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def _cast_column(series: pd.Series, dtype: Any) -> pd.Series:
-    """A column of texts or of JSON's values in the dtype that it had."""
+    """A column of texts or JSON values, converted to the dtype that it had."""
     import pandas as pd
 
     if dtype == "text":
@@ -205,8 +204,8 @@ def _cast_column(series: pd.Series, dtype: Any) -> pd.Series:
 
 
 def _write_csv(df: pd.DataFrame, path: Path) -> None:
-    """Texts that a spreadsheet would take for a formula have an apostrophe before them, as it writes them
-    itself; `_read_csv` takes it away. They come from models and servers."""
+    """Writes CSV. An apostrophe is put before texts that a spreadsheet would run as a formula, as
+    spreadsheets do themselves, since they come from models and servers; `_read_csv` removes it."""
     with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
         _map_strings(_with_metadata(df), lambda text: f"'{text}" if _FORMULA.match(text) else text).to_csv(
             file, index=False, lineterminator="\r\n"
@@ -235,7 +234,7 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def _map_strings(df: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
-    """The frame with its texts changed; what else stands in a column stays."""
+    """The frame with `change` applied to its texts; other values stay."""
     import pandas as pd
 
     changed = {}
@@ -268,18 +267,11 @@ def _write_jsonl(df: pd.DataFrame, path: Path) -> None:
     with path.open("w", encoding="utf-8", errors="replace") as file:
         for row in _with_metadata(df).to_dict("records"):
             values = {
-                k: v.isoformat() if isinstance(v, pd.Timestamp) else v.item() if hasattr(v, "item") else v
-                for k, v in row.items()
-                if not _is_missing(v)
+                k: v.isoformat() if isinstance(v, pd.Timestamp) else v
+                for k, v in plain_row(row).items()
+                if v is not None
             }
             file.write(json.dumps(values, ensure_ascii=False, default=str) + "\n")
-
-
-def _is_missing(value: Any) -> bool:
-    import pandas as pd
-
-    missing = pd.isna(value)
-    return isinstance(missing, bool) and missing
 
 
 def _read_jsonl(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -294,7 +286,7 @@ def _read_jsonl(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 def _read_json(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     if (foreign := read_foreign(path.read_text("utf-8-sig"), path)) is None:
-        raise ConfigError(f"{path} is not what guidellm writes.", hint=f"Use {', '.join(_SUFFIXES)}.")
+        raise ConfigError(f"{path} is not a result file of guidellm.", hint=f"Use {', '.join(_SUFFIXES)}.")
     return foreign, {}
 
 

@@ -1,4 +1,4 @@
-"""Which rows of a frame count, and in which order they are shown."""
+"""Frames of requests: checking them, selecting rows, and the order in which groups are shown."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ SCORE = "score"  # the quality of an answer, by the user's own measure
 CHECK_PREFIX = "check_"  # of the columns of assertions
 
 
-# What a column is taken for that a frame of another origin does not have; else its values are missing.
+# Values of columns that a frame of another origin may lack; other columns are filled with missing values.
 _DEFAULTS: dict[str, Any] = {"phase": "measure", "attempt": 1, "run_id": ""}
 
 
 def normalize_requests(df: pd.DataFrame) -> pd.DataFrame:
-    """A frame of requests with every column that the functions here look at: some were left out by those who
-    made it. Raises ConfigError for what is no such frame."""
+    """The frame with every column that the functions of this package use: a frame from elsewhere may lack
+    some. Raises ConfigError for anything but a frame of requests."""
     import pandas as pd
 
     if not isinstance(df, pd.DataFrame):
         raise ConfigError(
-            f"That is no frame of requests but {type(df).__name__}.",
-            hint="bench.run and bench.load give one.",
+            f"df must be a frame of requests, not {type(df).__name__}.",
+            hint="bench.run and bench.load return one.",
         )
     check_unique_names(df.columns)
-    # set_index("name", drop=False): which of them is meant? Frames put together have each label twice.
+    # After set_index("name", drop=False) a name is ambiguous; concatenated frames have duplicate labels.
     if not (df.index.is_unique and set(df.index.names).isdisjoint(df.columns)):
         df = df.reset_index(drop=True)
     absent = [c for c in columns.COLUMNS if c.name not in df]
     missing_names = {c.name for c in absent}
     if "name" in missing_names or {"ok", "status"} <= missing_names:
-        raise ConfigError("The frame says of no request whose it is and what became of it.", hint=_FRAME_HINT)
-    if unnamed := int(df["name"].isna().sum()):
+        raise ConfigError("The frame needs a column name, and ok or status.", hint=_FRAME_HINT)
+    if n_unnamed := int(df["name"].isna().sum()):
         raise ConfigError(
-            f"{plural(unnamed, 'row')} of the frame name no model.", hint='df.dropna(subset="name")'
+            f"The frame has {plural(n_unnamed, 'row')} without a name.", hint='df.dropna(subset="name")'
         )
     if not missing_names:
         return df
@@ -61,42 +61,45 @@ def normalize_requests(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def check_unique_names(names: Iterable[Any]) -> None:
-    """Raises ConfigError where two columns have one name: one of them would be lost."""
+    """Raises ConfigError where two columns have the same name: one of them would be lost."""
     duplicate = next((name for name, n in Counter(map(str, names)).items() if n > 1), None)
     if duplicate is not None:
         raise ConfigError(f"Two columns are called {duplicate!r}.", hint="Rename one of them.")
 
 
-def string_list(name: str, given: Any) -> list[str] | None:
-    """An option that is a text, or several; None where it is not given. Raises ConfigError for others."""
-    values = [given] if isinstance(given, str) else given
+def string_list(name: str, value: Any) -> list[str] | None:
+    """The strings of an option that takes one or several; None for None. Raises ConfigError for other
+    types."""
+    values = [value] if isinstance(value, str) else value
     if values is not None and (
         not isinstance(values, Iterable) or not all(isinstance(x, str) for x in values)
     ):
-        raise ConfigError(f"{name} is a text, or a list of texts, not {given!r}.", hint="See its docstring.")
+        raise ConfigError(
+            f"{name} must be a string or a list of strings, not {value!r}.", hint=f'{name}="name"'
+        )
     return None if values is None else list(values)
 
 
 def check_share(name: str, value: Any) -> None:
-    """Raises ConfigError where an option is no share between 0 and 1."""
+    """Raises ConfigError where an option is not a share between 0 and 1."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
-        raise ConfigError(f"{name} is a share between 0 and 1, not {value!r}.", hint=f"{name}=0.95")
+        raise ConfigError(f"{name} must be between 0 and 1, not {value!r}.", hint=f"{name}=0.95")
 
 
 def has_retries(df: pd.DataFrame) -> bool:
-    """Whether a request was sent more than once."""
+    """Whether any request was sent more than once."""
     return bool((df["attempt"] > 1).any())
 
 
 def leading_metric(df: pd.DataFrame) -> str:
-    """The metric by which models are first told apart: the time to the first token, or to the last where no
-    first one was seen (embeddings, answers that come as a whole)."""
+    """The default metric: the time to the first token, or to the last where no first one was seen
+    (embeddings, non-streaming answers)."""
     return "ttft_ms" if df["ttft_ms"].notna().any() or df["e2e_ms"].isna().all() else "e2e_ms"
 
 
 def ordered_values(df: pd.DataFrame, column: str) -> list[Any]:
-    """The values of a column in the order in which they are shown: models as the run was given them (its rows
-    stand in random order), starts coldest first, else sorted; unknown last."""
+    """The values of a column in display order: models as the run was given them (its rows are in random
+    order), starts coldest first, other values sorted; missing values last."""
     values = list(df[column].drop_duplicates())
     models = df.attrs.get("nbllm", {}).get("models", []) if column == "name" else ()
     positions = {name: i for i, name in enumerate((*models, *columns.START_KINDS))}
@@ -108,7 +111,7 @@ def ordered_values(df: pd.DataFrame, column: str) -> list[Any]:
 
 
 def ordered_groups(df: pd.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
-    """The groups of a frame, in the order of `ordered`."""
+    """The groups of a frame, in the order of `ordered_values`."""
     if not keys:
         return [((), df)]
     groups = list(df.groupby(list(keys), sort=False, observed=True, dropna=False))
@@ -121,28 +124,28 @@ def ordered_groups(df: pd.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[An
 
 
 def last_attempts(part: pd.DataFrame) -> pd.DataFrame:
-    """The last attempt of each request, in the order of their calls: a retry's first attempt is not a failure
-    of its own."""
+    """The last attempt of each request, in order of their calls: the failed first attempt of a retried
+    request is not a failure of its own."""
     last = part.sort_values("attempt").drop_duplicates(["run_id", "request_id"], keep="last")
     return last.sort_values("ns_call") if last["ns_call"].notna().all() else last.sort_index()
 
 
 def measured_requests(df: pd.DataFrame, phase: str | None = "measure") -> pd.DataFrame:
-    """The requests of a phase; all for None. Raises ConfigError for a phase that there is none of."""
+    """The requests of a phase; all for None. Raises ConfigError for an unknown phase."""
     if phase is not None and phase not in columns.PHASES:
         raise ConfigError(
-            f"No phase is called {phase!r}.", hint=f"{', '.join(columns.PHASES)}; None for all."
+            f"{phase!r} is not a phase.", hint=f"Use {', '.join(columns.PHASES)}, or None for all."
         )
     return df if phase is None else df[df["phase"].astype("string") == phase]
 
 
 def success_mask(part: pd.DataFrame) -> pd.Series:
-    """Which requests got an answer."""
+    """Which requests succeeded."""
     return part["ok"].astype("boolean").fillna(False).astype(bool)
 
 
 def plain_row(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """A row as JSON has it; None for what is missing."""
+    """A row with JSON values; None for what is missing."""
     import pandas as pd
 
     values: dict[str, Any] = {
@@ -152,7 +155,7 @@ def plain_row(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def contaminated_mask(part: pd.DataFrame) -> pd.Series:
-    """Which requests this client itself held up."""
+    """Which requests were disturbed by this client itself."""
     return (part["quality"].astype("string") == "contaminated").fillna(False).astype(bool)
 
 

@@ -1,7 +1,7 @@
-"""What the simulator knows about its own sending, set beside what was measured: the error of every number.
+"""Measurements compared with the simulator's record of what it sent and when: the error of every number.
 
-The simulator's clock and ours are the machine's monotonic clock, so moments compare directly. A token's truth
-is an interval: its write began at `send_ns` and had returned by `written_ns`.
+The simulator and this process use the machine's monotonic clock, so times compare directly. The true time of
+a token is an interval: its write began at `send_ns` and had returned at `written_ns`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SIMULATOR_TOKEN_KINDS = ("text", "content", "reasoning", "tool")
-# a write takes some 0.03; in a longer one the sender lost the processor, before or after the bytes had gone
+# a write takes some 0.03 ms; in a longer one the sender was descheduled, before or after the bytes were sent
 _SLOW_WRITE_MS = 1.0
-_CLOCK_SLACK_MS = 0.02  # the clocks of the two processes and the kernel are read one after the other
+_CLOCK_SLACK_MS = 0.02  # both processes and the kernel read the clock at different moments
 Records = Mapping[str, Mapping[str, Any]]
 
 
 def fetch_records(url: str) -> dict[str, dict[str, Any]]:
-    """The simulator's records by request id, from its own address."""
+    """The simulator's records by request id, from its address."""
     import json
     from urllib.request import urlopen
 
@@ -32,12 +32,11 @@ def fetch_records(url: str) -> dict[str, dict[str, Any]]:
 
 
 def request_errors(df: pd.DataFrame, records: Records) -> pd.DataFrame:
-    """One row per measured request that the simulator remembers: measured and true times in ms, and their
-    difference.
+    """One row per measured request that the simulator has a record of: measured minus true times in ms.
 
-    Columns: request_id, quality, err_bound_ms, ttft_error_ms, e2e_error_ms, itl_error_ms, first (whether it
-    was the first on its connection). A perfect client shows the travel of the request (0.1 to 0.4 ms on
-    loopback) in the first two.
+    Columns: request_id, quality, err_bound_ms, ttft_error_ms, e2e_error_ms, itl_error_ms, out_tokens_error,
+    conn_reused, first (whether it was the first on its connection). Even a perfect client has the request's
+    travel time (0.1 to 0.4 ms on loopback) in the first two errors.
     """
     import pandas as pd
 
@@ -80,9 +79,9 @@ def _arrival_error(arrived: float, write_start: float, write_end: float) -> floa
 
 
 def token_errors(df: pd.DataFrame, chunks: pd.DataFrame, records: Records, epoch: float) -> pd.DataFrame:
-    """One row per token-bearing chunk: certified, error_ms (arrival minus the beginning of its write; where
-    the sender was held up in its write for over 1 ms, the distance from the whole of it), width_ms of its
-    bounds, contained (whether they hold the truth), gap_error_ms, in the order of the answer."""
+    """One row per chunk with tokens, in the order of the answer: certified, error_ms (arrival minus the start
+    of its write; for a write of more than 1 ms, the distance from the interval of the write), width_ms of its
+    bounds, contained (whether they contain the true time), gap_error_ms."""
     import pandas as pd
 
     ids = df.set_index("request_id")["provider_request_id"].to_dict()

@@ -1,9 +1,9 @@
-"""Which of two answers is better, by a model that judges, and what that says of the models (Bradley and
+"""Which of two answers is better, as judged by a model, and the resulting strength of the models (Bradley and
 Terry).
 
-A judge prefers what stands first, or what is longer, more often than a person does. So it is asked in both
-orders, and where the two disagree the pair is a tie: `agreement` says how often it did not. The answers are
-strangers' texts: they stand between marks that they cannot know.
+A judge prefers the first or the longer answer more often than a person does. So it sees both orders, and
+where its two verdicts differ the pair is a tie: `agreement` is how often they were the same. Answers are
+untrusted text: they are put between random marks that they cannot imitate.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ def judge(
     limit: int | None = None,
     client: Client | None = None,
 ) -> pd.DataFrame:
-    """Lets `model` say which of two answers is better by `question` ("Which answer is more correct?"): one
-    row for each two models (baseline: each with this one) and each prompt of a block, at most `limit`.
+    """Lets `model` decide which of two answers is better by `question` ("Which answer is more correct?"): one
+    row for each pair of models (baseline: each with this one) and each prompt of a block, at most `limit`.
 
     Columns: run_id, prompt_id, block, a, b, request_a, request_b, winner (a model's name, "tie", or missing
-    where the judge said nothing that can be read), forward and backward (the winners in both orders),
-    cost_usd. A model that failed loses; equal texts are a tie; neither is asked about. attrs["judge"] has the
-    model, its cost in all, and agreement with its interval. Stop (Ctrl-C) returns what there is.
-    `bench.win_rates` sums it up. Raises ConfigError where answers are not on this machine.
+    where the judge's answer could not be read), forward and backward (the winners in both orders), cost_usd.
+    A model that failed loses, and equal texts are a tie; the judge does not see these. attrs["judge"] has the
+    model, its total cost, and the agreement with its interval. Stop (Ctrl-C) returns the rows so far.
+    `bench.win_rates` summarises them. Raises ConfigError where answers are not on this machine.
     """
     import pandas as pd
 
@@ -75,19 +75,17 @@ def judge(
             "A judge needs a question.", hint='bench.judge(df, "Which is more correct?", model)'
         )
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ConfigError(f"limit is a number of comparisons, not {limit!r}.", hint="limit=100")
+        raise ConfigError(f"limit must be a number of comparisons, not {limit!r}.", hint="limit=100")
     client = client or default_client()
     pairs = list(itertools.islice(_answer_pairs(df, baseline), limit))
     if not pairs:
-        raise ConfigError(
-            "There are no two answers to compare.", hint="A run of two models or more has them."
-        )
+        raise ConfigError("There are no two answers to compare.", hint="Judge a run of at least two models.")
     undecided = [p for p in pairs if p["winner"] is None]
     try:
         for batch in (undecided[i : i + _CONCURRENCY] for i in range(0, len(undecided), _CONCURRENCY)):
             _ask_judge(batch, question, model, client)
     except KeyboardInterrupt:
-        warnings.warn("The judge was stopped: what it has not seen is left out.", stacklevel=2)
+        warnings.warn("The judge was stopped: pairs that it has not seen are left out.", stacklevel=2)
         pairs = [p for p in pairs if p["winner"] is not None or "forward" in p]
     names = ["run_id", "prompt_id", "block", "a", "b", "request_a", "request_b"]
     out = pd.DataFrame(pairs, columns=[*names, "winner", "forward", "backward", "cost_usd"])
@@ -110,7 +108,7 @@ def judge(
 
 
 def _answer_pairs(df: pd.DataFrame, baseline: str | None) -> Iterator[Row]:
-    """Each two models' answers to a prompt in a block; decided where nobody needs to be asked."""
+    """Each pair of two models' answers to a prompt in a block, with its winner where no judge is needed."""
     df = normalize_requests(df)
     names = [str(n) for n in ordered_values(df, "name")]
     if baseline is not None and baseline not in names:
@@ -153,7 +151,7 @@ def _decided_winner(sides: list[Any], a: str, b: str) -> str | None:
 
 
 def _ask_judge(pairs: list[Row], question: str, model: str, client: Client) -> None:
-    """Asks about some pairs at once, each in both orders, and enters what was said."""
+    """Judges some pairs concurrently, each in both orders, and enters the winners."""
     streams = [
         [client.stream(_judge_prompt(question, pair["sides"], turned), model) for turned in (False, True)]
         for pair in pairs
@@ -168,7 +166,7 @@ def _ask_judge(pairs: list[Row], question: str, model: str, client: Client) -> N
                     winners.append(_parse_winner(response.text, *names))
                     if winners[-1] is None:
                         pair |= {"unread": pair.get("unread", 0) + 1, "said": response.text}
-                    cost = pair.get("cost_usd", 0.0)  # None: that of the other order is not known
+                    cost = pair.get("cost_usd", 0.0)  # None: unknown for the other order
                     pair["cost_usd"] = None if None in (cost, response.cost) else cost + response.cost
                 except NbllmError as error:
                     failures.append(error)
@@ -194,13 +192,13 @@ def _judge_prompt(question: str, sides: Sequence[Any], swapped: bool) -> str:
 
 
 def _parse_winner(text: str, first: str, second: str) -> str | None:
-    """Whom a judge's last word names; None where it is none of the three."""
+    """The winner that the last matching word of a judge's answer names; None where there is none."""
     words = _WINNER_WORD.findall(text)
     return {"first": first, "second": second, "tie": "tie"}[words[-1].lower()] if words else None
 
 
 def win_shares(judged: pd.DataFrame) -> dict[str, float]:
-    """What each request's answer is worth: the share of its comparisons that it won, ties by half."""
+    """The share of comparisons that each request's answer won; a tie counts half."""
     results: dict[str, list[float]] = {}
     for row in judged.dropna(subset=["winner"]).to_dict("records"):
         for side in ("a", "b"):
@@ -210,14 +208,16 @@ def win_shares(judged: pd.DataFrame) -> dict[str, float]:
 
 
 def win_rates(judged: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
-    """Models by strength, the strongest first: name, n, wins, ties, losses, win_rate (the chance to win
-    against one of the others, ties by half), its interval, strength (a log-odds, 0 on average).
+    """The models in order of strength, the strongest first: name, n, wins, ties, losses, win_rate (the
+    probability of winning against one of the others; a tie counts half), its interval, strength (log-odds,
+    with mean 0).
 
-    judged: rows with a, b and winner (one of the two, or "tie"): of `bench.judge`, of `bench.preferences`, or
+    judged: rows with a, b and winner (one of the two, or "tie"): from `bench.judge`, `bench.preferences`, or
     your own.
-    It is Bradley and Terry's model, held together by half a tie of each model with the others. The interval
-    is that of Agresti and Coull carried over: as if there were four ties more; by the model's curvature or,
-    where that is wider, by what differs from prompt to prompt (prompt_id). Raises ConfigError for a frame
+
+    This is Bradley and Terry's model, regularised by half a tie of each model with the others. The interval
+    generalises that of Agresti and Coull: it adds four ties, and takes the covariance of the model's
+    curvature or, where that is wider, of the clusters by prompt (prompt_id). Raises ConfigError for a frame
     without these columns.
     """
     import pandas as pd
@@ -229,13 +229,13 @@ def win_rates(judged: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
         raise ConfigError(f"Comparisons need a column {missing[0]!r}.", hint="Columns a, b and winner.")
     used = judged.dropna(subset=["a", "b", "winner"]).astype({"a": str, "b": str, "winner": str})
     if (used["a"] == used["b"]).any():
-        raise ConfigError("A model is compared with itself.", hint="a and b are two models.")
+        raise ConfigError("A row compares a model with itself.", hint="a and b must be two models.")
     invalid = used[
         ~(used["winner"].isin(["tie"]) | (used["winner"] == used["a"]) | (used["winner"] == used["b"]))
     ]
     if len(invalid):
         raise ConfigError(
-            f"{invalid['winner'].iloc[0]!r} is neither a, b nor tie.", hint='winner is a name, or "tie".'
+            f"The winner {invalid['winner'].iloc[0]!r} is neither a nor b.", hint='Use one of them, or "tie".'
         )
     names = list(dict.fromkeys([*used["a"], *used["b"]]))
     index = {name: i for i, name in enumerate(names)}
@@ -284,8 +284,8 @@ def win_rates(judged: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
 def _win_rate(
     k: int, strength: Any, covariances: Sequence[Any], quantiles: Sequence[float]
 ) -> tuple[float, float, float]:
-    """The chance that one wins against one of the others, and its interval: by the delta method, on the
-    log-odds; the widest of what the covariances give."""
+    """The probability of winning against one of the others, and its interval on the log-odds scale by the
+    delta method: the widest that the covariances give."""
     m = len(strength)
     p = 1 / (1 + np.exp(np.clip(strength - strength[k], -700, 700)))
     weight = p * (1 - p) / (m - 1)
@@ -304,8 +304,9 @@ def _win_rate(
 
 
 def _bradley_terry(comparisons: tuple[Any, ...], m: int, ties: float) -> tuple[Any, Any]:
-    """(strengths with mean 0, their covariances by curvature and by clusters), by Newton's method. told: who
-    met whom, the first one's result, the cluster. ties: how many of each model with all others are added."""
+    """(strengths with mean 0, their covariances by curvature and by clusters), by Newton's method.
+    comparisons: the indices of both models, the result of the first, the cluster. ties: how many ties with
+    all others are added for each model."""
     i, j, y, cluster = comparisons
     meetings = np.array(
         sorted({(min(a, b), max(a, b)) for a, b in zip(i, j, strict=True) if a != b}), int

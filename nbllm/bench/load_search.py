@@ -1,9 +1,9 @@
-"""The highest load that keeps within limits, found by search, and the knee beside it.
+"""The highest load that keeps within limits, found by search, and the knee of the throughput curve.
 
-The load doubles until it does not hold, then the gap is halved. Each load is measured in steps of one block
-and judged after each: it fails as soon as the interval of its good requests is below the share asked for,
-holds as soon as it is above, and after the last step by the share itself. So many looks would make a 95 %
-interval too sure; each look has its part of the 5 %.
+The load is doubled until it does not hold, then the gap is halved. Each load is measured block by block and
+judged after each block: it fails as soon as the interval of its share of good requests lies below the
+required share, holds as soon as it lies above, and after the last block the share itself decides. Judging
+several times would make a 95 % interval too confident, so the 5 % is divided among the blocks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _BUDGET_NAMES = ("usd", "tokens", "seconds", "requests")
-_MAX_BLOCKS = 4  # blocks of one load, at most
+_MAX_BLOCKS = 4  # of one load
 _COLUMNS = ("load", "n", "good", "share", "ci_lo", "ci_hi", "holds", "sure", "achieved_s", "good_s", "e2e_ms")
 
 
@@ -45,17 +45,18 @@ def find_load(
     options: Mapping[str, Any] | None = None,
     **limits: float,
 ) -> pd.DataFrame:
-    """The highest load of one model at which `at_least` of the requests keep to all limits (ttft_ms=500,
-    itl_ms=50 ..., as in `bench.goodput`): one row for each load that was measured, in the order of loads.
+    """The highest load of one model at which `at_least` of the requests keep within all limits (ttft_ms=500,
+    itl_ms=50 ..., as in `bench.goodput`): one row for each measured load, in order of load.
 
-    by: "rate", requests a second, or "concurrency", requests at a time. low, high: where the search begins,
-    and its end. within: how near the highest is found, 0.1 for 10 %. budget: of the whole search, as in
-    `bench.run`. options: of `bench.run` and of calls.
+    by: "rate", requests per second, or "concurrency", requests in flight. low, high: the first and the
+    highest load of the search. within: the relative precision of the result, 0.1 for 10 %. budget: of the
+    whole search, as in `bench.run`. options: options of `bench.run` and of calls.
 
-    Columns: load, n, good, share with its interval, holds, sure (whether the interval says so), achieved_s
-    (requests answered a second), good_s, e2e_ms (median), highest (the highest load that holds), knee (the
-    most throughput for its time: Kleinrock's power). attrs["runs"] has the runs; attrs["ended"] says why it
-    ended early. Stop (Ctrl-C) returns what there is. Raises ConfigError for what cannot be searched.
+    Columns: load, n, good, share with its interval, holds, sure (whether the interval decided), achieved_s
+    (requests answered per second), good_s, e2e_ms (median), highest (the highest load that holds), knee (the
+    highest ratio of throughput to time: Kleinrock's power). attrs["runs"] lists the runs; attrs["ended"] says
+    why the search ended early. Stop (Ctrl-C) returns the rows so far. Raises ConfigError for an invalid
+    search.
     """
     import pandas as pd
 
@@ -99,8 +100,8 @@ def _search_load(
     limits: tuple[float, float],
     within: float,
 ) -> None:
-    """Doubles from the lower end until a load fails, then halves the gap. `holds` gives None where the search
-    is over."""
+    """Doubles the load from the lower end until it fails, then halves the gap. `holds` returns None to end
+    the search."""
     best, load, failing = 0.0, rounded(limits[0]), math.inf
     while best < load < failing:
         held = holds(load)
@@ -117,7 +118,7 @@ def _search_load(
 
 @dataclass(slots=True)
 class _Search:
-    """The loads that were measured."""
+    """The measured loads, and what they have used of the budget."""
 
     model: Model
     prompts: Any
@@ -133,7 +134,7 @@ class _Search:
     ended: str = ""
 
     def holds(self, load: float) -> bool | None:
-        """Measures a load until it is decided; None where the budget is spent or the user stops."""
+        """Measures a load until it is decided; None where the budget is used up or the user stops."""
         frames: list[pd.DataFrame] = []
         for look in range(_MAX_BLOCKS):
             try:
@@ -168,7 +169,7 @@ class _Search:
         return df
 
     def _judge(self, load: float, frames: list[pd.DataFrame]) -> tuple[dict[str, Any], bool | None]:
-        """(the row of a load, whether it holds where that is decided)."""
+        """(the row of a load, whether it holds; None while undecided)."""
         import pandas as pd
 
         blocks = [f.assign(block=i) for i, f in enumerate(frames)]

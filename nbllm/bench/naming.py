@@ -1,4 +1,4 @@
-"""Models as they are shown: names that fit beside a figure, and a place in the palette for each."""
+"""Short names of models for figures and tables, and their positions in the palette."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterable
 from hashlib import sha256
 from itertools import takewhile
 
-COLOURS = 6  # that any kind of colour vision tells apart; beyond them markers and dashes do
+COLOURS = 6  # distinguishable with any kind of colour vision; beyond them, markers and dashes differ
 
 
 def short_names(names: Iterable[str], width: int = 26) -> dict[str, str]:
-    """A short name for each, no two alike: without the words that all begin with, shortened in the middle.
+    """A short, unique name for each: without the words that all names begin with, shortened in the middle.
 
-    Where some would look alike, the words that all end with go, too; what is alike then begins where it
-    begins to differ, and what still is has a number.
+    Where some would be equal, the words that all names end with are removed too; then equal names begin where
+    they start to differ, and what is still equal gets a number.
     """
     unique = list(dict.fromkeys(names))
     parts = ["".join(c if c.isprintable() else "\ufffd" for c in name) for name in unique]
-    if len(parts) > 1:  # parts of a path, and where they are too long, any words
+    if len(parts) > 1:  # the shared part ends at a "/", and if names are too long at any word boundary
         prefix = _common_prefix_length(
             [n[:-1] for n in parts], r".*[-/:@ ]" if max(map(len, parts)) > width else ".*/"
         )
@@ -46,14 +46,14 @@ def short_names(names: Iterable[str], width: int = 26) -> dict[str, str]:
 
 
 def _common_prefix_length(names: list[str], pattern: str) -> int:
-    """How many characters, up to the end of `whole`, all names begin with."""
+    """The length of the prefix that all names share, up to the end of a match of `pattern`."""
     pairs = zip(min(names), max(names), strict=False)
     match = re.match(pattern, "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)))
     return len(match[0]) if match else 0
 
 
 def _shorten(name: str, width: int) -> str:
-    """The end says more than the beginning: sizes, dates and versions stand there."""
+    """A name shortened in the middle; more of the end stays, where sizes, dates and versions are."""
     if len(name) <= width:
         return name
     tail = (width - 1) * 3 // 5
@@ -61,9 +61,9 @@ def _shorten(name: str, width: int) -> str:
 
 
 def palette_positions(names: Iterable[str]) -> dict[str, int]:
-    """A place in the palette for each, by its name alone, whatever the order; seldom another where other
-    models are in the run. No two share one; those from COLOURS on share a colour, not a marker and a dash.
-    """
+    """A position in the palette for each model, from its name alone, whatever the order; it seldom changes
+    with the other models of a run. No two models share a position; those from COLOURS on share a colour, but
+    not marker and dash."""
     positions: dict[str, int] = {}
     for name in sorted(dict.fromkeys(names), key=_digest):
         first = len(positions) // COLOURS * COLOURS

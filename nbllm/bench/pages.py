@@ -1,6 +1,6 @@
-"""The page of a report: its style, its tables and how its numbers are written.
+"""The HTML page of a report: its style, its tables and the format of numbers.
 
-Nothing is off screen: a cell is narrow (what belongs to a number stands below it), and on a phone each row
+Nothing is wider than the screen: cells are narrow (details of a number are below it), and on a phone each row
 is a card. Long tables are folded.
 """
 
@@ -42,11 +42,11 @@ table:not(.matrix),.cards :is(tbody,tr,td){display:block}.cards thead{display:no
 .cards td:empty{display:none}.cards td:first-child{font-weight:600}.cards td:first-child::before{content:none}
 .matrix{font-size:.8rem}.matrix .name{display:none}}
 """
-FOLDED_ROWS = 12  # rows of a table that is folded beyond
+FOLDED_ROWS = 12  # longer tables are folded
 
 
 class Cell(NamedTuple):
-    """What stands in a table: a text, what is said below it, and a class (good, bad, weak)."""
+    """A table cell: a text, a smaller text below it, a CSS class (good, bad, weak) and a tooltip."""
 
     text: str
     subtext: str = ""
@@ -54,7 +54,7 @@ class Cell(NamedTuple):
     hint: str = ""
 
     def html(self, header: str, *, left: bool) -> str:
-        """The cell, below (on a phone: beside) the head of its column."""
+        """The cell as HTML. On a phone the header of its column is shown beside it."""
         style = " ".join(filter(None, (self.style, "t" if left else "")))
         attributes = f' class="{style}"' if style else ""
         attributes += f' data-h="{escape(header)}"' if header else ""
@@ -69,7 +69,7 @@ class Cell(NamedTuple):
 def table(
     headers: Sequence[str], rows: Iterable[Sequence[Any]], *, text: int = 1, style: str = "cards"
 ) -> str:
-    """head over rows of texts and Cells; the first `text` columns stand at the left."""
+    """An HTML table of texts and Cells; the first `text` columns are left-aligned."""
 
     def line(row: Sequence[Any]) -> str:
         cells = (value if isinstance(value, Cell) else Cell(str(value)) for value in row)
@@ -81,7 +81,7 @@ def table(
 
 
 def fold_long_table(html: str, rows: int, title: str, *, limit: int = FOLDED_ROWS) -> str:
-    """A long table behind a line that opens it."""
+    """A long table is put into a <details> element with a title; a short one is returned unchanged."""
     return (
         html
         if rows <= limit
@@ -90,13 +90,13 @@ def fold_long_table(html: str, rows: int, title: str, *, limit: int = FOLDED_ROW
 
 
 def metric_heading(metric: str) -> str:
-    """A metric over a column, with its unit."""
+    """A metric's name and unit, as a column header."""
     unit = "" if metric in HIGHER_IS_BETTER else UNITS.get(metric, "")
     return LABELS.get(metric, metric) + (f", {unit}" if unit else "")
 
 
 def format_number(value: float) -> str:
-    """Three digits, or a dash for what is not known."""
+    """Three significant digits; a dash for NaN."""
     if math.isnan(value):
         return "–"
     if math.isinf(value):
@@ -105,7 +105,7 @@ def format_number(value: float) -> str:
 
 
 def format_dollars(value: float) -> str:
-    """$0.0012, $3.40."""
+    """For example $0.0012 or $3.40."""
     if math.isnan(value):
         return "–"
     if value == 0 or value >= 1:
@@ -114,19 +114,19 @@ def format_dollars(value: float) -> str:
 
 
 def format_interval(lo: float, hi: float) -> str:
-    """An interval, where it is known."""
+    """An interval; "" where an end is NaN."""
     return "" if math.isnan(lo) or math.isnan(hi) else f"{format_number(lo)} to {format_number(hi)}"
 
 
 def format_percent(value: float | None) -> str:
-    """99.5%, 100%."""
+    """For example 99.5% or 100%."""
     if value is None or math.isnan(value):
         return ""
     return f"{value:.1%}" if value not in (0.0, 1.0) else f"{value:.0%}"
 
 
 def setting_value(value: Any) -> str:
-    """A value of a setting; nothing where it is not known."""
+    """A value of a setting as text; "" where it is missing."""
     if value is None or value != value:  # noqa: PLR0124
         return ""
     if isinstance(value, float):
@@ -135,7 +135,7 @@ def setting_value(value: Any) -> str:
 
 
 def setting_text(row: Mapping[Any, Any], setting: Mapping[str, str]) -> str:
-    """A row's setting in words: "at a time 4, start cold conn"; nothing where there is one only."""
+    """A row's setting as text: "at a time 4, start cold conn"; "" where all rows have the same."""
     return ", ".join(
         f"{label} {setting_value(row[key])}" for key, label in setting.items() if setting_value(row.get(key))
     )

@@ -1,8 +1,8 @@
-"""Two models in one setting by one metric: which of their requests make pairs, and what the pairs say.
+"""Two models in one setting compared by one metric: which requests form pairs, and the tests on them.
 
-Requests of one block of one run are a pair: the same prompts, minutes apart, in random order. Blocks of two
-runs are none, even where they have the same number: what drifts between two days would pass for a difference.
-A request that failed has no time, and a model must not win by failing: in a rank test it is infinitely slow.
+Requests of one block of one run form a pair: the same prompts, minutes apart, in random order. Blocks of two
+runs do not, even with the same number: drift between two days would look like a difference. A failed request
+has no time, and a model must not win by failing: in a rank test it is infinitely slow.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class Side:
 
     @cached_property
     def tokens(self) -> float:
-        """The median length of an answer, in tokens; NaN where nobody counted."""
+        """The median length of an answer in tokens; NaN where unknown."""
         found = self._part.loc[success_mask(self._part), "out_tokens"].dropna()
         return float(found.median()) if len(found) else math.nan
 
     @cached_property
     def blocks(self) -> pd.MultiIndex | None:
-        """The blocks of its runs; None where requests stand in none."""
+        """The blocks of its runs; None where requests have no block."""
         import pandas as pd
 
         if self._part["block"].isna().any():
@@ -62,19 +62,19 @@ class Side:
         return set(self._part["run_id"].astype(str))
 
     def values(self, metric: str) -> np.ndarray[Any, Any]:
-        """What its requests gave, one by one."""
+        """The values of its requests."""
         if metric == OK_SHARE:
             return success_mask(self._part).to_numpy(float)
         found: np.ndarray[Any, Any] = split_values(self._part, metric, self._contaminated)[0]
         return found
 
     def medians(self, metric: str, *, failures: bool = False) -> pd.Series:
-        """The median of each block; `failures`: with those as the worst there is. A block's mean for
-        ok_share."""
-        asked = (metric, failures)
-        if asked not in self._medians_by_key:
-            self._medians_by_key[asked] = self._medians(metric, failures)
-        return self._medians_by_key[asked]
+        """The median of each block (for ok_share the mean). failures: whether failed requests count, as the
+        worst possible value."""
+        key = (metric, failures)
+        if key not in self._medians_by_key:
+            self._medians_by_key[key] = self._medians(metric, failures)
+        return self._medians_by_key[key]
 
     def _medians(self, metric: str, failures: bool) -> pd.Series:
         part, ok = self._part, success_mask(self._part)
@@ -99,24 +99,24 @@ def _by_block(part: pd.DataFrame, values: np.ndarray[Any, Any]) -> Any:
 
 
 def is_timed(metric: str) -> bool:
-    """Whether a failure has a worst value of this metric: times and speeds."""
+    """Whether a failure has a worst possible value of this metric: times and rates."""
     return metric in HIGHER_IS_BETTER or UNITS.get(metric, "ms") == "ms"
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Two samples as they are compared."""
+    """The two samples that are compared."""
 
     a: np.ndarray[Any, Any]
     b: np.ndarray[Any, Any]
     paired: bool
     dropped: int
-    unpaired_reason: str  # it is not paired
+    unpaired_reason: str  # "" if paired
 
 
 class Pair:
-    """The comparison of two sides. by: a third model that is each side's yardstick in its own run; None where
-    nobody asked for one."""
+    """The comparison of two sides. by: the sides of a reference model in the runs of a and b; None if there
+    is no reference."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class Pair:
                 sides[1],
                 False,
                 0,
-                "each run's ratio to the reference: what drifts alike cancels out",
+                "each run's ratio to the reference: common drift cancels out",
             )
         if not len(a.blocks.intersection(b.blocks)):
             why = "different blocks" if a.runs & b.runs else "different runs"
@@ -166,7 +166,7 @@ class Pair:
         return found
 
     def series(self) -> list[np.ndarray[Any, Any]]:
-        """What must be independent for its p to hold: the differences, or the two samples."""
+        """The values that the test assumes independent: the differences, or the two samples."""
         a, b = self._logs() if self._positive else (self.samples.a, self.samples.b)
         return [a - b] if self.samples.paired else [a, b]
 
@@ -174,8 +174,8 @@ class Pair:
         return np.log(self.samples.a), np.log(self.samples.b)
 
     def row(self, r: float, variance: float = 0.0, models: int = 2) -> dict[str, Any]:
-        """What the pair says, with an autocorrelation of r allowed for. variance: of all pairs of so many
-        models, on average."""
+        """The result as columns, adjusted for an autocorrelation of r. variance: the mean variance of all
+        pairs of the `models` models."""
         a, b = self.samples.a, self.samples.b
         prob_smaller = st.superiority(*self._rank_samples(), paired=self.samples.paired)
         n = len(a) if self.samples.paired else len(a) + len(b) - 1
@@ -206,26 +206,28 @@ class Pair:
         a, b = self.samples.a, self.samples.b
         logs = self._logs() if self._positive else (a * math.nan, b * math.nan)
         if self.samples.paired:
-            diff, ends = st.hodges_lehmann(a - b, self._level)
-            ratio, band = st.hodges_lehmann(logs[0] - logs[1], self._level)
+            diff, diff_interval = st.hodges_lehmann(a - b, self._level)
+            ratio, ratio_interval = st.hodges_lehmann(logs[0] - logs[1], self._level)
         else:
-            diff, ends, _ = st.shift(a, b, self._level)
-            ratio, band, _ = st.shift(logs[0], logs[1], self._level)
-        wide, p = (
-            interval_widening(self._level, max(1.5, n - 1.0), size),
-            adjusted_p(self._p(), max(1.5, n - 1.0), size),
-        )
+            diff, diff_interval, _ = st.shift(a, b, self._level)
+            ratio, ratio_interval, _ = st.shift(logs[0], logs[1], self._level)
+        dof = max(1.5, n - 1.0)
+        factor = interval_widening(self._level, dof, size)
+        p = adjusted_p(self._p(), dof, size)
         if self.samples.paired and models > 3 and n >= st.MIN_PAIRS and not self._has_failures():
-            found = pooled_test(self.series()[0], variance, models, size, self._level)
-            p, wide = min(p, found[0]), min(wide, found[1])
-        ends, band = _widen(diff, ends, wide), _widen(ratio, band, wide)
+            pooled = pooled_test(self.series()[0], variance, models, size, self._level)
+            p, factor = min(p, pooled[0]), min(factor, pooled[1])
+        diff_interval, ratio_interval = (
+            _widen(diff, diff_interval, factor),
+            _widen(ratio, ratio_interval, factor),
+        )
         return {
             "diff": diff,
-            "diff_lo": ends.lo,
-            "diff_hi": ends.hi,
+            "diff_lo": diff_interval.lo,
+            "diff_hi": diff_interval.hi,
             "ratio": _finite_exp(ratio),
-            "ci_lo": _finite_exp(band.lo),
-            "ci_hi": _finite_exp(band.hi),
+            "ci_lo": _finite_exp(ratio_interval.lo),
+            "ci_hi": _finite_exp(ratio_interval.hi),
             "p": p,
         }
 
@@ -233,7 +235,7 @@ class Pair:
         return is_timed(self._metric) and (self._a.failed > 0 or self._b.failed > 0)
 
     def _rank_samples(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """The samples with failures as the worst there is."""
+        """The samples with failures as the worst possible value."""
         if not self._has_failures() or len(self._references) == 2 or not self._in_blocks:
             return self.samples.a, self.samples.b
         a, b = (side.medians(self._metric, failures=True) for side in (self._a, self._b))
@@ -253,8 +255,8 @@ class Pair:
         return st.paired_p(self.series()[0], self._seed)
 
     def _share_test(self, size: EffectiveSize, n: int) -> dict[str, Any]:
-        """Of ok_share: the difference with Newcombe's interval (method 10), p by sign flips of the blocks'
-        shares, or Fisher's."""
+        """For ok_share: the difference with Newcombe's interval (method 10), and p by sign flips of the
+        blocks' shares, or Fisher's exact test."""
         from scipy.stats import fisher_exact
 
         (good_a, n_a), (good_b, n_b) = self._a.n, self._b.n
@@ -287,24 +289,24 @@ class Pair:
             text
             for text, applies in (
                 (self.samples.unpaired_reason, not self.samples.paired),
-                ("without the reference: not both were measured beside it", self._reference_missing),
+                ("not compared by the reference: it is not in both runs", self._reference_missing),
                 (
-                    f"failures differ ({a.failed:.0%} and {b.failed:.0%}): none is in the ratio, "
-                    f"each is infinitely slow in p",
+                    f"failures differ ({a.failed:.0%} and {b.failed:.0%}): the ratio leaves them out, "
+                    f"in p they are infinitely slow",
                     abs(a.failed - b.failed) > 0.02 and metric != OK_SHARE,
                 ),
                 (
-                    f"retries ({a.retries:.2g} and {b.retries:.2g} a request): ttft_sched_ms and "
-                    f"e2e_sched_ms have the waiting",
+                    f"retries ({a.retries:.2g} and {b.retries:.2g} per request): ttft_sched_ms and "
+                    f"e2e_sched_ms include the waiting",
                     max(a.retries, b.retries) > 0,
                 ),
                 (
                     f"answers differ in length ({a.tokens:g} and {b.tokens:g} tokens): "
-                    f'"ttft + 100 tokens" compares them alike',
+                    f'"ttft + 100 tokens" compares equal lengths',
                     lengths_differ and metric in ("e2e_ms", "e2e_sched_ms", "cost_usd"),
                 ),
                 (
-                    f"neighbouring blocks may resemble each other by {size.r:.2f}: allowed for",
+                    f"adjusted for autocorrelation between neighbouring blocks ({size.r:.2f})",
                     size.inflation > 2,
                 ),
             )

@@ -1,8 +1,8 @@
-"""What is sent when: randomised complete blocks of turns, fixed by a seed. Pure.
+"""The plan of a run: randomised complete blocks of turns, fixed by a seed. Pure.
 
-A turn is some requests of one model, at one load. Turns run one after another, so that models never disturb
-each other. Within a block every model (and start, and pause) has one turn, in random order, with the same
-prompts: whatever drifts in the world outside hits all alike, and differences within a block are fair.
+A turn is a group of requests of one model at one load. Turns run one after another, so models never disturb
+each other. Within a block every model (with each start kind and pause) has one turn, in random order, with
+the same prompts: external drift affects all of them alike, and differences within a block are fair.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ import msgspec
 from ..core.errors import ConfigError
 from . import arrivals
 
-MIN_OPEN_REQUESTS = 20  # requests in a turn of an open loop, at least
-MIN_OPEN_SECONDS = 10.0  # that it lasts, at least
-STEADY_FACTOR = 10  # requests in a turn for each one at a time: the first and the last are ramp and drain
+MIN_OPEN_REQUESTS = 20  # in a turn of an open loop
+MIN_OPEN_SECONDS = 10.0  # of a turn of an open loop
+STEADY_FACTOR = (
+    10  # requests of a turn per concurrent request; the first and the last ones are ramp and drain
+)
 
 
 class Slot(NamedTuple):
-    """One prompt to be sent: its number in the run, which prompt, and (open loop) when, in seconds from its
-    turn's start. phase: where it is not its turn's."""
+    """One planned prompt: its number in the run, the index of its prompt, and (open loop) its start, in
+    seconds from the start of the turn. phase: if it differs from that of the turn."""
 
     seq: int
     prompt: int
@@ -35,16 +37,16 @@ class Slot(NamedTuple):
 
     @property
     def id(self) -> str:
-        """The request's id within the run."""
+        """The request id within the run."""
         return f"{self.seq:06d}"
 
 
 @dataclass(frozen=True, slots=True)
 class LoadShape:
-    """How a turn's requests are started. kind: closed (`concurrency` at a time), constant, poisson, ramp
-    (`rate` to `to_rate` a second), replay (`times`). per_turn: requests in a turn. steady: whether the turn
-    is as long as its load wants, so that ramp and drain do not count; else as long as the user said. aligned:
-    each time has a prompt of its own (a trace)."""
+    """How the requests of a turn are started. kind: closed (`concurrency` in flight), constant, poisson, ramp
+    (`rate` to `to_rate` per second), replay (`times`). per_turn: requests of a turn. steady: whether the
+    length of the turn follows from the load, so that ramp and drain are marked; else the user set it.
+    aligned: whether each time has its own prompt (a trace)."""
 
     kind: str
     concurrency: int = 1
@@ -64,10 +66,10 @@ class LoadShape:
         arrivals: Any = None,
         per_turn: int | None = None,
     ) -> tuple[LoadShape, ...]:
-        """The levels of load that `bench.run` was asked for, one after another. Raises ConfigError for what
-        contradicts itself."""
+        """The levels of load that the options of `bench.run` describe, in order. Raises ConfigError for
+        contradictions."""
         if per_turn is not None and (type(per_turn) is not int or per_turn < 1):
-            raise ConfigError(f"per_turn is a number of requests, not {per_turn!r}.", hint="per_turn=20")
+            raise ConfigError(f"per_turn must be a number of requests, not {per_turn!r}.", hint="per_turn=20")
         if rate is None and (arrivals is None or isinstance(arrivals, str)):
             if arrivals is not None:
                 raise ConfigError(
@@ -85,7 +87,7 @@ class LoadShape:
             )
         if concurrency is not None:
             raise ConfigError(
-                "A load is either so many requests at a time (concurrency) or so many a second (rate).",
+                "A load has either a concurrency or a rate, not both.",
                 hint="Leave one of them out.",
             )
         return tuple(
@@ -94,7 +96,7 @@ class LoadShape:
         )
 
     def offsets(self, rng: random.Random, extra: int = 0) -> tuple[float | None, ...]:
-        """When the requests of a turn are due, and `more` after them; None in a closed loop."""
+        """When the requests of a turn, and `extra` more, are due; None in a closed loop."""
         if extra and self.kind != "replay":
             return replace(self, per_turn=self.per_turn + extra).offsets(rng)
         if self.kind == "closed":
@@ -114,14 +116,14 @@ class LoadShape:
 def _levels(value: Any) -> list[Any]:
     levels = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
     if not levels:
-        raise ConfigError("A sweep needs a level at least.", hint="concurrency=[1, 4, 16]")
+        raise ConfigError("A sweep needs at least one level.", hint="concurrency=[1, 4, 16]")
     return levels
 
 
 def _check_concurrency(concurrency: Any) -> int:
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise ConfigError(
-            f"concurrency is a number of requests at a time, not {concurrency!r}.",
+            f"concurrency must be a number of requests at a time, not {concurrency!r}.",
             hint="concurrency=8, or [1, 8, 64] for a sweep.",
         )
     return concurrency
@@ -129,7 +131,7 @@ def _check_concurrency(concurrency: Any) -> int:
 
 def _check_rate(rate: Any) -> float:
     if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
-        raise ConfigError(f"A rate is a number of requests a second above 0, not {rate!r}.", hint="rate=2.5")
+        raise ConfigError(f"rate must be requests a second above 0, not {rate!r}.", hint="rate=2.5")
     return float(rate)
 
 
@@ -149,8 +151,8 @@ def _open_load(rate: Any, arrivals_kind: Any, per_turn: int | None) -> LoadShape
         return LoadShape("ramp", rate=_check_rate(rate[0]), to_rate=_check_rate(rate[1]), per_turn=n)
     if arrivals_kind not in (None, "poisson", "constant"):
         raise ConfigError(
-            f"No arrivals are called {arrivals_kind!r}.",
-            hint='"poisson", "constant", "ramp", or recorded times.',
+            f"arrivals={arrivals_kind!r} is not known.",
+            hint='Use "poisson", "constant", "ramp", or recorded times.',
         )
     n = per_turn or max(MIN_OPEN_REQUESTS, math.ceil(_check_rate(rate) * MIN_OPEN_SECONDS))
     return LoadShape(arrivals_kind or "poisson", rate=_check_rate(rate), per_turn=n, steady=not per_turn)
@@ -183,17 +185,18 @@ def plan(
     seed: int,
     cooldown: int = 0,
 ) -> tuple[Turn, ...]:
-    """The turns of a run, in order; the same for the same seed.
+    """The turns of a run, in order; equal for equal seeds.
 
-    Block b begins at prompt b of the set (modulo its size), the same for every model. A start that is cold on
-    purpose is a turn of one request. cooldown: so many requests more at the end of each turn, at the same
-    load, so that those that are measured all see a full one; of recorded arrivals it is the last ones. They
-    have the phase "cooldown". The first requests of a steady closed turn, one for each at a time, are its
-    "ramp", as many at its end its "drain".
-    Raises ConfigError for fewer than one block.
+    Block b starts at prompt b of the set (modulo its size), the same for every model. A turn with a cold
+    start has one request. cooldown: number of extra requests at the end of each turn, at the same load, so
+    that all measured requests see the full load; for recorded arrivals it is the last ones. Their phase is
+    "cooldown". In a steady closed turn, the first requests (one per concurrent request) have the phase
+    "ramp", and as many at its end "drain".
+
+    Raises ConfigError for less than one block.
     """
     if isinstance(blocks, bool) or not isinstance(blocks, int) or blocks < 1:
-        raise ConfigError(f"blocks is how often every model answers, not {blocks!r}.", hint="blocks=30")
+        raise ConfigError(f"blocks must be a number of at least 1, not {blocks!r}.", hint="blocks=30")
     turns: list[Turn] = []
     seq = 0
     for level, load in enumerate(loads):
@@ -246,12 +249,12 @@ def _phase(load: LoadShape, position: int, n: int, cooldown: int) -> str | None:
 
 
 def unsteady_warning(loads: Sequence[LoadShape]) -> str:
-    """Which loads their turns are too short to reach, in words; "" where there is none."""
+    """A warning about loads that their turns are too short to reach; "" if there are none."""
     too_short = [
         x for x in loads if x.kind == "closed" and x.concurrency > 1 and x.per_turn < 4 * x.concurrency
     ]
     return "".join(
-        f"per_turn={x.per_turn} is too little to keep {x.concurrency} at a time: leave per_turn out for "
+        f"per_turn={x.per_turn} is too small for a concurrency of {x.concurrency}: leave per_turn out for "
         f"{STEADY_FACTOR * x.concurrency}. "
         for x in too_short
     ).strip()
@@ -259,8 +262,7 @@ def unsteady_warning(loads: Sequence[LoadShape]) -> str:
 
 def is_stable(values: Sequence[float], *, k: int = 5, within: float = 0.1, limit: int = 30) -> bool:
     """Whether warm-up is over: the median of the last `k` times differs from that of the `k` before by at
-    most `within`, and so do the quartiles of the last ones from their median on average; or there are `most`
-    of them already."""
+    most `within`, and their median absolute deviation is at most twice that; or `limit` times are there."""
     if len(values) >= limit:
         return True
     if len(values) < 2 * k:
@@ -277,7 +279,7 @@ def is_stable(values: Sequence[float], *, k: int = 5, within: float = 0.1, limit
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits of a run, None for none: US dollars, tokens in and out, seconds, requests."""
+    """Limits of a run, None for no limit: US dollars, tokens in and out, seconds, requests."""
 
     usd: float | None = None
     tokens: float | None = None
@@ -286,8 +288,8 @@ class Budget:
 
     @classmethod
     def of(cls, limits: float | Mapping[str, float] | Budget | None) -> Budget:
-        """From dollars, or a mapping of the names above. Raises ConfigError for other names and for what is
-        not above 0."""
+        """From dollars, or a mapping of the fields' names. Raises ConfigError for other names and for values
+        that are not above 0."""
         if isinstance(limits, Budget):
             return limits
         values = dict(limits) if isinstance(limits, Mapping) else {} if limits is None else {"usd": limits}
@@ -300,14 +302,13 @@ class Budget:
                 or not value > 0
             ):
                 raise ConfigError(
-                    f"Not a budget: {name}={value!r}.",
-                    hint=f"budget=0.5 (dollars), or a mapping of {', '.join(names)}, above 0.",
+                    f"{name}={value!r} is not a valid budget.",
+                    hint=f"Use budget=0.5 (dollars), or a mapping of {', '.join(names)}, each above 0.",
                 )
         return cls(**values)
 
     def exhausted_limit(self, usd: float, tokens: float, seconds: float, requests: float) -> str | None:
-        """Which limit is used up, or too small for one request more that is in these sums, in words; None
-        while none is."""
+        """A text that names the limit that these totals reach; None if there is none."""
         used = {"usd": usd, "tokens": tokens, "seconds": seconds, "requests": requests}
         for name, spent in used.items():
             limit = getattr(self, name)

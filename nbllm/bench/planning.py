@@ -1,4 +1,4 @@
-"""What a run of so many blocks can find, said before it is paid for."""
+"""Statistical power: what a run of a given number of blocks can detect, computed before it costs anything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..core.extras import require_packages
 from ..core.values import plural
 from .statistics import MIN_PAIRS
 
-_NOISE = 0.2  # from block to block; providers on the open network vary by 10 to 40 %
+_NOISE = 0.2  # standard deviation between blocks; public providers have 0.1 to 0.4
 _TARGET_POWER = 0.8
 _MAX_BLOCKS = 100_000  # blocks
 
@@ -17,12 +17,13 @@ _MAX_BLOCKS = 100_000  # blocks
 def power(
     models: int, blocks: int, detect: float = 0.1, *, noise: float = _NOISE, level: float = 0.95
 ) -> float:
-    """The chance that `compare` finds a true difference of `detect` (0.1 is 10 %) between two of so many
-    models in so many blocks. noise: the standard deviation of a model's times from block to block, as a
-    share.
+    """The probability that `compare` finds a true difference of `detect` (0.1 is 10 %) between two of
+    `models` models in `blocks` blocks. noise: the relative standard deviation of a model's times between
+    blocks.
 
-    It is that of the paired t test on the logarithms, corrected for all pairs of models; neighbours that
-    resemble each other make it smaller. Raises ConfigError for what cannot be."""
+    It is the power of the paired t test on the logarithms, corrected for all pairs of models; autocorrelation
+    between blocks lowers it. Raises ConfigError for invalid arguments.
+    """
     require_packages("detect=", "bench", "scipy")
     from scipy.stats import nct, t
 
@@ -34,13 +35,13 @@ def power(
     critical = float(t.isf((1.0 - level) / pairs / 2.0, blocks - 1))
     noncentrality = math.log1p(detect) / (noise * math.sqrt(2.0)) * math.sqrt(blocks)
     probability = float(nct.sf(critical, blocks - 1, noncentrality))
-    return 1.0 if math.isnan(probability) else probability  # so far from 0 that scipy gives up
+    return 1.0 if math.isnan(probability) else probability  # scipy returns NaN for a very large effect
 
 
 def check_positive(value: float, name: str) -> None:
-    """Raises ConfigError for what is no share above 0."""
+    """Raises ConfigError for a value that is not a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} is a share above 0, not {value!r}.", hint=f"{name}=0.1 is 10 %.")
+        raise ConfigError(f"{name} must be a share above 0, not {value!r}.", hint=f"{name}=0.1 is 10 %.")
 
 
 def blocks_for(models: int, detect: float, *, noise: float = _NOISE) -> int:
@@ -57,14 +58,14 @@ def blocks_for(models: int, detect: float, *, noise: float = _NOISE) -> int:
 
 
 def power_warning(models: int, blocks: int, detect: float | None) -> str:
-    """What is to be said before a run, "" where nothing is."""
+    """A warning where a run has too few blocks, "" otherwise."""
     pairs = models * (models - 1) // 2
     comparisons = plural(pairs, "comparison")
     if detect is None:
-        few = blocks < MIN_PAIRS and pairs > 0
+        too_few = blocks < MIN_PAIRS and pairs > 0
         return (
             f"At least {MIN_PAIRS} blocks are needed to decide among {comparisons}, not {blocks}."
-            if few
+            if too_few
             else ""
         )
     check_positive(detect, "detect")
@@ -73,7 +74,7 @@ def power_warning(models: int, blocks: int, detect: float | None) -> str:
         return ""
     return (
         f"With {plural(blocks, 'block')}, a difference of {detect:.0%} among "
-        f"{comparisons} is found with a chance of {chance:.0%}, "
-        f"where times vary by {_NOISE:.0%} from block to block; "
-        f"blocks={blocks_for(models, detect)} with one of {_TARGET_POWER:.0%}."
+        f"{comparisons} is found with a probability of {chance:.0%}, "
+        f"if times vary by {_NOISE:.0%} from block to block; "
+        f"blocks={blocks_for(models, detect)} raises it to {_TARGET_POWER:.0%}."
     )

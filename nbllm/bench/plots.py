@@ -1,4 +1,4 @@
-"""`bench.plot`: one figure that answers one question, readable on light and on dark pages."""
+"""`bench.plot`: figures that answer one question each, readable on light and on dark pages."""
 
 from __future__ import annotations
 
@@ -52,23 +52,24 @@ def plot(
     """A matplotlib Figure of a frame of requests.
 
     kind: distribution (every request, median and its interval), percentiles, timeline (tokens over time;
-    chunks as from `bench.chunks`, looked up where None), coldstart (the ladder as stacked bars), load
+    chunks as returned by `bench.chunks`, loaded if None), coldstart (the ladder as stacked bars), load
     (latency against throughput of a sweep), drift (the metric over the run), over_time (its percentiles in
-    windows of time), heatmap (its median by length of the prompt and load), pareto (the price of 1,000
-    answers against the metric; quality as size where the run has scores). None: coldstart for a frame with
-    several starts, load for one with several loads, else distribution beside percentiles. metric: the column
-    shown; None is the time to the first token, or to the last where none was seen. theme: "light" or "dark"
-    is the page that the figure brings with it; None is dark where matplotlib's own style is
+    time windows), heatmap (its median by prompt length and load), pareto (the price of 1,000 answers against
+    the metric; quality as size where the run has scores). None: coldstart for a frame with several start
+    kinds, load for one with several loads, else distribution and percentiles side by side. metric: the column
+    to show; None for the time to the first token, or to the last where there is no first one. theme: "light"
+    or "dark", the page background that the figure brings; None follows matplotlib's style
     (`plt.style.use("dark_background")`), else light.
 
-    A model has the same colour (marker, dash) in every figure of a run, and in other runs of the same models.
-    Raises ConfigError for a kind or metric there is not. Where there is nothing to draw, the figure says so.
+    A model has the same colour, marker and dash in every figure of a run, and in other runs of the same
+    models. Raises ConfigError for an unknown kind or metric. Where there is nothing to draw, the figure says
+    so.
     """
     df = normalize_requests(df)
     used = measured_requests(df)
     plot_kind = kind or _default_kind(used)
     if plot_kind not in KINDS:
-        raise ConfigError(f"No plot is called {kind!r}.", hint=f"There are {', '.join(KINDS)}.")
+        raise ConfigError(f"kind={kind!r} is not a plot.", hint=f"Use one of {', '.join(KINDS)}.")
     metric = metric or leading_metric(used)
     if metric not in df:
         raise ConfigError(
@@ -81,7 +82,7 @@ def plot(
         KINDS[plot_kind](target)
     else:
         target.show_message(
-            "Nothing was measured: no request of this frame has a time."
+            "No request of this frame has a value of this metric."
             if len(used)
             else "The frame has no measured requests."
         )
@@ -136,7 +137,7 @@ def _distribution(sheet: Sheet, *position: int) -> None:
 
 def _percentiles(sheet: Sheet, *position: int) -> None:
     axes = sheet.axes(
-        *position, title="percentiles; pale: too few to tell", x="percentile", y=metric_label(sheet.metric)
+        *position, title="percentiles; pale: too few requests", x="percentile", y=metric_label(sheet.metric)
     )
     x_max, styles = 0.0, []
     for look, part in sheet.groups():
@@ -174,13 +175,13 @@ def _timeline(sheet: Sheet) -> None:
     events = look_up(sheet.df) if sheet.chunks is None else sheet.chunks
     events = events[events["kind"].isin(BEARING)]
     if not len(events):
-        return sheet.show_message("No chunk of these requests held a token.")
+        return sheet.show_message("No chunk of these requests has a token.")
     axes = sheet.axes(
-        title="each line is an answer; bands: arrivals known only within bounds",
-        x="since the call, ms",
+        title="each line is an answer; bands: bounds of uncertain arrival times",
+        x="time since the call, ms",
         y="tokens",
     )
-    key = ["run_id", "request_id"]  # an id is one of its run's alone
+    key = ["run_id", "request_id"]  # a request id is unique within its run only
     names = sheet.df.set_index(key)["name"].astype(str).to_dict()
     totals = sheet.df.set_index(key)["streamed_tokens"].fillna(0).astype(int).to_dict()
     drawn: dict[str, int] = {}
@@ -213,7 +214,7 @@ def _coldstart(sheet: Sheet) -> None:
 
     table, theme = ladder(sheet.df), sheet.theme
     axes = sheet.axes(
-        title="median time to first token from each start, and where it goes", x="time to first token, ms"
+        title="median time to first token of each start, and its parts", x="time to first token, ms"
     )
     colours = dict(zip(PARTS, (*theme.colours[1:], theme.line, theme.colours[0]), strict=True))
     names = list(dict.fromkeys(map(str, table["name"])))
@@ -247,7 +248,7 @@ def _coldstart(sheet: Sheet) -> None:
             drawn_parts |= set(sizes)
             failed = f", {line['n_failed']} failed" if line["n_failed"] else ""
             label_text = f"{line['ttft_ms']:,.0f}  (n = {line['n']}{failed})"
-            label_text = label_text if line["n"] else f"none of {line['n_failed']} answered"
+            label_text = label_text if line["n"] else f"all {line['n_failed']} failed"
             axes.text(left, row, f"  {label_text}", va="center", fontsize=8, color=theme.ink)
             rows.append(row)
             labels.append(_START_LABELS.get(str(line["start_kind"]), str(line["start_kind"])))
@@ -274,7 +275,7 @@ def _load(sheet: Sheet) -> None:
     level = (
         "concurrency" if df["concurrency"].nunique() > 1 or df["target_rate"].isna().all() else "target_rate"
     )
-    load_label = "requests at a time" if level == "concurrency" else "requests a second asked for"
+    load_label = "requests at a time" if level == "concurrency" else "requested rate, 1/s"
     axes = sheet.axes(
         title=f"point: median at one load (number: {load_label}), bar: up to the 90th percentile",
         x="answers a second",
@@ -310,8 +311,8 @@ def _load(sheet: Sheet) -> None:
 
 
 def _throughput(part: pd.DataFrame) -> float:
-    """Answers a second within turns: requests of a block over the time from its first call to its last
-    end."""
+    """Mean answers per second of a turn: the requests of a block over the time from its first call to its
+    last end."""
     rates = []
     for _, turn in part.groupby(["run_id", "block"], observed=True):
         end = turn["ns_eof"].fillna(turn["ns_tokN"])
@@ -327,7 +328,7 @@ def _drift(sheet: Sheet) -> None:
     )
     styles = []
     blocks = sheet.df.groupby("run_id", observed=True)["block"].max().astype(float).fillna(-1.0) + 1.0
-    first_block = blocks.cumsum() - blocks  # runs stand side by side
+    first_block = blocks.cumsum() - blocks  # runs are drawn side by side
     for look, part in sheet.groups():
         good = part[success_mask(part) & part[sheet.metric].notna() & part["block"].notna()]
         for run_id, run in good.groupby("run_id", observed=True):

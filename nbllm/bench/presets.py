@@ -1,8 +1,8 @@
-"""The usual questions, each one call and one table: cold start, warm requests, streaming, what a gateway
-adds.
+"""Common benchmarks, each one call and one table: cold start, warm requests, streaming, the overhead of a
+gateway.
 
-Each runs a benchmark (`bench.run` takes the same options) and sums it up; `table.attrs["nbllm"]["run_id"]`
-leads back to its rows: `bench.load(run_id)`.
+Each runs a benchmark (with the options of `bench.run`) and summarises it; its rows are
+`bench.load(table.attrs["nbllm"]["run_id"])`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from .summaries import summary
 if TYPE_CHECKING:
     import pandas as pd
 
-# What a rung's time to first token is made of: disjoint, in the order in which it happens.
+# The parts of a cold start's time to first token: disjoint, in the order in which they happen.
 PARTS = ("import_ms", "client_ms", "dns_ms", "connect_ms", "tls_ms", "srv_load_ms", "rest_ms")
 
-# What each rung is compared with: the next warmer one that there is. A model that is loaded or a cache that
-# is filled is another matter than processes and connections, so these two stand beside the ladder and are
-# compared with warm.
+# The warmer start that each one is compared with: the first of these that was measured. Loading a model or
+# filling a prompt cache is independent of processes and connections, so these two are compared with warm.
 _WARMER_STARTS = {
     "cold_process": ("cold_client", "cold_conn", "warm"),
     "cold_client": ("cold_conn", "warm"),
@@ -48,10 +47,10 @@ def coldstart(
     rungs: Sequence[str] | None = None,
     **options: Any,
 ) -> pd.DataFrame:
-    """What a cold start costs, rung by rung, from a fresh process down to a warm request, and where it goes.
+    """The cost of a cold start, step by step from a fresh process down to a warm request, and its parts.
 
-    repeats: requests on each rung (10 at least say something). rungs: None for all that the models can have.
-    One row per model and rung, coldest first; see `ladder` for its columns.
+    repeats: requests per start kind (use at least 10). rungs: the start kinds; None for all that the models
+    support. One row per model and start kind, coldest first; see `ladder` for the columns.
     """
     df = run(
         models,
@@ -64,12 +63,13 @@ def coldstart(
 
 
 def ladder(df: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
-    """The ladder in a frame of `bench.run(..., cold=...)`: one row per model and rung, coldest first.
+    """The cold-start ladder in a frame of `bench.run(..., cold=...)`: one row per model and start kind,
+    coldest first.
 
-    Columns: name, start_kind, n, n_failed, ttft_ms (median; of a fresh process from its spawning), ci_lo,
-    ci_hi, added_ms (the median of what this rung adds to the next warmer one, block by block; an unloaded
-    model and a cold cache, to warm), added_lo, added_hi, and the medians of the parts: import_ms, client_ms,
-    dns_ms, connect_ms, tls_ms, srv_load_ms, rest_ms (all else: the request, the queue, the prompt).
+    Columns: name, start_kind, n, n_failed, ttft_ms (median; for a fresh process since it was spawned), ci_lo,
+    ci_hi, added_ms (median over blocks of what this start adds to the next warmer one; an unloaded model and
+    a cold cache are compared with warm), added_lo, added_hi, and the medians of the parts: import_ms,
+    client_ms, dns_ms, connect_ms, tls_ms, srv_load_ms, rest_ms (everything else: request, queue, prompt).
     """
     import pandas as pd
 
@@ -115,7 +115,8 @@ def _usable(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def time_parts(good: pd.DataFrame) -> pd.DataFrame:
-    """Each request's time to first token in its parts (ms); what did not happen is 0, all else is rest_ms."""
+    """The parts of each request's time to first token (ms); 0 for what did not happen, and the remainder as
+    rest_ms."""
     named = good[[p for p in PARTS if p != "rest_ms"]].astype(float).fillna(0.0)
     return named.assign(rest_ms=(good["ttft_ms"].astype(float) - named.sum(axis=1)).clip(lower=0.0))
 
@@ -148,8 +149,8 @@ def _added_time(part: pd.DataFrame, warmer: pd.DataFrame | None, level: float) -
 
 
 def warm(models: Model | Sequence[Model], prompts: Any = None, **options: Any) -> pd.DataFrame:
-    """How long warm requests take, on connections that are open: medians and tails of ttft_ms and e2e_ms, and
-    the share that succeeded. A `summary` of few rows."""
+    """Times of warm requests, on open connections: medians and tails of ttft_ms and e2e_ms, and the share
+    that succeeded. A `summary` with few rows."""
     return summary(
         run(models, prompts, **options),
         metrics=("ttft_ms", "e2e_ms", "ok_share"),
@@ -158,7 +159,7 @@ def warm(models: Model | Sequence[Model], prompts: Any = None, **options: Any) -
 
 
 def streaming(models: Model | Sequence[Model], prompts: Any = None, **options: Any) -> pd.DataFrame:
-    """How an answer flows once it has begun: time per token, tokens a second, the longest stall."""
+    """How an answer streams after its first token: time per token, tokens per second, the longest stall."""
     return summary(
         run(models, prompts, **options),
         metrics=("itl_ms", "out_tok_s", "icl_p50_ms", "stall_max_ms"),
@@ -169,8 +170,8 @@ def streaming(models: Model | Sequence[Model], prompts: Any = None, **options: A
 def gateway(
     direct: Model, through: Model | Sequence[Model], prompts: Any = None, **options: Any
 ) -> pd.DataFrame:
-    """What a gateway adds to the same model asked directly: a `compare` of each way through with the direct
-    one, the difference in ms first."""
+    """The overhead of gateways: a `compare` of each one with the same model called directly, the difference
+    in ms first."""
     gateways = [through] if isinstance(through, str) or not isinstance(through, Sequence) else list(through)
     first = {"model": direct} if isinstance(direct, str) else dict(direct)
     name = first.setdefault("name", "direct")

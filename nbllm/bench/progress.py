@@ -1,4 +1,4 @@
-"""Who shows how a run goes: a bar in a terminal, nothing, or what the notebook brings."""
+"""Progress displays of a run: a bar in a terminal, none, or the notebook's."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from ..client.progress import FrontEnd, ProgressStats
 
 
 class Progress(Protocol):
-    """Who shows how a run goes. All calls come from the thread that called `run`."""
+    """A progress display. All calls come from the thread that called `run`."""
 
     def start(self, total: int, names: Sequence[str], run_id: str) -> None:
-        """A run of `total` planned requests begins."""
+        """A run of `total` planned requests starts."""
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """A request has been recorded: its status, ttft_ms, e2e_ms, cost_usd and so on."""
+        """A request was recorded: its status, ttft_ms, e2e_ms, cost_usd and so on."""
 
     def draw(self) -> None:
-        """A good moment to draw."""
+        """Called at intervals when the display may redraw."""
 
     def end(self, reason: str, kept: int) -> None:
-        """The run is over; reason is "" where it was complete. kept: the rows of its frame."""
+        """The run has ended; reason is "" if it is complete. kept: the number of rows in its frame."""
 
 
 class RunFrontEnd(FrontEnd):
-    """The parent of what a front end shows a run with."""
+    """Base class of a front end's display of runs."""
 
 
 def choose_display(given: Progress | bool | None) -> Progress:
-    """The display for a run: what was given, none for False, else the first that fits."""
+    """The display for a run: the one passed, none for False, else the front end's or a bar."""
     if given is False:
         return Silent()
     return RunFrontEnd.choose() or Bar() if given is None or given is True else given
 
 
 class RunTotals(ProgressStats):
-    """What a display tells: how many of how many, failures, cost, time left, times by model."""
+    """What a display shows: progress, failures, cost, remaining time, times by model."""
 
     done: int = 0
-    kept: int = 0  # rows of the frame, once the run has ended
+    kept: int = 0  # rows of the frame after the end of the run
 
     def __init__(self, total: int, names: Sequence[str]) -> None:
         self.total, self.names = total, list(names)
@@ -49,8 +49,8 @@ class RunTotals(ProgressStats):
         self.usd: float | None = None
         self.values: dict[str, list[float]] = {name: [] for name in names}
         self.failures: dict[str, int] = dict.fromkeys(names, 0)
-        self.costs: dict[str, float] = {}  # of the models whose price is known
-        self.last_error, self.awaited = "", "first token"  # whose times the values are
+        self.costs: dict[str, float] = {}  # of models with a known price
+        self.last_error, self.awaited = "", "first token"  # what the times are measured to
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Counts a recorded request; warm-ups count as extra."""
@@ -76,25 +76,25 @@ class RunTotals(ProgressStats):
 
 
 def ended_early_text(reason: str, kept: int, run_id: str) -> str:
-    """What is said of a run that was not complete."""
-    rows = f"{kept:,} {'row is' if kept == 1 else 'rows are'} kept"
-    return f"Ended early: {reason}. {rows}; nbllm.bench.resume({run_id!r}) goes on."
+    """The message about a run that ended early."""
+    rows = f"{kept:,} {'row is' if kept == 1 else 'rows are'} stored"
+    return f"Ended early: {reason}. {rows}; nbllm.bench.resume({run_id!r}) continues the run."
 
 
 class Silent:
     """Shows nothing."""
 
     def start(self, total: int, names: Sequence[str], run_id: str) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def row(self, row: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def draw(self) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def end(self, reason: str, kept: int) -> None:
-        """Nothing."""
+        """Does nothing."""
 
 
 class Bar(Silent):
@@ -121,7 +121,7 @@ class Bar(Silent):
         self._bar.set_postfix({k: v for k, v in told.items() if v is not None}, refresh=False)
 
     def end(self, reason: str, kept: int) -> None:
-        """Closes the bar; says how to go on where the run is not complete."""
+        """Closes the bar; says how to resume an incomplete run."""
         self._bar.close()
         if reason:
             self._bar.write(ended_early_text(reason, kept, self.run_id))

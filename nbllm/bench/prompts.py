@@ -1,5 +1,5 @@
-"""Sets of prompts: from what people have (text, lists, DataFrames, files), to a worker and back, with
-prefixes for caches."""
+"""Prompt sets: read from text, lists, DataFrames and files; serialised for a worker; prefixes for prompt
+caches."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Turn = tuple[Message, ...]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is asked: one turn, or several, each sent with the answers to those before it. `options` are of
-    its calls only; `more` rides along: what else a table says of it."""
+    """A prompt: one turn, or several, each sent with the answers to the earlier ones. `options` apply to its
+    calls only; `more` holds the other columns of its table row."""
 
     id: str
     turns: tuple[Turn, ...]
@@ -45,24 +45,24 @@ _BUILT_IN = (
     "What is the difference between a process and a thread? Answer in one paragraph.",
     "Summarise the plot of Romeo and Juliet in fifty words.",
 )
-_OPTIONS = tuple(name for name in REQUEST if name != "system")  # that is a message of its own
-_PROMPT_FIELDS = ("prompt", "text", "messages", "turns")  # where it may stand what is asked
+_OPTIONS = tuple(name for name in REQUEST if name != "system")  # system is a message
+_PROMPT_FIELDS = ("prompt", "text", "messages", "turns")  # fields that hold the prompt itself
 _FIELDS = ("id", *_PROMPT_FIELDS, "system", "image", "images", *_OPTIONS)
 _NAME_LIKE = re.compile(
     r"[!-~]*[/\\_][!-~]*|[!-~]*\w\.\w{2,8}", re.ASCII
-)  # one word: a path, a file, a column
-_NON_SPACE = re.compile(r"\S")  # of a value
+)  # one word that looks like a path, a file or a column
+_NON_SPACE = re.compile(r"\S")  # the start of a value
 _ACCEPTED = "text, a list, a DataFrame with a column prompt, or a .txt, .csv, .json, .jsonl or .parquet file"
 
 
 def prompt_set(value: Any = None, prompt: str | None = None) -> tuple[Prompt, ...]:
-    """The prompts in `given`; None is a small built-in set.
+    """The prompts in `given`; None for a small built-in set.
 
-    A string is a prompt, or the path of a file (one word that looks like a name is refused); a list holds
-    strings, sequences of messages, Prompts and dicts with `prompt` (or `messages`, or `turns` for a
+    A string is a prompt, or the path of a file (a single word that looks like a name is rejected); a list
+    holds strings, sequences of messages, Prompts and dicts with `prompt` (or `messages`, or `turns` for a
     conversation), and optionally id, system, image(s), tools, schema, max_tokens and so on; a DataFrame has
-    these as columns, as have .csv, .jsonl and .parquet files; other columns ride along, and stand in the
-    frame of a run. prompt: the column that is asked, where it is not called so. Raises ConfigError that names
+    these as columns, as have .csv, .jsonl and .parquet files. Other columns are kept, and become columns of a
+    run's frame. prompt: the column with the prompts, if it is not named prompt. Raises ConfigError that names
     the entry.
     """
     prompts = tuple(_build_prompt(entry, number, prompt) for number, entry in enumerate(_read_entries(value)))
@@ -72,8 +72,8 @@ def prompt_set(value: Any = None, prompt: str | None = None) -> tuple[Prompt, ..
     duplicate = next((i for i in ids if ids.count(i) > 1), None) if len(set(ids)) < len(ids) else None
     if duplicate is not None:
         raise ConfigError(
-            f"Two prompts are called {duplicate!r}.",
-            hint="Ids tell prompts apart: leave them out, or make them differ.",
+            f"Two prompts have the id {duplicate!r}.",
+            hint="Make the ids unique, or leave them out.",
         )
     return prompts
 
@@ -87,8 +87,8 @@ def _read_entries(value: Any) -> list[Any]:
         return _read_file(Path(value))
     if isinstance(value, str) and _NAME_LIKE.fullmatch(value):
         raise ConfigError(
-            f"There is no file {value!r}, and it looks like a name more than like a prompt.",
-            hint=f"prompts= takes {_ACCEPTED}; a prompt that is one such word is a list: [{value!r}].",
+            f"{value!r} looks like a file name, but there is no such file.",
+            hint=f"prompts= takes {_ACCEPTED}; pass a prompt of one such word as a list: [{value!r}].",
         )
     if isinstance(value, (str, Prompt, Mapping, Message)):
         return [value]
@@ -106,47 +106,48 @@ def _read_entries(value: Any) -> list[Any]:
 
 
 class _TableRow(dict[str, Any]):
-    """A row of a table, which may have columns of its own."""
+    """A row of a table, which may have additional columns."""
 
 
 def _entry_of_row(row: Mapping[str, Any], column: str | None) -> dict[str, Any]:
-    """As an entry, with what rides along as `more`. Raises ConfigError where nothing is asked."""
+    """A table row as an entry, with its additional columns in `more`. Raises ConfigError where it has no
+    prompt."""
     entry = dict(row)
     if not {*_PROMPT_FIELDS, column} & set(entry) and isinstance(
         entry.get("conversations"), Iterable
     ):  # ShareGPT's
         messages = [m for m in entry.pop("conversations") if isinstance(m, Mapping)]
         entry["turns"] = [m.get("value", "") for m in messages if m.get("from") in ("human", "user")]
-    column = column or ("prompt" if "prompt" in entry else None)  # it may have a text and messages beside it
+    column = column or ("prompt" if "prompt" in entry else None)  # preferred to columns text and messages
     if column is not None:
         if column not in entry:
             raise ConfigError(
-                f"there is nothing in column {column!r}", hint=f"It has {', '.join(entry) or 'no columns'}."
+                f"column {column!r} is empty", hint=f"The row has {', '.join(entry) or 'no columns'}."
             )
         entry = {"prompt": entry.pop(column)} | {
             f"prompt_{k}" if k in _PROMPT_FIELDS else k: v for k, v in entry.items()
         }
     elif not set(_PROMPT_FIELDS) & set(entry):
         raise ConfigError(
-            "there is nothing in a column prompt",
-            hint=f'prompt="{next(iter(entry), "column")}" names another.',
+            "column 'prompt' is missing or empty",
+            hint=f'Name another column: prompt="{next(iter(entry), "column")}".',
         )
     return {"more": {k: _json_value(entry.pop(k)) for k in list(entry) if k not in _FIELDS}, **entry}
 
 
 def _json_value(value: Any) -> Any:
-    """A value as JSON has it."""
+    """A value as JSON supports it."""
     scalar = value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
     return scalar if isinstance(scalar, (str, int, float, bool)) else str(scalar)
 
 
 def _read_text(path: Path) -> str:
-    """As it is: what ends a line is a line feed alone."""
+    """The text of a file without newline conversion: only a line feed ends a line."""
     return path.read_bytes().decode("utf-8-sig")
 
 
 def iter_json(text: str) -> Iterator[Any]:
-    """The values of JSON or JSON Lines. Raises ValueError with line and column of the whole text."""
+    """The values of JSON or JSON Lines. Raises ValueError with line and column in the whole text."""
     decoder, at = json.JSONDecoder(), 0
     while match := _NON_SPACE.search(text, at):
         value, at = decoder.raw_decode(text, match.start())
@@ -192,7 +193,7 @@ def _read_file(path: Path) -> list[Any]:
     reader = _FILE_READERS.get(path.suffix.lower())
     if reader is None:
         raise ConfigError(
-            f"Prompts cannot be read from a {path.suffix or 'nameless'} file.",
+            f"Prompts cannot be read from a file {path.suffix or 'without a suffix'}.",
             hint=f"prompts= takes {_ACCEPTED}.",
         )
     try:
@@ -204,7 +205,7 @@ def _read_file(path: Path) -> list[Any]:
     except (ValueError, RecursionError, csv.Error) as exc:
         raise ConfigError(
             f"{path} does not hold prompts: {exc}.",
-            hint="A .jsonl file has one JSON value a line, text is UTF-8.",
+            hint="A .jsonl file has one JSON value per line, in UTF-8.",
         ) from None
     return [
         _TableRow(entry) if isinstance(entry, dict) and "role" not in entry else entry
@@ -227,8 +228,8 @@ def _build_prompt(entry: Any, number: int, column: str | None) -> Prompt:
         unknown = sorted(set(map(str, fields)) - set(_FIELDS))
         if unknown:
             raise ConfigError(
-                f"no field is called {unknown[0]!r}",
-                hint=f"Fields are {', '.join(_FIELDS)}; in a DataFrame, others ride along.",
+                f"{unknown[0]!r} is not a field",
+                hint=f"Fields are {', '.join(_FIELDS)}; only a DataFrame may have others.",
             )
         return Prompt(
             str(fields.get("id", f"p{number}")),
@@ -244,8 +245,8 @@ def _turns(fields: Mapping[str, Any]) -> tuple[Turn, ...]:
     present = [name for name in _PROMPT_FIELDS if name in fields]
     if len(present) != 1:
         raise ConfigError(
-            f"it has {' and '.join(present)}" if present else "it says nothing to ask",
-            hint="One of prompt, messages and turns is needed.",
+            f"it has {' and '.join(present)}" if present else "it has no prompt",
+            hint=f"Give one of {', '.join(_PROMPT_FIELDS)}.",
         )
     system = fields.get("system")
     turn_list = fields["turns"] if present == ["turns"] else [fields[present[0]]]
@@ -256,7 +257,7 @@ def _turns(fields: Mapping[str, Any]) -> tuple[Turn, ...]:
     )
     if not turn_list:
         raise ConfigError(
-            "turns is a list of what is asked one after another",
+            "turns must be a list of messages that are sent one after another",
             hint='{"turns": ["first question", "second question"]}',
         )
     turns = [
@@ -289,7 +290,7 @@ def _image(value: Any) -> Image:
     except (OSError, TypeError) as exc:
         raise ConfigError(
             f"the image {str(value)[:80]!r} cannot be read",
-            hint="An image is a path, bytes, an address or an nbllm.Image.",
+            hint="Give a path, bytes, a URL or an nbllm.Image.",
         ) from exc
 
 
@@ -298,7 +299,8 @@ def _options(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse_option(name: str, value: Any) -> Any:
-    """As a call takes it: tables and files have JSON and numbers as text, and a schema in its short form."""
+    """An option as calls take it: tables and files hold JSON and numbers as text, and schemas in short
+    form."""
     try:
         if isinstance(value, str) and (name == "tools" or (name == "schema" and value.lstrip()[:1] == "{")):
             value = json.loads(value)
@@ -306,7 +308,9 @@ def _parse_option(name: str, value: Any) -> Any:
     except ConfigError:
         raise
     except (ValueError, TypeError, OverflowError, RecursionError):
-        raise ConfigError(f"{name} cannot be {str(value)[:80]!r}", hint="Mend it, or leave it out.") from None
+        raise ConfigError(
+            f"{name} cannot be {str(value)[:80]!r}", hint="Correct it, or leave it out."
+        ) from None
 
 
 _OPTION_PARSERS: dict[str, Callable[[Any], Any]] = {
@@ -323,11 +327,11 @@ _OPTION_PARSERS: dict[str, Callable[[Any], Any]] = {
 
 
 def add_prefix(messages: Sequence[Message], kind: str | None, seed: int, seq: int) -> Turn:
-    """`said` with a prefix at its very beginning: "unique" is a line that no other request of the run has, so
-    that no cache of prompts can help; "shared" is the same long text for all, so that every cache can. None
-    changes nothing.
+    """The messages with a prefix at the very beginning: "unique" adds a line that no other request of the run
+    has, so that no prompt cache can help; "shared" adds the same long text to all, so that every cache can.
+    None changes nothing.
 
-    Raises ConfigError for another word.
+    Raises ConfigError for another kind.
     """
     if kind is None:
         return tuple(messages)
@@ -340,21 +344,21 @@ def add_prefix(messages: Sequence[Message], kind: str | None, seed: int, seq: in
         )
     else:
         raise ConfigError(
-            f"No prefix is called {kind!r}.",
+            f"prefix={kind!r} is not known.",
             hint='prefix="unique" defeats prompt caches, prefix="shared" measures them.',
         )
     first = messages[0]
     return (replace(first, parts=(Text(text), *first.parts)), *messages[1:])
 
 
-# --- to a worker and back ---
+# --- serialisation ---
 
 _OPTION_ENCODERS: dict[str, Callable[[Any], Any]] = {"tools": read_tools, "schema": provider_schema}
 _OPTION_TYPES = {"tools": tuple[Tool, ...] | None, "schema": dict | None, "extra": dict | None}
 
 
 def dump(prompts: Iterable[Prompt]) -> list[dict[str, Any]]:
-    """As JSON, see core.codec."""
+    """The prompts as JSON, see core.codec."""
     return [
         {"id": p.id, "turns": [codec.to_plain(t) for t in p.turns], "options": dump_options(p.options)}
         | ({"more": dict(p.more)} if p.more else {})
@@ -363,7 +367,7 @@ def dump(prompts: Iterable[Prompt]) -> list[dict[str, Any]]:
 
 
 def load(stored: Iterable[Mapping[str, Any]]) -> tuple[Prompt, ...]:
-    """From what `dump` gave."""
+    """The prompts from the result of `dump`."""
     return tuple(
         Prompt(
             p["id"],
@@ -384,7 +388,7 @@ def dump_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """From what `dump_options` gave."""
+    """Options from the result of `dump_options`."""
     if not set(options) <= set(REQUEST):
         raise ValueError(sorted(options))
     return {

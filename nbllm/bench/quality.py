@@ -1,7 +1,7 @@
-"""What a run's answers are worth by the user's own measure: `asserts=`, `score=` and `judge=`.
+"""The quality of a run's answers by the user's own measures: `asserts=`, `score=` and `judge=`.
 
-The run's file keeps what was asked for, so that a run that goes on has the same columns. It cannot hold a
-function: `bench.resume` asks for it again, by its name, before anything is sent.
+A run's file stores these options, so that a resumed run has the same columns. It cannot store a function:
+`bench.resume` requires it again, by name, before anything is sent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-# A function of an answer and of what its prompt's row says beside the prompt.
+# A function of an answer and of the other columns of its prompt's row.
 Scorer = Callable[[str, Mapping[str, Any]], float | bool]
 _JUDGE = "judge:"
 _NOT_STORED = "A run's file cannot store functions."
@@ -34,7 +34,7 @@ _NOT_STORED = "A run's file cannot store functions."
 @dataclass(frozen=True, slots=True)
 class Quality:
     """asserts: assertions by name. score: a column of expected answers, a function, or "judge: ...", which
-    the model `judge` decides. again: whether answers that were judged before are judged anew."""
+    the model `judge` decides. rejudge: whether answers that were judged before are judged again."""
 
     asserts: Mapping[str, Any]
     score: str | Scorer | None = None
@@ -43,18 +43,18 @@ class Quality:
 
     @classmethod
     def of(cls, asserts: Any, score: Any, judge: str | None) -> Quality:
-        """As `bench.run` is told."""
+        """From the options of `bench.run`."""
         return cls(name_assertions(asserts), score, judge)
 
     def public(self) -> dict[str, Any]:
-        """For the run's file: {"name": ...} in place of what none can hold."""
+        """For the run's file: {"name": ...} in place of what cannot be stored."""
         asserts = {name: _stored_form(one) for name, one in self.asserts.items()}
         return {"asserts": asserts, "score": _stored_form(self.score), "judge": self.judge}
 
     @classmethod
     def resumed(cls, public: Mapping[str, Any], asserts: Any, score: Any, judge: str | None) -> Quality:
-        """From what `public` gave, and what was given again: that comes in place of the run's own. Raises
-        ConfigError where a function is missing."""
+        """From what `public` returned and from the options of `bench.resume`, which replace the run's own.
+        Raises ConfigError for a missing function."""
         all_asserts = {**public.get("asserts", {}), **name_assertions(asserts)}
         if missing := [name for name, one in all_asserts.items() if _is_lost_function(one)]:
             arguments = ", ".join(f"{name!r}: {all_asserts[name]['name']}" for name in missing)
@@ -72,10 +72,10 @@ class Quality:
         return cls(all_asserts, score, judge, rejudge)
 
     def check(self, answers_stored: bool, prompts: Sequence[Prompt], vectors: bool = False) -> None:
-        """Raises ConfigError where answers could not be judged after they are paid for."""
+        """Raises ConfigError where answers could not be evaluated after they were paid for."""
         if vectors and (self.asserts or self.score is not None):
             raise ConfigError(
-                "Vectors are not asserted or scored.", hint="Leave asserts, score and judge out."
+                "Embeddings cannot be asserted or scored.", hint="Leave asserts, score and judge out."
             )
         judged = isinstance(self.score, str) and self.score.startswith(_JUDGE)
         if judged != (self.judge is not None) or self.score == _JUDGE:
@@ -88,20 +88,20 @@ class Quality:
                 raise ConfigError(f"{needs} the answers.", hint="Leave keep_answers=False out.")
         build_checks(self.asserts, [p.more for p in prompts])
         if isinstance(self.score, str):
-            expected = [str(p.more.get(self.score, "")).strip() for p in prompts]  # every answer holds ""
+            expected = [str(p.more.get(self.score, "")).strip() for p in prompts]  # every answer contains ""
             if not judged and not all(expected):
                 raise ConfigError(
                     f"Not every prompt has an expected answer {self.score!r}.",
                     hint="score= names a column of the DataFrame of prompts, or is a function of an answer.",
                 )
         elif self.score is not None and not callable(self.score):
-            raise ConfigError(f"Not a score: {self.score!r}.", hint="A column's name, or a function.")
+            raise ConfigError(f"{self.score!r} is not a score.", hint="Use a column's name, or a function.")
         elif self.score is not None:
             as_check(self.score)  # raises for what cannot be called
 
     def apply(self, place: Path, df: pd.DataFrame, client: Client) -> None:
-        """Adds the columns to a run's frame, and keeps them. What cannot be checked is missing, and a warning
-        says why: the answers have been paid for."""
+        """Adds the columns to a run's frame, and stores them. Values that cannot be computed are missing,
+        with a warning: the answers have been paid for."""
         if not self.asserts and self.score is None:
             return
         succeeded = df[df["ok"].fillna(False).astype(bool)]
@@ -126,7 +126,8 @@ class Quality:
     def _judge(
         self, store: Store, texts: _RunTexts, df: pd.DataFrame, succeeded: pd.DataFrame, client: Client
     ) -> None:
-        """The share of comparisons that each answer won; what the judge cost stands in attrs["judge"]."""
+        """Sets score to the share of comparisons that each answer won; the judge's cost is in
+        attrs["judge"]."""
         scores = {} if self.rejudge else {i: s for i, (_, s) in texts.answers.items() if s is not None}
         unjudged = df if self.rejudge else df[df["block"].isin(_unjudged_blocks(succeeded, scores))]
         try:
@@ -136,13 +137,13 @@ class Quality:
                 scores |= judging.win_shares(judged)
                 df.attrs["judge"] = judged.attrs["judge"]
         except NbllmError as error:
-            warnings.warn(f"The judge could not be asked: {error.message} {error.hint}", stacklevel=4)
+            warnings.warn(f"The judge failed: {error.message} {error.hint}", stacklevel=4)
             return
         _store_scores(store, df, scores)
 
 
 def _stored_form(value: Any) -> Any:
-    """As JSON has it; the name alone of what it has not."""
+    """The value as JSON, or its name only where it has no JSON form."""
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError):
@@ -154,8 +155,8 @@ def _is_lost_function(value: Any) -> bool:
 
 
 class _RunTexts(NamedTuple):
-    """What a run's file holds of it: (answer, score) by request, what was asked by prompt, and what each
-    prompt's row says beside it."""
+    """Texts of a run's file: (answer, score) by request, prompts by id, and the other columns of each
+    prompt's row."""
 
     answers: Mapping[str, tuple[str, float | None]]
     prompts: Mapping[str, str]
@@ -170,7 +171,7 @@ def _read_texts(store: Store) -> _RunTexts:
 def _run_checks(
     texts: _RunTexts, rows: Iterable[Any], check_functions: Mapping[str, Check], verb: str
 ) -> dict[str, dict[str, float | None]]:
-    """What each check gives each request, by its id; 0 where the request failed."""
+    """The values of each check by request id; 0 where the request failed."""
     results: dict[str, dict[str, float | None]] = {}
     error = ""
     for row in rows:
@@ -195,13 +196,13 @@ def _store_scores(store: Store, df: pd.DataFrame, scores: Mapping[str, float]) -
 
 
 def _unjudged_blocks(succeeded: pd.DataFrame, scores: Mapping[str, float]) -> list[int]:
-    """The blocks with an answer that no judge has seen."""
+    """The blocks with an answer that has no score yet."""
     measured = succeeded[succeeded["phase"].astype("string") == "measure"]
     return list(measured[~measured["request_id"].isin(list(scores))]["block"].unique())
 
 
 def _contains_expected(column: str) -> Check:
-    """Whether an answer holds what a column expects, whatever the case and the spaces."""
+    """A check that the answer contains the text of a column, ignoring case and spaces."""
 
     def contains(answer: str, more: Mapping[str, Any], _row: Mapping[str, Any]) -> float:
         return float(" ".join(str(more[column]).casefold().split()) in " ".join(answer.casefold().split()))

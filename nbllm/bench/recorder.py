@@ -1,4 +1,4 @@
-"""The worker's second thread: turns finished streams into rows and writes them down while the loop goes
+"""The worker's recorder thread: turns finished streams into rows and stores them, while the event loop goes
 on."""
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from .store import Store, StoredRequest
 Row = dict[str, Any]
 _MAX_PAUSES = 20_000
 _PSI_TOTAL = re.compile(rb"some .*total=(\d+)")
-_MAX_BATCH = 64  # requests that are written down in one transaction, at most
+_MAX_BATCH = 64  # requests of one transaction
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredRequest:
-    """A request that has ended: the stream, or rows that another process measured. `slot`: what is finished
-    with it."""
+    """A finished request: its stream, or the rows that another process measured. `slot`: the slot that it
+    completes."""
 
     extra: Row
     turn: int
@@ -48,8 +48,8 @@ class MeasuredRequest:
 
 
 class Recorder:
-    """Writes what it is given, keeps the sums, tells `said` of requests. `unsaved`: rows that the disk
-    did not take, after which nothing more is asked for."""
+    """Stores finished requests, maintains the totals, and passes new rows to `on_recorded`. `unsaved`: rows
+    that could not be stored, after which no more requests are sent."""
 
     def __init__(
         self, store: Store, budget: Budget, said: Callable[[list[Row]], None], answers: bool = True
@@ -60,43 +60,43 @@ class Recorder:
         self._loop = asyncio.get_running_loop()
         self._start = time.monotonic() - store.get("seconds", 0.0)
         self.totals = {"usd": 0.0, "tokens": 0.0, "requests": 0.0}
-        for row in store.rows():  # a run that was killed has spent what it has spent
+        for row in store.rows():  # a resumed run has already spent these
             self._add_cost(row)
-        self.recent: dict[int, list[Row]] = {}  # rows by turn, until they are taken
+        self.recent: dict[int, list[Row]] = {}  # rows by turn, until they are popped
         self.unsaved: list[Row] = []
-        self.consecutive_failures: dict[str, int] = {}  # failures in a row, by name
+        self.consecutive_failures: dict[str, int] = {}  # by name
         self.failure = ""
         self._added = self._counted = 0
         self._thread = threading.Thread(target=self._write_loop, name="nbllm-recorder", daemon=True)
         self._thread.start()
 
     def add(self, finished: MeasuredRequest) -> None:
-        """Takes a request that has ended."""
+        """Queues a finished request."""
         self._added += 1
         self._queue.put(finished)
 
     async def flush(self) -> None:
-        """Returns when all that was added is on disk, or was refused there."""
+        """Returns when everything added so far is on disk, or has failed to be stored."""
         event = asyncio.Event()
         self._queue.put(event)
         await event.wait()
 
     def exhausted_limit(self, inflight: int = 0) -> str | None:
-        """Which limit of the budget has no room for a request more beside those in flight (each as dear as
-        the mean so far), or why nothing more can be kept, in words."""
+        """A text that names the limit of the budget with no room for one more request beside those in flight
+        (each as expensive as the mean so far), or the failure to store rows; None while there is room."""
         sums, inflight = self.totals, inflight + self._added - self._counted
         mean = {name: value / (sums["requests"] or 1.0) for name, value in sums.items()}
         usd, tokens = (sums[name] + mean[name] * (inflight + 1) for name in ("usd", "tokens"))
-        # float sums of equal shares may end a hair above a limit that they meet
+        # sums of floats may slightly exceed a limit that they should equal
         usd, tokens = usd * (1 - 1e-9) - 1e-12, tokens - 1e-6
         return self.failure or self._budget.exhausted_limit(
             usd, tokens, time.monotonic() - self._start, sums["requests"] + inflight
         )
 
     def store_elapsed(self) -> None:
-        """Keeps how long the run has taken, for a resumed one."""
+        """Stores the elapsed time of the run, for a resumed one."""
         if self._budget.seconds is not None:
-            with contextlib.suppress(errors.ConfigError):  # a full disk is told with the rows that it refuses
+            with contextlib.suppress(errors.ConfigError):  # a full disk is reported with the rows
                 self._store.put(seconds=time.monotonic() - self._start)
 
     def _add_cost(self, row: Row) -> None:
@@ -106,13 +106,13 @@ class Recorder:
         self.totals["requests"] += 1
 
     def close(self) -> None:
-        """Writes what is left and ends the thread."""
+        """Stores what is queued and ends the thread."""
         self._queue.put(None)
         self._thread.join()
 
     def _write_loop(self) -> None:
-        """Takes what waits together: under load, most of what a request costs here is the disk's and the
-        pipe's share."""
+        """Stores queued requests in batches: under load, disk and pipe are most of the cost of a request
+        here."""
         going_on = True
         while going_on:
             items = self._next_batch()
@@ -121,7 +121,7 @@ class Recorder:
                 if finished:
                     self._record(finished)
                 self._counted += len(finished)
-            except Exception as exc:  # noqa: BLE001 - this thread must go on answering
+            except Exception as exc:  # noqa: BLE001 - this thread must keep running
                 self.failure = self.failure or errors.as_nbllm_error(exc).message
             for event in items:
                 if isinstance(event, asyncio.Event):
@@ -153,7 +153,7 @@ class Recorder:
         self._on_recorded([rows[-1] for _, rows, _ in measured])
 
     def _answer_text(self, item: MeasuredRequest) -> str | None:
-        vectors = item.call is not None and item.call.provider.dialect in EMBEDDERS  # they are no text
+        vectors = item.call is not None and item.call.provider.dialect in EMBEDDERS  # not text
         return None if vectors or not self._answers or not item.stream else item.stream.partial().message.text
 
     def _count_failures(self, row: Row) -> None:
@@ -162,8 +162,8 @@ class Recorder:
 
 
 def _measure(item: MeasuredRequest) -> tuple[list[Row], list[Row]]:
-    """The rows and chunks of a request; where an answer cannot be measured, a row that says so: it is one of
-    many."""
+    """The rows and chunks of a request. If an answer cannot be measured, a failed row instead of an
+    exception, since it is one of many."""
     if item.stream is None or item.call is None:
         return list(item.rows), list(item.chunks)
     try:
@@ -172,14 +172,15 @@ def _measure(item: MeasuredRequest) -> tuple[list[Row], list[Row]]:
         rows = measure.rows(item.stream, call, item.extra, found)
         key = {"request_id": rows[-1]["request_id"], "attempt": rows[-1]["attempt"]}
         return rows, list(pieces.rows(item.stream, call.epoch, key, found))
-    except Exception as exc:  # noqa: BLE001 - whatever an answer holds
+    except Exception as exc:  # noqa: BLE001 - whatever an answer contains
         return [measure.failed(exc, item.call.provider, item.call.model, item.extra)], []
 
 
 def _with_token_counts(
     stream: streams.Stream, call: measure.CallContext, counter: TokenCounter | None
 ) -> measure.CallContext:
-    """The call with a tokenizer that knows the texts of its answer: they are counted all at once."""
+    """The call with a tokenizer that knows the counts of this answer's texts; they are counted in one
+    batch."""
     if counter is None:
         return call
     texts = [c.pieces for c in pieces.of(stream) if c.bears]
@@ -192,8 +193,8 @@ def _with_token_counts(
 
 
 def cost_and_tokens(row: Row) -> tuple[float, int]:
-    """US dollars and tokens of a request, for the budget. An answer that was cut before it was counted is
-    estimated: it has been paid for all the same."""
+    """(US dollars, tokens) of a request, for the budget. An answer that was cut off before usage was reported
+    is estimated, since it costs money all the same."""
     in_tokens, out_tokens = row.get("in_tokens"), row.get("out_tokens") or 0
     if in_tokens is None:
         in_tokens = (row.get("bytes_out") or 0) // 4 if out_tokens else 0
@@ -206,8 +207,8 @@ def cost_and_tokens(row: Row) -> tuple[float, int]:
 
 
 class GcPauses:
-    """The garbage collector's pauses, newest last. It may run, and add one, at any allocation, also while
-    they are read: so they are read by place."""
+    """The pauses of the garbage collector, newest last. A pause may be added at any allocation, also while
+    they are read, so they are read by index."""
 
     def __init__(self) -> None:
         self._pauses: list[tuple[float, float]] = []
@@ -223,7 +224,7 @@ class GcPauses:
                 del self._pauses[: _MAX_PAUSES // 2]
 
     def total_ms(self, start: float, end: float) -> float:
-        """Milliseconds of pauses between two moments (perf_counter seconds)."""
+        """Total pauses in ms between two moments (perf_counter seconds)."""
         total = 0.0
         for index in range(1, len(self._pauses) + 1):
             a, b = self._pauses[-index] if index <= len(self._pauses) else (start, start - 1.0)
@@ -234,22 +235,23 @@ class GcPauses:
 
 
 class CpuPressure:
-    """Seconds so far in which some task of this machine waited for a processor (Linux PSI)."""
+    """Total seconds in which some task of this machine waited for a CPU (Linux PSI)."""
 
     def __init__(self) -> None:
-        self._cached: tuple[float, float | None] = (-1.0, None)  # when, and what it was
+        self._cached: tuple[float, float | None] = (-1.0, None)  # (time of the wake-up, value)
         self._file: int | None = None
         with contextlib.suppress(OSError):
             self._file = os.open("/proc/pressure/cpu", os.O_RDONLY | os.O_CLOEXEC)
 
     def since_wakeup(self, turn: float) -> float | None:
-        """As it was when first asked in this turn of a loop: reading it gives the interpreter away."""
+        """The value when it was first read in this iteration of the event loop: reading the file releases the
+        GIL."""
         if self._cached[0] != turn:
             self._cached = (turn, self.now())
         return self._cached[1]
 
     def now(self) -> float | None:
-        """As it is now; None where it is not told."""
+        """The current value; None where the system does not provide it."""
         try:
             return (
                 None if self._file is None else int(_PSI_TOTAL.findall(os.pread(self._file, 200, 0))[0]) / 1e6

@@ -1,12 +1,12 @@
-"""`bench.report`: a run as one page that stands alone: who is best, what that rests on, how it was measured,
-and what to be careful about."""
+"""`bench.report`: a run as one self-contained page: verdicts, the figures behind them, the method, and
+caveats."""
 
 from __future__ import annotations
 
 import base64
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 _TIME_METRICS = ("ttft_ms", "ttft_sched_ms", "e2e_ms", "itl_ms", "out_tok_s", "in_tok_s", "texts_s")
 _COST = "cost_usd"
+_STAMP_SOURCES = {"kernel": "the kernel", "recv": "this process"}
 
 
 def report(
@@ -59,11 +60,11 @@ def report(
     selftest: pd.DataFrame | None = None,
     margin: float = 0.05,
 ) -> Path | str:
-    """Writes a self-contained HTML page about a frame of requests to `path` and gives the path; without one,
-    gives the page.
+    """Writes a self-contained HTML page about a frame of requests to `path` and returns the path; without a
+    path, returns the page.
 
-    selftest: the table of `bench.selftest()` on this machine. margin: see compare. The page begins with the
-    verdicts; it loads nothing, runs no script, follows the reader's light or dark theme, and fits a phone.
+    selftest: the table of `bench.selftest()` on this machine. margin: see compare. The page starts with the
+    verdicts. It loads nothing, runs no script, follows the reader's light or dark theme, and fits a phone.
     """
     df = normalize_requests(df)
     names = [str(n) for n in ordered_values(df, "name")] if len(df) else []
@@ -83,7 +84,7 @@ def report(
             _failures(df, short),
             _caveats(df, selftest),
             _selftest(selftest),
-            _method(df),
+            _method(),
         )
     )
     page = (
@@ -99,11 +100,11 @@ def report(
     return target
 
 
-# --- parts ---
+# --- sections ---
 
 
 def _all_comparisons(df: pd.DataFrame, margin: float) -> pd.DataFrame | None:
-    """Every pair in every metric, cost too; None for one model."""
+    """The comparison of every pair by every metric and by cost; None for a single model."""
     import pandas as pd
 
     if df["name"].nunique() < 2:
@@ -139,7 +140,7 @@ def _verdicts(rows: pd.DataFrame | None, short: Mapping[str, str], margin: float
 def _leaderboard(
     df: pd.DataFrame, compared: pd.DataFrame | None, short: Mapping[str, str], margin: float
 ) -> str:
-    """Everybody on one screen: figures, cost, success, and who is better than whom."""
+    """All models in one table: metrics, cost, success, and who is better than whom."""
     if not len(measured_requests(df)):
         return ""
     metric = leading_metric(df)
@@ -150,7 +151,7 @@ def _leaderboard(
     any_retries = bool((board["retries"] > 0).any())
     records = board.to_dict("records")
     head = ["model", "no.", *(SETTING_LABELS[k] for k in setting), *map(metric_heading, figures), "succeeded"]
-    head += [*(["retries"] if any_retries else []), "1,000 answers", "in all"]
+    head += [*(["retries"] if any_retries else []), "1,000 answers", "total"]
     rows = [
         [
             _name_cell(r, short),
@@ -164,7 +165,7 @@ def _leaderboard(
         ]
         for r in records
     ]
-    intro = "Medians with their 95 % intervals; what 1,000 answers cost, and what all of these did."
+    intro = "Medians with their 95 % intervals; the cost of 1,000 answers, and of all answers of this run."
     out = f"<h2>Leaderboard</h2><p>{intro}</p>{table(head, rows)}"
     if any(intro != name for name, intro in short.items()):
         full_names = "".join(f"<li>{escape(name)}</li>" for name in short)
@@ -200,7 +201,7 @@ def _summary(df: pd.DataFrame, short: Mapping[str, str]) -> str:
     ]
     summaries = summary(df, metrics=[*metrics, OK_SHARE], stats=("p50", "p90", "p99"))
     if not len(summaries):
-        return "<h2>Results</h2><p>Nothing was measured.</p>"
+        return "<h2>Results</h2><p>There are no measurements.</p>"
     setting = [k for k in SETTING_LABELS if summaries[k].nunique(dropna=False) > 1]
     any_retries, has_load = (
         (summaries["retries"] > 0).any(),
@@ -238,12 +239,14 @@ def _summary(df: pd.DataFrame, short: Mapping[str, str]) -> str:
                 format_dollars(1000 * costs[tuple(map(repr, key))][_COST]),
             ]
         )
-    intro = "Medians; below them percentiles 90 and 99, in brackets where so few requests do not tell them."
+    intro = (
+        "Medians; below them percentiles 90 and 99, in brackets where there are too few requests for them."
+    )
     return f"<h2>Results</h2><p>{intro}</p>{fold_long_table(table(head, rows), len(rows), 'Every setting')}"
 
 
 def _percentile_cell(stats: Mapping[Any, Any], metric: str) -> Cell:
-    """120, and below: 180 · (240)."""
+    """The median, and below it percentiles 90 and 99: 180 · (240)."""
     tails = [stats[metric, stat] for stat in ("p90", "p99")]
     words = [format_number(r["value"]) if r["supported"] else f"({format_number(r['value'])})" for r in tails]
     is_known = not math.isnan(stats[metric, "p50"]["value"])
@@ -305,11 +308,11 @@ def _ladder(df: pd.DataFrame, short: Mapping[str, str]) -> str:
         "load",
         "request",
     ]
-    words = (
-        "Median time to first token from each start, coldest first; what it adds to the next warmer one; and "
-        "where it goes, in ms."
+    intro = (
+        "Median time to first token of each start, coldest first; what it adds to the next warmer one; its "
+        "parts, in ms."
     )
-    return f"<h2>Cold start</h2><p>{words}</p>" + fold_long_table(
+    return f"<h2>Cold start</h2><p>{intro}</p>" + fold_long_table(
         table(head, rows, text=2), len(rows), "Every start"
     )
 
@@ -317,16 +320,16 @@ def _ladder(df: pd.DataFrame, short: Mapping[str, str]) -> str:
 def _opening(df: pd.DataFrame, heading: str) -> str:
     metadata = df.attrs.get("nbllm", {})
     used = measured_requests(df)
-    times = df["t_wall"].dropna()
+    times, stamps = df["t_wall"].dropna(), df["stamp"].dropna().astype(str).unique()
     facts = [
         plural(len(used), "measured request")
-        + (f" and {len(df) - len(used):,} to warm up" if len(df) > len(used) else ""),
+        + (f" and {len(df) - len(used):,} for warm-up" if len(df) > len(used) else ""),
         f"{plural(used['block'].nunique(), 'block')}, in random order from seed {metadata['seed']}"
         if metadata.get("seed") is not None
         else "",
         plural(used["prompt_id"].nunique(), "prompt") if used["prompt_id"].notna().any() else "",
         f"{times.min():%Y-%m-%d %H:%M} to {times.max():%H:%M} UTC" if len(times) else "",
-        f"{format_dollars(spent)} in all" if not math.isnan(spent := cost_columns(df)["total_usd"]) else "",
+        f"{format_dollars(spent)} in total" if not math.isnan(spent := cost_columns(df)["total_usd"]) else "",
         "ended early: " + str(metadata["ended"]) if metadata.get("ended") not in (None, "complete") else "",
     ]
     machine = [
@@ -334,8 +337,8 @@ def _opening(df: pd.DataFrame, heading: str) -> str:
         f"Python {metadata['python']}" if metadata.get("python") else "",
         str(metadata.get("system", "")),
         f"{metadata['cpus']} processors" if metadata.get("cpus") else "",
-        "arrivals stamped by " + _stamp_sources(df["stamp"].dropna().astype(str).unique())
-        if df["stamp"].notna().any()
+        "arrivals timestamped by " + " and ".join(_STAMP_SOURCES.get(s, s) for s in stamps)
+        if len(stamps)
         else "",
         f"made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     ]
@@ -348,9 +351,9 @@ def _opening(df: pd.DataFrame, heading: str) -> str:
 def _selftest(errors: pd.DataFrame | None) -> str:
     if errors is None:
         return (
-            "<h2>How good are these numbers?</h2><p class=box>No self-test was made on this machine. "
+            "<h2>How good are these numbers?</h2><p class=box>No self-test was run on this machine. "
             "<code>bench.report(df, path, "
-            "selftest=bench.selftest())</code> measures the measuring first.</p>"
+            "selftest=bench.selftest())</code> adds the errors of the measurement.</p>"
         )
     rows = [
         [
@@ -365,9 +368,8 @@ def _selftest(errors: pd.DataFrame | None) -> str:
         if r["n"]
     ]
     return (
-        "<h2>How good are these numbers?</h2><p>The same measuring path, pointed at a server that keeps "
-        "the moment of each of its writes, on this machine. "
-        "Errors are measured minus true.</p>"
+        "<h2>How good are these numbers?</h2><p>The same measurement of a server on this machine that stores "
+        "the time of each of its writes. Errors are measured minus true times.</p>"
         + table(
             [
                 "",
@@ -387,16 +389,16 @@ def _selftest(errors: pd.DataFrame | None) -> str:
 def _plots(df: pd.DataFrame) -> str:
     kinds = [("overview", "Every request, and the percentiles.")]
     if df["start_kind"].nunique() > 1:
-        kinds.insert(0, ("coldstart", "What a cold start is made of."))
+        kinds.insert(0, ("coldstart", "The parts of a cold start."))
     if df["concurrency"].nunique() > 1 or df["target_rate"].nunique() > 1:
         kinds.append(("load", "Latency against throughput."))
         if df["in_tokens"].nunique() > 1:
             kinds.append(("heatmap", "How load and long prompts slow each model down."))
     if df.loc[df[_COST].notna(), "name"].nunique() > 1:
-        kinds.insert(0, ("pareto", "What an answer costs against how long it takes to begin."))
+        kinds.insert(0, ("pareto", "The cost of an answer against the time until it starts."))
     if df["block"].nunique() > 5:
         kinds.append(
-            ("drift", "The run over time: what is common to all lines is the world's, not the models'.")
+            ("drift", "The run over time: changes common to all lines are external, not the models'.")
         )
     figures = []
     for kind, caption in kinds:
@@ -429,7 +431,7 @@ def _failures(df: pd.DataFrame, short: Mapping[str, str]) -> str:
         example = part["error_msg"].dropna()
         example_cell = Cell(str(example.iloc[0])[:160] if len(example) else "", style="weak t")
         rows.append([_name_cell({"name": name}, short), str(status), f"{len(part)}", example_cell])
-    intro = "They count in the shares above and are in no time."
+    intro = "They count in the shares above, but not in the times."
     table_html = fold_long_table(
         table(["model", "status", "requests", "for example"], rows, text=2), len(rows), "Every kind"
     )
@@ -443,51 +445,45 @@ def _caveats(df: pd.DataFrame, selftest: pd.DataFrame | None) -> str:
     per_name = used.groupby("name", observed=True).size()
     caveats = [
         f"{(quality == 'contaminated').sum() / n:.1%} of the requests were disturbed by this client; they "
-        f"are left out of every figure."
+        f"are left out of all times."
         if (quality == "contaminated").any()
         else "",
-        f"{(used['err_bound_ms'] > 1.0).mean():.1%} of the first tokens are known only within more than 1 "
+        f"{(used['err_bound_ms'] > 1.0).mean():.1%} of the first tokens have an error bound of more than 1 "
         f"ms (err_bound_ms)."
         if (used["err_bound_ms"] > 1.0).any()
         else "",
-        "Arrivals were stamped by this process, not by the operating system: times include its own delays."
+        "Arrivals were timestamped by this process, not the operating system: times include its own delays."
         if (used["stamp"].astype("string") == "recv").any()
         else "",
-        f"The smallest group has {plural(int(per_name.min()), 'request')}: percentiles above the "
-        f"median say little."
+        f"The smallest group has {plural(int(per_name.min()), 'request')}: too few for reliable percentiles "
+        f"above the median."
         if len(per_name) and per_name.min() < 59
         else "",
-        "The simulator answered some or all requests: these figures say nothing of a provider."
+        "The simulator answered some or all requests: these figures do not describe a provider."
         if used["simulated"].fillna(False).any()
         else "",
         "Token counts are estimates where the provider reported none (tok_source)."
         if (used["tok_source"].astype("string") == "estimate").any()
         else "",
-        "All requests came from one machine in one place: another network has other times.",
-        "" if selftest is not None else "No self-test was made.",
+        "All requests came from one machine in one location: another network has other times.",
+        "" if selftest is not None else "No self-test was run.",
     ]
-    return (
-        "<h2>Be careful</h2><ul>" + "".join(f"<li>{escape(text)}</li>" for text in caveats if text) + "</ul>"
-    )
+    return "<h2>Caveats</h2><ul>" + "".join(f"<li>{escape(text)}</li>" for text in caveats if text) + "</ul>"
 
 
 _DEFINED_COLUMNS = (*_TIME_METRICS, "tail_ms", "err_bound_ms", "quality")
 
 
-def _method(df: pd.DataFrame) -> str:
+def _method() -> str:
     docs = {c.name: c.doc for c in columns.COLUMNS}
     rows = [[name, docs[name]] for name in _DEFINED_COLUMNS]
     return (
-        "<h2>Method</h2><p>Requests were made by a process of its own. Within a block every model answers "
+        "<h2>Method</h2><p>Requests were sent by a separate process. Within a block every model answers "
         "the same prompts in random order, one after the "
-        "other. Arrival times are those of the operating system's kernel where it gives them. Intervals of "
+        "other. Arrival times are those of the operating system's kernel where available. Intervals of "
         "percentiles are distribution-free (order "
-        "statistics, widened where neighbours resemble each other); differences are Hodges and Lehmann's "
+        "statistics, widened for autocorrelation); differences are Hodges and Lehmann's "
         "estimate over the pairs of a block, with "
         "Wilcoxon's interval and a sign-flip permutation test.</p>"
         + table(["column", "meaning"], rows, text=2)
     )
-
-
-def _stamp_sources(words: Iterable[str]) -> str:
-    return " and ".join({"kernel": "the kernel", "recv": "this process"}.get(w, w) for w in words)

@@ -1,8 +1,8 @@
-"""What a worker is given: the arms, the prompts, the plan, the rules.
+"""The specification of a run: contestants, prompts, plan and rules.
 
-A run's file says which providers were asked, so that a run that goes on later is compared with them. It never
-says how to ask one: keys, addresses, commands and variables go to the worker through a pipe, and are looked
-up anew for every run, since the file may be somebody else's.
+A run's file describes the providers, so that a resumed run can be compared with it. It never says how to
+reach them: keys, addresses, commands and variables go to the worker through a pipe, and are looked up again
+for every run, since the file may come from somebody else.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from .counting import TokenCounter
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One of the models that are compared, resolved. `about`: what a file may say of its provider, see
-    `described`. counter: who counts its tokens where the server does not. batch: texts in one request, where
-    embeddings are measured."""
+    """A model that is compared, with its route. `about`: the description of its provider for the run's file,
+    see `describe_provider`. counter: counts its tokens where the server does not. batch: texts per request,
+    where embeddings are measured."""
 
     name: str
     route: Route
@@ -44,7 +44,7 @@ class Contestant:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The texts that no message about it may hold."""
+        """The texts that no message about it may contain."""
         return (*((self.key.reveal(),) if self.key else ()), *self.route.provider.secrets)
 
     @property
@@ -54,18 +54,18 @@ class Contestant:
 
     @property
     def retry_policy(self) -> Retries:
-        """How often a request that failed is sent again. None, unless asked for: a failure is a result."""
+        """How often a failed request is sent again: never unless requested, since a failure is a result."""
         return Retries(attempts=self.retries)
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How the run goes: warm-up ("auto" or a number of requests), prefix (see prompts.prefixed), limits,
-    early stop. max_errors: so many failures in a row, and a model is asked no more. think: seconds, from and
-    to, in which a user thinks before going on.
+    """Rules of a run: warm-up ("auto" or a number of requests), prefix (see prompts.add_prefix), limits,
+    early stop. max_errors: consecutive failures after which a model gets no more requests. think: the range
+    of think time in seconds.
 
-    width: the relative half width of a confidence interval at which a level ends early; disturb:
-    (milliseconds, of every so many) in which the worker's own loop is blocked, for selftest only.
+    width: the relative half width of a confidence interval at which a load level ends early; disturb: (ms, of
+    every so many ms) in which the worker's event loop is blocked, for selftest only.
     """
 
     seed: int = 0
@@ -82,7 +82,7 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A whole run."""
+    """A complete run."""
 
     run_id: str
     contestants: tuple[Contestant, ...]
@@ -91,7 +91,7 @@ class Job:
     rules: Rules
 
     def public(self) -> dict[str, Any]:
-        """As JSON for a file."""
+        """As JSON for the run's file."""
         return {
             "version": codec.VERSION,
             "run_id": self.run_id,
@@ -102,14 +102,14 @@ class Job:
         }
 
     def secret(self) -> list[dict[str, Any]]:
-        """What `public` leaves out, arm by arm; for a pipe, never for a file."""
+        """What `public` leaves out, for each contestant; for a pipe, never for a file."""
         return [secret_part(a) for a in self.contestants]
 
     @classmethod
     def of(cls, public: Mapping[str, Any], contestants: Iterable[Contestant]) -> Job:
-        """From what `public` gave, and the arms. Raises ConfigError for a later version's, and ProtocolError,
-        ValueError, KeyError and the like for what it cannot have given."""
-        codec.check_version(public.get("version", codec.VERSION))  # the first runs had none
+        """From the result of `public` and the contestants. Raises ConfigError for a newer version's, and
+        ProtocolError, ValueError, KeyError and the like for invalid content."""
+        codec.check_version(public.get("version", codec.VERSION))  # the oldest runs have no version
         job = cls(
             public["run_id"],
             tuple(contestants),
@@ -121,14 +121,14 @@ class Job:
             if turn.contestant not in range(len(job.contestants)) or not all(
                 slot.prompt in range(len(job.prompts)) for slot in turn.slots
             ):
-                raise ValueError("a turn of no arm or prompt")
+                raise ValueError("a turn without a contestant or prompt")
         return job
 
 
 def describe_provider(route: Route, row: ProviderSpec, base_url: str | None) -> dict[str, Any]:
-    """What a run's file says of a provider, for comparison. row: as its configuration is written, with its
-    variables' names in it and not their values; base_url: the address that was given by hand. What may be a
-    secret is told by a short digest."""
+    """The description of a provider in a run's file, for comparison. row: its configuration as written, with
+    the names of variables and not their values; base_url: the address that was passed explicitly. What may be
+    a secret is stored as a short digest."""
     if route.simulated:
         return {"name": route.provider.name, "dialect": route.provider.dialect}
     address = re.sub(r"(?<=//)[^/?#]*@", f"{MASK}@", (base_url or row.base_url).partition("?")[0])
@@ -143,10 +143,10 @@ def describe_provider(route: Route, row: ProviderSpec, base_url: str | None) -> 
 
 
 def check_headers(headers: Any, for_all: bool) -> dict[str, str]:
-    """Headers of one model. Raises ConfigError for what no request can have, without showing a value."""
+    """The headers of one model. Raises ConfigError for invalid ones, without showing a value."""
     if for_all:
         raise ConfigError(
-            "Headers belong to one model: another's server is not to see them.",
+            "Headers must be given for one model: other servers must not see them.",
             hint='bench.run([{"model": "openai/mini", "headers": {"x-team": "blue"}}, ...])',
         )
     named = dict(headers) if isinstance(headers, Mapping) else {"": ""}
@@ -154,13 +154,14 @@ def check_headers(headers: Any, for_all: bool) -> dict[str, str]:
         is_valid = isinstance(name, str) and _HEADER.fullmatch(name) and isinstance(value, str)
         if not is_valid or not value.isprintable() or not value.isascii():
             raise ConfigError(
-                f"Not a header: {name!r}.", hint='headers={"x-team": "blue"}: names and texts on one line.'
+                f"{name!r} is not a valid header.",
+                hint='headers={"x-team": "blue"}: names and single-line texts.',
             )
     return named
 
 
 def add_headers(row: ProviderSpec, headers: Mapping[str, str]) -> ProviderSpec:
-    """The row with headers given by hand, whose values nothing may show."""
+    """The row with additional headers, whose values are secret."""
     if headers and row.command:
         raise ConfigError(f"{row.name!r} is a command: it has no headers.", hint="Leave headers out.")
     return replace(
@@ -187,7 +188,7 @@ def _comparable(entry: Any) -> Any:
 
 
 def differences(stored: Mapping[str, Any], contestant: Contestant) -> list[str]:
-    """In which entries the arm is not the one that a run's file tells of."""
+    """The entries in which a contestant differs from its description in a run's file."""
     before = {**stored["provider"], "model": stored["model"], "simulated": stored["simulated"]}
     now = {**contestant.about, "model": contestant.route.model, "simulated": contestant.route.simulated}
     return [
@@ -203,7 +204,7 @@ def _shorten(value: Any) -> str:
 
 
 def secret_part(contestant: Contestant) -> dict[str, Any]:
-    """What no file may hold of an arm: its key, and how its provider is asked."""
+    """What no file may hold of a contestant: its key, and how its provider is reached."""
     return {
         "key": contestant.key.reveal() if contestant.key else None,
         "origin": contestant.key.origin if contestant.key else "",
@@ -231,7 +232,7 @@ def public_part(contestant: Contestant) -> dict[str, Any]:
 def to_contestant(
     public: Mapping[str, Any], secret: Mapping[str, Any], counter: TokenCounter | None = None
 ) -> Contestant:
-    """From its two halves; `counter` where its tokens are counted."""
+    """A contestant from its two parts; `counter` is used if its tokens are to be counted."""
     row = msgspec.convert(secret["provider"], ProviderSpec, dec_hook=lambda kind, public: kind(public))
     route = Route(public["asked"], row, public["model"], simulated=public["simulated"])
     key = Secret(secret["key"], "the run", secret["origin"]) if secret["key"] else None

@@ -1,4 +1,4 @@
-"""`bench.run`: what was asked for becomes a job, a worker process does it, and its rows come back as a
+"""`bench.run`: makes a job of its arguments, lets a worker process run it, and returns its rows as a
 DataFrame."""
 
 from __future__ import annotations
@@ -81,35 +81,39 @@ def run(
     """Measures `models` against each other and returns one row per attempt, in the columns of
     `bench.schema()`.
 
-    models: names, or dicts of options with `model` in it (`name` labels it; `headers` go with its requests
-    alone; a `tokenizer` of its own). prompts: see `bench.prompt_set`; None is a small built-in set, a
-    `bench.trace` has times of its own; prompt names the column of a table, whose others ride along. blocks:
-    how often every model answers; within a block all models answer the same prompt, in random order. cold:
-    True adds the cold-start ladder, or the rungs to measure (see columns.START_KINDS). concurrency: requests
-    in flight for each model (closed loop), several for a sweep. rate: requests a second (open loop; arrivals
-    "constant", "poisson" or recorded times; a pair (from, to) with arrivals="ramp"). per_turn: requests of a
-    model in a block; None for as many as keep the load steady: ten times the concurrency, ten seconds of a
-    rate (the first and last are phases "ramp" and "drain"). batch: measures embeddings, so many texts in a
-    request (those of the prompts that follow); each of several numbers is a model of its own, called "NAME
-    x16". think: seconds between an answer and what its user asks next, in a conversation and in a closed
-    loop; a pair draws them evenly. idle: pauses in seconds before a turn. warmup: "auto" until times are
-    stable, or a number of requests. cooldown: requests at the end of a turn that do not count. prefix:
-    "unique" defeats prompt caches, "shared" measures them. detect: the smallest difference worth finding, 0.1
-    for 10 %: where so many blocks would seldom find it, a warning says so, with the power and how many would,
-    before anything is sent. stop_when: the relative half width of `metric`'s interval at which a load level
-    ends early. budget: US dollars, or {"usd", "tokens", "seconds", "requests"}; it holds for what is in
-    flight, and for a run that is resumed. max_errors: so many failures in a row, and a model is asked no
-    more; None for no end. keep_answers: False keeps no text (see `bench.answers`). score: a column of
-    expected answers, each of which an answer must hold, or a function of an answer and of the prompt's other
-    columns; it gives a column score; or "judge: which answer is more correct?", which the model judge decides
-    between each two answers (see `bench.judge`). asserts: what an answer must be (see docs/benchmarks.md):
-    columns check_NAME and passed. tokenizer: who counts where a server does not: a name of tiktoken's, a
-    Hugging Face tokenizer.json, a tokenizer, or a function of a text; without it tok_source says estimate.
-    directory: where the run is kept. progress: False for none, or who shows it. disturb: see selftest.
+    models: names, or dicts of options with `model` in it (`name` is its label; `headers` are sent with its
+    requests only; a `tokenizer` of its own). prompts: see `bench.prompt_set`; None is a small built-in set; a
+    `bench.trace` has its own times. prompt: the column of a table with the prompts; its other columns are
+    kept. blocks: how often every model answers; within a block all models answer the same prompt, in random
+    order. cold: True adds the cold-start ladder; or the start kinds to measure (see columns.START_KINDS).
+
+    concurrency: requests in flight for each model (closed loop), several for a sweep. rate: requests per
+    second (open loop; arrivals "constant", "poisson" or recorded times; a pair (from, to) with
+    arrivals="ramp"). per_turn: requests of a model in a block; None for as many as a steady load needs: ten
+    times the concurrency, or ten seconds of a rate (the first and last ones have the phases "ramp" and
+    "drain"). batch: measures embeddings, with so many texts per request (those of this and the following
+    prompts); each of several numbers is a contestant of its own, named "NAME x16". think: seconds between an
+    answer and the user's next message, in a conversation and in a closed loop; a pair is a uniform range.
+    idle: pauses in seconds before a turn. warmup: "auto" until times are stable, or a number of requests.
+    cooldown: requests at the end of a turn that do not count. prefix: "unique" defeats prompt caches,
+    "shared" measures them.
+
+    detect: the smallest difference to detect, 0.1 for 10 %: if the blocks are too few for it, a warning with
+    the power and the number of blocks needed is shown before anything is sent. stop_when: the relative half
+    width of `metric`'s interval at which a load level ends early. budget: US dollars, or {"usd", "tokens",
+    "seconds", "requests"}; it includes requests in flight, and continues when a run is resumed. max_errors:
+    consecutive failures after which a model gets no more requests; None for no limit. keep_answers: False
+    stores no texts (see `bench.answers`). score: a column of expected answers, which the answers must
+    contain, or a function of an answer and of the other columns of its prompt; it adds a column score; or
+    "judge: which answer is more correct?", which the model judge decides for each pair of answers (see
+    `bench.judge`). asserts: what an answer must satisfy (see docs/benchmarks.md): adds columns check_NAME and
+    passed. tokenizer: counts tokens where a server does not: a name of tiktoken's, a Hugging Face
+    tokenizer.json, a tokenizer, or a function of a text; without it they are estimated (tok_source).
+    directory: where the run is stored. progress: False for none, or a display. disturb: see selftest.
     options: of every call, such as max_tokens, temperature, timeout.
 
-    A request that fails is a row with its status. Stop (Ctrl-C) ends the run and returns what is there;
-    `bench.resume` goes on. Raises ConfigError for what cannot be planned.
+    A failed request is a row with its status. Stop (Ctrl-C) ends the run and returns its rows so far;
+    `bench.resume` continues it. Raises ConfigError for invalid arguments.
     """
     model_list = (
         list(models) if isinstance(models, Iterable) and not isinstance(models, (str, Mapping)) else [models]
@@ -140,10 +144,10 @@ def run(
     prompt_set = prompts_of(prompts, prompt)
     quality = Quality.of(asserts, score, judge)
     quality.check(keep_answers, prompt_set, vectors=any(contestant.batch for contestant in contestants))
-    if judge is not None:  # found before anything is paid for
+    if judge is not None:  # checked before anything costs money
         client.resolve(judge, None, None).check()
         if len(contestants) < 2:
-            raise errors.ConfigError("A judge compares answers of two models.", hint="Name another model.")
+            raise errors.ConfigError("A judge needs the answers of two models.", hint="Add another model.")
     seed = secrets.randbelow(2**31) if seed is None else seed
     loads = plan.LoadShape.of(concurrency=concurrency, rate=rate, arrivals=arrivals, per_turn=per_turn)
     loads = tuple(replace(load, aligned=is_trace) for load in loads)
@@ -178,10 +182,11 @@ def run(
     run_path = Path(directory) if directory is not None else runs_directory() / run_id
     if _has_job(run_path):
         raise errors.ConfigError(
-            f"There is a run in {run_path} already.",
-            hint=f"bench.resume({str(run_path)!r}) goes on with it; or name another directory.",
+            f"{run_path} already has a run.",
+            hint=f"Continue it with bench.resume({str(run_path)!r}), or choose another directory.",
         )
-    job = _check_requests(Job(run_id, contestants, prompt_set, turns, rules), client)
+    job = Job(run_id, contestants, prompt_set, turns, rules)
+    _check_requests(job, client)
     _check_prices(contestants, run_limits)
     warning = " ".join(
         filter(None, (planning.power_warning(len(contestants), blocks, detect), plan.unsteady_warning(loads)))
@@ -216,16 +221,18 @@ def resume(
     progress: Progress | bool | None = None,
     client: Client | None = None,
 ) -> pd.DataFrame:
-    """Goes on with a run that was stopped or killed (its directory, run_id or frame), and gives the frame.
+    """Continues a run that was stopped or killed (given by directory, run_id or frame), and returns its
+    frame.
 
-    A run's file names its models, and no more: each is looked up anew in the configuration of this session,
-    with its key, address and format. What was given by hand is given again, by the model's label: api_key,
-    base_url, dialect, headers; and the tokenizer, one for all or by labels. What the run asserts and scores
-    is applied to the whole frame; functions are given again, assertions by their names (asserts, score and
-    judge come in place of the run's own). A judge sees those blocks alone that it has not seen. Raises
-    ConfigError, before anything is sent, where something is missing or a model would not be asked as it was:
-    the run may be somebody else's. budget: in place of the run's own, of which all count that it has spent
-    before; None keeps that.
+    A run's file names its models only: each is looked up again in the configuration of this session, with its
+    key, address and format. What was passed explicitly must be passed again, by the model's name: api_key,
+    base_url, dialect, headers; and the tokenizer, one for all or by name. The run's assertions and score are
+    applied to the complete frame; functions must be passed again, assertions by name (asserts, score and
+    judge replace the run's own). A judge sees only blocks that it has not seen yet. budget replaces the run's
+    own; what the run has spent before counts; None keeps the old one.
+
+    Raises ConfigError, before anything is sent, where something is missing or a model's configuration has
+    changed: the run may come from somebody else.
     """
     limits = None if budget is None else _budget_limits(plan.Budget.of(budget))
     client = client or default_client()
@@ -234,7 +241,7 @@ def resume(
         public, stored_quality = store.get("job"), store.get("quality", {})
     if public is None:
         raise errors.ConfigError(
-            f"The run in {run_path} was ended before it began.", hint="Start it again with bench.run(...)."
+            f"The run in {run_path} ended before it started.", hint="Start it again with bench.run(...)."
         )
     by_hand: dict[str, Mapping[str, Any]] = {
         "api_key": api_key or {},
@@ -261,8 +268,8 @@ def resume(
         raise
     except (errors.ProtocolError, LookupError, TypeError, ValueError, AttributeError):
         raise errors.ConfigError(
-            f"What the run in {run_path} was to do cannot be read.",
-            hint="bench.load gives the rows that it has; bench.run(...) begins another.",
+            f"The job of the run in {run_path} cannot be read.",
+            hint="Load its rows with bench.load, or start a new run with bench.run(...).",
         ) from None
     df = run_job(run_path, job, progress)
     quality.apply(run_path, df, client)
@@ -270,7 +277,7 @@ def resume(
 
 
 def _tokenizers_by_name(tokenizer: Any, public: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The tokenizer of each model whose tokens a run counts, by its label."""
+    """The tokenizer of each model whose tokens the run counts."""
     if isinstance(tokenizer, Mapping):
         return tokenizer
     names = [a["name"] for a in public["arms"] if a.get("counted")]
@@ -278,7 +285,7 @@ def _tokenizers_by_name(tokenizer: Any, public: Mapping[str, Any]) -> Mapping[st
 
 
 def runs() -> pd.DataFrame:
-    """The runs kept on this machine, newest first: run_id, created, models, rows, ended, directory."""
+    """The runs stored on this machine, newest first: run_id, created, models, rows, ended, directory."""
     import pandas as pd
 
     rows = []
@@ -301,7 +308,8 @@ def runs() -> pd.DataFrame:
 
 
 def chunks(df: pd.DataFrame) -> pd.DataFrame:
-    """The long frame of the chunks of the requests in `df`: one row per event, with its arrival and bounds.
+    """The chunks of the requests in `df` as a long frame: one row per event, with its arrival time and
+    bounds.
 
     Raises ConfigError where a run's directory is not on this machine.
     """
@@ -316,35 +324,35 @@ def chunks(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def tokens(df: pd.DataFrame) -> pd.DataFrame:
-    """The chunks that hold tokens as one row per token: `token` from 0, its t_ms, and `interpolated` where
-    several came in one chunk and share its arrival evenly since the chunk before. Chunks whose count nobody
-    tells count as their share of the request's streamed tokens, at least one."""
+    """The chunks that have tokens as one row per token: `token` from 0, its t_ms, and `interpolated` where
+    several tokens came in one chunk and are spread evenly over the time since the previous one. Chunks of
+    unknown count get their share of the request's streamed tokens, at least one."""
     from .token_times import token_rows
 
     return token_rows(df, chunks(df))
 
 
-# --- from what was asked for to a job ---
+# --- contestants ---
 
 
 def _contestants(models: list[Model], options: Mapping[str, Any], client: Client) -> tuple[Contestant, ...]:
     if not models:
         raise errors.ConfigError(
-            "No model was named.", hint='bench.run(["openai/mini", "gemini/flash"], ...)'
+            "No model was given.", hint='bench.run(["openai/mini", "gemini/flash"], ...)'
         )
     contestants = tuple(_contestant(m, options, client) for m in models)
     names = [a.name for a in contestants]
     duplicate = next((n for n in names if names.count(n) > 1), None)
     if duplicate:
         raise errors.ConfigError(
-            f"Two models are called {duplicate!r}.",
-            hint='Tell them apart: {"model": ..., "name": "another label"}.',
+            f"Two models have the name {duplicate!r}.",
+            hint='Give one another name: {"model": ..., "name": "another label"}.',
         )
     return contestants
 
 
 def _expand_batches(models: Sequence[Model], batch: int | Sequence[int] | None) -> Iterator[Model]:
-    """Each model with each number of texts in a request."""
+    """Each model with each batch size."""
     for model in models:
         model_options = {"model": model} if isinstance(model, str) else dict(model)
         sizes = model_options.pop("batch", batch)
@@ -357,10 +365,10 @@ def _expand_batches(models: Sequence[Model], batch: int | Sequence[int] | None) 
 
 
 def reject_cached_answers(options: Mapping[str, Any]) -> None:
-    """Raises ConfigError where a benchmark is told to take answers that are known: it would measure none."""
+    """Raises ConfigError for a benchmark with cached answers: there would be nothing to measure."""
     if options.get("cache") in ("true", "refresh", True):
         raise errors.ConfigError(
-            "A benchmark takes no answer from the cache.", hint="Leave cache=true and cache=refresh out."
+            "A benchmark cannot use cached answers.", hint="Leave cache=true and cache=refresh out."
         )
 
 
@@ -383,19 +391,17 @@ def _contestant(model_spec: Model, common: Mapping[str, Any], client: Client) ->
         unknown = "tokenizer"
     if not isinstance(model, str) or unknown:
         raise errors.ConfigError(
-            f"No option is called {unknown!r}."
-            if unknown
-            else "A model's options need `model`, the name of what to ask.",
+            f"{unknown!r} is not an option." if unknown else "A dict of a model's options needs `model`.",
             hint='{"model": "openai/mini", "name": "a label", "max_tokens": 100}'
             if not unknown
-            else f"It is of the whole run: bench.run(models, prompts, {unknown}=...)."
+            else f"It applies to the whole run: bench.run(models, prompts, {unknown}=...)."
             if batch is None and unknown in run.__annotations__
             else errors.did_you_mean(OPTION_SYNONYMS.get(unknown, unknown), (*allowed, *run.__annotations__)),
         )
     address = [options.pop(option, None) for option in ADDRESS]
     timeout, retries = options.pop("timeout", None), options.pop("retries", None)
     keep = bool(options.pop("keep", False))
-    Timeouts.of(timeout)  # raises for what is no limit
+    Timeouts.of(timeout)  # raises for invalid limits
     if batch is not None:
         own = {name: options.pop(name) for name in ("purpose", "dimensions") if name in options}
         options["extra"] = {**(options.get("extra") or {}), **wanted(**own)}
@@ -411,7 +417,7 @@ def _resolve_contestant(
     headers: Mapping[str, str] | None = None,
     batch: int | None = None,
 ) -> Contestant:
-    """The arm of a model with its route and key, by this session's configuration."""
+    """The contestant of a model with its route and key, by this session's configuration."""
     if client.tapes.get_source() is not None:
         raise errors.ConfigError("A replay cannot be measured.", hint="End it: %llm replay off.")
     base_url, dialect, api_key = address
@@ -435,13 +441,14 @@ def _resolve_contestant(
     return Contestant(model, route, describe_provider(route, row, base_url), key=key, batch=batch)
 
 
-# --- a run's file, which may be somebody else's ---
+# --- a run's file, which may come from somebody else ---
 
 
 def _restore_contestant(
     stored: Mapping[str, Any], by_hand: Mapping[str, Mapping[str, Any]], client: Client
 ) -> Contestant:
-    """The arm that a run's file tells of, looked up here. Raises ConfigError where it is another one here."""
+    """The contestant that a run's file describes, looked up here. Raises ConfigError where its configuration
+    differs."""
     name, requested, provider = str(stored["name"]), str(stored["asked"]), stored["provider"]
     options = prompts.load_options(stored["options"])
     Timeouts.of(stored["timeout"])
@@ -453,19 +460,21 @@ def _restore_contestant(
         )
     except errors.ConfigError as error:
         raise errors.ConfigError(
-            f"{name!r} cannot be asked as it was: {error.message}",
+            f"{name!r} cannot be used as before: {error.message}",
             hint=f"{error.hint} {_address_hint(name, provider)}",
         ) from None
     counter = counting.token_counter(by_hand["tokenizer"].get(name))
     if stored.get("counted") and counter is None:
         raise errors.ConfigError(
-            f"A tokenizer counted the tokens of {name!r}.",
+            f"The run counts the tokens of {name!r} with a tokenizer.",
             hint="Give it again: bench.resume(run, tokenizer=...).",
         )
     changed = differences(stored, contestant)
     if changed:
-        hint = f"Set it up as it was, or begin anew with bench.run(...). {_address_hint(name, provider)}"
-        raise errors.ConfigError(f"{name!r} would not be asked as it was: {'; '.join(changed)}.", hint=hint)
+        hint = f"Restore it, or start a new run with bench.run(...). {_address_hint(name, provider)}"
+        raise errors.ConfigError(
+            f"The configuration of {name!r} has changed: {'; '.join(changed)}.", hint=hint
+        )
     return replace(
         contestant,
         name=name,
@@ -480,13 +489,14 @@ def _restore_contestant(
 
 def _address_hint(name: str, provider: Mapping[str, Any]) -> str:
     return (
-        f"An address given by hand, if it is one that you trust, is given again: base_url={{{name!r}: "
+        f"If its address was passed to the run and you trust it, pass it again: base_url={{{name!r}: "
         f"{str(provider.get('base_url', ''))!r}}}."
     )
 
 
 def _reject_agent_options(job: Job) -> None:
-    """Raises ConfigError where a file tells an agent on this machine what it may do, or where."""
+    """Raises ConfigError where a run's file sets permissions or the working folder of an agent on this
+    machine."""
     agents = [
         contestant
         for contestant in job.contestants
@@ -495,8 +505,8 @@ def _reject_agent_options(job: Job) -> None:
     for contestant in agents:
         if contestant.options.get("extra") or any(prompt.options.get("extra") for prompt in job.prompts):
             raise errors.ConfigError(
-                f"What the command {contestant.route.provider.name!r} may do is not taken from a run's file.",
-                hint="Begin anew with bench.run(...).",
+                f"A run's file may not set options of the command {contestant.route.provider.name!r}.",
+                hint="Start a new run with bench.run(...).",
             )
 
 
@@ -505,7 +515,7 @@ def _check_names(by_hand: Mapping[str, Mapping[str, Any]], names: Sequence[str])
         unknown = next((name for name in values if name not in names), None)
         if unknown is not None:
             raise errors.ConfigError(
-                f"{option} is given for {unknown!r}, which is no model of this run.",
+                f"{option} is given for {unknown!r}, which is not a model of this run.",
                 hint=f"Its models are {', '.join(map(repr, names))}.",
             )
 
@@ -526,7 +536,7 @@ def _start_kinds(value: Sequence[str]) -> tuple[str, ...]:
     unknown = next((k for k in kinds if k not in columns.START_KINDS), None)
     if unknown:
         raise errors.ConfigError(
-            f"No start is called {unknown!r}.", hint=f"There are {', '.join(columns.START_KINDS)}."
+            f"{unknown!r} is not a start kind.", hint=f"Use {', '.join(columns.START_KINDS)}."
         )
     return kinds
 
@@ -534,8 +544,8 @@ def _start_kinds(value: Sequence[str]) -> tuple[str, ...]:
 def _drop_impossible_turns(
     turns: tuple[plan.Turn, ...], contestants: tuple[Contestant, ...], client: Client, *, strict: bool
 ) -> tuple[plan.Turn, ...]:
-    """Without what a model cannot do: not every one can be told to leave the memory, and a command has no
-    connection or client."""
+    """The turns without those that a model cannot do: a command has no connection or client, and not every
+    model can be unloaded."""
     turns = tuple(
         t
         for t in turns
@@ -550,19 +560,19 @@ def _drop_impossible_turns(
     }
     if strict and any(t.start_kind == "cold_model" and t.contestant in not_unloadable for t in turns):
         raise errors.ConfigError(
-            "cold_model needs a model that can be told to unload: one of Ollama, or in a file.",
+            "cold_model needs a model that can be unloaded: one of Ollama's, or a local file.",
             hint="Leave cold_model out for the others.",
         )
     return tuple(t for t in turns if not (t.start_kind == "cold_model" and t.contestant in not_unloadable))
 
 
-def _check_requests(job: Job, client: Client) -> Job:
-    """The job. Raises ConfigError, before anything is sent or paid for, where a model's address can be
-    nobody's, or where its format has no word for what a prompt wants."""
+def _check_requests(job: Job, client: Client) -> None:
+    """Raises ConfigError, before anything is sent or costs money, where a model's address is invalid, or its
+    format does not support a prompt."""
     for contestant in job.contestants:
         if contestant.batch and not all(map(_is_single_text, job.prompts)):
             raise errors.ConfigError(
-                f"{contestant.name!r} embeds texts: a prompt of this run is more than one.",
+                f"{contestant.name!r} embeds texts: each prompt must be a single text.",
                 hint="Leave out system, images, turns and options of calls.",
             )
         try:
@@ -575,13 +585,12 @@ def _check_requests(job: Job, client: Client) -> Job:
                 client.encode(request, contestant.route, contestant.key, keep=contestant.keep)
         except errors.ConfigError as error:
             raise errors.ConfigError(
-                f"{contestant.name!r} cannot be asked: {error.message}", hint=error.hint or "Leave it out."
+                f"{contestant.name!r} cannot be used: {error.message}", hint=error.hint or "Leave it out."
             ) from None
-    return job
 
 
 def _is_single_text(prompt: prompts.Prompt) -> bool:
-    """Whether a prompt is one text and no more."""
+    """Whether a prompt is a single text and nothing else."""
     messages = [message for turn in prompt.turns for message in turn]
     return (
         len(messages) == 1
@@ -592,7 +601,7 @@ def _is_single_text(prompt: prompts.Prompt) -> bool:
 
 
 def _one_of_each_kind(prompt_list: Sequence[prompts.Prompt]) -> list[prompts.Prompt]:
-    """One prompt of each kind: with the same options, and the same kinds of parts."""
+    """One prompt for each combination of options and kinds of parts."""
     return list(
         {
             (repr(p.options), *sorted({type(part).__name__ for m in p.turns[0] for part in m.parts})): p
@@ -610,101 +619,114 @@ def _is_seconds(value: Any) -> bool:
 
 
 def _is_seconds_range(value: Any) -> bool:
-    """Whether it is seconds, or a pair of them, from and to."""
+    """Whether it is seconds, or a pair of them (from, to)."""
     pair = value if isinstance(value, (tuple, list)) else (value, value)
     return len(pair) == 2 and all(map(_is_seconds, pair)) and bool(pair[0] <= pair[1])
 
 
 def _check_options(**given: Any) -> None:
-    """Raises ConfigError for an option that is none of what it may be."""
+    """Raises ConfigError for an option with an invalid value."""
     for option, (is_valid, message, hint) in _OPTION_CHECKS.items():
         if not is_valid(value := given[option]):
             raise errors.ConfigError(f"{message} {value!r}.", hint=hint)
 
 
-# What each option may be; else what is said, and what to do.
+# For each option: whether a value is valid; the message, before the value, if not; the hint.
 _OPTION_CHECKS: dict[str, tuple[Callable[[Any], bool], str, str]] = {
     "models": (
         lambda v: all(isinstance(m, (str, Mapping)) for m in v),
-        "Not models:",
+        "models must be names or dicts of options, not",
         'bench.run(["openai/mini", {"model": "gemini/flash", "name": "flash"}], ...)',
     ),
-    "cooldown": (lambda v: _is_whole_number(v, 0), "cooldown is a number of requests, not", "cooldown=5"),
+    "cooldown": (
+        lambda v: _is_whole_number(v, 0),
+        "cooldown must be a number of requests, not",
+        "cooldown=5",
+    ),
     "idle": (
         lambda v: isinstance(v, Collection) and len(v) > 0 and all(map(_is_seconds, v)),
-        "idle is a list of pauses in seconds, not",
+        "idle must be a list of pauses in seconds, not",
         "idle=[0, 30, 300]",
     ),
     "cold": (
         lambda v: isinstance(v, (bool, str)) or (isinstance(v, Collection) and len(v) > 0),
-        "Not a ladder of starts:",
+        "cold must be True, False or a list of start kinds, not",
         f"cold=True, or a list of {', '.join(columns.START_KINDS)}.",
     ),
-    "seed": (lambda v: v is None or _is_whole_number(v, -math.inf), "seed is a whole number, not", "seed=7"),
+    "seed": (
+        lambda v: v is None or _is_whole_number(v, -math.inf),
+        "seed must be a whole number, not",
+        "seed=7",
+    ),
     "stop_when": (
         lambda v: v is None or (_is_seconds(v) and v > 0),
-        "stop_when is half the width of an interval, not",
+        "stop_when must be a relative half width above 0, not",
         "stop_when=0.05 is 5 %.",
     ),
     "keep_answers": (
         lambda v: isinstance(v, bool),
-        "keep_answers is True or False, not",
+        "keep_answers must be True or False, not",
         "keep_answers=False",
     ),
-    "disturb": (lambda v: v is None or _is_seconds_range(v), "Not a disturbance:", "See bench.selftest."),
+    "disturb": (
+        lambda v: v is None or _is_seconds_range(v),
+        "disturb must be a pair of milliseconds, not",
+        "See bench.selftest.",
+    ),
     "directory": (
         lambda v: v is None or isinstance(v, (str, os.PathLike)),
-        "Not a directory:",
+        "directory must be a path, not",
         'directory="runs/monday"',
     ),
     "retries": (
         lambda v: v is None or _is_whole_number(v, 0),
-        "retries is a number of times, not",
+        "retries must be a whole number, not",
         "retries=2",
     ),
     "warmup": (
         lambda v: v == "auto" or _is_whole_number(v, 0),
-        "Not a warm-up:",
-        'warmup="auto", or a number of requests.',
+        'warmup must be "auto" or a number, not',
+        'Use warmup="auto", or a number of requests.',
     ),
     "prefix": (
         lambda v: v in (None, "unique", "shared"),
-        "No prefix is called",
+        "prefix cannot be",
         'prefix="unique" defeats prompt caches, prefix="shared" measures them.',
     ),
     "metric": (
         lambda v: any(c.name == v and c.dtype == "float64" for c in columns.COLUMNS),
-        "No metric is called",
+        "metric cannot be",
         "bench.schema() lists the columns; ttft_ms, e2e_ms and itl_ms are usual.",
     ),
     "max_errors": (
         lambda v: v is None or _is_whole_number(v, 1),
-        "Not a number of failures:",
+        "max_errors must be a number of failures, not",
         "max_errors=10, or None.",
     ),
     "think": (
         lambda v: v is None or _is_seconds_range(v),
-        "Not a time to think:",
+        "think must be seconds or a pair of them, not",
         "think=5 seconds, or think=(2, 8).",
     ),
 }
 
 
 def _check_prices(contestants: Sequence[Contestant], budget: plan.Budget) -> None:
-    """Raises ConfigError where a budget of dollars would hold nothing: nobody knows what a model costs."""
+    """Raises ConfigError where a budget in dollars cannot be enforced, since the price of a model is
+    unknown."""
     for contestant in contestants if budget.usd is not None else ():
         row = contestant.route.provider
         is_free = row.command or contestant.route.simulated or addresses.parse(row.base_url).is_local
         price = prices.facts(contestant.route.model, row)
         if not is_free and (price.input if contestant.batch else price.output) is None:
             raise errors.ConfigError(
-                f"A budget in dollars cannot hold {contestant.name!r}: its price is not known.",
-                hint='Give its price in the configuration, or use budget={"tokens": ..., "requests": ...}.',
+                f"A budget in dollars is not possible with {contestant.name!r}: its price is not known.",
+                hint='Set its price in the configuration, or use budget={"tokens": ..., "requests": ...}.',
             )
 
 
 def _has_job(path: Path) -> bool:
-    """Whether a run's job stands in the directory; one that was killed before that has not begun."""
+    """Whether the directory has a run with a job; a run that was killed before storing it has not started."""
     if not (path / FILE).exists():
         return False
     with Store(path) as store:

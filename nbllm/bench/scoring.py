@@ -1,4 +1,4 @@
-"""Answers that were kept: a run's, with what was asked, and those that a user marked as good."""
+"""Stored answers: those of a run with their prompts, and those that a user marked as good."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def answers(df: pd.DataFrame) -> pd.DataFrame:
     """The texts of the answers in `df`: run_id, request_id, name, prompt_id, block, prompt (the last
-    message), answer, score. Of requests that failed, what came.
+    message), answer, score. For a failed request, the part that arrived.
 
-    Raises ConfigError where a run is not on this machine. A run with keep_answers=False has none.
+    Raises ConfigError where a run is not on this machine. A run with keep_answers=False has no answers.
     """
     import pandas as pd
 
@@ -38,7 +38,7 @@ def answers(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def prompt_texts(store: Store) -> dict[str, str]:
-    """The last message of each prompt's turn, by its id."""
+    """The last message of each turn, by prompt id."""
     texts: dict[str, str] = {}
     for prompt in load((store.get("job") or {}).get("prompts", [])):
         for number, turn in enumerate(prompt.turns):
@@ -47,11 +47,11 @@ def prompt_texts(store: Store) -> dict[str, str]:
 
 
 def preferences() -> pd.DataFrame:
-    """What was kept as good answers (the button below them, `%llm kept add MODEL`) as comparisons for
-    `bench.win_rates`: one row for each two models that answered the same words, of which one was kept or
-    both.
+    """Answers that were marked as good (the button below an answer, `%llm kept add MODEL`) as comparisons for
+    `bench.win_rates`: one row for each two models that answered the same prompt, of which at least one answer
+    was marked.
 
-    Columns: prompt_id (a digest of the words), prompt, a, b, winner (who was kept; "tie" for both),
+    Columns: prompt_id (a digest of the prompt), prompt, a, b, winner (the marked one; "tie" if both were),
     simulated. Raises ConfigError where they cannot be read.
     """
     import pandas as pd
@@ -68,7 +68,7 @@ def preferences() -> pd.DataFrame:
 
 
 def _preference_rows(prompt: str, preferred: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Those kept before the others, and as good as each other."""
+    """Marked answers win against the others, and tie with each other."""
     winners = list(dict.fromkeys(model_name(row) for row in preferred))
     others = sorted({str(other) for row in preferred for other in row.get("over", ())} - set(winners))
     common: dict[str, Any] = {

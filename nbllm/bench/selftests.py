@@ -1,5 +1,4 @@
-"""The measuring path measured: every metric's error on this machine, against a simulator that knows when it
-sent what."""
+"""The error of every metric on this machine, measured against a simulator that records when it sent what."""
 
 from __future__ import annotations
 
@@ -14,8 +13,7 @@ from .supervisor import simulator
 if TYPE_CHECKING:
     import pandas as pd
 
-# What each line of the result must keep to, in ms, and at which quantile (README, "How good are the
-# numbers").
+# The quantile of the error and its limit in ms (README, "How good are the numbers").
 ERROR_LIMITS = {"token, certified": ("p99", 0.3), "first token": ("p50", 0.5)}
 
 
@@ -30,13 +28,13 @@ def selftest(
     seed: int = 0,
 ) -> pd.DataFrame:
     """Measures the simulator and returns the errors: one row per metric with n, the median, 99th percentile
-    and largest error (ms), the share that is certified and the share of the others whose bounds hold the
-    truth.
+    and maximum of the error (ms), the share that is certified, and the share of the others whose bounds
+    contain the true time.
 
     concurrency, requests: the load. ttft, gap: seconds. tokens: of each answer. disturb: (busy, every)
-    milliseconds for which the measuring process is made to sleep on the job; then `flagged` says how many of
-    the disturbed requests were called so. Takes about requests / concurrency * (ttft + gap * tokens) seconds,
-    and some three more.
+    milliseconds for which the measuring process is blocked; then `flagged` is the share of the inaccurate
+    requests that were marked as contaminated. Takes about requests / concurrency * (ttft + gap * tokens)
+    seconds, and some three more.
     """
     with simulator() as addresses, tempfile.TemporaryDirectory(prefix="nbllm-selftest-") as directory:
         model = {

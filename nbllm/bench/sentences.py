@@ -1,4 +1,4 @@
-"""Verdicts in words: a sentence for each pair that differs, or, where they are many, for each metric."""
+"""Verdicts as sentences: one for each pair that differs or, where there are many, one for each metric."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SETTING_LABELS = {
     "target_rate": "asked /s",
     "idle_s": "idle s",
 }
-_MAX_SENTENCES = 8  # sentences that somebody reads
+_MAX_SENTENCES = 8  # about single pairs
 _Row = Mapping[Any, Any]
 
 
 def sentences(rows: Iterable[_Row], names: Mapping[str, str]) -> list[str]:
-    """What was decided, in few sentences; names: as models are called in them."""
+    """The decided comparisons as a few sentences. names: the display names of models."""
     all_rows = list(rows)
     decided = [r for r in all_rows if r["verdict"] in BETTER | WORSE]
     return (
@@ -34,7 +34,7 @@ def sentences(rows: Iterable[_Row], names: Mapping[str, str]) -> list[str]:
 
 
 def sentence(row: _Row, names: Mapping[str, str]) -> str:
-    """A row of `compare` in words."""
+    """A row of `compare` as a sentence."""
     p_text = "p < 0.001" if row["p_holm"] < 0.001 else f"p = {row['p_holm']:.3f}"
     setting = f" ({found})" if (found := setting_text(row, SETTING_LABELS)) else ""
     return (
@@ -44,7 +44,7 @@ def sentence(row: _Row, names: Mapping[str, str]) -> str:
 
 
 def _by_metric(rows: list[_Row], names: Mapping[str, str]) -> Iterator[str]:
-    """Who is ahead in each metric and setting, of how many, and how many pairs are open."""
+    """For each metric and setting: the unbeaten models, and how many pairs are undecided."""
     groups: dict[tuple[str, str], list[_Row]] = {}
     for row in rows:
         groups.setdefault((row["metric"], setting_text(row, SETTING_LABELS)), []).append(row)
@@ -73,24 +73,24 @@ def _by_metric(rows: list[_Row], names: Mapping[str, str]) -> Iterator[str]:
         yield (
             f"{label[:1].upper() + label[1:]}: {' and '.join(names[n] for n in winners[:3])} "
             f"{'is' if len(winners) == 1 else 'are each'} {verdict} than {won[winners[0]]} of the "
-            f"{len(models) - 1} others, and behind nobody"
+            f"{len(models) - 1} others, and worse than none"
             + (f"; {open_} of {len(part)} undecided." if open_ else ".")
         )
     yield from (f"{words} in {', '.join(labels)}." for words, labels in undecided_labels.items() if labels)
 
 
 def _failures_and_retries(row: _Row) -> str:
-    """What a sentence must not leave out: failures and retries."""
+    """Failures and retries, which must be mentioned with a verdict."""
     failed, retries = ([row.get(f"{what}_{side}") or 0.0 for side in "ab"] for what in ("failed", "retries"))
     parts = (
         f"; {failed[0]:.0%} and {failed[1]:.0%} of their requests failed" if max(failed) > 0 else "",
-        f"; {retries[0]:.2g} and {retries[1]:.2g} retries a request" if max(retries) > 0 else "",
+        f"; {retries[0]:.2g} and {retries[1]:.2g} retries per request" if max(retries) > 0 else "",
     )
     return "".join(parts)
 
 
 def _difference_text(row: _Row) -> str:
-    """12 % (8 to 16 %), or a factor of 3.4 (3.1 to 3.6)."""
+    """For example "12 % (8 to 16 %)" or "a factor of 3.4 (3.1 to 3.6)"."""
     if math.isnan(row["ci_lo"]):
         low, high = sorted(abs(row[end]) * 100 for end in ("diff_lo", "diff_hi"))
         return f"{abs(row['diff']) * 100:.0f} points ({low:.0f} to {high:.0f})"

@@ -1,13 +1,13 @@
-"""The statistics of benchmarks, each with its source: distribution-free where that is possible, aware of
-drift where not.
+"""The statistics of benchmarks, each with its source: distribution-free where possible, aware of drift where
+not.
 
-Requests that follow each other are not independent: a provider has slow minutes. So a mean's interval is
-widened by what neighbours share (see correlation.py), a percentile's comes from order statistics with what
-the data are worth (n_eff), and differences between models from pairs within a block. All take float arrays
-without NaN unless they say otherwise.
+Consecutive requests are not independent: a provider has slow minutes. So the interval of a mean is widened
+for autocorrelation (see correlation.py), that of a percentile comes from order statistics with the effective
+sample size (n_eff), and differences between models come from pairs within a block. All functions take float
+arrays without NaN unless they say otherwise.
 
-What scipy has is scipy's. It has none of: order statistics widened by n_eff (`quantile_test` gives the
-plain interval, and not its ranks), Hodges and Lehmann's estimates with their intervals, Holm's correction.
+scipy is used for what it has. It lacks order statistics widened by n_eff (`quantile_test` gives the plain
+interval, not its ranks), Hodges and Lehmann's estimates with their intervals, and Holm's correction.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from .correlation import effective_size, lag1, plausible_autocorrelation, unbias
 if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
-_MAX_EXACT_PAIRS = 14  # pairs up to which all 2^n sign patterns are counted
+_MAX_EXACT_PAIRS = 14  # up to here all 2^n sign patterns are evaluated
 _RANDOM_PATTERNS = 10_000
-MIN_PAIRS = 6  # pairs below which nothing can be said at the usual level: 2 / 2^6 < 0.05 <= 2 / 2^5
+MIN_PAIRS = 6  # fewer cannot be significant at the usual level: 2 / 2^6 < 0.05 <= 2 / 2^5
 
 
 class Interval(NamedTuple):
-    """Lower and upper end (NaN where the data do not support one) and how they were found."""
+    """Lower and upper end (NaN where the data support none), and the method."""
 
     lo: float
     hi: float
@@ -58,8 +58,8 @@ def order_interval(values: Array, p: float, level: float = 0.95, n_eff: float | 
     Statistics, 3.2): X(r) and X(s) with P(Binomial(n, p) < r) and P(Binomial(n, p) >= s) at most (1 - level)
     / 2 each.
 
-    n_eff: how many independent values they are worth; below n, the ranks spread by sqrt(n / n_eff), up to the
-    sample's range. An end that the sample does not reach even if its values are independent is NaN.
+    n_eff: effective sample size; below n, the ranks spread by sqrt(n / n_eff), up to the sample's range. An
+    end that the sample does not support even if its values are independent is NaN.
     """
     from scipy.stats import binom
 
@@ -83,9 +83,9 @@ def order_interval(values: Array, p: float, level: float = 0.95, n_eff: float | 
 
 
 def effective_n(values: Array) -> float:
-    """How many independent values a series is worth: n (1 - r) / (1 + r) with r its lag-1 autocorrelation,
-    where that is more than chance shows (an AR(1) process; Wilks, Statistical Methods in the Atmospheric
-    Sciences, 5.2.4), between 1 and n."""
+    """The effective sample size of a series: n (1 - r) / (1 + r) with r its lag-1 autocorrelation, where that
+    is significant (an AR(1) process; Wilks, Statistical Methods in the Atmospheric Sciences, 5.2.4), between
+    1 and n."""
     n = float(len(values))
     r = lag1(values)
     if math.isnan(r) or r <= 1.3 / math.sqrt(n):
@@ -95,9 +95,10 @@ def effective_n(values: Array) -> float:
 
 
 def mean_interval(values: Array, level: float = 0.95) -> Interval:
-    """An interval of the mean: Johnson's t (1978), which allows for skewness, widened for the autocorrelation
-    that the series plausibly has. NaN below 6 values. `method` says where it may cover less: one value that
-    makes a quarter of the variation, of few values half, is a tail that no such sample measures."""
+    """An interval of the mean: Johnson's t (1978), which allows for skewness, widened for the plausible
+    autocorrelation of the series. NaN below 6 values. `method` says where it may cover less: one value that
+    makes up a quarter of the variation (half of it, for few values) indicates a tail that such a sample
+    cannot measure."""
     from scipy.stats import t
 
     n = len(values)
@@ -149,8 +150,8 @@ def hodges_lehmann(differences: Array, level: float = 0.95) -> tuple[float, Inte
 
 
 def _signed_rank_k(n: int, tail: float) -> int:
-    """The largest k with P(T < k) <= tail, T being Wilcoxon's statistic of n pairs without a difference (its
-    exact distribution)."""
+    """The largest k with P(T < k) <= tail, where T is Wilcoxon's statistic of n pairs under the null
+    hypothesis (exact distribution)."""
     counts = np.zeros(n * (n + 1) // 2 + 1)
     counts[0] = 1.0
     for rank in range(1, n + 1):
@@ -161,8 +162,8 @@ def _signed_rank_k(n: int, tail: float) -> int:
 
 def sign_flip(differences: Array, seed: int = 0) -> float:
     """The two-sided p of a paired permutation test: how often the mean difference is at least as far from 0
-    when each pair's sign is a coin's toss (Fisher). Exact up to 14 pairs, else by 10,000 random patterns and
-    the observed one. NaN for none."""
+    if the sign of each pair is random (Fisher). Exact up to 14 pairs, else from 10,000 random patterns and
+    the observed one. NaN without pairs."""
     n = len(differences)
     if not n:
         return math.nan
@@ -175,12 +176,12 @@ def sign_flip(differences: Array, seed: int = 0) -> float:
 
 
 def smallest_p(n: int) -> float:
-    """The smallest p that sign_flip can give for n pairs."""
+    """The smallest p that sign_flip can return for n pairs."""
     return 2.0 / 2**n if n <= _MAX_EXACT_PAIRS else 1.0 / (_RANDOM_PATTERNS + 1)
 
 
 def min_blocks(comparisons: int, level: float) -> int:
-    """How many pairs sign flips need so that one of so many comparisons can be decided at all."""
+    """The number of pairs that sign flips need to decide any of `comparisons` comparisons."""
     return next(
         (n for n in range(MIN_PAIRS, _MAX_EXACT_PAIRS + 1) if smallest_p(n) * comparisons < 1.0 - level),
         _MAX_EXACT_PAIRS + 1,
@@ -188,9 +189,9 @@ def min_blocks(comparisons: int, level: float) -> int:
 
 
 def paired_p(differences: Array, seed: int = 0) -> float:
-    """The sign-flip p; where that is the smallest it can give, and a family of many comparisons could not be
-    decided whatever was measured, the tail of Student's t beyond it: an approximation, taken only of six
-    differences or more that are not mostly alike."""
+    """The sign-flip p. Where that is the smallest possible one, so that many comparisons could never be
+    decided, the tail of Student's t beyond it: an approximation, used only for six differences or more that
+    are mostly distinct."""
     from scipy.stats import t
 
     p, n = sign_flip(differences, seed), len(differences)
@@ -209,7 +210,7 @@ def rank_p(differences: Array, seed: int = 0) -> float:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's corrected p values, in the order given; NaN stays NaN and does not count."""
+    """Holm's corrected p values, in the same order; NaN stays NaN and does not count."""
     known = sorted((p, i) for i, p in enumerate(ps) if not math.isnan(p))
     out, worst = [math.nan] * len(ps), 0.0
     for rank, (p, i) in enumerate(known):
@@ -219,8 +220,8 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def superiority(a: Array, b: Array, *, paired: bool) -> float:
-    """P(a < b) + P(a = b) / 2: over pairs, or over all combinations (Vargha and Delaney's A). NaN for
-    none."""
+    """P(a < b) + P(a = b) / 2: over pairs, or over all combinations (Vargha and Delaney's A). NaN for empty
+    samples."""
     from scipy.stats import mannwhitneyu
 
     if not len(a) or not len(b):
@@ -239,7 +240,7 @@ def shift(a: Array, b: Array, level: float = 0.95) -> tuple[float, Interval, flo
 
     if not len(a) or not len(b):
         return math.nan, Interval(math.nan, math.nan, "Mann-Whitney"), math.nan
-    with np.errstate(invalid="ignore"):  # of two failures there is no difference
+    with np.errstate(invalid="ignore"):  # two failures: inf - inf
         differences = np.sort((a[:, None] - b[None, :]).ravel())
     m, n = len(a), len(b)
     k = math.floor(m * n / 2 - norm.ppf(0.5 + level / 2) * math.sqrt(m * n * (m + n + 1) / 12))

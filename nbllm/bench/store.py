@@ -1,7 +1,7 @@
-"""A run's directory: what was asked for and every finished request, in one SQLite file that survives a kill.
+"""A run's directory: its job and every finished request, in one SQLite file that survives a killed process.
 
-A request is recorded with its chunks in one transaction, under its id, so that a resumed run neither loses
-nor doubles what was finished. Keys are never written here.
+A request is stored with its chunks in one transaction, under its id, so a resumed run neither loses nor
+duplicates it. Keys are never stored.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE = "run.sqlite"
-POINTER_SUFFIX = ".at"  # a file in the home that says where a run is that named its directory
+POINTER_SUFFIX = ".at"  # of files in runs_directory() that hold the path of a run elsewhere
 _TABLES = (
     "create table if not exists rows (request_id text, attempt integer, seq integer, data text not null, "
     "primary key (request_id, attempt))",
     "create table if not exists chunks (request_id text primary key, data text not null)",
     "create table if not exists done (slot text primary key)",
 )
-# Made with the first answer: a file of a former version that is only read is left as it is.
+# Created with the first answer: reading a file of an older version must not change it.
 _CREATE_ANSWERS = (
     "create table if not exists answers (request_id text primary key, answer text not null, score real)"
 )
@@ -47,8 +47,8 @@ _INSERT_ANSWER = "insert or replace into answers values (?, ?, null)"
 
 @dataclass(frozen=True, slots=True)
 class StoredRequest:
-    """A request to be kept: its attempts, the chunks of the last, its text; `slot`, where given, is finished
-    with it."""
+    """A request to store: its attempts, the chunks of the last one, its text, and the slot that it completes
+    (if any)."""
 
     rows: list[dict[str, Any]]
     chunks: list[dict[str, Any]]
@@ -59,15 +59,13 @@ class StoredRequest:
 def _encode_json(value: Any) -> str:
     try:
         return msgspec.json.encode(value).decode()
-    except (
-        UnicodeError,
-        OverflowError,
-    ):  # half a character, or a number beyond all counts, that a server sent
+    except (UnicodeError, OverflowError):  # a lone surrogate or a huge number, sent by a server
         return json.dumps(value)
 
 
 def runs_directory() -> Path:
-    """Where runs are kept that name no directory: NBLLM_RUNS, else `nbllm/runs` in the user's data folder."""
+    """Where runs without a directory of their own are stored: NBLLM_RUNS, else `nbllm/runs` in the user's
+    data folder."""
     if os.environ.get("NBLLM_RUNS"):
         return Path(os.environ["NBLLM_RUNS"])
     from platformdirs import user_data_path
@@ -76,14 +74,14 @@ def runs_directory() -> Path:
 
 
 def translate_disk_errors(directory: Path) -> contextlib.AbstractContextManager[None]:
-    """Says in our words what the disk refuses. Raises ConfigError."""
+    """Raises ConfigError instead of errors of the disk."""
     return run_base.told(f"in {directory}", "bench.resume")
 
 
 @contextlib.contextmanager
 def lock_run(directory: Path) -> Iterator[None]:
-    """Within, no other session goes on with the run, which would ask everything twice. Raises ConfigError
-    where one does."""
+    """Prevents other sessions from resuming the run meanwhile, which would send everything twice. Raises
+    ConfigError where one is."""
     lock = None
     with contextlib.suppress(OSError):  # a file system without locks
         lock = run_base.taken(directory / "run.lock", f"in {directory}", "begin another with bench.run(...)")
@@ -95,8 +93,8 @@ def lock_run(directory: Path) -> Iterator[None]:
 
 
 class Store(run_base.RunBase):
-    """The file of one run, readable for its user alone: it holds prompts. Raises ConfigError for what cannot
-    be written or read."""
+    """The file of one run. Only its user can read it, since it holds prompts. Raises ConfigError where it
+    cannot be written or read."""
 
     def __init__(self, directory: Path, *, create: bool = False) -> None:
         super().__init__(f"in {directory}", "bench.resume")
@@ -113,7 +111,7 @@ class Store(run_base.RunBase):
             self._open(path, _TABLES, version=0)  # as it has always been: what only reads writes nothing
 
     def record(self, finished: Iterable[StoredRequest]) -> None:
-        """Adds requests, all of them or none."""
+        """Stores requests, all of them or none."""
         many = [
             (one, one.rows[-1]["request_id"], [list(map(c.get, _CHUNK_NAMES)) for c in one.chunks])
             for one in finished
@@ -157,17 +155,17 @@ class Store(run_base.RunBase):
         return {request_id: (text, score) for request_id, text, score in found}
 
     def put_scores(self, scores: Mapping[str, float]) -> None:
-        """Keeps what answers are worth."""
+        """Stores the scores of answers."""
         values = [(value, request_id) for request_id, value in scores.items()]
         self._write((_CREATE_ANSWERS, None), ("update answers set score = ? where request_id = ?", values))
 
     def put_checks(self, checks: Mapping[str, Mapping[str, float | None]]) -> None:
-        """Keeps what was asserted of requests; None where it is not known."""
+        """Stores the results of checks; None where unknown."""
         rows = [(i, name, value) for i, values in checks.items() for name, value in values.items()]
         self._write((_CREATE_CHECKS, None), ("insert or replace into checks values (?, ?, ?)", rows))
 
     def checks(self) -> dict[str, dict[str, float | None]]:
-        """What was asserted, by request and name."""
+        """The results of checks, by request id and name."""
         checks: dict[str, dict[str, float | None]] = {}
         rows = self._asked("select request_id, name, value from checks") if self._has_table("checks") else []
         for request_id, name, value in rows:
@@ -175,7 +173,7 @@ class Store(run_base.RunBase):
         return checks
 
     def _add_columns(self, df: pd.DataFrame) -> pd.DataFrame:
-        """With the scores, and what rides along with the prompts."""
+        """Adds the scores, the checks and the additional columns of the prompts."""
         import pandas as pd
 
         prompts = (self.get("job") or {}).get("prompts", [])
@@ -194,8 +192,8 @@ class Store(run_base.RunBase):
         return df
 
     def frame(self, more: Iterable[Mapping[str, Any]] = ()) -> pd.DataFrame:
-        """The requests frame, with `more` rows that are not kept here; its attrs say which run it is and how
-        it was made."""
+        """The requests frame, with `more` rows that are not stored here; its attrs hold the run's
+        metadata."""
         run_id = self.get("run_id", self.directory.name)
         df = self._add_columns(columns.frame({"run_id": run_id, **row} for row in (*self.rows(), *more)))
         df.attrs["nbllm"] = {
@@ -209,7 +207,7 @@ class Store(run_base.RunBase):
         return df
 
     def chunks(self, request_ids: Iterable[str] | None = None) -> pd.DataFrame:
-        """The chunks frame, of the requests named or of all."""
+        """The chunks frame of the given requests, or of all."""
         run_id = self.get("run_id", self.directory.name)
         attempts = dict(self._asked("select request_id, max(attempt) from rows group by request_id"))
         wanted = None if request_ids is None else set(request_ids)
@@ -224,7 +222,8 @@ class Store(run_base.RunBase):
 
 
 def open_runs(df: pd.DataFrame, content: str) -> Iterator[tuple[pd.DataFrame, Store]]:
-    """The rows of each run in `df`, with its file. Raises ConfigError where `what` is not on this machine."""
+    """The rows of each run in `df`, with its file. Raises ConfigError where the `content` is not on this
+    machine."""
     df = normalize_requests(df)
     about = df.attrs.get("nbllm", {})
     for run_id, part in df.groupby("run_id", sort=False, observed=True):
@@ -232,17 +231,17 @@ def open_runs(df: pd.DataFrame, content: str) -> Iterator[tuple[pd.DataFrame, St
         if path is None:
             raise ConfigError(
                 f"The {content} of run {run_id} are not on this machine.",
-                hint="They are kept in the run's directory (bench.runs()).",
+                hint="They are stored in the run's directory (bench.runs()).",
             )
         with Store(path) as store:
             yield part, store
 
 
 def find_run(run_id: str, directory: str | os.PathLike[str] | None = None) -> Path | None:
-    """The directory of a run, looked for where it was made and in the home; None where it is not on this
+    """The directory of a run: where it was created or in runs_directory(); None where it is not on this
     machine."""
     paths = [Path(directory)] if directory is not None else []
     pointer = runs_directory() / f"{run_id}{POINTER_SUFFIX}"
-    with contextlib.suppress(OSError, ValueError):  # a run that named its directory
+    with contextlib.suppress(OSError, ValueError):  # a run with a directory of its own
         paths.append(Path(pointer.read_text("utf-8")))
     return next((path for path in (*paths, runs_directory() / run_id) if (path / FILE).exists()), None)

@@ -1,5 +1,5 @@
-"""`bench.summary`: every metric of every model (and start, and load) in figures, each with its interval and
-what it is worth."""
+"""`bench.summary`: every metric of every model (and start, and load) with its interval and effective sample
+size."""
 
 from __future__ import annotations
 
@@ -72,15 +72,15 @@ METRICS = (
 )
 STATS = ("mean", "p50", "p90", "p95", "p99")
 CACHED_SHARE = "cached_share"
-OK_SHARE = "ok_share"  # the metric that is the share of requests that succeeded
+OK_SHARE = "ok_share"  # a metric: the share of requests that succeeded
 _SCHEDULED_METRICS = (
     "ttft_sched_ms",
     "e2e_sched_ms",
-)  # say nothing new in a closed loop where nothing is retried
+)  # redundant in a closed loop without retries
 _FIXED_LENGTH = re.compile(r"ttft\s*\+\s*(\d+)\s*tokens?")
 _BOUNDED_METRICS = frozenset(
     ("ttft_ms", "ttfo_ms", "ttft_sched_ms", "ttft_wire_ms", "ttfe_ms")
-)  # what err_bound_ms bounds
+)  # whose error is bounded by err_bound_ms
 UNITS = {c.name: c.unit for c in columns.COLUMNS} | {OK_SHARE: "", SCORE: "", CACHED_SHARE: ""}
 LABELS = {
     "ttft_ms": "time to first token",
@@ -113,19 +113,19 @@ def summary(
 ) -> pd.DataFrame:
     """A tidy frame: one row per group, metric and statistic.
 
-    metrics: columns to sum up; None for the usual ones that were measured, and ok_share; "ttft + 200 tokens"
-    is the time that so many tokens take, whatever the length of the answers. by: what makes a
-    group; None for name, provider, model, start, load, concurrency, rate and pause. stats: mean, or p and a
-    number between 0 and 100. level: of the intervals. contaminated: whether requests that this client
-    disturbed count.
+    metrics: columns to summarise; None for the usual ones that were measured, and ok_share; "ttft + 200
+    tokens" is the time that 200 tokens take, whatever the length of the answers. by: the columns to group by;
+    None for name, provider, model, start, load, concurrency, rate and pause. stats: mean, or p and a number
+    between 0 and 100. level: of the intervals. contaminated: whether requests that this client disturbed
+    count.
 
-    Columns beside the group's: metric, stat, unit, n (values used), n_failed, n_contaminated (left out),
-    value, ci_lo, ci_hi, ci_level, ci_method, n_eff (independent values they are worth), supported (whether so
-    many values say anything of that percentile), failures_as_inf (the same with every failure as an infinite
-    time, or a rate of 0), err_floor_ms (the median measuring error), retries (how often a request was sent
-    again, on average: the *_sched_ms metrics have that waiting in them), concurrency_achieved and
-    rate_achieved (what was made of the load that was asked for: requests in flight, and begun a second). What
-    is not known is NaN. Raises ConfigError for a metric or statistic there is not.
+    Columns beside those of the group: metric, stat, unit, n (values used), n_failed, n_contaminated (left
+    out), value, ci_lo, ci_hi, ci_level, ci_method, n_eff (effective sample size), supported (whether there
+    are enough values for that percentile), failures_as_inf (the value with each failure as an infinite time,
+    or a rate of 0), err_floor_ms (the median measurement error), retries (mean retries of a request: the
+    *_sched_ms metrics include their waiting), concurrency_achieved and rate_achieved (the achieved load:
+    requests in flight, and started per second). Unknown values are NaN. Raises ConfigError for an unknown
+    metric or statistic.
     """
     import pandas as pd
 
@@ -208,7 +208,7 @@ def choose_metrics(df: pd.DataFrame, metrics: Sequence[str] | None) -> list[str]
     invalid = next((m for m in metrics if m != OK_SHARE and (m not in df or not _is_numeric(df[m]))), None)
     if invalid is not None:
         raise ConfigError(
-            f"{invalid!r} is no metric of this frame.",
+            f"{invalid!r} is not a metric of this frame.",
             hint=f"Usual ones are {', '.join(METRICS[:8])}, {OK_SHARE}.",
         )
     return list(metrics)
@@ -220,9 +220,9 @@ def has_no_waiting(df: pd.DataFrame) -> bool:
 
 
 def add_derived_metrics(df: pd.DataFrame, metrics: Sequence[str] | None) -> pd.DataFrame:
-    """The frame with a column for each metric of the form "ttft + 200 tokens": what the first token took, and
-    so many more at the answer's own pace; and cached_share, the part of a prompt that the provider's cache
-    had."""
+    """The frame with a column for each metric of the form "ttft + 200 tokens" (time to first token, plus so
+    many tokens at the answer's own rate), and with cached_share, the share of a prompt that was read from the
+    provider's cache."""
     lengths = {m: float(found[1]) for m in metrics or () if (found := _FIXED_LENGTH.fullmatch(m.strip()))}
     missing = next((c for c in ("ttft_ms", "itl_ms") if lengths and c not in df), None)
     if missing:
@@ -243,18 +243,18 @@ def _is_numeric(column: pd.Series) -> bool:
 
 
 def _quantile_of(stat: str) -> float | None:
-    """The quantile that a statistic's name means; None for the mean."""
+    """The quantile that a statistic's name denotes; None for the mean."""
     if stat == "mean":
         return None
     found = re.fullmatch(r"p(\d{1,2}(?:\.\d+)?)", stat)
     if not found or not 0 < float(found[1]) < 100:
-        raise ConfigError(f"No statistic is called {stat!r}.", hint="mean, p50, p90, p99, p99.9 ...")
+        raise ConfigError(f"{stat!r} is not a statistic.", hint="Use mean, p50, p90, p99, p99.9 ...")
     return float(found[1]) / 100.0
 
 
 def split_values(part: pd.DataFrame, metric: str, contaminated: bool = False) -> tuple[Any, int, int]:
-    """(values that count, as floats in order; failures; requests left out because this client disturbed
-    them)."""
+    """(values that count, as floats in order; number of failures; number of requests left out because this
+    client disturbed them)."""
     ok, contaminated_rows = (
         success_mask(part).to_numpy(),
         contaminated_mask(part).to_numpy() & (not contaminated),

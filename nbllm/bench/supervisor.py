@@ -1,5 +1,4 @@
-"""A run at work: the worker process is started, listened to and stopped, with a simulator of its own where
-one is asked for."""
+"""Supervises a run: starts, follows and stops the worker process, and a simulator where one is needed."""
 
 from __future__ import annotations
 
@@ -29,12 +28,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Rows = list[dict[str, Any]]
-_POLL = 0.2  # seconds between two looks at what the worker says
-_STOP_TIMEOUT = 10.0  # seconds that a stopped worker has to write down what it knows
+_POLL = 0.2  # seconds between two redraws while the worker is silent
+_STOP_TIMEOUT = 10.0  # seconds for a stopped worker to store its results
 
 
 def run_job(directory: Path, job: Job, progress: Progress | bool | None) -> pd.DataFrame:
-    """Does what is left of a job, and gives the whole frame of its run."""
+    """Runs what is left of a job, and returns the complete frame of its run."""
     display, unsaved = choose_display(progress), Rows()
     with lock_run(directory):
         with Store(directory) as store:
@@ -56,8 +55,8 @@ def run_job(directory: Path, job: Job, progress: Progress | bool | None) -> pd.D
     if unsaved:
         df.attrs["nbllm"]["ended"] = reason
         warnings.warn(
-            f"{reason}. Rows of this frame that are nowhere else: {len(unsaved)}. nbllm.bench.save writes "
-            f"them to another place.",
+            f"{reason}. Rows that exist only in this frame: {len(unsaved)}. Write them elsewhere with "
+            f"nbllm.bench.save.",
             stacklevel=3,
         )
     return df
@@ -65,7 +64,7 @@ def run_job(directory: Path, job: Job, progress: Progress | bool | None) -> pd.D
 
 @contextlib.contextmanager
 def _worker(directory: Path) -> Iterator[subprocess.Popen[str]]:
-    """The worker process, which loads what it needs until it is told how to ask."""
+    """The worker process, which loads its modules until it receives the secrets of the job."""
     with Store(directory) as store:
         store.put(ended="cut short")
     with translate_disk_errors(directory):
@@ -90,7 +89,7 @@ def _worker(directory: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def _worker_error(directory: Path) -> errors.NbllmError:
-    """What a worker that ended by itself has to say."""
+    """The error of a worker that ended by itself."""
     message = (directory / "worker.log").read_text("utf-8").strip().rpartition("\n")[2]
     return errors.NbllmError(
         f"The benchmark's worker process failed: {message[:300]}",
@@ -113,8 +112,8 @@ def _handle_message(
 
 
 def _send_counts(worker: subprocess.Popen[str], counter: TokenCounter | None, texts: Sequence[str]) -> None:
-    """Tells the worker how many tokens texts have. Where the user's tokenizer fails, their number is an
-    estimate (tok_source), and a warning says why: the answers have been paid for."""
+    """Sends the token counts of texts to the worker. Where the user's tokenizer fails, a warning says so and
+    the counts are estimated (tok_source): the answers have been paid for."""
     counts = None
     try:
         counts = counter(texts) if counter else None
@@ -126,14 +125,14 @@ def _send_counts(worker: subprocess.Popen[str], counter: TokenCounter | None, te
 
 def _send_line(worker: subprocess.Popen[str], line: str) -> None:
     assert worker.stdin is not None
-    with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended already, and says why itself
+    with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended already; worker.log says why
         worker.stdin.write(line + "\n")
         worker.stdin.flush()
 
 
 def _read_lines(worker: subprocess.Popen[str]) -> tuple[deque[str | None], queue.SimpleQueue[None]]:
-    """What a worker says, line by line, None at its end; and what wakes whoever waits for more. A line is
-    there until it is taken away, as an interrupt may come between."""
+    """The worker's output lines, ending with None, and a queue that signals each of them. A line stays until
+    the caller removes it, since an interrupt may come in between."""
     lines: deque[str | None] = deque()
     wake_up: queue.SimpleQueue[None] = queue.SimpleQueue()
 
@@ -183,7 +182,7 @@ def _follow_worker(
 
 @contextlib.contextmanager
 def _with_simulator(job: Job) -> Iterator[Job]:
-    """The job with a simulator of its own, in a process of its own, for the models that ask for one."""
+    """The job with a simulator in a separate process, if a contestant is simulated."""
     if not any(contestant.route.simulated for contestant in job.contestants):
         yield job
         return
@@ -205,7 +204,7 @@ def _simulated_route(route: Route, addresses: Mapping[str, str]) -> Route:
 
 @contextlib.contextmanager
 def simulator(defaults: str = "") -> Iterator[dict[str, str]]:
-    """A simulator in a process of its own: its addresses by wire format, and "" for the server's own."""
+    """A simulator in a separate process: its addresses by wire format, and its own under ""."""
     with subprocess.Popen(  # noqa: S603 - our own interpreter and module
         children.command("nbllm.simulator", "--attached", "--defaults", defaults),
         env=children.environment(),

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sized
 
 from ..core.errors import ConfigError
 from ..core.messages import Message
+from .counting import to_count
 from .prompts import Prompt
 from .words import COMMON_WORDS
 
 _TASK = "In one sentence, say what these words have in common."
-_OVERHEAD = 14  # tokens of the sentence around the words, roughly
-_TOKENS_A_WORD = 1.0  # of the words above
+_OVERHEAD = 14  # approximate tokens of the task
+_TOKENS_A_WORD = 1.0  # of COMMON_WORDS
 
 
 def synthetic(
@@ -23,21 +24,20 @@ def synthetic(
     tokenizer: Callable[[str], int | Sized] | None = None,
     ask: str = _TASK,
 ) -> list[Prompt]:
-    """`n` different prompts of `tokens` tokens each, words without meaning and a short task after them.
+    """`n` different prompts of `tokens` tokens each: random words, and a short task after them.
 
-    tokenizer: text to a count or a list of tokens; with it the length is exact or one word short, without it
-    right within some 5 % for the usual vocabularies. Raises ConfigError for fewer tokens than the task alone
-    takes.
+    tokenizer: a function from a text to a count or a list of tokens; with it the length is exact or one word
+    short, without it within some 5 % for the usual vocabularies. Raises ConfigError for fewer tokens than the
+    task needs.
     """
 
     def length(text: str) -> int:
-        encoded = tokenizer(text) if tokenizer else 0
-        return encoded if isinstance(encoded, int) else len(encoded)
+        return to_count(tokenizer(text)) if tokenizer else 0
 
     least = length(f"\n\n{ask}") if tokenizer else _OVERHEAD
     if tokens <= least:
         raise ConfigError(
-            f"A prompt of {tokens} tokens has no room for its task, which takes {least}.",
+            f"A prompt of {tokens} tokens is too short for its task, which takes {least}.",
             hint=f"synthetic(tokens={least + 50})",
         )
     out = []
@@ -55,7 +55,7 @@ def synthetic(
 def _fit_length(
     words: list[str], rng: random.Random, tokens: int, length: Callable[[list[str]], int]
 ) -> list[str]:
-    """As many words as fit: grown by what is missing, then cut by halves of what is too much."""
+    """As many words as fit: extended by the missing number, then cut by binary search."""
     while (missing := tokens - length(words)) > 0:
         words += [rng.choice(COMMON_WORDS) for _ in range(missing)]
     low, high = 0, len(words)

@@ -1,4 +1,4 @@
-"""From chunks to tokens: one row per token, each with its time or its share of a gap."""
+"""From chunks to tokens: one row per token, with its time or its share of a gap."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _KEY = ["run_id", "request_id", "attempt"]
 
 
 def token_rows(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
-    """One row per streamed token: the key, token (from 0), chunk (its `i`), kind, t_ms, gap_ms, interpolated,
-    certified.
+    """One row per streamed token: run_id, request_id, attempt, token (from 0), chunk (its `i`), kind, t_ms,
+    gap_ms, interpolated, certified.
 
-    The first token of a chunk came when the chunk began to be sent, which nobody saw: tokens that share a
-    chunk are spread evenly over the time since the chunk before (`interpolated`), the last of them at the
-    chunk's arrival. The tokens of the first chunk all stand at its arrival.
+    Only the arrival of a chunk is observed, which is the time of its last token: tokens that share a chunk
+    are spread evenly over the time since the previous chunk (`interpolated`). The tokens of the first chunk
+    all have its arrival time.
     """
     import pandas as pd
 
@@ -56,7 +56,8 @@ def token_rows(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
 
 
 def chunk_token_counts(part: pd.DataFrame, total: Any) -> np.ndarray:
-    """Tokens of each chunk: as counted, else the streamed total shared by characters, one at least."""
+    """The tokens of each chunk: as counted, else the streamed total divided in proportion to characters, at
+    least one each."""
     import pandas as pd
 
     if part["n_tokens"].notna().all():
@@ -68,7 +69,6 @@ def chunk_token_counts(part: pd.DataFrame, total: Any) -> np.ndarray:
     chars = part["chars"].fillna(0).to_numpy(float)
     weights = chars / chars.sum() if chars.sum() else one_each / len(part)
     estimate = np.maximum(1, np.diff(np.rint(np.cumsum(weights) * n_streamed), prepend=0.0)).astype(int)
-    estimate[int(np.argmax(estimate))] -= (
-        estimate.sum() - n_streamed
-    )  # chunks that were raised to one token take it from the largest
+    # chunks that were raised to one token take it from the largest
+    estimate[int(np.argmax(estimate))] -= estimate.sum() - n_streamed
     return np.asarray(estimate, dtype=int)

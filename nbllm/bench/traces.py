@@ -1,7 +1,7 @@
 """Recorded traffic as load: Mooncake's traces and OpenTelemetry's spans, with their times and lengths.
 
-What a trace does not hold is made up: texts of common words, as long as the request was. Requests that share
-blocks (`hash_ids`) begin with the same text, so that a cache of prefixes has what it had.
+Texts that a trace does not contain are made of common words, as long as the request was. Requests that share
+blocks (`hash_ids`) start with the same text, so that a prefix cache hits as it did then.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .arrivals import replay
 from .prompts import Prompt, iter_json
 from .words import COMMON_WORDS
 
-BLOCK_TOKENS = 512  # tokens of a block of Mooncake's
-_MAX_TOKENS = 1_000_000  # tokens of a request that is believed
+BLOCK_TOKENS = 512  # of a block in Mooncake's traces
+_MAX_TOKENS = 1_000_000  # larger numbers are invalid
 _USAGE_ATTRIBUTES = {
     "input": ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
     "output": ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.token_count.completion"),
@@ -45,20 +45,20 @@ class Trace:
 def trace(
     path: str | os.PathLike[str], *, speed: float = 1.0, limit: int | None = None, block: int = BLOCK_TOKENS
 ) -> Trace:
-    """Recorded traffic, to be given to `bench.run(models, trace)` in place of prompts: each turn sends the
+    """Recorded traffic, passed to `bench.run(models, trace)` in place of prompts: each turn sends the
     requests at their times.
 
     A .jsonl of Mooncake's (timestamp in ms, input_length, output_length, hash_ids of `block` tokens each), or
-    spans of OpenTelemetry (OTLP as JSON, or a span a line) with gen_ai.usage.*. speed: 2 for twice as fast.
-    limit: the first so many requests. Raises ConfigError for a file that is neither; warns of records that
-    should be requests and cannot be used.
+    OpenTelemetry spans (OTLP as JSON, or one span per line) with gen_ai.usage.*. speed: 2 for twice as fast.
+    limit: only the first requests. Raises ConfigError for any other file; warns of records that cannot be
+    used.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise ConfigError(f"No path is {path!r}.", hint='bench.trace("trace.jsonl")')
+        raise ConfigError(f"{path!r} is not a path.", hint='bench.trace("trace.jsonl")')
     counts_valid = all(isinstance(n, int) and n > 0 for n in (block, 1 if limit is None else limit))
     if not (counts_valid and isinstance(speed, (int, float)) and 0 < speed < math.inf):
         raise ConfigError(
-            "speed is a number above 0, limit and block are whole ones.",
+            "speed must be a number above 0, limit and block whole numbers above 0.",
             hint="bench.trace(path, speed=2, limit=100)",
         )
     source = Path(path)
@@ -67,11 +67,13 @@ def trace(
     except OSError as error:
         raise ConfigError(f"{source} cannot be read: {error.strerror}.", hint="Check the path.") from None
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{source} holds no JSON: {error}.", hint="One JSON value a line.") from None
+        raise ConfigError(
+            f"{source} is not valid JSON: {error}.", hint="Use one JSON value per line."
+        ) from None
     requests = sorted((r for _, r in records if r is not None), key=lambda r: r.at)[:limit]
     if not requests:
         raise ConfigError(
-            f"{source} holds no requests.",
+            f"{source} has no requests.",
             hint="Mooncake's lines have timestamp, input_length and output_length; spans gen_ai.usage.*.",
         )
     if unusable := [
@@ -96,7 +98,7 @@ class _Request:
 
 
 def _records(path: Path) -> Iterator[Any]:
-    """The lines of a file, and the spans in them. Raises ValueError that says where it is no JSON."""
+    """The lines of a file, and the spans in them. Raises ValueError that says where it is not JSON."""
     for value in iter_json(path.read_text("utf-8-sig")):
         for record in value if isinstance(value, list) else [value]:
             yield from _spans(record)
@@ -121,7 +123,7 @@ def _first_field(record: Any, *names: str) -> Any:
 
 
 def _parse_request(record: Any) -> _Request | None:
-    """What a line tells of a request; None where it is none (a tool's span, a line of other things)."""
+    """The request that a record describes; None for other records (a tool's span, for example)."""
     input_tokens, output_tokens = (
         _token_count(_first_field(record, *names))
         for names in (("input_length", "input_tokens"), ("output_length", "output_tokens"))
@@ -153,7 +155,7 @@ def _parse_request(record: Any) -> _Request | None:
 
 
 def _is_other_span(record: Any) -> bool:
-    """Whether a record is a span of something else: it tells of no tokens."""
+    """Whether a record is a span of another kind: it has no token counts."""
     names = {*_attributes(_first_field(record, "attributes"))}
     return _first_field(record, "attributes", *_START_FIELDS) is not None and not names & {
         n for s in _USAGE_ATTRIBUTES.values() for n in s
@@ -161,7 +163,7 @@ def _is_other_span(record: Any) -> bool:
 
 
 def _attributes(attributes: Any) -> dict[str, Any]:
-    """Attributes as a mapping: OTLP has a list of keys with typed values."""
+    """Attributes as a mapping; OTLP has a list of keys with typed values."""
     if isinstance(attributes, Mapping):
         return dict(attributes)
     pairs = ((_first_field(a, "key"), _first_field(a, "value")) for a in _as_list(attributes))
@@ -169,7 +171,7 @@ def _attributes(attributes: Any) -> dict[str, Any]:
 
 
 def _token_count(value: Any) -> int | None:
-    """A number of tokens; OTLP writes whole numbers as texts."""
+    """A number of tokens, or None; OTLP writes whole numbers as strings."""
     try:
         number = int(value)
     except (TypeError, ValueError, OverflowError):
@@ -178,7 +180,7 @@ def _token_count(value: Any) -> int | None:
 
 
 def _seconds(value: Any, of: float) -> float | None:
-    """A moment: a number in units of 1 / `of` seconds, or an ISO date."""
+    """A time in seconds: from a number in units of 1 / `of` seconds, or from an ISO date."""
     try:
         return float(value) / of
     except (TypeError, ValueError):
@@ -190,7 +192,7 @@ def _seconds(value: Any, of: float) -> float | None:
 
 
 def _message_texts(messages: Any) -> str:
-    """The texts of a span's messages, where it was told to keep them."""
+    """The texts of a span's messages, if it contains them."""
     try:
         parsed = json.loads(messages) if isinstance(messages, str) else messages
     except ValueError:
@@ -211,7 +213,7 @@ def _prompt(request: _Request, number: int, block: int) -> Prompt:
 
 
 def _words(request: _Request, number: int, block: int) -> Iterable[str]:
-    """As many words as the request had tokens: of each block its own, the same wherever it stands."""
+    """As many words as the request had tokens; each block has the same words wherever it occurs."""
     left = request.input_tokens
     for name in (*request.blocks, f"own {number}"):
         rng = random.Random(f"block {name}")

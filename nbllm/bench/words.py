@@ -1,8 +1,8 @@
-"""Common English words, of which prompts of a given length are made; other tools' words for options."""
+"""Common English words for prompts of a given length, and synonyms of options."""
 
 from __future__ import annotations
 
-# Words that the usual byte-pair vocabularies hold as one token, a space before them.
+# Words that are one token, with the space before them, in the usual byte-pair vocabularies.
 COMMON_WORDS = tuple(
     """
     the of and to in is that for it as was with be by on not he his but at are this have from or had an they
@@ -24,7 +24,7 @@ COMMON_WORDS = tuple(
     """.split()  # noqa: SIM905
 )
 
-# What people's fingers write, and what a benchmark calls it.
+# Other tools' names of options, and ours.
 OPTION_SYNONYMS = {
     word: name
     for name, words in {

@@ -1,8 +1,8 @@
-"""The process that makes the load: `python -m nbllm.bench.worker DIRECTORY`, keys on the first line of
-standard input.
+"""The load-generating process: `python -m nbllm.bench.worker DIRECTORY`, with the secrets on the first line
+of standard input.
 
-It says on standard output, a JSON object a line, what has been recorded; a line "stop", or the end of
-standard input (the notebook has gone), ends it. It never prints a key and writes none down.
+It writes what it has recorded to standard output, one JSON object per line. A line "stop", or the end of
+standard input (the notebook has ended), ends it. It never prints or stores a key.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from .recorder import Recorder
 from .run_spec import Job, to_contestant
 from .store import Store
 
-_EXIT_DELAY = 10.0  # seconds in which what is known is written down, where nobody is left to wait for it
-_SWITCH_INTERVAL = 2e-4  # seconds after which the recorder's thread gives way to the loop's
+_EXIT_DELAY = 10.0  # seconds to store results after the notebook process has ended
+_SWITCH_INTERVAL = 2e-4  # seconds after which the recorder's thread yields to the event loop's
 
 
 def main() -> int:
@@ -55,11 +55,11 @@ def main() -> int:
             for contestant in job.contestants
             if not contestant.route.provider.command
         }:
-            with contextlib.suppress(Exception):  # its requests will say what is wrong
+            with contextlib.suppress(Exception):  # its requests will report the error
                 client.run(client.http.prepare(url))
         gc.collect()
-        gc.freeze()  # what is loaded by now is not looked at again
-        gc.set_threshold(10_000, 50, 10_000)  # answers hold no circles; its pauses would be in their times
+        gc.freeze()  # objects loaded so far need no further collection
+        gc.set_threshold(10_000, 50, 10_000)  # few pauses in measured times; answers have no cycles
         try:
             why, unsaved = running_engine.run(_run(store, job, client, parent))
         except Exception as exc:
@@ -68,15 +68,15 @@ def main() -> int:
                     _error_line(exc), [text for contestant in job.contestants for text in contestant.secrets]
                 )
             ) from exc
-        with contextlib.suppress(ConfigError):  # the disk is full: the notebook is told all the same
+        with contextlib.suppress(ConfigError):  # the disk is full; the message below still gets through
             store.put(ended=why or "complete")
     send({"ev": "end", "why": why, "unsaved": unsaved})
     return 0
 
 
 def _raise_file_limit() -> None:
-    """Allows as many sockets as the system lets us: a thousand streams are a thousand of them."""
-    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
+    """Raises the limit of open files: a thousand streams need a thousand sockets."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # there is no such limit on Windows
         import resource
 
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -85,14 +85,14 @@ def _raise_file_limit() -> None:
 
 
 def _error_line(exc: BaseException) -> str:
-    """One line about what went wrong, out of the groups that tasks raise."""
+    """One line about an exception, taken out of exception groups of tasks."""
     while isinstance(exc, BaseExceptionGroup):
         exc = exc.exceptions[0]
     return f"{type(exc).__name__}: {exc}".replace("\n", " ")
 
 
 async def _run(store: Store, job: Job, client: Client, parent: Parent) -> tuple[str, list[dict[str, Any]]]:
-    """Why the run ended early, "" where it did not, and the rows that the disk did not take."""
+    """(why the run ended early or "", the rows that could not be stored)."""
     recorder = Recorder(
         store,
         Budget.of(job.rules.budget),
@@ -112,14 +112,14 @@ async def _run(store: Store, job: Job, client: Client, parent: Parent) -> tuple[
 
 
 class Parent:
-    """Who started this process, and counts tokens for it where the user has a tokenizer."""
+    """The parent process, which counts tokens where the user has a tokenizer."""
 
     def __init__(self) -> None:
         self.replies: queue.SimpleQueue[list[int] | None] = queue.SimpleQueue()
         self.is_gone = False
 
     def count_tokens(self, contestant: int, texts: Sequence[str]) -> list[int] | None:
-        """The tokens of each text; None where nobody can count them any more."""
+        """The tokens of each text; None if they cannot be counted."""
         if not self.is_gone:
             with contextlib.suppress(OSError):
                 send({"ev": "count", "contestant": contestant, "texts": texts})
@@ -128,7 +128,7 @@ class Parent:
 
 
 def _listen(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, parent: Parent) -> None:
-    """Waits for the word, or for the end of who could say it."""
+    """Handles lines from the parent until "stop" or the end of standard input."""
     for line in sys.stdin:
         if line.strip() == "stop":
             break
@@ -163,7 +163,7 @@ def _progress_message(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def send(*messages: dict[str, Any]) -> None:
-    """Lines for the notebook."""
+    """Writes messages to the parent."""
     sys.stdout.write("".join([json.dumps(message) + "\n" for message in messages]))
     sys.stdout.flush()
 

@@ -196,7 +196,7 @@ _TOO_LONG = (
 class VectorDecoder(BaseDecoder):
     """Reads the vectors in an answer, which is one JSON object."""
 
-    whole = True
+    non_streaming = True
 
     def __init__(self, format: Embeddings, provider: Endpoint) -> None:
         super().__init__(provider)
