@@ -71,7 +71,7 @@ def test_a_question_may_go_to_another_model(client, other):
 def test_one_answer_at_a_time(client):
     chat = nbllm.Chat("sim/openai/m@ttft=30", client=client)
     stream = chat.stream("Hello")
-    with pytest.raises(ConfigError, match="on its way"):
+    with pytest.raises(ConfigError, match="still running"):
         chat.stream("Hello?")
     stream.cancel()
     assert stream.wait_end(30)
@@ -83,7 +83,7 @@ def test_what_was_stopped_among_its_tools_stays_and_can_be_gone_on_with(client):
     chat = nbllm.Chat(MODEL, client=client, tools=[boom], approve="auto")
     with pytest.raises(KeyboardInterrupt):
         chat("What does A-17 cost?")
-    chat._open[1].wait_end(30)
+    chat._running[1].wait_end(30)
     assert ["user", "assistant", "tool"] == roles(chat.messages)
     assert "stop" == chat("Go on.", tools=[price]).finish_reason
 
@@ -220,7 +220,7 @@ def test_results_of_earlier_tools_go_first(client):
     chat = nbllm.Chat(MODEL, client=client, tools=[look], approve="auto", compact=1_500)
     answers = [chat(f"What is A-{i}?") for i in range(6)]
     short = next(r for r in answers if told(r))
-    assert "tools are left out" in told(short)[0].text
+    assert "tools left out" in told(short)[0].text
     assert not told(short)[0].data
     results = [p for m in chat.messages if m.role == "tool" for p in m.parts]
     assert all(len(r.content) > 1_000 for r in results)

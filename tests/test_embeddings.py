@@ -371,10 +371,10 @@ def test_short_names(sim, name, model):
         (pd.DataFrame({"a": ["b"]}), {}, "not a DataFrame"),
         ({"a": "b"}, {}, "not a dict"),
         ({"a", "b"}, {}, "not a set"),
-        (["a"], {"purpose": "fun"}, "purpose='fun'"),
+        (["a"], {"purpose": "fun"}, "Not a purpose: 'fun'"),
         (["a"], {"batch": 5000}, "batch=5000"),
         (["a"], {"dimensions": 0}, "dimensions=0"),
-        (["a"], {"temperature": 1}, "no temperature"),
+        (["a"], {"temperature": 1}, "no option temperature"),
     ],
 )
 def test_wrong_calls_are_told(sim, texts, options, words):

@@ -357,7 +357,7 @@ async def _loaded(client):
 def test_what_cannot_be_told_to_unload_says_so(name):
     """With what can."""
     client = nbllm.Client(load({"OPENAI_API_KEY": "sk-1"}))
-    with pytest.raises(ConfigError, match="cannot be told to unload") as caught:
+    with pytest.raises(ConfigError, match="cannot unload a model") as caught:
         unloaded(client, name)
     assert "local/NAME" in caught.value.hint
     client.close()

@@ -67,14 +67,14 @@ def test_an_option_of_any_type_is_taken_or_refused_in_our_words(name):
 @pytest.mark.parametrize("call", ["models", "health", "estimate_tokens", "resource"])
 def test_what_takes_text_says_so(call, given):
     """Of the functions that take a name or a text alone."""
-    with pytest.raises(ConfigError, match="takes text, and no"):
+    with pytest.raises(ConfigError, match="takes text, not"):
         getattr(nbllm, call)(given)
 
 
 @pytest.mark.parametrize("given", ["openai/mini", 5, {"model": "m"}], ids=repr)
 def test_a_client_is_made_of_no_model(given):
     """A mistake that is easily made, told where it is made; limits of time are taken as in a call."""
-    with pytest.raises(ConfigError, match="takes a registry, and no"):
+    with pytest.raises(ConfigError, match="takes a registry, not"):
         nbllm.Client(given)
     with pytest.raises(ConfigError, match="Not a time limit"):
         nbllm.Client(timeouts="soon")

@@ -176,7 +176,7 @@ def test_a_job_is_watched_and_cancelled(serve, kind):
     with pytest.raises(ConfigError, match="in a batch"):
         mapped(client, texts(4), kind, run="r", mode="now")
     if kind == "openrouter":
-        with pytest.raises(ConfigError, match="cannot be cancelled"):
+        with pytest.raises(ConfigError, match="cannot cancel a batch"):
             job.cancel()
         return
     assert job.cancel()["waiting"] == 0
@@ -434,7 +434,7 @@ def test_a_file_goes_nowhere_else(to):
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     env = {"GEMINI_BASE_URL": f"http://127.0.0.1:{server.server_port}/v1beta", "GEMINI_API_KEY": KEY}
     client = Client(load(env=env), ledger=None)
-    with pytest.raises(NbllmError, match="elsewhere"):
+    with pytest.raises(NbllmError, match="another host"):
         mapped(client, texts(2), "gemini")
     client.close()
     server.shutdown()
@@ -446,7 +446,7 @@ def test_a_file_goes_nowhere_else(to):
     ("options", "told"),
     [
         ({"model": "xai/m"}, "takes no batches"),
-        ({"model": "openai/m|anthropic/m"}, "cannot be asked in batches"),
+        ({"model": "openai/m|anthropic/m"}, "cannot run in batches"),
         ({"budget": 1}, "budget="),
         ({"width": 3}, "width="),
         ({"errors": "raise"}, "errors="),

@@ -245,7 +245,7 @@ def test_a_turn_of_a_conversation_is_a_span_above_its_calls(watched, options, be
         chat("two")
     other = chat.fork()
     other("three")
-    turns = watched.column_ended("turn", 3)
+    turns = watched.ended("turn", 3)
     assert [1, 2, 3] == [t.attributes["nbllm.turn"] for t in turns]
     first, second, forked = (t.attributes["gen_ai.conversation.id"] for t in turns)
     assert first == second != forked
@@ -272,7 +272,7 @@ def test_a_turn_that_comes_to_nothing_ends_its_span(watched, way):
     else:
         with pytest.raises(NbllmError):
             chat("hello", **({"schema": 7} if way == "wrong" else {}))
-    (turn,) = watched.column_ended("turn", 1)
+    (turn,) = watched.ended("turn", 1)
     kinds = {"refused": "AuthenticationError", "wrong": "ConfigError", "stopped": None}
     assert kinds[way] == turn.attributes.get("error.type")
     assert (way == "stopped") is turn.attributes.get("nbllm.stopped", False)

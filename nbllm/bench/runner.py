@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..client.api import default_client
 from ..client.client import Client
-from ..client.embeddings import embedder, wanted
+from ..client.embeddings import embedder, vector_options
 from ..client.policy import Timeouts
 from ..client.prepare import missing_key_error
-from ..client.unloading import unloads
+from ..client.unloading import can_unload
 from ..core import addresses, errors
 from ..core.messages import Text
 from ..core.options import ADDRESS, REQUEST, SENDING
@@ -404,7 +404,7 @@ def _contestant(model_spec: Model, common: Mapping[str, Any], client: Client) ->
     Timeouts.of(timeout)  # raises for invalid limits
     if batch is not None:
         own = {name: options.pop(name) for name in ("purpose", "dimensions") if name in options}
-        options["extra"] = {**(options.get("extra") or {}), **wanted(**own)}
+        options["extra"] = {**(options.get("extra") or {}), **vector_options(**own)}
     contestant = _resolve_contestant(client, model, address, headers, batch)
     more = {"timeout": timeout, "retries": int(retries or 0), "keep": keep, "counter": counter}
     return replace(contestant, name=name or model, options=options, **more)
@@ -556,7 +556,7 @@ def _drop_impossible_turns(
     not_unloadable = {
         i
         for i, contestant in enumerate(contestants)
-        if not unloads(client, contestant.route) or contestant.route.simulated
+        if not can_unload(client, contestant.route) or contestant.route.simulated
     }
     if strict and any(t.start_kind == "cold_model" and t.contestant in not_unloadable for t in turns):
         raise errors.ConfigError(

@@ -53,7 +53,7 @@ T = TypeVar("T")
 
 
 class CallOptions(TypedDict, total=False):
-    """The options of a call, as Client.stream takes them."""
+    """The options of Client.stream."""
 
     system: str | None
     max_tokens: int | None
@@ -341,31 +341,39 @@ class Client:
     def stream(
         self, prompt: prompts.Prompt, model: str = DEFAULT_MODEL, **options: Unpack[CallOptions]
     ) -> Stream:
-        """Asks `model` and returns its reply at once, as a Stream that grows.
+        """Sends a prompt to `model` and returns its reply at once, as a Stream that grows.
 
-        prompt: text, parts, or messages. timeout: seconds in total, or a mapping of connect, first, idle,
-        total (of each turn, where tools run). tools: functions, which run when the reply is read, on
-        the thread that reads it, and descriptions of tools without code, whose calls are handed over
-        in `Response.tool_calls`. approve: "ask" the user before a call (the default; no, where nobody
-        can answer), "auto" runs all, "never" none but those that only read, or a function that is
-        given a Question and answers True, "always" or False. max_steps: turns of the model (10).
-        budget: US dollars, a mapping of usd and tokens, or a Budget that several calls share: a call
-        that may take more is not sent; where tools run, no further turn uses them once it is spent.
-        compact: when a conversation is shortened, results of tools first, then all but the last turns
-        by a summary of the same model: "auto" at 0.8 of what the model reads, where that is known
-        (the default with tools), "off", a share, or a number of tokens. cache: whether the provider
-        is asked to keep the prompt for the next one that begins like it: "auto" (the default with
-        tools and in conversations), "off", or "1h" for longer, where it can; True gives at once the
-        answer that an equal call had before, of which Response.cached tells, and keeps what comes;
-        "refresh" asks anew and keeps that one; sample tells several answers to one question apart.
-        label: a word that its rows in the log have. failover: with model="a|b", "restart" asks b also
-        where a fails after it has begun to answer, what came is void then; "content" where a's
-        filter refused. hedge: seconds without a
-        token after which it is asked a second time; who begins first is read, both are paid. retries:
-        how often to ask again while nothing has been shown. extra: merged into the request body as it
-        is. keep: a headless CLI stays for the next call, which is then answered sooner; a conversation
-        goes on in the one that heard it. Raises ConfigError for what is wrong on this side; what the provider
-        does shows when the stream is read.
+        - prompt: text, parts, or messages.
+        - timeout: total seconds, or a mapping of connect, first, idle, silent and total (for each turn, where
+          tools run).
+        - retries: how often to send again while no token has been shown.
+        - tools: functions, which run while the reply is read, on the reader's thread, and descriptions of
+          tools
+          without code, whose calls are returned in `Response.tool_calls`.
+        - approve: "ask" the user before each call (the default; no call runs where the user cannot be asked),
+          "auto" runs all, "never" only those that only read; or a function that gets a Question and returns
+          True, "always" or False.
+        - max_steps: turns of the model (10).
+        - budget: US dollars, a mapping of usd and tokens, or a Budget that several calls share. A call that
+          might exceed it is not sent; where tools run, no further turn may use them once it is spent.
+        - compact: when to shorten a conversation, tool results first, then all but the last turns by a
+          summary
+          of the same model: "auto" at 0.8 of the context window, where that is known (the default with
+          tools), "off", a share, or a number of tokens.
+        - cache: whether the provider caches the prompt for later ones with the same beginning: "auto" (the
+          default with tools and in conversations), "off", or "1h" for longer, where it can. True returns the
+          stored answer to an equal call (see Response.cached), or stores the new one; "refresh" always sends
+          and stores; sample distinguishes several answers to one prompt.
+        - failover: with model="a|b", "restart" goes on with b even after a has begun to answer, and discards
+          that part; "content" does so where a's content filter refused.
+        - hedge: seconds without a token after which the call is sent a second time; the answer that begins
+          first is used, both are paid for.
+        - label: text for the log's rows of this call.
+        - extra: merged into the request's body unchanged.
+        - keep: a command-line program keeps running for the next call, which is then faster; a conversation
+          continues in the process that holds its history.
+
+        Raises ConfigError for invalid arguments; errors of the provider are raised when the stream is read.
         """
         options = seal_key(options)
         spec = CallSpec.of(options)

@@ -1,5 +1,5 @@
-"""An agent as a tool, on another machine or a command of this one: a model says what it is to be asked, and
-reads what it answers."""
+"""An agent, remote or a command on this machine, as a tool: the model sends it a message and gets its
+answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..tools.usable import Arguments, Usable
 from .stream import Stream
 
 _MESSAGE = {"type": "string", "description": "What to ask, with all that is needed: it knows nothing else."}
-_PATIENCE = 600.0  # seconds; a command that hangs has no limit of its own
+_TIMEOUT = 600.0  # seconds, since a command that hangs has no limit of its own
 _SCHEMA = {
     "type": "object",
     "properties": {"message": _MESSAGE},
@@ -31,65 +31,67 @@ _SCHEMA = {
 
 @dataclass(slots=True)
 class RemoteTool:
-    """The agent as a tool. asked: sends it a message; said: what its card says of it, which the model is told
-    behind the user's own word for it (label).
+    """A remote agent as a tool. send: sends it a message. read_card: returns its card's description of
+    itself, which the model reads after the user's own label.
 
-    A card may say anything to a model, so consent to it is bound to its words: the first are noted, and
-    others asked about. `notes`: why the agent was left out, for the user."""
+    A card may say anything to a model, so consent is bound to its text: the first text is recorded, and a
+    changed one needs the user's approval. notes: why the agent was left out, for the user."""
 
     route: Route
-    asked: Callable[[str], Stream]
-    said: Callable[[], Awaitable[str]]
+    send: Callable[[str], Stream]
+    read_card: Callable[[], Awaitable[str]]
     consent: Consent
     notes: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        """As it is named in tools=."""
+        """Its name in tools=."""
         return self.route.provider.name
 
     @property
     def entry(self) -> Entry:
-        """What consent is bound to beside the card's words: its name and address."""
+        """The agent's name and address, to which consent is bound besides the card's text."""
         return Entry(self.name, trusted=True, url=self.route.provider.base_url)
 
-    async def changes(self) -> tuple[Described, list[Change]]:
-        """(what the card says now, what of it is not as it was allowed)."""
-        told = described("card", await self.said(), {})
-        return told, await asyncio.to_thread(self.consent.compared, self.entry, [told])
+    async def check_card(self) -> tuple[Described, list[Change]]:
+        """(the card as it is now, its changes since the user allowed it)."""
+        description = described("card", await self.read_card(), {})
+        return description, await asyncio.to_thread(self.consent.compared, self.entry, [description])
 
     async def usables(self) -> list[Usable]:
-        """See Toolset. Raises ConfigError where the card is not as it was allowed."""
+        """See Toolset. Raises ConfigError where the card has changed since the user allowed it."""
         self.notes = []
         try:
-            card, changed = await self.changes()
+            card, changed = await self.check_card()
         except (errors.TransportError, errors.ProviderError, errors.ProtocolError) as error:
             self.notes.append(f"{self.name} is left out: {line(error.message)}")
             return []
         if changed:
             raise errors.ConfigError(
-                f"{self.name}: its card is not as you allowed it.",
-                hint=f"`%llm mcp allow {self.name}` shows what changed, and asks.",
+                f"{self.name}: its card has changed since you allowed it.",
+                hint=f"`%llm mcp allow {self.name}` shows the changes and asks you.",
             )
         label = self.route.provider.label or self.name.partition("/")[2]
-        told = f"Asks the agent {label}. It says of itself:\n{clean(card.description)}"
-        return [_usable(self.name, told, self.asked)]
+        description = f"Asks the agent {label}. It says of itself:\n{clean(card.description)}"
+        return [_agent_tool(self.name, description, self.send)]
 
 
-def command_tool(route: Route, name: str, asked: Callable[[str], Stream]) -> Usable:
-    """A command-line agent as a tool: it may do what it may where it is asked without mode=execute."""
+def command_tool(route: Route, name: str, send: Callable[[str], Stream]) -> Usable:
+    """A command-line agent as a tool, with the rights that it has without mode=execute."""
     label = route.provider.label or name.partition("/")[2]
-    return _usable(name, f"Asks the agent {label} on this machine.", asked, _PATIENCE)
+    return _agent_tool(name, f"Asks the agent {label} on this machine.", send, _TIMEOUT)
 
 
-def _usable(name: str, told: str, asked: Callable[[str], Stream], timeout: float | None = None) -> Usable:
-    tool = Tool(fit(name.replace("/", "__")), told, _SCHEMA)
-    return Usable(tool, partial(_ask, asked), where="engine", source=name, timeout=timeout)
+def _agent_tool(
+    name: str, description: str, send: Callable[[str], Stream], timeout: float | None = None
+) -> Usable:
+    tool = Tool(fit(name.replace("/", "__")), description, _SCHEMA)
+    return Usable(tool, partial(_call_agent, send), where="engine", source=name, timeout=timeout)
 
 
-async def _ask(asked: Callable[[str], Stream], arguments: Arguments) -> Any:
-    """What it answers."""
-    stream = asked(arguments["message"])
+async def _call_agent(send: Callable[[str], Stream], arguments: Arguments) -> Any:
+    """The agent's answer to a message."""
+    stream = send(arguments["message"])
     try:
         response = await stream
     except BaseException:

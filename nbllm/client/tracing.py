@@ -1,12 +1,11 @@
-"""Calls as OpenTelemetry's spans and metrics, under its conventions' names for generative models, so that
-MLflow, Langfuse, Logfire, Phoenix and others see them. Off until the user turns it on, and opentelemetry is
-not imported before.
+"""OpenTelemetry spans and metrics of calls, with the names of its conventions for generative models, which
+MLflow, Langfuse, Logfire, Phoenix and others read. Off until the user turns it on; opentelemetry is not
+imported before.
 
-Spans, from the outside: `cell`, `rows NAME` (a table's) or `turn` (a conversation's), `invoke_agent MODEL`
-(an answer with tools), `chat MODEL` (one call of a provider; several where one fails and another is asked),
-`execute_tool NAME`.
-What was said is in them only where that is asked for, and never a key. Where they go is the business of the
-providers that the user's program has set up: without any, nothing goes anywhere.
+Spans, from the outside: `cell`, `rows NAME` (a table) or `turn` (a conversation), `invoke_agent MODEL` (an
+answer with tools), `chat MODEL` (one call to a provider; several with failover), `execute_tool NAME`.
+They hold prompts and answers only with content=True, and never a key. The providers that the user's program
+has set up export them; without any, nothing is exported.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from .stream import Stream
 
 NAME = "nbllm"
-# The conventions' words for providers that they know; others have the name of their row.
+# The conventions' names of providers; others keep their own.
 _PROVIDERS = {
     "gemini": "gcp.gemini",
     "vertex": "gcp.vertex_ai",
@@ -44,16 +43,16 @@ _PROVIDERS = {
     "azure_foundry": "azure.ai.inference",
     "bedrock": "aws.bedrock",
 }
-# The conventions' boundaries; OpenTelemetry's own begin at 5, where most answers are there.
-_COUNTS, _SECONDS = [4**n for n in range(14)], [0.01 * 2**n for n in range(14)]
-_LONGEST = 100_000  # characters of a content
+# The conventions' histogram boundaries. OpenTelemetry's defaults begin at 5, beyond most answers.
+_TOKEN_BOUNDARIES, _SECOND_BOUNDARIES = [4**n for n in range(14)], [0.01 * 2**n for n in range(14)]
+_MAX_CONTENT = 100_000  # characters of a content
 
 
 def make_tracing(
     *, content: bool = False, tracer_provider: Any = None, meter_provider: Any = None
 ) -> Tracing:
-    """Spans and metrics for the providers given, or for those that are set for the process. Raises
-    ConfigError where opentelemetry is not installed."""
+    """A Tracing with the given OpenTelemetry providers, or those set for the process. Raises ConfigError
+    where opentelemetry is not installed."""
     try:
         from opentelemetry import metrics, trace
     except ImportError:
@@ -65,15 +64,17 @@ def make_tracing(
 
 
 class Tracing:
-    """Makes the spans and metrics of a client's calls. content: whether what was said is in them."""
+    """Makes the spans and metrics of a client's calls. content: whether they hold prompts and answers."""
 
     def __init__(self, api: Any, tracer: Any, meter: Any, content: bool) -> None:
         self._api, self._tracer, self.content = api, tracer, content
-        counts, times = ({"explicit_bucket_boundaries_advisory": at} for at in (_COUNTS, _SECONDS))
-        made = meter.create_histogram
-        self._tokens = made("gen_ai.client.token.usage", "{token}", "Tokens read and written.", **counts)
-        self._duration = made("gen_ai.client.operation.duration", "s", "How long calls took.", **times)
-        self._first = made(
+        counts, times = (
+            {"explicit_bucket_boundaries_advisory": at} for at in (_TOKEN_BOUNDARIES, _SECOND_BOUNDARIES)
+        )
+        create = meter.create_histogram
+        self._tokens = create("gen_ai.client.token.usage", "{token}", "Tokens read and written.", **counts)
+        self._duration = create("gen_ai.client.operation.duration", "s", "How long calls took.", **times)
+        self._first = create(
             "gen_ai.client.operation.time_to_first_chunk",
             "s",
             "Time to the first token of an answer.",
@@ -81,21 +82,21 @@ class Tracing:
         )
 
     @contextlib.contextmanager
-    def span(self, name: str, **about: Any) -> Iterator[Any]:
-        """A span round what is done inside; its errors are its own. about: attributes; None is left out."""
-        attributes = {f"nbllm.{n}": v for n, v in about.items() if v is not None}
-        with self._opened(name, self._api.SpanKind.INTERNAL, attributes) as span:
+    def span(self, name: str, **attributes: Any) -> Iterator[Any]:
+        """A span around the code inside, with its errors. Attributes that are None are left out."""
+        attributes = {f"nbllm.{n}": v for n, v in attributes.items() if v is not None}
+        with self._open_span(name, self._api.SpanKind.INTERNAL, attributes) as span:
             yield span
 
     def turn(self, begin: Callable[[], Stream], engine: Engine, conversation: str, number: int) -> Stream:
-        """A span of the stream that `begin` starts, up to its end, whoever reads it."""
-        about = {"gen_ai.conversation.id": conversation, "nbllm.turn": number}
-        span = self._tracer.start_span("turn", attributes=about)
+        """Returns the stream that `begin` starts; a span lasts from its start to its end."""
+        attributes = {"gen_ai.conversation.id": conversation, "nbllm.turn": number}
+        span = self._tracer.start_span("turn", attributes=attributes)
         try:
             with self._api.use_span(span, record_exception=False, set_status_on_exception=False):
                 stream = begin()
         except BaseException as error:
-            self._failed(span, error, ())
+            self._record_error(span, error, ())
             span.end()
             raise
 
@@ -103,14 +104,14 @@ class Tracing:
             await stream.wait_end_async()
             stopped = stream.partial().finish_reason == "cancelled"
             if error := asyncio.CancelledError() if stopped else stream.error:
-                self._failed(span, error, stream.attempts[-1].guard.secrets if stream.attempts else ())
+                self._record_error(span, error, stream.attempts[-1].guard.secrets if stream.attempts else ())
             span.end()
 
         engine.submit(ended())
         return stream
 
     @contextlib.contextmanager
-    def _opened(self, name: str, kind: Any, attributes: Mapping[str, Any]) -> Iterator[Any]:
+    def _open_span(self, name: str, kind: Any, attributes: Mapping[str, Any]) -> Iterator[Any]:
         opened = self._tracer.start_as_current_span(
             name,
             kind=kind,
@@ -122,71 +123,71 @@ class Tracing:
             try:
                 yield span
             except BaseException as error:
-                self._failed(span, error, ())
+                self._record_error(span, error, ())
                 raise
 
-    def _failed(self, span: Any, error: BaseException, secrets: Sequence[str]) -> None:
-        """An error: its type and its message, without a traceback, whose lines may hold anything."""
+    def _record_error(self, span: Any, error: BaseException, secrets: Sequence[str]) -> None:
+        """Adds an error's type and message to a span; not its traceback, which may hold anything."""
         if isinstance(error, asyncio.CancelledError | KeyboardInterrupt):
             span.set_attribute("nbllm.stopped", True)
             return
-        said = error.message if isinstance(error, errors.NbllmError) else ""
+        message = error.message if isinstance(error, errors.NbllmError) else ""
         span.set_attribute("error.type", type(error).__name__)
-        span.set_status(self._api.StatusCode.ERROR, errors.scrub(said, tuple(secrets))[:500])
+        span.set_status(self._api.StatusCode.ERROR, errors.scrub(message, tuple(secrets))[:500])
 
     def chat(self, handler: Handler) -> Handler:
-        """A wrapper of the pipeline: a span round a call, with its tokens and times."""
+        """A wrapper of the pipeline: a span around a call, with its tokens and times."""
 
         async def call(attempt: Attempt, sink: Sink) -> None:
-            began = time.perf_counter(), len(sink.log), len(sink.traces)
-            about = _asked(attempt)
-            name = f"{about['gen_ai.operation.name']} {attempt.route.model}"
-            with self._opened(name, self._api.SpanKind.CLIENT, about) as span:
+            start = time.perf_counter(), len(sink.log), len(sink.traces)
+            attributes = _request_attributes(attempt)
+            name = f"{attributes['gen_ai.operation.name']} {attempt.route.model}"
+            with self._open_span(name, self._api.SpanKind.CLIENT, attributes) as span:
                 if self.content and span.is_recording():
-                    self._said(span, attempt.request, attempt.guard.secrets)
+                    self._set_prompt(span, attempt.request, attempt.guard.secrets)
                 failed: BaseException | None = None
                 try:
                     await handler(attempt, sink)
                 except BaseException as error:
                     failed = error
-                    self._failed(span, error, attempt.guard.secrets)
+                    self._record_error(span, error, attempt.guard.secrets)
                     raise
                 finally:
-                    self._ended(span, attempt, sink, began, failed)
+                    self._finish_call(span, attempt, sink, start, failed)
 
         return call
 
-    def _ended(
+    def _finish_call(
         self,
         span: Any,
         attempt: Attempt,
         sink: Sink,
-        began: tuple[float, int, int],
+        start: tuple[float, int, int],
         failed: BaseException | None,
     ) -> None:
-        since, place, sent = began
-        seconds, came = time.perf_counter() - since, sink.log[place:]
-        response = EventLog(came).fold().response()
-        span.set_attributes(_answered(response, len(sink.traces) - sent))
-        asked = _asked(attempt)
+        since, n_events, n_sent = start
+        seconds, events = time.perf_counter() - since, sink.log[n_events:]
+        response = EventLog(events).fold().response()
+        span.set_attributes(_response_attributes(response, len(sink.traces) - n_sent))
+        request_attributes = _request_attributes(attempt)
         answered = {"gen_ai.response.model": response.model} if response.model else {}
-        shared = {n: v for n, v in asked.items() if n in _DIMENSIONS} | answered
-        first = next((at - since for at, event in came if is_token(event)), None)
-        if first is not None and "gen_ai.request.stream" in asked:
+        shared = {n: v for n, v in request_attributes.items() if n in _DIMENSIONS} | answered
+        first = next((at - since for at, event in events if is_token(event)), None)
+        if first is not None and "gen_ai.request.stream" in request_attributes:
             span.set_attribute("gen_ai.response.time_to_first_chunk", first)
             self._first.record(first, shared)
         if failed is not None and not isinstance(failed, asyncio.CancelledError):
             shared["error.type"] = type(failed).__name__
         self._duration.record(seconds, shared)
-        for kind, count in _counted(response):
+        for kind, count in _token_counts(response):
             self._tokens.record(count, {**shared, "gen_ai.token.type": kind})
         if self.content and response.parts and attempt.dialect.name not in EMBEDDERS:
-            said = [
+            texts = [
                 _message(Message("assistant", response.parts)) | {"finish_reason": response.finish_reason}
             ]
-            span.set_attribute("gen_ai.output.messages", _json(said, attempt.guard.secrets))
+            span.set_attribute("gen_ai.output.messages", _json(texts, attempt.guard.secrets))
 
-    def _said(self, span: Any, request: Request, secrets: Sequence[str]) -> None:
+    def _set_prompt(self, span: Any, request: Request, secrets: Sequence[str]) -> None:
         messages = [_message(m) for m in request.messages if m.role != "system"]
         span.set_attribute("gen_ai.input.messages", _json(messages, secrets))
         if request.system:
@@ -195,30 +196,30 @@ class Tracing:
 
     @contextlib.contextmanager
     def agent(self, stream: Stream, first: Attempt) -> Iterator[None]:
-        """A span round an answer with tools; each of its calls and tools is a child."""
-        about = {**_asked(first), "gen_ai.operation.name": "invoke_agent"}
+        """A span around an answer with tools; its calls and tools are child spans."""
+        attributes = {**_request_attributes(first), "gen_ai.operation.name": "invoke_agent"}
         name = f"invoke_agent {first.route.model}"
-        with self._opened(name, self._api.SpanKind.INTERNAL, about) as span:
+        with self._open_span(name, self._api.SpanKind.INTERNAL, attributes) as span:
             try:
                 yield
             finally:
-                self._tools(stream, first.guard.secrets)
+                self._add_tool_spans(stream, first.guard.secrets)
                 span.set_attribute("nbllm.turns", len(stream.turns))
 
-    def _tools(self, stream: Stream, secrets: Sequence[str]) -> None:
-        """The spans of what tools did, with the times at which it was."""
+    def _add_tool_spans(self, stream: Stream, secrets: Sequence[str]) -> None:
+        """Adds a span for each tool call, with its times."""
         shift = time.time_ns() - time.perf_counter_ns()
-        began: dict[str, float] = {}
-        said = [part for message in stream.partial().messages for part in message.parts]
-        calls = {part.id: part for part in said if isinstance(part, ToolCall)}
+        started: dict[str, float] = {}
+        parts = [part for message in stream.partial().messages for part in message.parts]
+        calls = {part.id: part for part in parts if isinstance(part, ToolCall)}
         for at, event in stream.log:
             if isinstance(event, ToolStarted):
-                began[event.id] = at
+                started[event.id] = at
             if isinstance(event, ToolEnded):
-                at_first = began.pop(event.result.id, at)
-                self._tool(event, calls.get(event.result.id), (at_first, at), shift, secrets)
+                started_at = started.pop(event.result.id, at)
+                self._add_tool_span(event, calls.get(event.result.id), (started_at, at), shift, secrets)
 
-    def _tool(
+    def _add_tool_span(
         self,
         ended: ToolEnded,
         call: ToolCall | None,
@@ -227,17 +228,17 @@ class Tracing:
         secrets: Sequence[str],
     ) -> None:
         name, (since, until) = ended.result.name, times
-        about = {
+        attributes = {
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": name,
             "gen_ai.tool.call.id": ended.result.id,
             "nbllm.outcome": ended.outcome,
         }
         if self.content:
-            about["gen_ai.tool.call.arguments"] = _json(call.arguments if call else {}, secrets)
-            about["gen_ai.tool.call.result"] = _json(_told(ended.result), secrets)
+            attributes["gen_ai.tool.call.arguments"] = _json(call.arguments if call else {}, secrets)
+            attributes["gen_ai.tool.call.result"] = _json(_result_content(ended.result), secrets)
         span = self._tracer.start_span(
-            f"execute_tool {name}", attributes=about, start_time=round(since * 1e9) + shift
+            f"execute_tool {name}", attributes=attributes, start_time=round(since * 1e9) + shift
         )
         if ended.result.is_error:
             span.set_attribute("error.type", ended.outcome)
@@ -254,10 +255,10 @@ _DIMENSIONS = (
 )
 
 
-def _asked(attempt: Attempt) -> dict[str, Any]:
-    """What is asked of whom, without what is said."""
+def _request_attributes(attempt: Attempt) -> dict[str, Any]:
+    """A request's attributes, without its content."""
     request, row = attempt.request, attempt.route.provider
-    host, port = _server(row.base_url)
+    host, port = _host_and_port(row.base_url)
     vectors = attempt.dialect.name in EMBEDDERS
     found = {
         "gen_ai.operation.name": "embeddings" if vectors else "chat",
@@ -279,7 +280,7 @@ def _asked(attempt: Attempt) -> dict[str, Any]:
     return {n: v for n, v in found.items() if v is not None}
 
 
-def _server(url: str) -> tuple[str | None, int | None]:
+def _host_and_port(url: str) -> tuple[str | None, int | None]:
     try:
         at = urlsplit(url)
         return at.hostname, at.port or {"https": 443, "http": 80}.get(at.scheme)
@@ -287,7 +288,7 @@ def _server(url: str) -> tuple[str | None, int | None]:
         return None, None
 
 
-def _answered(response: Response, attempts: int) -> dict[str, Any]:
+def _response_attributes(response: Response, attempts: int) -> dict[str, Any]:
     usage = response.usage
     found = {
         "gen_ai.response.id": response.id,
@@ -305,13 +306,13 @@ def _answered(response: Response, attempts: int) -> dict[str, Any]:
     return {n: v for n, v in found.items() if v is not None}
 
 
-def _counted(response: Response) -> Sequence[tuple[str, int]]:
+def _token_counts(response: Response) -> Sequence[tuple[str, int]]:
     usage = response.usage or Usage()
     told = {"input": usage.input_tokens, "output": usage.output_tokens}
     return [(kind, count) for kind, count in told.items() if count is not None]
 
 
-def _told(result: ToolResult) -> Any:
+def _result_content(result: ToolResult) -> Any:
     parts = result.content
     return parts if isinstance(parts, str) else [_part(p) for p in parts]
 
@@ -324,7 +325,7 @@ _PARTS: dict[type, Callable[[Any], dict[str, Any]]] = {
     Text: lambda p: {"type": "text", "content": p.text},
     Reasoning: lambda p: {"type": "reasoning", "content": p.text},
     ToolCall: lambda p: {"type": "tool_call", "id": p.id, "name": p.name, "arguments": p.arguments},
-    ToolResult: lambda p: {"type": "tool_call_response", "id": p.id, "response": _told(p)},
+    ToolResult: lambda p: {"type": "tool_call_response", "id": p.id, "response": _result_content(p)},
     **dict.fromkeys((Image, Document), lambda p: {"type": "blob", "mime_type": p.media_type}),
 }  # the bytes of files stay here
 
@@ -335,5 +336,5 @@ def _part(part: Any) -> dict[str, Any]:
 
 
 def _json(value: Any, secrets: Sequence[str]) -> str:
-    """As JSON, without secrets, and not longer than a back end takes."""
-    return errors.scrub(json.dumps(value, default=str, ensure_ascii=False), tuple(secrets))[:_LONGEST]
+    """Encodes a value as JSON without secrets, cut to what a back end accepts."""
+    return errors.scrub(json.dumps(value, default=str, ensure_ascii=False), tuple(secrets))[:_MAX_CONTENT]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..client.catalog import list_models, ping
-from ..client.unloading import unloaded
+from ..client.unloading import unload_models
 from ..core.calls import ProviderSpec
 from ..core.codec import to_json
 from ..core.errors import ConfigError, processing_answer
@@ -99,7 +99,7 @@ def _ping(session: Session, rest: str) -> Any:
 
 def _unload(session: Session, rest: str) -> str:
     names: list[Any] = rest.replace(",", " ").split() or [None]
-    gone = [told for name in names for told in unloaded(session.client, name)]
+    gone = [told for name in names for told in unload_models(session.client, name)]
     return f"Unloaded: {', '.join(gone)}." if gone else "No model of a file is loaded."
 
 

@@ -181,7 +181,7 @@ def _allow(session: Session, rest: str) -> str:
 
 def _allow_card(session: Session, agent: RemoteTool) -> str:
     """Shows what has changed in an agent's card, and asks."""
-    card, changes = session.client.run(agent.changes())
+    card, changes = session.client.run(agent.check_card())
     if not changes:
         return f"{agent.name} is allowed. It says of itself: {line(card.description, 300)}"
     session.print_text("\n".join(map(_difference, changes)))

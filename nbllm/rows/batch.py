@@ -122,7 +122,7 @@ def _draw(progress: Progress, totals: Totals, file: RunFile) -> None:
 
 class Batches:
     """The parts of a run that is open. ended: why rows stay without an answer, "" where they do not. Raises
-    ConfigError for what cannot be asked in batches."""
+    ConfigError for what cannot run in batches."""
 
     def __init__(self, file: RunFile, handle: BatchJob) -> None:
         self.file, self.job, self.df, self.client = file, handle.job, handle.df, handle.client
@@ -208,7 +208,7 @@ class Batches:
         """Keeps what has come of a part that has ended. The rows of one that the provider keeps no longer
         have failed, so that they can be asked again."""
         try:
-            found = self.server.look(part.batch)
+            found = self.server.get_state(part.batch)
         except errors.NotFound:
             if _fresh(part):
                 raise
@@ -295,7 +295,11 @@ class Batches:
     def _collect(self, part: Part, found: BatchState) -> None:
         prefix = self._prefix(part.part)
         ids = {batches.custom_id(prefix, id): id for id in part.ids}
-        if found.problems and not found.has_results and (not self.server.paged or found.state == "failed"):
+        if (
+            found.problems
+            and not found.has_results
+            and (not self.server.has_result_pages or found.state == "failed")
+        ):
             self._failed(part, found)
             return
         collector, rows = Collector(ids, self.server.row), {}
