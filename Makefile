@@ -10,8 +10,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo    run the quickstart notebook against the built-in simulator and show its latency table"
-	@echo "make fast    the tests that need neither a kernel nor much time"
-	@echo "make test    unit, property, kernel and notebook tests"
+	@echo "make fast    the tests that start no process and draw no figure, for every edit"
+	@echo "make test    all tests: these, processes, benchmarks, figures, kernels and the notebooks"
 	@echo "make lab     JupyterLab on notebooks/"
 	@echo "make check   ruff and its formatter, mypy, the layering test"
 	@echo "make docs    the documentation site, in build/site"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The fast tests, and those of a real kernel, on every other Python that we say we support: those that this machine has, and the
+# All tests but most of those of a kernel, on every other Python that we say we support: those that this machine has, and the
 # newest one in a folder with Debian's next release (for which it takes root). Names those that it could not have.
 set -euo pipefail
 status=0
@@ -29,7 +29,7 @@ checks() { # PYTHON ENVIRONMENT [inside]: all commands run behind the last word
   shift 2
   "$@" "$python" -m venv "$env" && "$@" "$env/bin/pip" install -q '.[test]' || { echo "CANNOT RUN on Python $version: it could not be set up"; status=1; return; }
   local run=("$@" "$env/bin/python" -m pytest -q -p no:cacheprovider -n auto --dist worksteal)
-  "${run[@]}" -m "not slow and not kernel and not real and not browser" || status=1
+  "${run[@]}" -m "not kernel and not real and not browser" || status=1
   "${run[@]}" tests/test_kernel.py tests/test_chat_widget.py || status=1
 }
 

@@ -411,6 +411,7 @@ def test_what_came_before_a_call_is_read_before_it_runs(client, asynchronous):
     assert "Seen." == "".join(seen[at + 8 :])
 
 
+@pytest.mark.slow
 def test_a_loop_goes_on_in_another_process(client, prices, tmp_path):
     """From what was kept as it went: the process died in the middle of a call, which is run again, as it has
     no result."""
@@ -565,6 +566,7 @@ def test_a_key_of_the_call_reaches_no_model(client):
     assert ["it is •••"] == [e.result.content for e in r.steps[0].results]
 
 
+@pytest.mark.slow
 def test_a_script_asks_at_its_terminal(tmp_path):
     """With what would run, escaped; without a terminal it is no."""
     import os

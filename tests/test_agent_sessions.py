@@ -491,6 +491,7 @@ def ask(client, *said, **options):
     return client.complete(messages, "cli/it", retries=0, keep=True, **options)
 
 
+@pytest.mark.slow
 def test_a_conversation_goes_on_in_the_process_and_session_that_heard_it(agent):
     """The second turn says only what is new; a question of its own begins a new session of the same
     process."""
@@ -504,6 +505,7 @@ def test_a_conversation_goes_on_in_the_process_and_session_that_heard_it(agent):
     assert "session s3 heard 1: The conversation so far" in changed, "what it did not hear is told again"
 
 
+@pytest.mark.slow
 def test_another_model_or_system_prompt_is_another_command(agent):
     """A command begins its conversations with what it was started for; a new one must not speak for the
     old."""
@@ -526,6 +528,7 @@ def test_a_kept_codex_is_told_apart_by_what_it_may_do():
     assert calls[0].process != calls[1].process
 
 
+@pytest.mark.slow
 def test_a_running_command_is_asked_one_thing_at_a_time(agent):
     """Two at once are two processes; later ones find them idle."""
     client = agent("time.sleep(0.3) if text == 'slow' else None")
@@ -535,6 +538,7 @@ def test_a_running_command_is_asked_one_thing_at_a_time(agent):
     assert ask(client, "again").text.split()[1] in (slow.response().text.split()[1], quick.split()[1])
 
 
+@pytest.mark.slow
 def test_stop_interrupts_the_turn_and_keeps_the_process(agent):
     """A cancel that is answered; the next turn of the conversation finds it, and knows the part that came."""
     body = """
@@ -556,6 +560,7 @@ def test_stop_interrupts_the_turn_and_keeps_the_process(agent):
     assert (part.text.split()[1], "2:") == (after.split()[1], after.split()[5])
 
 
+@pytest.mark.slow
 def test_one_that_does_not_stop_is_ended(agent):
     """Long before it would end by itself, and the next question starts another."""
     client = agent("update(s, f'pid {os.getpid()} '); time.sleep(60)")
@@ -568,6 +573,7 @@ def test_one_that_does_not_stop_is_ended(agent):
     assert not Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.slow
 def test_one_that_ends_in_the_middle_cuts_the_answer_and_tells_its_last_words(agent):
     """The part that came is kept; the next question starts another process."""
     client = agent("update(s, 'half'); sys.stderr.write('out of cheese'); sys.exit(3)")
@@ -576,6 +582,7 @@ def test_one_that_ends_in_the_middle_cuts_the_answer_and_tells_its_last_words(ag
     assert "half" == caught.value.partial.text
 
 
+@pytest.mark.slow
 def test_an_error_is_an_error_and_the_process_stays(agent):
     """What failed is not remembered as heard."""
     client = agent(
@@ -590,6 +597,7 @@ def test_an_error_is_an_error_and_the_process_stays(agent):
     assert first.split()[1] == ask(client, "fine again").text.split()[1]
 
 
+@pytest.mark.slow
 def test_words_that_make_no_sense_end_the_turn(agent):
     """A list where an object belongs: an error at once, not a turn that waits."""
     client = agent(
@@ -600,12 +608,14 @@ def test_words_that_make_no_sense_end_the_turn(agent):
         ask(client, "go", timeout={"first": 60})
 
 
+@pytest.mark.slow
 def test_long_lines_pass(agent):
     """Two megabytes in one."""
     client = agent("update(s, 'x' * 2_000_000)")
     assert ask(client, "go").text.startswith("x" * 2_000_000)
 
 
+@pytest.mark.slow
 def test_a_line_without_an_end_is_bounded_in_a_kept_command_too(agent):
     """Empty lines and binary ones are passed over; twenty megabytes without an end are our error, with what
     came before."""
@@ -628,6 +638,7 @@ def test_a_session_without_a_name_is_our_error(cli):
         talk.handle_line(json.dumps({"id": 2, "result": {"sessionId": None}}))
 
 
+@pytest.mark.slow
 def test_closing_the_client_ends_every_process(agent, tmp_path):
     """By closing their input: a well-behaved one ends by itself."""
     client = agent()
@@ -638,6 +649,7 @@ def test_closing_the_client_ends_every_process(agent, tmp_path):
     assert ask(client, "one").text, "and the client can be used again"
 
 
+@pytest.mark.slow
 def test_few_stay(agent, tmp_path):
     """Six at once are six processes, of which four stay."""
     client = agent("time.sleep(0.5)")
@@ -646,6 +658,7 @@ def test_few_stay(agent, tmp_path):
     assert comes_to(4, lambda: alive(str(tmp_path / "it.py")))
 
 
+@pytest.mark.slow
 def test_the_interpreter_ends_them_with_itself(tmp_path):
     """A script that does not close its client leaves nothing running."""
     import subprocess
@@ -666,6 +679,7 @@ print(Client(registry).complete("hi", "cli/it", keep=True).text)
     assert gone(str(tmp_path / "it.py"))
 
 
+@pytest.mark.slow
 def test_a_benchmark_measures_a_command_that_stays(agent):
     """keep=True: the process is started once, each request after it is a new session in it, and the rows say
     so."""

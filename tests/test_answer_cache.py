@@ -360,6 +360,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_and_one_is_killed(tmp_path):
     """What was written is there, and the other goes on."""
     command = [sys.executable, "-c", _WRITER, str(tmp_path)]

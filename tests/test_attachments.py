@@ -84,7 +84,10 @@ def ipythons_own():
     return Shown(data=PNG, format="png")
 
 
-@pytest.mark.parametrize("make", [figure, lambda: figure().axes[0], Picture, ipythons_own])
+DRAWN = [pytest.param(make, marks=pytest.mark.slow) for make in (figure, lambda: figure().axes[0])]
+
+
+@pytest.mark.parametrize("make", [*DRAWN, Picture, ipythons_own])
 def test_what_draws_itself_is_a_picture_at_its_place(make):
     """A figure, axes of one, whatever gives PNG."""
     part = value_part("fig", make())

@@ -42,6 +42,7 @@ def test_a_question_on_a_line_is_no_help(line):
     assert ["%llm?\n", "%llm models?\n"] == transform_questions(["%llm?\n", "%llm models?\n"])
 
 
+@pytest.mark.slow
 def test_in_a_kernel():
     """What one expects."""
     with Kernel() as kernel:
@@ -77,6 +78,7 @@ def test_in_a_kernel():
             assert "Did you mean" in "".join(lines)
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_gone_is_said_in_a_line(tmp_path):
     """No traceback of ours, whatever a line wants to read or write there."""
     gone = tmp_path / "gone"

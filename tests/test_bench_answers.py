@@ -77,6 +77,7 @@ def test_texts_come_back_as_they_went(tmp_path, suffix, text):
     assert [text, None, text] == [None if pd.isna(v) else v for v in nbllm.bench.load(place)["error_msg"]]
 
 
+@pytest.mark.slow
 def test_answers_are_kept_and_scored_and_columns_ride_along():
     """by= takes a column of the prompts; a score is a metric like others; joined frames find both."""
     table = pd.DataFrame({"prompt": ["One.", "Two."], "category": ["x", "y"], "status": ["1", "2"]})
@@ -104,6 +105,7 @@ def test_answers_are_kept_and_scored_and_columns_ride_along():
     assert {"One.", "Two."} == set(texts["prompt"])
 
 
+@pytest.mark.slow
 def test_answers_can_be_left_out_and_runs_in_a_folder_are_found(tmp_path):
     """keep_answers=False keeps none; a run that named its directory is listed and found."""
     made = [

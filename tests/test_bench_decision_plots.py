@@ -14,6 +14,8 @@ from nbllm.bench import figures
 
 from .test_bench_pages import frame, rows
 
+pytestmark = pytest.mark.slow
+
 KINDS = ["pareto", "over_time", "heatmap"]
 PAGE = figures.THEMES["light"].page
 

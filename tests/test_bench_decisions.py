@@ -110,6 +110,7 @@ def test_a_check_misses_a_model_and_takes_a_reference(capsys, tmp_path):
     assert "no.parquet" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_is_there():
     """python -m nbllm.bench."""
     done = subprocess.run(

@@ -29,6 +29,7 @@ def run(models, texts=TEXTS, **options):
     return nbllm.bench.run(models, texts, **options)
 
 
+@pytest.mark.slow
 def test_every_format_is_measured_with_its_tokens_and_no_text():
     """The time to the last vector, tokens and texts a second; a vector is no answer, no token and no text."""
     models = [f"sim/{name}" for name in ("openai", "gemini", "ollama")]
@@ -46,6 +47,7 @@ def test_every_format_is_measured_with_its_tokens_and_no_text():
     assert "time to last token" in nbllm.bench.report(df)
 
 
+@pytest.mark.slow
 def test_batch_sizes_are_compared_within_their_blocks():
     """Each is a model of its own, whose name says it; a model may have one of its own."""
     df = run(["sim/openai", {"model": "sim/ollama", "batch": 2}], batch=[1, 4])
@@ -57,6 +59,7 @@ def test_batch_sizes_are_compared_within_their_blocks():
     assert {3} == set(told.groupby("metric").size())
 
 
+@pytest.mark.slow
 def test_vectors_and_answers_are_measured_in_one_run():
     """Each with its own figures."""
     df = run([{"model": "sim/openai", "batch": 2, "name": "vectors"}, "sim/openai@tokens=3"])
@@ -65,6 +68,7 @@ def test_vectors_and_answers_are_measured_in_one_run():
     ]
 
 
+@pytest.mark.slow
 def test_a_run_of_embeddings_goes_on():
     """With as many texts in a request as before; a run is named by its id, its directory or its frame."""
     begun = run("sim/openai", batch=4, budget={"requests": 1})

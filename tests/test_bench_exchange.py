@@ -189,6 +189,7 @@ def measured(tmp_path_factory):
         )
 
 
+@pytest.mark.slow
 def test_a_frame_goes_to_guidellm_and_back(measured, tmp_path):
     """The same times and tokens."""
     place = nbllm.bench.export(measured, tmp_path / "benchmarks.json", to="guidellm")
@@ -370,6 +371,7 @@ def test_what_is_no_trace_says_so(tmp_path, text, words):
         nbllm.bench.trace(place, speed=0)
 
 
+@pytest.mark.slow
 def test_a_trace_is_sent_at_its_times_with_its_own_prompts():
     """In each block alike; a load of its own beside it is refused."""
     found = traces.Trace((0.0, 0.02, 0.03), tuple(nbllm.bench.prompt_set(["a", "b", "c"])))

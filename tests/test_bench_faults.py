@@ -22,6 +22,8 @@ from nbllm.routing.registry import load
 
 from .processes import held_port
 
+pytestmark = pytest.mark.slow
+
 GOOD = "sim/openai@ttft=0.005,gap=0.001,tokens=3"
 KEY = "sk-canary-0123456789abcdef0123456789"
 

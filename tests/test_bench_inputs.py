@@ -40,6 +40,7 @@ USES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
 def test_a_frame_that_lacks_columns_is_used_as_far_as_it_goes(use):
     """Whoever makes a frame has the columns that they know."""
@@ -74,6 +75,7 @@ def test_the_shorter_frame_gives_the_figures_of_the_whole():
     assert [N, 0] == list(bench.goodput(frame(), ttft_ms=15)["good"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
 def test_frames_put_together_are_a_frame(use):
     """pd.concat keeps their labels, so that each stands there twice."""
@@ -126,7 +128,7 @@ def test_half_a_character_in_a_users_column_costs_no_file(tmp_path, suffix):
     assert ["a?", "🙂"] * N == list(kept["mine"])
 
 
-@pytest.mark.parametrize("write", [bench.save, bench.report])
+@pytest.mark.parametrize("write", [bench.save, pytest.param(bench.report, marks=pytest.mark.slow)])
 def test_a_place_that_cannot_be_written_is_told(tmp_path, write):
     """A folder that is not there, and one in the place of the file; nothing is left behind."""
     (tmp_path / "run.csv").mkdir()
@@ -170,6 +172,7 @@ def test_a_prompt_that_cannot_be_read_is_named(given, words):
         bench.prompt_set(given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["name, age int", " [name, age int]", '{"type": "object"}'])
 def test_a_schema_is_said_as_in_a_cell(text):
     """In its short form too, also in a table and in a model's own options."""
@@ -206,6 +209,7 @@ def test_a_file_that_is_none_of_prompts_is_told(tmp_path, name, text, words):
         bench.prompt_set(tmp_path / name)
 
 
+@pytest.mark.slow
 def test_columns_of_prompts_that_have_our_names_keep_their_values(tmp_path, monkeypatch):
     """They ride along as prompt_NAME: what was measured stands under the name."""
     monkeypatch.setenv("NBLLM_RUNS", str(tmp_path))

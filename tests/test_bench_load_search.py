@@ -46,6 +46,7 @@ def test_a_search_that_is_over_asks_no_more():
     assert [1.0] == asked
 
 
+@pytest.mark.slow
 def test_a_load_is_found_with_its_rows():
     """A limit on tokens, so that no clock decides: everything holds, or nothing."""
     model = "sim/openai@ttft=0.001,gap=0.001,tokens=3"
@@ -60,6 +61,7 @@ def test_a_load_is_found_with_its_rows():
     assert ([1.0], [False]) == (list(none["load"]), list(none["highest"]))
 
 
+@pytest.mark.slow
 def test_a_budget_holds_for_the_whole_search():
     """What is over ends the search with what there is."""
     found = nbllm.bench.find_load(

@@ -53,6 +53,7 @@ def servers():
         server.server_close()
 
 
+@pytest.mark.slow
 def test_headers_go_with_one_models_requests_and_into_no_file(servers, tmp_path):
     """Not to the other's server, no frame and no file of the run, and they are given again to go on."""
     (mine, other), seen = servers
@@ -117,6 +118,7 @@ def test_what_counts_may_be_a_function_or_a_tokenizer(given):
     assert [0, 3] == token_counter(given)(["", "one two three"])
 
 
+@pytest.mark.slow
 def test_tokens_are_counted_where_the_server_does_not(tmp_path):
     """By a function of the notebook; the other model's are an estimate, and said to be one."""
     slow = UNTOLD.replace("gap=0.001", "gap=0.1")  # pieces that come in one read have no times between them
@@ -133,6 +135,7 @@ def test_tokens_are_counted_where_the_server_does_not(tmp_path):
     assert 4 == len(nbllm.bench.resume(tmp_path / "run", tokenizer={"a": len}, progress=False))
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_fails_loses_no_answer():
     """An estimate, said to be one, and why."""
 
@@ -157,6 +160,7 @@ OWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_files_keep_what_a_frame_says_of_its_run_and_the_dtypes_of_other_columns(tmp_path, suffix):
     """As they went, so that chunks and answers are found from a file; also twice."""

@@ -23,6 +23,8 @@ from nbllm.bench import presets as questions
 from nbllm.core import errors
 from nbllm.store import columns
 
+pytestmark = pytest.mark.slow
+
 EVIL = "</td><script>alert(1)</script><img src=x onerror=alert(1)>"
 
 

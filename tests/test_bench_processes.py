@@ -19,6 +19,8 @@ from nbllm.bench import runner as running
 
 from .processes import LONG
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(nbllm.__file__).resolve().parent.parent
 HOSTILE = (
     "queue",

@@ -124,6 +124,7 @@ def test_autoevals_scorers_are_given_what_they_expect(given):
     )
 
 
+@pytest.mark.slow
 def test_a_run_has_its_checks_and_a_grid():
     """Kept with the run; a failure passes none; a check that fails by itself loses nothing."""
     table = pd.DataFrame(
@@ -146,6 +147,7 @@ def test_a_run_has_its_checks_and_a_grid():
         nbllm.bench.grid(df.drop(columns="passed"))
 
 
+@pytest.mark.slow
 def test_templates_by_cases_are_a_table_of_prompts():
     """Every template with every row, and a grid of both."""
     table = nbllm.bench.cases({"short": "{q}?", "long": "Please: {q}?"}, pd.DataFrame({"q": ["1+1", "2+2"]}))
@@ -190,6 +192,7 @@ def answered():
     return nbllm.bench.run(models, ["One?", "Two?"], blocks=2, warmup=0, progress=False)
 
 
+@pytest.mark.slow
 def test_a_judge_who_prefers_the_first_place_says_nothing(answered):
     """Both orders disagree: a tie; who failed loses without being asked about."""
     found = nbllm.bench.judge(answered, "Which is right?", judges("FIRST"), client=Client(ledger=None))
@@ -201,6 +204,7 @@ def test_a_judge_who_prefers_the_first_place_says_nothing(answered):
     assert {0.75, 0.0} == set(win_shares(found).values()), "two won one and tied one, the third lost both"
 
 
+@pytest.mark.slow
 def test_a_judge_who_reads_decides_and_its_score_is_kept():
     """score="judge: ..." with its model; the share of comparisons won is the score."""
     models = [says("Right.", "good"), says("Wrong.", "bad")]
@@ -230,6 +234,7 @@ def test_a_judge_needs_a_question_and_a_model(options):
         nbllm.bench.run([says("x", "a"), says("y", "b")], "Go.", progress=False, **options)
 
 
+@pytest.mark.slow
 def test_a_judge_that_cannot_be_asked_loses_no_answer():
     """A warning, and the frame."""
     models = [says("Right.", "good"), says("Wrong.", "bad")]
@@ -268,6 +273,7 @@ def resumed(run, **more):
     return nbllm.bench.resume(run, budget={"requests": 9}, progress=False, client=Client(ledger=None), **more)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_checked_and_scored_as_a_whole():
     """Also what came before; a function is asked for by its name before anything is sent."""
     run = begun(2, asserts=["contains: Right", short, "latency: 1m"], score="expected")
@@ -283,6 +289,7 @@ def test_a_resumed_run_is_checked_and_scored_as_a_whole():
     pd.testing.assert_frame_equal(df.reset_index()[columns], nbllm.bench.load(run)[columns])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_judged_where_it_was_not():
     """A block that a judge has seen is not paid for again; a question given anew sees all."""
     steps = [{"when": "Right.\n</first", "text": "FIRST"}, {"when": "Right.\n</second", "text": "SECOND"}]
@@ -477,6 +484,7 @@ def test_what_could_not_score_is_told_before_anything_is_sent(options, words, tm
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_what_a_judge_says_that_cannot_be_read_is_told():
     """It was asked and paid all the same."""
     how = {"blocks": 2, "warmup": 0, "progress": False}

@@ -16,6 +16,8 @@ from nbllm.client.client import Client
 from nbllm.core import errors
 from nbllm.routing.registry import load
 
+pytestmark = pytest.mark.slow
+
 ANSWER = b'{"id":"1","object":"chat.completion","model":"m","choices":[{"index":0,"finish_reason":"stop","message":{"role":"assistant","content":"ok"}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}'  # noqa: E501
 KEY = "sk-canary-0123456789abcdef0123456789"
 

@@ -22,6 +22,8 @@ from nbllm.store import columns
 
 from .processes import comes_to
 
+pytestmark = pytest.mark.slow
+
 FAST = "sim/openai@ttft=0.01,gap=0.001,tokens=5"
 SLOW = "sim/gemini@ttft=0.05,gap=0.001,tokens=5"
 OTHER = "sim/anthropic@ttft=0.02,gap=0.001,tokens=5"
@@ -398,7 +400,6 @@ def test_an_interrupt_returns_what_is_there(tmp_path):
     assert 60 == len(nbllm.bench.resume(tmp_path / "run", progress=False))
 
 
-@pytest.mark.slow
 def test_a_run_that_was_killed_at_random_moments_twenty_times_has_the_same_frame(tmp_path):
     """kill -9 of everything: nothing finished is lost or doubled, and the frame in the end is the planned
     one.

@@ -20,6 +20,8 @@ from nbllm.bench.pages import format_dollars
 
 from .test_bench_pages import frame, rows
 
+pytestmark = pytest.mark.slow
+
 TWELVE = [
     f"openrouter/anthropic/claude-{family}-{version}-2025{month}01-preview-thinking-extended"
     for family in ("sonnet", "opus", "haiku")

@@ -113,6 +113,7 @@ def test_a_power_is_told_before_the_run():
         planning.power_warning(2, 10, 0)
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_find_it_says_so():
     """Before anything is sent."""
     with pytest.warns(UserWarning, match="With 2 blocks, a difference of 10% among"):

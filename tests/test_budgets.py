@@ -283,6 +283,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_limit_and_a_killed_one_gives_back(folder):
     """kill -9 with a reservation open: its lock goes with it, and so does the reservation."""
     child = subprocess.Popen(

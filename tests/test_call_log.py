@@ -81,6 +81,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 @POSIX
 def test_a_kill_loses_and_doubles_nothing(place):
     """Writers and those that fold are killed at any moment: what was told to be written is there once."""
@@ -105,6 +106,7 @@ def test_a_kill_loses_and_doubles_nothing(place):
     assert_whole(read(), told)
 
 
+@pytest.mark.slow
 @POSIX
 def test_eight_kernels_write_at_once_and_four_are_killed(place):
     """The others go on as before; each row that was told to be written is there, and every file is sound."""
@@ -138,6 +140,7 @@ def assert_whole(found, told):
         assert last + 1 <= len(numbers) <= last + 2, "the last one may have been written, and not yet told"
 
 
+@pytest.mark.slow
 @POSIX
 def test_a_living_kernel_s_file_is_left_to_it(place):
     """While it is read, and folded by others."""
@@ -194,6 +197,7 @@ def torn(path):
 # --- what is there ---
 
 
+@pytest.mark.slow
 def test_a_call_is_on_disk_when_its_process_ends(place):
     """Nobody closed or flushed anything; the next one reads it."""
     code = "import nbllm; nbllm.complete('hello', 'sim/openai')"
@@ -202,6 +206,7 @@ def test_a_call_is_on_disk_when_its_process_ends(place):
     assert [[], ["sim/openai"]] == [problems, [row["provider"] for row in rows.values()]]
 
 
+@pytest.mark.slow
 def test_a_call_that_the_end_cuts_off_is_noted(place):
     """It was sent, and cost something."""
     code = "import nbllm; s = nbllm.stream('hello', 'sim/openai@gap=30,tokens=9'); next(iter(s.text_stream))"
@@ -221,6 +226,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 @POSIX
 def test_a_call_of_a_killed_kernel_is_interrupted(place):
     """It was on its way; others see nothing of it while its kernel lives, and once what it was afterwards,
@@ -343,6 +349,7 @@ sys.exit()
 """
 
 
+@pytest.mark.slow
 @POSIX
 def test_a_fork_writes_a_file_of_its_own(place):
     """What the parent has written or not is the parent's to write; the child ends its own way."""
@@ -400,6 +407,7 @@ print(len(rows), len(problems))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of a file's size")
 def test_a_disk_that_gets_full_costs_no_answer(place):
     """What was written stays, the rest is in memory."""
@@ -588,6 +596,7 @@ def test_costs_by_notebook(place, client):
     assert {"work/a.ipynb": 1, "-": 1, "all": 2} == df["calls"].to_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("days", "words", "bars", "title"),
     [
@@ -678,6 +687,7 @@ def test_a_wrong_word_and_a_project_change_nothing(tmp_path, text, project):
         Ledger("paper")
 
 
+@pytest.mark.slow
 def test_a_setting_of_the_notebook_changes_it(place):
     """%config NbLLM.ledger, from then on; None as the configuration says."""
     code = (

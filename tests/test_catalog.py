@@ -254,6 +254,7 @@ def test_tiktoken_is_used_where_its_data_is_here(tmp_path, monkeypatch):
     assert 0.0 == estimate_tokens(client, "a b c", "groq/openai/gpt-oss-20b").bound
 
 
+@pytest.mark.slow
 def test_a_command_s_health_is_whether_it_runs(tmp_path, monkeypatch):
     """It tells its version; one that is not installed says how to get it. Its models are its own business."""
     there = tmp_path / "claude"
@@ -278,6 +279,7 @@ def test_a_command_s_health_is_whether_it_runs(tmp_path, monkeypatch):
     client.close()
 
 
+@pytest.mark.slow
 def test_an_agent_of_the_command_line_answers_a_ping():
     """It has no word for max_tokens."""
     rows = registry.load({})

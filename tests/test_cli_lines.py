@@ -413,6 +413,7 @@ def script(tmp_path, body, dialect):
     return Client(registry, ledger=None)
 
 
+@pytest.mark.slow
 def test_a_command_that_refuses_its_arguments_is_started_once(tmp_path):
     """However many retries there are."""
     client = script(
@@ -454,6 +455,7 @@ def test_a_time_limit_carries_the_reason_on_standard_error(which, stderr, kind):
     assert wait_before_retry(error, 1, False, Retries(), 0.5) is None
 
 
+@pytest.mark.slow
 def test_a_time_limit_of_a_real_command_carries_its_reason(tmp_path):
     """Standard error is looked at when the time is over."""
     token = line(type="message", role="assistant", content="Hel", delta=True)
@@ -465,6 +467,7 @@ def test_a_time_limit_of_a_real_command_carries_its_reason(tmp_path):
     assert "Hel" == caught.value.partial.text
 
 
+@pytest.mark.slow
 def test_colours_of_an_own_command_are_taken_off(tmp_path):
     """They are for a terminal."""
     client = script(tmp_path, 'print("\\x1b[31mHello\\x1b[0m \\x1b]0;t\\x07you")', "cli_text")

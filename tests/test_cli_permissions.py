@@ -246,6 +246,7 @@ def client(tmp_path):
     client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("approve", "said", "questions"),
     [
@@ -276,6 +277,7 @@ def test_the_user_is_asked_as_before_any_tool(client, approve, said, questions):
     assert ["ran" if c == "y" else "refused" for c in said] == ends
 
 
+@pytest.mark.slow
 def test_a_client_s_own_way_to_ask_is_used_and_ask_is_the_default(client):
     """The notebook's buttons are the client's asker; where nobody is there it is no, and that is told."""
     client.asker = lambda q: "once"
@@ -286,6 +288,7 @@ def test_a_client_s_own_way_to_ask_is_used_and_ask_is_the_default(client):
     assert any("nobody could answer" in n.text for n in answer.notices if n.kind == "tools")
 
 
+@pytest.mark.slow
 def test_a_person_who_thinks_is_no_silent_command(client):
     """Signs of life come while the user is asked, so that no limit of the command's runs out."""
     waited = []
@@ -302,6 +305,7 @@ def test_a_person_who_thinks_is_no_silent_command(client):
     assert "yy" == stream.response().text[:2]
 
 
+@pytest.mark.slow
 def test_each_answer_has_a_process_of_its_own_and_keep_one_for_all(client):
     """keep=false ends the process after one turn."""
     how = {"model": "cli/it", "mode": "execute", "approve": "auto"}

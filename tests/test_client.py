@@ -323,6 +323,7 @@ def script(text, sim):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_a_long_stream_takes_memory_for_its_log_only(sim):
     """60,000 chunks: what the process grows by is the log and the answer, a few hundred bytes a chunk."""
     grown, events, tokens = map(
@@ -344,6 +345,7 @@ def test_a_long_stream_takes_memory_for_its_log_only(sim):
     assert grown < events * 400
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 def test_it_works_after_a_fork(sim):
     """Parent and child both go on asking, with connections of their own; a stream of the parent's says so in
@@ -371,6 +373,7 @@ def test_it_works_after_a_fork(sim):
     )
 
 
+@pytest.mark.slow
 def test_the_interpreter_ends_cleanly_while_a_stream_runs(sim):
     """No hang, no warning, no traceback at exit."""
     assert ["bye"] == script(
@@ -384,6 +387,7 @@ def test_the_interpreter_ends_cleanly_while_a_stream_runs(sim):
     )
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_plain_program_stops_the_call(sim):
     """KeyboardInterrupt leaves response(), the call is cancelled, the partial answer is there."""
     assert ["stopped", "cancelled", "True"] == script(

@@ -16,6 +16,8 @@ from nbllm.core.errors import ConfigError
 
 from .processes import LONG, comes_to
 
+pytestmark = pytest.mark.slow
+
 CANARY = "sk-canary-0123456789abcdefXYZ"
 WORKERS, THREADS, ROWS = 2, 4, 400
 

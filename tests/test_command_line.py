@@ -25,11 +25,13 @@ def asked(*words, typed=None, **env):
     )
 
 
+@pytest.mark.slow
 def test_a_question_is_answered():
     ran = asked("-m", "sim/openai@echo=1", "temperature=0", "Say", "this.")
     assert (0, "Say this.\n", "") == (ran.returncode, ran.stdout, ran.stderr)
 
 
+@pytest.mark.slow
 def test_what_comes_through_a_pipe_stands_below_the_question():
     ran = asked("-m", "sim/openai@echo=1", "Sum it up:", typed="line 1\nline 2\n")
     assert "Sum it up:\n\nline 1\nline 2\n" == ran.stdout
@@ -68,12 +70,14 @@ def test_help_asks_nobody(word, capsys):
     assert ("0." if word == "--version" else "claude/sonnet") in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_model_may_stand_first():
     """As in a line of a notebook; another word with a slash is a word."""
     assert "hi there\n" == asked("sim/openai@echo=1", "hi", "there").stdout
     assert "a/b testing\n" == asked("-m", "sim/openai@echo=1", "a/b", "testing").stdout
 
 
+@pytest.mark.slow
 def test_what_a_locale_has_no_letter_for_is_replaced():
     """On the way in and out; the question's words are read as UTF-8, which terminals send."""
     words, env = ("-m", "sim/openai@echo=1", "Wärum é"), {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
@@ -98,6 +102,7 @@ def test_what_a_locale_has_no_letter_for_is_replaced():
     assert (0, "See:\n\ncaf\ufffd\n".encode()) == (ran.returncode, ran.stdout), ran.stderr
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_that_code():
     ran = asked("-m", "sim/openai@status=401", "hi")
     assert (1, "") == (ran.returncode, ran.stdout)
@@ -105,6 +110,7 @@ def test_a_process_ends_with_that_code():
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.slow
 def test_a_cut_answer_is_kept():
     ran = asked("-m", "sim/openai@cut=3,echo=1", "retries=0", "one two three four five six seven")
     assert 1 == ran.returncode
@@ -136,6 +142,7 @@ def test_what_goes_to_the_provider_as_it_is():
         options(["seed=1", "seed=2", "hi"])
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_with_what_came():
     with subprocess.Popen(
         [sys.executable, "-m", "nbllm", "-m", "sim/openai@tokens=100000,gap=0.05", "go on"],

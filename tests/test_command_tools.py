@@ -42,6 +42,7 @@ def results(response):
     return [e for step in response.steps for e in step.results]
 
 
+@pytest.mark.slow
 def test_a_model_asks_an_agent(client):
     (told,) = client.tool_descriptions("cli/mine")
     assert ("cli__mine", "Asks the agent Mine on this machine.") == (told.name, told.description)
@@ -59,7 +60,12 @@ def test_a_model_asks_an_agent(client):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("broken", "exit"), ("missing", "/nowhere/agent"), ("hangs", "not of type string")]
+    ("name", "words"),
+    [
+        pytest.param("broken", "exit", marks=pytest.mark.slow),
+        ("missing", "/nowhere/agent"),
+        ("hangs", "not of type string"),
+    ],
 )
 def test_what_goes_wrong_is_a_result(client, name, words):
     """The answer goes on; arguments are checked before anything starts."""
@@ -86,6 +92,7 @@ def test_an_agent_that_nobody_knows(client):
         named(["claude"], {}, lambda: ["cli/claude"])
 
 
+@pytest.mark.slow
 def test_stop_ends_the_command(client):
     stream = client.stream("x", asking("cli__hangs"), tools="cli/hangs", approve="auto")
     assert any(isinstance(event, ToolStarted) for event in stream)
@@ -96,6 +103,7 @@ def test_stop_ends_the_command(client):
     assert gone("nbllm-hangs-as-a-tool")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [5_000, 20])
 def test_what_an_agent_takes_counts_in_the_budget(client, most):
     """Of the answer that has it asked: where nothing is left, the next turn is the last one."""

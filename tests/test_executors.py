@@ -84,7 +84,7 @@ class Handed(Executor):
         return future
 
 
-@pytest.mark.parametrize("kind", ["threads", "processes"])
+@pytest.mark.parametrize("kind", ["threads", pytest.param("processes", marks=pytest.mark.slow)])
 def test_rows_are_asked_elsewhere(server, request, kind):
     """In order, with index and schema, each once; the workers send, and what comes is kept here."""
     pool = request.getfixturevalue(kind)
@@ -212,6 +212,7 @@ def test_a_budget_holds(threads):
     assert {"ok", "pending"} == set(out["llm_status"])
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_run():
     """A pool of processes is broken then; what was answered is kept, and the run goes on with another."""
     with simulator.serve(ttft=0.01, gap=0.0, tokens=2) as server:

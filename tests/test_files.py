@@ -161,6 +161,7 @@ def test_names_with_dots_are_well(tmp_path):
 # --- writing ---
 
 
+@pytest.mark.slow
 def test_four_kernels_that_write_at_once_lose_nothing(tmp_path):
     """160 aliases from 4 processes, while a fifth gives consents; nothing is left behind, and the file is the
     user's alone."""

@@ -32,6 +32,7 @@ def shown(ran):
     return ran.html, ran.text
 
 
+@pytest.mark.slow
 def test_models_from_zero(kernel):
     """Without a key: names, prices, contexts, and what each provider needs."""
     html, text = shown(kernel.run("%llm models"))
@@ -231,6 +232,7 @@ def test_auto_says_that_simulation_is_on(kernel):
     assert "no key" not in text
 
 
+@pytest.mark.slow
 def test_a_terminal_has_an_out_where_there_is_a_value(tmp_path):
     """And none where an answer has drawn itself."""
     code = "%load_ext nbllm\n%llm ask -m sim/openai@echo=1 hello there\n40 + 2\n%reload_ext nbllm\n50 + 2\n"

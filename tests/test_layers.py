@@ -399,6 +399,7 @@ def test_the_map_of_the_package_is_right():
     assert set() == {n for n in named if not any((at / n).exists() for at in (ROOT, ROOT.parent))}
 
 
+@pytest.mark.slow
 def test_import_nbllm_is_light():
     """`import nbllm` loads no heavy package."""
     code = "import sys, nbllm, nbllm.errors; print(*sorted(sys.modules))"

@@ -466,6 +466,7 @@ def child(server, code=CHILD):
     )
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_by_a_kill(home):
     """At random moments: an answer that was kept is not asked again, and of the others no more than were on
     their way."""
@@ -503,6 +504,7 @@ print(len(ok), out.attrs["nbllm_ended"])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size")
 def test_a_disk_that_gets_full_costs_no_answer(server):
     """The run ends, what was paid for is in the frame, and with room it goes on."""
@@ -545,6 +547,7 @@ def test_a_place_that_cannot_be_written_is_named(server, home, monkeypatch):
     assert [] == list(server.records)
 
 
+@pytest.mark.slow
 def test_stop_gives_the_frame_with_what_was_finished(home):
     """An interrupt ends the run, not the caller; the run goes on later."""
     with simulator.serve(ttft=0.2, gap=0.0, tokens=2) as server:

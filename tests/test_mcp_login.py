@@ -107,6 +107,7 @@ def used(known):
     return (engine().run(usables[0].call({"a": 1, "b": 2})), "") if usables else ("", " ".join(notes))
 
 
+@pytest.mark.slow
 def test_nothing_logs_in_unasked(servers, url):
     """A server that wants a login is left out, with what to do; no client is registered."""
     before = seen(url)
@@ -142,6 +143,7 @@ def test_without_a_keyring_it_serves_this_session(servers, url):
     assert "401" in used(servers(url))[1]
 
 
+@pytest.mark.slow
 def test_a_token_that_has_ended_is_renewed_unseen(servers):
     """Also after a restart, where the login was kept; and where that cannot be, the user is told to log
     in."""
@@ -204,6 +206,7 @@ def test_a_broken_entry_of_the_keyring_is_none(text, servers, url):
 BY_HAND = {"oauth": {"clientId": "by-hand", "clientSecret": "${SECRET}", "scopes": ["read", "write"]}}
 
 
+@pytest.mark.slow
 def test_a_client_that_was_registered_by_hand(servers):
     """It logs in as that client, registers none, and renews after a restart; its secret is kept nowhere."""
     with running(3600) as url:
@@ -257,6 +260,7 @@ def test_what_a_login_brings_goes_to_no_third_place(issuer, tokens, right):
         login._check("https://own.example/login?x=1")
 
 
+@pytest.mark.slow
 def test_where_a_login_is_renewed_is_what_it_was(servers):
     """A server that tells of another place afterwards, and refuses what it gave, gets nothing sent there."""
     with running(3600) as url, Listener((404, b"{}")) as other:

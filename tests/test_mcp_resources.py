@@ -22,7 +22,7 @@ from nbllm.tools.mcp_servers import Servers
 
 from .processes import held_port
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="process groups")]
 
 BAD = str(Path(__file__).with_name("bad_mcp_server.py"))
 CANARY = "canary-0123456789abc"

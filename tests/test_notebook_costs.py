@@ -171,6 +171,7 @@ def in_a_shell(code, folder, **env):
     ).stdout
 
 
+@pytest.mark.slow
 def test_loading_brings_what_a_line_needs_and_no_call(tmp_path):
     """%load_ext imports none of what the first call does; %config and the magics are there."""
     code = """
@@ -207,6 +208,7 @@ def test_a_project_s_file_is_read_when_it_may_say_something(tmp_path, kind):
     assert not may_be_configured(Places(user=tmp_path / "missing.toml"))
 
 
+@pytest.mark.slow
 def test_what_files_choose_is_there_when_it_is_loaded(tmp_path):
     """And what they cannot choose is told then."""
     (tmp_path / "pyproject.toml").write_text(FILES["table"][0], "utf-8")
@@ -220,6 +222,7 @@ shell.run_line_magic("llm", "use")
     assert "max_tokens=5" in after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["load", "client"])
 def test_the_shared_client_can_ask_its_user(tmp_path, first):
     """Whether it is made before or after the extension was loaded, by whatever; not once that is
@@ -238,6 +241,7 @@ print("then", client.asker is not None)
     assert "then False" in told
 
 
+@pytest.mark.slow
 def test_values_draw_themselves_in_a_shell_that_has_loaded_it(tmp_path):
     """A Response of Python's own way is drawn safely, once it is unloaded as any object."""
     code = """

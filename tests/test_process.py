@@ -21,7 +21,10 @@ from nbllm.routing.registry import load
 
 from .processes import alive, comes_to, gone
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups and /bin/sh")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="process groups and /bin/sh"),
+]
 
 
 @pytest.fixture

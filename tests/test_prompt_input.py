@@ -319,6 +319,7 @@ def test_files_are_what_their_bytes_say(name, data, kind, expected):
     assert expected == part_from_bytes(data, kind, name)
 
 
+@pytest.mark.slow
 def test_a_figure_that_cannot_be_drawn_says_so():
     """Its own text may be no formula."""
     import matplotlib.figure
@@ -641,6 +642,7 @@ def test_a_namespace_of_one_s_own():
     assert "5" == filled("{o.größe}", o=SimpleNamespace(größe=5)).text
 
 
+@pytest.mark.slow
 def test_in_a_kernel():
     """The footer tells what was not filled; a model from a variable; errors of ours for a cell without a
     body; a benchmark's cell reaches us as it is."""

@@ -355,6 +355,7 @@ for i in range(10**9):
 """
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_what_was_written(file):
     """And a half of a last line at most, which is none."""
     process = subprocess.Popen([sys.executable, "-c", _WRITER, str(file)], stdout=subprocess.PIPE, text=True)

@@ -239,6 +239,7 @@ def test_rows_of_calls_hold_none(client):
     assert row["route"].startswith("http://127.0.0.1:")
 
 
+@pytest.mark.slow
 def test_a_benchmark_s_folder_holds_none(client, tmp_path):
     """Neither the plan nor the rows nor the log."""
     df = bench.run(

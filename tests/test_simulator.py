@@ -608,6 +608,7 @@ def run(code, **env):
     )
 
 
+@pytest.mark.slow
 def test_importing_it_is_light():
     out = run(
         "import sys, nbllm.simulator; print({'asyncio', 'h11', 'msgspec', 'json', 'nbllm.client.client'} & "
@@ -616,6 +617,7 @@ def test_importing_it_is_light():
     assert ("set()\n", "") == (out.stdout, out.stderr)
 
 
+@pytest.mark.slow
 def test_the_shared_one_ends_with_the_process():
     out = run(
         "import nbllm.simulator as s; a = s.shared(); assert a is s.shared(); a.close(); assert a is not "
@@ -624,6 +626,7 @@ def test_the_shared_one_ends_with_the_process():
     assert (0, "ok\n", "") == (out.returncode, out.stdout, out.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_forked_child_has_its_own():
     """And it does not hold the parent's connections open: the far end sees the parent close them."""
@@ -651,6 +654,7 @@ print(os.waitpid(pid, 0)[1], get(a), s.shared() is a)
     assert ("0 200 True\n", "") == (out.stdout, out.stderr)
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_it_is_interrupted():
     command = [sys.executable, "-m", "nbllm.simulator", "--defaults", "tokens=3,ttft=0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -132,6 +132,7 @@ def test_thoughts_restarts_and_several():
     assert "**" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminal there")
 def test_a_real_terminal(tmp_path):
     """IPython with a terminal of its own: drawn, without an Out[n] of an answer; without rich, as text."""

@@ -123,6 +123,7 @@ def test_values_as_parts(value, parts):
     assert parts == content(value)
 
 
+@pytest.mark.slow
 def test_a_figure_is_a_picture():
     """Of matplotlib."""
     from matplotlib.figure import Figure

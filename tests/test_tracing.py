@@ -348,6 +348,7 @@ def test_a_project_does_not_turn_it_on(tmp_path):
     assert not found.otel
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_before_it_is_turned_on():
     """And without the package it says how to get it."""
     code = (

@@ -663,6 +663,7 @@ with server(*[[None, head(b"content-length: %d" % len(ANSWER)) + ANSWER]] * 2) a
 """  # noqa: E501
 
 
+@pytest.mark.slow
 def test_look_ups_that_hang_hold_up_neither_others_nor_the_end():
     """80 names that are never answered, asked by 120 calls: another name is found at once, and the process
     ends."""
