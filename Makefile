@@ -31,7 +31,7 @@ demo: $(STAMP)
 FAST = not kernel and not slow and not real and not browser
 
 fast: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "$(FAST)"
+	$(BIN)/python -m pytest -q -n auto --dist worksteal --hypothesis-profile=few -m "$(FAST)"
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --dist worksteal

@@ -2,7 +2,9 @@
 
 import gc
 import os
+import platform
 import signal
+import sys
 
 import pytest
 from hypothesis import settings
@@ -15,6 +17,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # `--hypothesis-profile=search`, by whoever changes a parser. No deadline: a busy machine is no fault.
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None)
+settings.register_profile("few", derandomize=True, deadline=None, max_examples=15)  # make fast
 settings.load_profile("steady")
 
 _LEAKING = (
@@ -52,9 +55,23 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers():
-    """With -n auto two processes for each core, at most eight: tests wait as much as they work."""
-    return min(8, 2 * (os.cpu_count() or 1))
+def pytest_xdist_auto_num_workers(config):
+    """With -n auto two processes for each core, at most eight: slow tests wait as much as they work."""
+    return min(8, (1 if is_fast(config) else 2) * (os.cpu_count() or 1))
+
+
+def is_fast(config):
+    """Whether slow tests are left out, as in `make fast`."""
+    return "not slow" in config.option.markexpr
+
+
+def pytest_configure(config):
+    """Notes in `make fast` which processes are started."""
+    config.started = []
+    if is_fast(config):
+        platform.processor()  # libraries ask for it, which starts a process
+        events = ("subprocess.Popen", "os.fork", "os.posix_spawn")
+        sys.addaudithook(lambda event, args: event in events and config.started.append((event, *args[:2])))
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +84,10 @@ def clean_environment(monkeypatch, tmp_path_factory, pytestconfig):
             monkeypatch.delenv(name)
     monkeypatch.setenv("NBLLM_MODELS", str(tmp_path_factory.getbasetemp() / "nobody"))  # no model file either
     monkeypatch.setenv("NBLLM_HOME", pytestconfig.nbllm_home)
+    yield
+    if started := [*pytestconfig.started]:
+        pytestconfig.started.clear()
+        pytest.fail(f"This test starts a process, so it must be marked slow: {started[0]}")
 
 
 @pytest.fixture(scope="session")

@@ -139,6 +139,7 @@ def test_other_machines_are_not_this_one(host):
     assert not Address("http", host.strip("[]"), 1).is_local
 
 
+@pytest.mark.slow
 def test_no_address_costs_more_than_its_length():
     """Whatever it repeats."""
     for token in (

@@ -196,6 +196,7 @@ def test_equal_calls_are_one(client, sim):
     assert not engine().singleton(AnswerCache).flights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [[0], [0, 1, 2], [3]])
 def test_who_stops_leaves_the_others_their_answer(client, sim, stopped):
     before = asked(sim)
@@ -211,6 +212,7 @@ def test_who_stops_leaves_the_others_their_answer(client, sim, stopped):
     assert client.complete("Stop", "openai/sim@ttft=1.5", cache=True, extra=told).cached
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shorter", [{"first": 0.2}, {"idle": 0.2}, {"total": 0.2}])
 def test_nobody_waits_less_long_than_he_may(client, sim, shorter):
     """A limit of one call ends no other that has more time."""
@@ -222,6 +224,7 @@ def test_nobody_waits_less_long_than_he_may(client, sim, shorter):
     assert patient.response(LONG).finish_reason == "stop"
 
 
+@pytest.mark.slow
 def test_a_failure_is_everybodys(client, sim):
     streams = [client.stream("Fail", "openai/sim@status=400,headers=1.5", cache=True) for _ in range(3)]
     found = []

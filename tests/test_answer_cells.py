@@ -7,6 +7,8 @@ from nbllm import simulator
 
 from .kernels import Kernel
 
+pytestmark = pytest.mark.slow
+
 PICTURE = 'src="data:image/png;base64,iVBOR'
 
 
@@ -37,7 +39,6 @@ def kernel(sim):
         yield k
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("model", ["openai/m", "responses/m", "gemini/m"])
 def test_a_picture_is_in_the_saved_cell(kernel, model):
     """As a PNG in our HTML, sent once, and as words in the text; its bytes are in _llm."""
@@ -51,7 +52,6 @@ def test_a_picture_is_in_the_saved_cell(kernel, model):
     assert "image/png" in kernel.run("_llm.images[0]").outputs[0]["data"]
 
 
-@pytest.mark.slow
 def test_headless_it_is_there_too(sim):
     """In nbclient and papermill."""
     with started(sim, front_end=False) as k:

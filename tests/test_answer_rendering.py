@@ -313,6 +313,7 @@ LOOPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", LOOPS.values(), ids=LOOPS)
 def test_an_answer_that_loops_costs_its_length(text):
     """While it comes and at its end."""

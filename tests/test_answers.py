@@ -9,7 +9,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm import Client, simulator
@@ -42,6 +42,7 @@ from nbllm.routing.dialects import DIALECTS
 from nbllm.simulator import text
 from nbllm.store.ledger import Ledger
 
+from .examples import examples
 from .test_frames import frames
 
 FORMATS = ("openai_chat", "openai_responses", "anthropic", "gemini", "ollama", "cohere")
@@ -1276,7 +1277,7 @@ def test_the_simulator_thinks_in_parts(client):
 
 @pytest.mark.parametrize(("dialect", "values"), SHAPES.values(), ids=SHAPES)
 @given(cut=st.integers(1, 3_000))
-@settings(max_examples=8, deadline=None)
+@examples(8)
 def test_any_cutting_gives_the_same_answer(dialect, values, cut):
     """The network's packets mean nothing for pictures either."""
     body = lines(*values) if dialect == "ollama" else sse(*values)

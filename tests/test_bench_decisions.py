@@ -58,6 +58,7 @@ def frame(*parts, models=None):
 TWELVE = [f"openrouter/anthropic/claude-sonnet-4.{i}-2026-01-{i:02}-preview" for i in range(12)]
 
 
+@pytest.mark.slow
 def test_a_leaderboard_is_in_the_given_order_and_fits():
     """One row a model, whatever order the first block had; a matrix of one character each."""
     parts = [rows(n, 100 * 1.3**i, seed=i) for i, n in enumerate(TWELVE)]

@@ -203,6 +203,7 @@ def test_a_frame_goes_to_guidellm_and_back(measured, tmp_path):
     assert [False] * 4 == list(back.loc[there.index[~there["ok"]], "ok"])
 
 
+@pytest.mark.slow
 def test_a_frame_as_inspects_logs(measured, tmp_path):
     """One a model; a sample for each prompt and repetition, with its score."""
     place = nbllm.bench.export(measured, tmp_path / "logs", to="inspect")
@@ -224,6 +225,7 @@ def test_a_frame_as_inspects_logs(measured, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_frame_as_promptfoos_results(measured, tmp_path):
     """A test a prompt each time it was asked, a provider a model, passes and errors counted."""
     place = nbllm.bench.export(measured, tmp_path / "results.json", to="promptfoo")
@@ -433,6 +435,7 @@ def test_a_damaged_summary_beside_aiperfs_records_costs_none(tmp_path):
         assert 2 == len(nbllm.bench.load(place))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["guidellm", "inspect", "promptfoo"])
 def test_what_is_exported_is_json(measured, tmp_path, to):
     """An infinite figure is none; nothing to write, or nowhere, is told."""
@@ -448,6 +451,7 @@ def test_what_is_exported_is_json(measured, tmp_path, to):
             nbllm.bench.export(measured.iloc[:0], tmp_path / "y", to)
 
 
+@pytest.mark.slow
 def test_columns_of_the_users_own_come_back_or_are_told(measured, tmp_path):
     """One without any value, one of mixed kinds."""
     df = measured[:2]

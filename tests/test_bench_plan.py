@@ -10,12 +10,14 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 
 from nbllm import Document, Image, Message, Reasoning, Text, Tool, ToolCall, ToolResult
 from nbllm.bench import arrivals, plan, prompt_set, prompts, synthetic
 from nbllm.core import errors
+
+from .examples import examples
 
 LOADS = {
     "closed": plan.LoadShape.of(),
@@ -28,7 +30,7 @@ LOADS = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     contestants=some.integers(1, 4),
     n_prompts=some.integers(1, 5),

@@ -357,6 +357,7 @@ def test_win_rates_are_those_of_the_model_they_come_from():
     assert list(strength.values()) == NEAR(list(found["strength"]), abs=0.25)
 
 
+@pytest.mark.slow
 def test_intervals_of_win_rates_cover():
     """Equal models, 30 prompts: some 95 of 100 hold a half; copies are no more prompts."""
     rng = np.random.default_rng(2)

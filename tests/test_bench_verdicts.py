@@ -62,6 +62,7 @@ def test_every_size_that_people_use_can_be_decided(models, blocks, factor):
     assert {models * (models - 1) // 2} == set(rows["n_family"])
 
 
+@pytest.mark.slow
 def test_levels_and_other_metrics_do_not_weigh_on_a_verdict():
     """A family is one metric in one setting, unless the user wants all; reciprocals count once in it."""
     df = pd.concat(
@@ -279,6 +280,7 @@ def autoregressive(n, r, rng):
     return np.array(x)
 
 
+@pytest.mark.slow
 def test_what_neighbours_share_weakens_a_verdict():
     """Equal models whose own noise lasts for many blocks: seldom called different; the inflation is exact."""
     rng, runs = np.random.default_rng(6), []
@@ -314,6 +316,7 @@ def test_a_short_series_is_trusted_less_than_its_own_autocorrelation_says(n):
     )
 
 
+@pytest.mark.slow
 def test_models_of_one_noise_lend_each_other_their_degrees_of_freedom():
     """Five models, ten blocks, each twice as slow as the last and noise of 20 %: all are decided. Equal ones
     whose own noise lasts for many blocks, one of them the noisiest, are seldom called different."""

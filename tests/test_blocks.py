@@ -59,6 +59,7 @@ def cut(text, places):
     return [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)], strict=True)]
 
 
+@pytest.mark.slow
 @given(TEXTS, st.lists(st.integers(0, 10_000), max_size=60))
 @settings(max_examples=600, deadline=None)
 def test_any_cutting_gives_the_same_blocks(text, places):
@@ -71,6 +72,7 @@ def test_any_cutting_gives_the_same_blocks(text, places):
     assert text == "".join(expected) + whole.tail()
 
 
+@pytest.mark.slow
 @given(TEXTS)
 @settings(max_examples=800, deadline=None)
 def test_blocks_look_as_the_whole_does(text):
@@ -103,6 +105,7 @@ LONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", LONG.values(), ids=LONG)
 def test_a_long_block_costs_time_in_proportion(sign):
     """In pieces of five characters; nothing is lost."""

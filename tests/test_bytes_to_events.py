@@ -4,7 +4,7 @@ of our errors."""
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.core.calls import ProviderSpec
@@ -12,6 +12,7 @@ from nbllm.core.errors import NbllmError
 from nbllm.core.events import fold
 from nbllm.routing.dialects import DIALECTS
 
+from .examples import examples
 from .test_frames import batches
 
 TEXT = "Grüße, 世界 🌍"
@@ -115,7 +116,7 @@ def test_the_samples_are_read(dialect):
 
 @pytest.mark.parametrize("dialect", BODIES)
 @given(cuts=st.lists(st.integers(1, 60), min_size=1, max_size=5))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_any_cutting_gives_the_same_events(dialect, cuts):
     """The network's packets mean nothing."""
     assert events(dialect, BODIES[dialect], [4096]) == events(dialect, BODIES[dialect], cuts)
@@ -123,7 +124,7 @@ def test_any_cutting_gives_the_same_events(dialect, cuts):
 
 @pytest.mark.parametrize("dialect", BODIES)
 @given(data=st.data())
-@settings(max_examples=80, deadline=None)
+@examples(80)
 def test_damaged_bytes_give_events_or_one_of_our_errors(dialect, data):
     """Cut, spliced, overwritten: never a foreign exception, and a text that is cut is a prefix."""
     body = bytearray(BODIES[dialect])
@@ -140,7 +141,7 @@ def test_damaged_bytes_give_events_or_one_of_our_errors(dialect, data):
 
 @pytest.mark.parametrize("dialect", BODIES)
 @given(body=st.binary(max_size=300), cut=st.integers(1, 40))
-@settings(max_examples=80, deadline=None)
+@examples(80)
 def test_any_bytes_at_all(dialect, body, cut):
     """Noise gives events or one of our errors."""
     try:

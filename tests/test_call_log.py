@@ -249,6 +249,7 @@ def test_a_call_of_a_killed_kernel_is_interrupted(place):
     assert ["calls.sqlite"] == files(place)
 
 
+@pytest.mark.slow
 def test_a_call_that_ends_is_written_over_its_beginning(place, client):
     """One row, whenever the book was written."""
     stream = client.stream("hello", "sim/openai@gap=0.4,tokens=5")

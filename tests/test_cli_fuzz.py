@@ -346,6 +346,7 @@ def mutations(lines):
             yield text, text[:cut]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cli", CLIS)
 def test_a_commands_lines_of_wrong_types_are_our_errors_or_none(cli):
     """Each value of each line by values of other types; each key left out; each line cut."""
@@ -354,6 +355,7 @@ def test_a_commands_lines_of_wrong_types_are_our_errors_or_none(cli):
         read(DIALECTS[row.dialect].decoder(row), [bad, good, bad], exit_frame(0, "", **{"usage.json": bad}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cli", CLIS)
 def test_whole_runs_of_wrong_types_too(cli):
     """Many lines wrong at once, in every state of a decoder."""
@@ -380,6 +382,7 @@ def test_an_exit_of_wrong_types_is_our_error(cli):
             read(DIALECTS["cli_text" if cli == "text" else row.dialect].decoder(row), [], Frame(data, "exit"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cli", CLIS)
 def test_a_kept_commands_lines_of_wrong_types_are_our_errors_or_none(cli):
     """Both for what we answer and for what is read of a turn."""
@@ -447,6 +450,7 @@ def test_an_answer_that_begins_again_and_again_ends():
 # --- growth ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "message",
     [
@@ -476,6 +480,7 @@ def test_a_commands_error_costs_its_length(message):
     growth(parse, lambda n: (message * n)[:n], 10_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cli", CLIS)
 def test_many_small_pieces_cost_their_number(cli):
     """An answer of a hundred thousand deltas."""

@@ -8,7 +8,7 @@ import textwrap
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm import Client
@@ -94,7 +94,6 @@ def test_what_stands_beside_an_object_is_told_apart(lines, found, words):
 VALUES = st.dictionaries(st.text(max_size=3), st.text(max_size=9), min_size=1, max_size=3)
 
 
-@settings(max_examples=100)
 @given(st.lists(VALUES, min_size=1, max_size=5))
 def test_clean_lines_are_read_as_they_are(values):
     """Whatever they hold, also right after each other."""
@@ -103,6 +102,7 @@ def test_clean_lines_are_read_as_they_are(values):
     assert (values, []) == read(["".join(lines)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ['{"a":' * 200_000, "{" * 1_000_000, '{"' * 500_000, "{}" * 400_000, '{"a":1,' * 200_000]
 )

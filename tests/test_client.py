@@ -216,6 +216,7 @@ def test_a_cancelled_reader_cancels_the_call(client):
     assert "cancelled" == stream.response(30).finish_reason
 
 
+@pytest.mark.slow
 def test_response_may_time_out_without_stopping_the_call(client):
     """response(timeout) raises TimeoutError and the answer still comes."""
     stream = client.stream("hello", "openai/m@ttft=1.5")

@@ -11,7 +11,7 @@ from types import UnionType
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from nbllm.core import events as ev
@@ -22,6 +22,7 @@ from nbllm.core.events import DEPTH_LIMIT, Event, Response, TextDelta, Usage
 from nbllm.core.messages import Image, Message, Raw, Request, Text, Tool, ToolCall
 
 from .decoding import from_json
+from .examples import examples
 from .growth import growth
 
 # Halves of a pair that stand side by side are one character in JSON, as they are when they are sent.
@@ -68,7 +69,7 @@ def values(hint):
 def test_what_was_written_is_read(kind):
     """All types, every field; the text is canonical, and says the class by itself."""
 
-    @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+    @examples(40, suppress_health_check=[HealthCheck.too_slow])
     @given(values(kind))
     def check(value):
         text = to_json(value)
@@ -211,6 +212,7 @@ LONG = {  # what stands n times, between what
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", LONG)
 def test_what_is_read_costs_its_length(what):
     """Whatever stands in it."""

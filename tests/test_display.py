@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm import simulator
@@ -47,6 +47,7 @@ from nbllm.notebook.view.styles import STYLE, style_of
 from nbllm.notebook.view.text import TextPainter
 from nbllm.routing import registry
 
+from .examples import examples
 from .payloads import PAYLOADS
 from .test_markdown import checked
 
@@ -178,8 +179,12 @@ def test_a_thousand_chunks_are_cheap(per_second):
 
 @pytest.mark.parametrize(
     ("shape", "n", "per_second"),
-    [(s, n, p) for s in SHAPES for n, p in ((1_000, 100), (5_000, 5_000))]
-    + [pytest.param(s, 20_000, 40_000, marks=pytest.mark.slow) for s in SHAPES]
+    [(s, 1_000, 100) for s in SHAPES]
+    + [
+        pytest.param(s, n, p, marks=pytest.mark.slow)
+        for s in SHAPES
+        for n, p in ((5_000, 5_000), (20_000, 40_000))
+    ]
     + [pytest.param(s, 20_000, 2_000, marks=pytest.mark.slow) for s in ("prose", "code")],
 )
 def test_any_content_keeps_to_the_budget(shape, n, per_second):
@@ -193,6 +198,7 @@ def test_any_content_keeps_to_the_budget(shape, n, per_second):
     assert "".join(chunks).strip("\n") + "\n\nfoot" == page.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["prose", "code", "list"])
 def test_jupyterlab_folds_nothing_away(shape):
     """It shows 50 outputs of a cell."""
@@ -531,7 +537,7 @@ EVENTS = st.one_of(
     st.lists(st.tuples(EVENTS, st.floats(0, 2)), max_size=25),
     st.sampled_from(["md", "text", "json", "code", "html"]),
 )
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_any_events_show_safely(events, format):
     """At every moment and at the end: closed list of tags, valid text, one output left."""
     page, clock, view = live(format=format)

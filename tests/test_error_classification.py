@@ -435,6 +435,7 @@ def test_any_words_have_a_kind(status, text, codes):
     assert issubclass(classify(status, text, codes), errors.ProviderError)
 
 
+@pytest.mark.slow
 def test_long_words_cost_their_length():
     """Twenty thousand characters that begin every pattern anew."""
     for piece in ("model ", "max_tokens ", "exceeds the ", "'a ", "try again in ", "invalid api key "):

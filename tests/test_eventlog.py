@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.core.calls import Arrival, Read, Trace
@@ -24,6 +24,8 @@ from nbllm.core.events import (
     to_event,
     to_item,
 )
+
+from .examples import examples
 
 TEXTS = st.sampled_from(["", "a", " word", "\u00fc", "\u4e16\u754c", "\U0001f30d", "x" * 300])
 EVENTS = st.one_of(
@@ -55,7 +57,7 @@ def kept(stretches):
     return log, plain
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(STRETCHES, st.data())
 def test_it_reads_as_a_list_does(stretches, data):
     """By place from both ends, by slice, forwards, backwards, in part; and it adds up to the same answer."""

@@ -7,7 +7,7 @@ import json
 import httpx
 import pytest
 from httpx_sse import EventSource
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.core.calls import Frame, ProviderSpec
@@ -15,6 +15,7 @@ from nbllm.core.errors import NbllmError
 from nbllm.core.events import to_event
 from nbllm.routing.dialects import DIALECTS
 
+from .examples import examples
 from .test_bytes_to_events import BODIES
 from .test_frames import batches, frames
 from .test_synthetic_streams import CASES, NAMES, SPEAKS, body
@@ -258,6 +259,7 @@ def places(value):
         yield from places(inner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", CHUNKS)
 def test_a_field_that_means_something_is_never_passed_over(dialect):
     """Each name, at each place, with each odd value: both ways give the same of the chunk and of what comes
@@ -290,7 +292,7 @@ def chunk(draw, dialect):
 
 
 @pytest.mark.parametrize("dialect", CHUNKS)
-@settings(max_examples=40)
+@examples(40)
 @given(data=st.data())
 def test_whatever_a_chunk_holds_it_reads_alike(dialect, data):
     """Fields that mean something are never passed over: neither in the chunk itself nor after it."""

@@ -685,6 +685,7 @@ def test_what_was_inserted_is_never_scanned(before, value):
     assert text.removesuffix("{value}{value}") + value * 2 == result.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -68,6 +68,7 @@ def test_models_of_a_server_and_of_ready_providers():
     assert any(name.startswith("ollama/") for name in ready["name"])
 
 
+@pytest.mark.slow
 def test_providers_first_say_what_is_missing(kernel):
     """Grouped by what they need, in one screen; one by name in all its columns."""
     html, text = shown(kernel.run("%llm providers"))
@@ -81,12 +82,14 @@ def test_providers_first_say_what_is_missing(kernel):
     assert "OPENAI_API_KEY" in kernel.run("%llm key").text
 
 
+@pytest.mark.slow
 def test_ping_tells_the_whole_error_and_does_not_pretend(kernel):
     _, text = shown(kernel.run("%llm ping openai/mini sim auto"))
     assert "OPENAI_API_KEY is not set (a key comes from https://platform.openai.com/api-keys)" in text
     assert 2 == text.count("simulated |")
 
 
+@pytest.mark.slow
 def test_a_log_shows_what_is_looked_for_and_holds_all(kernel):
     """A few columns on screen, all in the value, which is an ordinary frame as soon as it is worked with."""
     kernel.run("import nbllm; from nbllm.store.ledger import Ledger; c = nbllm.default_client()")
@@ -108,6 +111,7 @@ def test_a_log_shows_what_is_looked_for_and_holds_all(kernel):
     assert "mine" in kernel.run("log.T.T.iloc[:, -1:]").text
 
 
+@pytest.mark.slow
 def test_help_in_one_screen(kernel):
     """The answer first, the rest by name; a word that is an option and a line is told as both."""
     for line in ("%llm", "%llm help"):
@@ -121,6 +125,7 @@ def test_help_in_one_screen(kernel):
     assert not kernel.run("%llm help nothing").ok
 
 
+@pytest.mark.slow
 def test_a_dry_run_can_be_read(kernel):
     """The messages as text first, the request folded below them."""
     ran = kernel.run("import pandas as pd\ndf = pd.DataFrame({'a': [1, 2]})\nq = 'first\\nsecond'")
@@ -132,6 +137,7 @@ def test_a_dry_run_can_be_read(kernel):
     assert 1 == len(ran.outputs)
 
 
+@pytest.mark.slow
 def test_words_alone_show_a_state(kernel):
     assert "off" in kernel.run("%llm simulate").text
     assert not kernel.value("nbllm.default_client().registry.simulating")
@@ -141,6 +147,7 @@ def test_words_alone_show_a_state(kernel):
     assert kernel.run("%llm simulate off").ok
 
 
+@pytest.mark.slow
 def test_one_bad_prompt_file_is_told_beside_the_others(kernel, tmp_path):
     """It does not hide them."""
     folder = tmp_path / "prompts"
@@ -158,6 +165,7 @@ def test_one_bad_prompt_file_is_told_beside_the_others(kernel, tmp_path):
         assert f"Left out: prompts/{name}" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "first", "among", "never"),
     [
@@ -189,6 +197,7 @@ def test_tab_offers_models_first_and_the_right_words(kernel, line, first, among,
     assert not set(never) & set(found)
 
 
+@pytest.mark.slow
 def test_tab_keeps_that_order(kernel):
     """IPython sorts what is not said to be in order."""
     kernel.run(
@@ -210,6 +219,7 @@ def test_a_table_of_odd_words_stays_a_table():
     assert pickle.loads(pickle.dumps(made)) == made
 
 
+@pytest.mark.slow
 def test_auto_without_a_key_says_how_to_get_one_and_fix_does_not_pretend(kernel):
     """In the answer's own place; what would explain an error with made-up words is refused."""
     ran = kernel.run("%%llm auto\nhello")
@@ -223,6 +233,7 @@ def test_auto_without_a_key_says_how_to_get_one_and_fix_does_not_pretend(kernel)
     kernel.run("%llm simulate off")
 
 
+@pytest.mark.slow
 def test_auto_says_that_simulation_is_on(kernel):
     """And nothing of keys, which it has not looked for."""
     assert kernel.run("%llm simulate on").ok

@@ -8,7 +8,7 @@ import time
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm import Client, simulator
@@ -23,6 +23,7 @@ from nbllm.dialects._limits import parse_limits
 from nbllm.routing import registry
 from nbllm.simulator.limits import STYLES
 
+from .examples import examples
 from .gate_clock import NONE, Sitting, played
 from .listeners import Listener
 
@@ -204,7 +205,7 @@ OPERATIONS = st.lists(
 )
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(OPERATIONS)
 def test_whatever_happens(operations):
     """Waits are never negative, no number or for ever; the width keeps its bounds; calls in flight are
@@ -347,6 +348,7 @@ def test_a_wait_is_told_once_and_stop_ends_it(client, sim):
     assert gate.is_idle
 
 
+@pytest.mark.slow
 def test_who_waits_goes_before_a_table(client):
     """With a table's rows in the queue, a call of a cell is the next; stopped ones leave no trace."""
     route, order = client.resolve("openai/f"), []

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import nbllm
@@ -21,6 +21,7 @@ from nbllm.core.messages import Document, Image, Message, Request, Text, Tool, T
 from nbllm.dialects._contexts import cache_notice, cacheable_prompt, min_tokens
 from nbllm.notebook.view.static import answer_footer
 
+from .examples import examples
 from .listeners import Listener
 from .test_prompt_caching import body as body_of
 from .test_prompt_caching import conversation, said
@@ -329,7 +330,7 @@ def test_no_call_is_parted_from_its_result():
     assert found.size > 900
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(said, st.booleans())
 def test_both_parts_are_the_whole(turns, made_up):
     """What is kept and what is sent hold every part once, in its order; and what was kept is the beginning of

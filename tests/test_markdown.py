@@ -4,7 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.notebook.view import inline_rules
@@ -12,6 +12,7 @@ from nbllm.notebook.view.hidden import clean
 from nbllm.notebook.view.markdown import code_html, plain_html, reasoning_html, to_html
 from nbllm.notebook.view.styles import STYLE
 
+from .examples import examples
 from .growth import growth
 from .payloads import MATH, PAYLOADS
 
@@ -117,7 +118,7 @@ def test_what_a_hostile_model_writes_is_text(source):
 @given(
     st.text(alphabet=st.sampled_from("<>&\"'`~*_[]()!#-+=|:\\/$ \n\tab1.js\u202e\ud800\x00"), max_size=200)
 )
-@settings(max_examples=400, deadline=None)
+@examples(400)
 def test_any_text_gives_well_formed_safe_html(source):
     """Whatever is written."""
     checked(to_html(source))
@@ -129,7 +130,7 @@ def test_any_text_gives_well_formed_safe_html(source):
     st.lists(st.sampled_from(list(PAYLOADS.values())), min_size=2, max_size=4),
     st.sampled_from(["", "\n", "\n\n", "> ", "- ", "1. "]),
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_payloads_together(sources, between):
     """And in any company."""
     checked(to_html(between + between.join(sources)))
@@ -424,6 +425,7 @@ def test_cleaned_text_can_always_be_sent(text):
     assert clean(text) == clean(clean(text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", ["[", "![](x)", "<a:b>", "*a_ ", "`a``", "![a](", ">", "$a $$", "- "])
 def test_absurd_input_takes_no_minutes(sign):
     """What makes Markdown parsers slow, in proportion to its length; and it is safe."""
@@ -525,7 +527,7 @@ def test_every_word_is_on_screen(source):
 
 
 @given(st.lists(st.sampled_from(TOKENS), max_size=30).map("".join))
-@settings(max_examples=600, deadline=None)
+@examples(600)
 def test_every_word_of_any_markdown_is_on_screen(source):
     """In any company; the numbers of list items are not words here."""
     assert [] == on_screen(source, to_html(source))

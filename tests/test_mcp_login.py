@@ -118,6 +118,7 @@ def test_nothing_logs_in_unasked(servers, url):
     assert before == seen(url)
 
 
+@pytest.mark.slow
 def test_a_login_is_kept_and_serves_the_next_kernel(servers, url):
     """In the keyring, under the server's address; another address gets nothing of it."""
     ring = Ring()
@@ -136,6 +137,7 @@ def test_a_login_is_kept_and_serves_the_next_kernel(servers, url):
     assert "%llm mcp login" in used(servers(url, ring))[1]
 
 
+@pytest.mark.slow
 def test_without_a_keyring_it_serves_this_session(servers, url):
     known = servers(url)
     assert not log_in(known)
@@ -165,6 +167,7 @@ def test_a_token_that_has_ended_is_renewed_unseen(servers):
         assert after["logins"] == seen(url)["logins"]
 
 
+@pytest.mark.slow
 def test_a_login_that_nobody_finishes(servers, url):
     """A refusal, or nobody: one line, and nothing is kept."""
     ring = Ring()
@@ -186,6 +189,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("table", "words"), WRONG)
 def test_what_has_no_login(table, words, servers, url):
     known = servers(url)
@@ -194,6 +198,7 @@ def test_what_has_no_login(table, words, servers, url):
         engine().run(known.log_in(entry, "", None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"tokens": 3}', '{"tokens": {"access_token": 5}}'])
 def test_a_broken_entry_of_the_keyring_is_none(text, servers, url):
     ring = Ring()
@@ -285,6 +290,7 @@ def test_where_a_login_is_renewed_is_what_it_was(servers):
         assert url in str(now.token_endpoint)
 
 
+@pytest.mark.slow
 def test_a_wrong_secret_is_told_without_it(servers, url):
     known = servers(url, Ring(), auth={"CLIENT_ID": "by-hand", "CLIENT_SECRET": "canary-wrong-secret"})
     with pytest.raises(NbllmError) as caught:

@@ -81,6 +81,7 @@ SCENARIOS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", FORMATS)
 @pytest.mark.parametrize("options", SCENARIOS.values(), ids=SCENARIOS)
 def test_the_times_of_a_scenario_are_those_of_its_sending(client, sim, options, dialect):

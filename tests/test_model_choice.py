@@ -99,6 +99,7 @@ def test_old_failed_and_cached_calls_say_nothing(client):
     assert "2.1 s" in why
 
 
+@pytest.mark.slow
 def test_the_answer_says_who_was_chosen_and_why(client):
     """As auto does; after one call each, the faster one answers."""
     slow, quick = "sim/openai/slow@ttft=1.5,gap=0,tokens=3", "sim/openai/quick@ttft=0.01,gap=0,tokens=3"

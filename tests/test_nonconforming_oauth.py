@@ -132,6 +132,7 @@ BODIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", ODD)
 def test_an_odd_interval_floods_no_server_and_hangs_nobody(interval):
     """Nobody enters the code: few questions, and the user's patience is the end."""
@@ -141,6 +142,7 @@ def test_an_odd_interval_floods_no_server_and_hangs_nobody(interval):
         assert len(server.asked) <= 4
 
 
+@pytest.mark.slow
 def test_a_short_interval_is_not_kept_up():
     """Some quick questions, then one a second."""
     with Server(device={**DEVICE, "interval": 0.001}, token={"error": "authorization_pending"}) as server:
@@ -149,6 +151,7 @@ def test_a_short_interval_is_not_kept_up():
         assert len(server.asked) <= 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", [1e9, "1e9", 3600, 1e8])
 def test_a_long_interval_does_not_outlast_the_users_patience(interval):
     """A thousand million seconds."""

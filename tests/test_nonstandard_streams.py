@@ -247,6 +247,7 @@ def test_ollamas_calls_of_nothing_are_told_apart(call):
     assert [Notice("unknown", "a call without a name", call)] == list(found.notices)
 
 
+@pytest.mark.slow
 def test_a_frame_of_lines_costs_its_size():
     """A million lines without a blank line between them are read one by one."""
     lines = "\n".join(['{"choices": [{"index": 0, "delta": {"content": "x"}}]}'] * 20_000)

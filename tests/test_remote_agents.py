@@ -153,6 +153,7 @@ def test_a_turn_that_breaks_off_before_anything_came_is_not_said_again(client, s
     assert 1 == len(server.agent.heard)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binding", ["JSONRPC", "HTTP+JSON"])
 def test_an_agent_that_does_not_stream_is_looked_at(binding):
     """Until its task is over; Stop cancels it too."""

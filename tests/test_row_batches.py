@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 import nbllm
@@ -16,6 +16,8 @@ from nbllm.core.errors import AuthenticationError, ConfigError, NbllmError
 from nbllm.routing.registry import load
 from nbllm.rows.batch import Batches
 from nbllm.store.runs import RunFile
+
+from .examples import examples
 
 KEY = "sk-canary-0123456789abcdef"
 MODELS = {
@@ -385,7 +387,7 @@ def test_what_waits_for_room_waits_for_the_batches_that_are_there(serve):
         assert created(server) == 3
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(12, suppress_health_check=list(HealthCheck))
 @given(
     kind=st.sampled_from(list(MODELS)),
     n=st.integers(1, 9),

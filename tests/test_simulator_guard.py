@@ -464,6 +464,7 @@ def test_a_long_path_is_refused(server, path):
 # --- growth ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [" ", "a", "1", "1.", "A b ", "\n", "'", "$", "1 ", "Aa "])
 def test_words_cost_their_length(unit):
     """Counting, answering, repeating, and what a schema takes of a prompt."""
@@ -479,6 +480,7 @@ def test_words_cost_their_length(unit):
     growth(parse, lambda n: (unit * n)[:n], 5_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit", ["/models/", "/models", "/api/", ":", "/", "a", "models/x:generateContent", "\n", "/messages"]
 )
@@ -500,6 +502,7 @@ def test_paths_cost_their_length(unit, method):
     growth(parse, lambda n: "/" + unit * n + "\nx", 1_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["a=1,", "@", "auth=", "tokens=1;", ",", "=", "a@b=", "%41"])
 def test_option_words_cost_their_length(unit):
     """In a name and in a header."""

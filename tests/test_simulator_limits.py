@@ -97,6 +97,7 @@ def test_nothing_is_limited_unless_asked_for():
     assert {"openai", "none"} <= set(STYLES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("style", "refusals"), [("openai", 5), ("azure", 5), ("groq", 60), ("gemini", 60), ("none", 60)]
 )

@@ -166,6 +166,7 @@ def test_arguments_that_are_no_object():
         assert "arguments" == strict._history_fault((call_entry(1, "c", "f", wrong),), "openai_chat")[0]
 
 
+@pytest.mark.slow
 def test_checking_a_history_costs_its_length():
     """Results in reverse, of a turn with many calls."""
     many = 20_000

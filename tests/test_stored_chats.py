@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.core.errors import ConfigError
@@ -20,6 +20,7 @@ from nbllm.routing import registry
 from nbllm.routing.config import Places
 from nbllm.store.chats import KeptChats
 
+from .examples import examples
 from .kernels import Kernel
 
 KEY = "sk-canary-0123456789abcdef"
@@ -167,7 +168,7 @@ def test_a_file_that_cannot_be_used_costs_no_turn(damage, shelf, tmp_path):
     assert str(path) in shelf.told[0]
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.lists(st.tuples(st.sampled_from("audpr"), st.integers(0, 3), st.booleans()), max_size=12))
 def test_what_is_kept_is_what_there_is(tmp_path_factory, work):
     """After any work on it."""

@@ -67,6 +67,7 @@ def together(cases):
     return {name: future.result() for name, future in waiting.items()}
 
 
+@pytest.mark.slow
 def test_signs_of_life_keep_a_call_alive():
     """For longer than its limit without them, before the first token and between two. A busy machine may keep
     a sign back for as long: such a case is tried again."""
@@ -84,6 +85,7 @@ def test_signs_of_life_keep_a_call_alive():
     assert not cases, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [False, True], ids=["none", "one"])
 def test_signs_of_life_alone_have_a_limit_of_their_own(tokens):
     """It is named, with what allows more; what came is kept."""

@@ -14,13 +14,15 @@ import numpy as np
 import pandas as pd
 import pydantic
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.core.errors import ConfigError
 from nbllm.core.messages import Document, Image, Text, Tool, ToolCall
 from nbllm.tools.results import NOTHING, content, failed, failure
 from nbllm.tools.usable import ToolArgumentsError, Usable
+
+from .examples import examples
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 30
 CALL = ToolCall("c1", "price", {})
@@ -153,7 +155,7 @@ def test_a_budget_holds_and_what_is_left_out_is_said(value, words):
     assert len(text) < 800
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.text() | st.dates() | st.binary(),

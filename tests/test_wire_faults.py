@@ -204,6 +204,7 @@ def test_the_words_of_a_gateway_below_half_an_answer_are_told():
     assert "Hello" == caught.value.partial.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", STALLS)
 def test_silence_at_any_stage_is_a_timeout_and_the_answer_so_far_stays(fault, tls, monkeypatch):
     """In every dialect, plain and under TLS, all at the same time: they wait together."""
@@ -289,6 +290,7 @@ def test_an_address_that_is_none_is_told_before_anything_is_sent(place):
     assert not nbllm.default_client().check(f"http://{place}/v1").result(30)
 
 
+@pytest.mark.slow
 def test_an_answer_without_end_is_stopped_and_what_came_is_kept():
     """Here as 1 KB of wire for each MB of text."""
     text = "x" * 2**20
