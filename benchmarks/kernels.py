@@ -23,10 +23,10 @@ os.environ["NBLLM_HOME"] = tempfile.mkdtemp(prefix="nbllm-bench-")
 SECONDS = 10.0
 WRITER = """
 import time
-from nbllm.store.history import book
-own, n = book(), 0
+from nbllm.store.history import ledger_file
+own, n = ledger_file(), 0
 while True:
-    own.add([(1e9 + n, own.kernel, str(n), 1, '{"x": "' + "x" * 500 + '"}')])
+    own.append([(1e9 + n, own.kernel, str(n), 1, '{"x": "' + "x" * 500 + '"}')])
     began = time.perf_counter()
     own.flush()
     print(own.kernel, n, time.perf_counter() - began, flush=True)
@@ -37,7 +37,7 @@ while True:
 
 def main() -> None:
     """Starts the kernels, kills half of them in the middle, and counts."""
-    from nbllm.store.history import read
+    from nbllm.store.history import read_calls
 
     number = int(sys.argv[1]) if len(sys.argv) > 1 else 8
     command = [sys.executable, "-c", WRITER]
@@ -56,7 +56,7 @@ def main() -> None:
             if len(words := line.split()) == 3:
                 told[words[0]] = int(words[1])
                 times.append(float(words[2]))
-    found, problems = read()
+    found, problems = read_calls()
     assert not problems, problems
     there = {(key[1], int(key[2])) for key in found}
     missing = [(k, n) for k, last in told.items() for n in range(last + 1) if (k, n) not in there]

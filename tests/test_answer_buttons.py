@@ -101,7 +101,8 @@ def test_what_is_kept_is_preferred_to_what_stood_beside_it(kernel):
     assert 3 == kernel.value("len(nbllm.bench.win_rates(nbllm.bench.preferences()))")
     assert "No answer of 'x'" in kernel.run("%llm kept add x").error["evalue"]
     kernel.run(
-        "from nbllm.store import preferences\nfor row in preferences.kept(): preferences.forget(row['id'])"
+        "from nbllm.store import preferences\n"
+        "for row in preferences.marked_answers(): preferences.unmark(row['id'])"
     )
 
 

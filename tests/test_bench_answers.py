@@ -143,11 +143,11 @@ def test_what_cannot_be_scored_is_told_before_it_is_paid_for(options, words):
 def test_no_tokens_beside_text_are_not_believed():
     """A proxy that counts nothing: an estimate, and no price of nothing."""
     from nbllm.core.events import Usage
-    from nbllm.store.measure import _disbelieved
+    from nbllm.store.measure import _is_usage_false
 
     class Piece:
         chars = 5
 
-    assert _disbelieved(Usage(input_tokens=0, output_tokens=0), [Piece()])
-    assert not _disbelieved(Usage(input_tokens=3, output_tokens=0), [])
-    assert not _disbelieved(Usage(input_tokens=3, output_tokens=1), [Piece()])
+    assert _is_usage_false(Usage(input_tokens=0, output_tokens=0), [Piece()])
+    assert not _is_usage_false(Usage(input_tokens=3, output_tokens=0), [])
+    assert not _is_usage_false(Usage(input_tokens=3, output_tokens=1), [Piece()])

@@ -15,7 +15,7 @@ from nbllm.client.client import Client
 from nbllm.core import errors
 from nbllm.core.assertions import as_check, build_checks, name_assertions
 from nbllm.simulator.scripts import script
-from nbllm.store import preferences as kept
+from nbllm.store import preferences
 
 NEAR = pytest.approx
 
@@ -395,7 +395,7 @@ def test_what_was_kept_is_a_comparison(tmp_path, monkeypatch):
         [("x", "One?", ["p/y", "p/z"]), ("y", "One?", ["p/z"]), ("x", "Two?", None), ("z", "Three?", ["p/x"])]
     ):
         more = {} if over is None else {"over": over}
-        kept.keep(str(number), {**about, "model": model, "prompt": prompt, **more})
+        preferences.mark(str(number), {**about, "model": model, "prompt": prompt, **more})
     found = nbllm.bench.preferences()
     assert {
         ("One?", "p/x", "p/y", "tie"),

@@ -21,7 +21,7 @@ from nbllm.notebook.completion import candidates
 from nbllm.routing import registry
 from nbllm.routing.config import Places
 from nbllm.store.database import Database, on_network
-from nbllm.store.history import _FORMAT, _INSERT, _TABLES, Book, book, fold, read
+from nbllm.store.history import _FORMAT, _INSERT, _TABLES, LedgerFile, ledger_file, merge_files, read_calls
 from nbllm.store.ledger import Ledger
 
 from .listeners import Listener
@@ -34,11 +34,11 @@ POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals and permissi
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """An empty home, for this process and those that it starts."""
-    book().close()
+    ledger_file().close()
     home = tmp_path / "home"
     monkeypatch.setenv("NBLLM_HOME", str(home))
     yield home
-    book().close()
+    ledger_file().close()
 
 
 @pytest.fixture
@@ -62,10 +62,10 @@ def files(place):
 # --- kills ---
 
 WRITER = """
-from nbllm.store.history import book
-own, n = book(), 0
+from nbllm.store.history import ledger_file
+own, n = ledger_file(), 0
 while True:
-    own.add([(1e9 + n, own.kernel, str(n), 1, "{}")])
+    own.append([(1e9 + n, own.kernel, str(n), 1, "{}")])
     own.flush()
     print(own.kernel, n, flush=True)
     n += 1
@@ -73,11 +73,11 @@ while True:
 FOLDER = """
 import sys
 from pathlib import Path
-from nbllm.store.history import fold, read
+from nbllm.store.history import merge_files, read_calls
 print("begun", flush=True)
 while True:
-    fold(Path(sys.argv[1]))
-    read()
+    merge_files(Path(sys.argv[1]))
+    read_calls()
 """
 
 
@@ -100,10 +100,10 @@ def test_a_kill_loses_and_doubles_nothing(place):
         for process in (*writers, *folders):
             process.wait()
             process.stdout.close()
-        assert_whole(read(), told)
-    fold(folder)
+        assert_whole(read_calls(), told)
+    merge_files(folder)
     assert set() == {path.name for path in folder.iterdir()} - {*WHOLE, "fold.lock"}
-    assert_whole(read(), told)
+    assert_whole(read_calls(), told)
 
 
 @pytest.mark.slow
@@ -126,9 +126,9 @@ def test_eight_kernels_write_at_once_and_four_are_killed(place):
     for path in (place / "ledger").glob("*.sqlite"):
         with closing(sqlite3.connect(path)) as db:
             assert [("ok",)] == db.execute("pragma integrity_check").fetchall()
-    assert_whole(read(), told)
-    fold(place / "ledger")
-    assert_whole(read(), told)
+    assert_whole(read_calls(), told)
+    merge_files(place / "ledger")
+    assert_whole(read_calls(), told)
 
 
 def assert_whole(found, told):
@@ -146,21 +146,21 @@ def test_a_living_kernel_s_file_is_left_to_it(place):
     """While it is read, and folded by others."""
     with python(WRITER) as writer:
         kernel, _ = writer.stdout.readline().split()
-        fold(place / "ledger")
+        merge_files(place / "ledger")
         assert [f"{kernel}.sqlite"] == files(place)
-        assert kernel in {key[1] for key in read()[0]}
+        assert kernel in {key[1] for key in read_calls()[0]}
         writer.kill()
 
 
 @POSIX
 def test_a_kernel_that_was_killed_before_it_wrote_is_tidied_away(place):
     """Whatever of its files there is."""
-    book().add([(1.0, "other", "1", 1, "{}")])
-    book().flush()
+    ledger_file().append([(1.0, "other", "1", 1, "{}")])
+    ledger_file().flush()
     for name in ("a.lock", "b.lock", "b.sqlite", "c.sqlite-shm", "d.sqlite", "d.sqlite-wal"):
         (place / "ledger" / name).touch()
-    assert [] == read()[1]
-    book().close()
+    assert [] == read_calls()[1]
+    ledger_file().close()
     assert set() == {path.name for path in (place / "ledger").iterdir()} - {*WHOLE, "fold.lock"}
 
 
@@ -168,14 +168,14 @@ def test_a_kernel_that_was_killed_before_it_wrote_is_tidied_away(place):
 @pytest.mark.parametrize("name", ["calls", "other"])
 def test_a_file_whose_writer_was_killed_before_it_had_a_wal_is_read(place, name):
     """Until then its journal is for rolling back, which a connection that may only read refuses to do."""
-    book().add([(1.0, "kernel", "1", 1, "{}")])
-    book().flush()
+    ledger_file().append([(1.0, "kernel", "1", 1, "{}")])
+    ledger_file().flush()
     folder = place / "ledger"
     torn(folder / f"{name}.sqlite")
-    assert ({(1.0, "kernel", "1", 1), (2.0, "torn", "1", 1)}, []) == (set(read()[0]), read()[1])
-    book().close()
+    assert ({(1.0, "kernel", "1", 1), (2.0, "torn", "1", 1)}, []) == (set(read_calls()[0]), read_calls()[1])
+    ledger_file().close()
     assert ["calls.sqlite"] == files(place)
-    assert ({(1.0, "kernel", "1", 1), (2.0, "torn", "1", 1)}, []) == (set(read()[0]), read()[1])
+    assert ({(1.0, "kernel", "1", 1), (2.0, "torn", "1", 1)}, []) == (set(read_calls()[0]), read_calls()[1])
 
 
 def torn(path):
@@ -202,7 +202,7 @@ def test_a_call_is_on_disk_when_its_process_ends(place):
     """Nobody closed or flushed anything; the next one reads it."""
     code = "import nbllm; nbllm.complete('hello', 'sim/openai')"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    rows, problems = read()
+    rows, problems = read_calls()
     assert [[], ["sim/openai"]] == [problems, [row["provider"] for row in rows.values()]]
 
 
@@ -211,17 +211,17 @@ def test_a_call_that_the_end_cuts_off_is_noted(place):
     """It was sent, and cost something."""
     code = "import nbllm; s = nbllm.stream('hello', 'sim/openai@gap=30,tokens=9'); next(iter(s.text_stream))"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    assert ["cancelled"] == [row["status"] for row in read()[0].values()]
+    assert ["cancelled"] == [row["status"] for row in read_calls()[0].values()]
 
 
 BEGUN = """
 import sys, nbllm
-from nbllm.store.history import book, read
+from nbllm.store.history import ledger_file, read_calls
 stream = nbllm.stream('a secret', 'sim/openai@gap=30,tokens=9', label='mine')
 next(iter(stream.text_stream))
-book().flush()
-assert {} == read()[0], "it goes on"
-print(book().kernel, flush=True)
+ledger_file().flush()
+assert {} == read_calls()[0], "it goes on"
+print(ledger_file().kernel, flush=True)
 sys.stdin.read()
 """
 
@@ -235,17 +235,17 @@ def test_a_call_of_a_killed_kernel_is_interrupted(place):
         [sys.executable, "-c", BEGUN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         kernel = process.stdout.readline().strip()
-        assert ({}, []) == read()
+        assert ({}, []) == read_calls()
         process.kill()
     for _ in range(2):
-        rows, problems = read()
+        rows, problems = read_calls()
         assert [] == problems
         assert [kernel] == [key[1] for key in rows]
         (row,) = rows.values()
         assert ("interrupted", False) == (row["status"], row["ok"])
         assert ("sim/openai", "mine") == (row["provider"], row["label"])
         assert "secret" not in str(row)
-        fold(place / "ledger")
+        merge_files(place / "ledger")
     assert ["calls.sqlite"] == files(place)
 
 
@@ -255,11 +255,11 @@ def test_a_call_that_ends_is_written_over_its_beginning(place, client):
     stream = client.stream("hello", "sim/openai@gap=0.4,tokens=5")
     next(iter(stream))
     for _ in range(3):
-        book().flush()
-    assert {} == read()[0]
+        ledger_file().flush()
+    assert {} == read_calls()[0]
     stream.response()
     client.ledger.flush()
-    assert ["ok"] == [row["status"] for row in read()[0].values()]
+    assert ["ok"] == [row["status"] for row in read_calls()[0].values()]
     assert ["ok"] == [row["status"] for row in client.ledger.history()[0]]
 
 
@@ -310,16 +310,16 @@ def test_numbers_alone_are_on_disk(place, client, answer):
     asked(client, answer)
     data = b"".join(path.read_bytes() for path in (place / "ledger").iterdir())
     assert [] == [word for word in WORDS if word.encode() in data]
-    (row,) = read()[0].values()
+    (row,) = read_calls()[0].values()
     assert {"temperature": 0.5} == json.loads(row["params"])
     assert row["bytes_in"] == len(answer)
 
 
 def test_texts_where_they_are_asked_for(place, client):
     """In a column each."""
-    client.ledger.kept = "texts"
+    client.ledger.mode = "texts"
     asked(client, ANSWER)
-    (row,) = read()[0].values()
+    (row,) = read_calls()[0].values()
     said = [
         {"role": "system", "text": "system-canary"},
         {"role": "user", "text": "prompt-canary"},
@@ -331,7 +331,7 @@ def test_texts_where_they_are_asked_for(place, client):
 
 def test_memory_alone(place, client):
     """No file is made."""
-    client.ledger.kept = "memory"
+    client.ledger.mode = "memory"
     client.complete("hello", "sim/openai")
     assert 1 == len(client.ledger.history()[0])
     assert not place.exists()
@@ -359,7 +359,7 @@ def test_a_fork_writes_a_file_of_its_own(place):
             [sys.executable, "-c", FORK, server.url], capture_output=True, text=True, timeout=300, check=True
         )
     assert "3" == ran.stdout.split()[-1], ran.stderr
-    assert 3 == len(read()[0])
+    assert 3 == len(read_calls()[0])
 
 
 # --- what a disk may do ---
@@ -416,7 +416,7 @@ def test_a_disk_that_gets_full_costs_no_answer(place):
         [sys.executable, "-c", FULL], capture_output=True, text=True, timeout=300, check=False
     )
     assert "30 1" == ran.stdout.strip(), ran.stderr
-    assert 10 <= len(read()[0]) <= 30
+    assert 10 <= len(read_calls()[0]) <= 30
 
 
 @pytest.mark.parametrize("name", ["calls.sqlite", "other.sqlite"])
@@ -435,11 +435,11 @@ def test_a_file_that_cannot_be_read_costs_only_itself(place, client, name, what)
         path.write_bytes(b"garbage " * 1000)
     before = path.read_bytes()
     for _ in range(2):
-        rows, (problem,) = read()
+        rows, (problem,) = read_calls()
         assert 1 == len(rows)
         assert name in problem
         assert ("newer nbllm" in problem) == (what == "newer")
-        book().close()
+        ledger_file().close()
     assert before == path.read_bytes()
 
 
@@ -488,7 +488,7 @@ def day(n):
 
 def past(*days, **about):
     """Calls of another kernel, one a day that many days ago; odd ones have no price."""
-    other = Book()
+    other = LedgerFile()
     for n in days:
         row = {
             "t_wall": day(n).isoformat(),
@@ -502,7 +502,7 @@ def past(*days, **about):
             "cost_usd": None if n % 2 else 0.5,
             **about,
         }
-        other.add([(day(n).timestamp(), "other", f"1.{n}", 1, json.dumps(row))])
+        other.append([(day(n).timestamp(), "other", f"1.{n}", 1, json.dumps(row))])
     other.close()
     assert not other.problem
 
@@ -667,7 +667,7 @@ def load(tmp_path, text, *, project=False):
 def test_the_configuration_says_where(tmp_path, kept):
     """The user's own."""
     r = load(tmp_path, f'ledger = "{kept}"\n')
-    assert ([], kept) == (r.problems, Client(r).ledger.kept)
+    assert ([], kept) == (r.problems, Client(r).ledger.mode)
 
 
 @pytest.mark.parametrize(
@@ -695,7 +695,7 @@ def test_a_setting_of_the_notebook_changes_it(place):
         "from IPython.core.interactiveshell import InteractiveShell as I; shell = I.instance()\n"
         "import nbllm\n"
         "shell.run_line_magic('load_ext', 'nbllm')\n"
-        "kept = lambda: nbllm.default_client().ledger.kept\n"
+        "kept = lambda: nbllm.default_client().ledger.mode\n"
         "for value in ('memory', 'texts', None):\n"
         "    shell.run_line_magic('config', f'NbLLM.ledger = {value!r}'); print(kept())\n"
         "shell.run_line_magic('config', 'NbLLM.ledger = \"paper\"'); print(kept())"
@@ -708,14 +708,14 @@ def test_a_setting_of_the_notebook_changes_it(place):
 
 def test_who_ends_while_others_are_measured_is_measured_too():
     """None waits for the next call: it would be held until then, and never be put down after the last."""
-    found, made = Book(), []
+    found, made = LedgerFile(), []
 
     def measure():
         made.append(1)
         if len(made) == 1:  # it has looked already at what ends now
-            found.wake(measure)
+            found.schedule(measure)
 
-    found.wake(measure)
+    found.schedule(measure)
     assert comes_to(2, lambda: made)
     found.close()
 
@@ -723,9 +723,9 @@ def test_who_ends_while_others_are_measured_is_measured_too():
 class _Noting(Ledger):
     """Keeps what it was given last."""
 
-    def note(self, stream, call):
+    def record_call(self, stream, call):
         self.given = stream, call
-        return super().note(stream, call)
+        return super().record_call(stream, call)
 
 
 class _Following:
@@ -736,7 +736,7 @@ class _Following:
     def __init__(self, ledger, stream, call, left=1_000):
         self._next, self._stream = (lambda: _Following(ledger, stream, call, left - 1)), stream
         self._left = left
-        ledger.note(self, call)
+        ledger.record_call(self, call)
 
     def __getattr__(self, name):
         if name == "attempts" and self._next is not None and self._left:
@@ -753,4 +753,4 @@ def test_a_steady_load_comes_to_the_disk(place, client):
     ledger.flush()
     _Following(ledger, *ledger.given)
     ledger.flush()
-    assert 2 <= [row["status"] for row in read()[0].values()].count("ok") < 500
+    assert 2 <= [row["status"] for row in read_calls()[0].values()].count("ok") < 500

@@ -313,8 +313,8 @@ PROCESS_STATE = {
     ("client/api", "_client"),
     ("routing/keys", "_session_keys"),  # keys that the user typed are for every client
     ("routing/oauth", "_locks"),  # a login is renewed once for all clients
-    ("store/history", "_book"),
-    ("store/history", "_held"),  # while a process forks
+    ("store/history", "_ledger_file"),
+    ("store/history", "_paused"),  # while a process forks
     ("store/history", "_lock"),
     ("store/ledger", "_ALL"),  # weak
     ("simulator/__init__", "_shared"),

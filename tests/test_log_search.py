@@ -11,7 +11,7 @@ from nbllm import Client
 from nbllm.core.errors import ConfigError
 from nbllm.notebook.calls import log
 from nbllm.routing import registry
-from nbllm.store.history import book
+from nbllm.store.history import ledger_file
 from nbllm.store.search import search
 
 
@@ -86,12 +86,12 @@ def test_any_text_can_be_searched(text):
 
 @pytest.fixture
 def client(tmp_path, monkeypatch):
-    book().close()
+    ledger_file().close()
     monkeypatch.setenv("NBLLM_HOME", str(tmp_path / "home"))
     made = Client(registry.load({}))
     yield made
     made.close()
-    book().close()
+    ledger_file().close()
 
 
 def test_the_line(client):
@@ -101,9 +101,9 @@ def test_the_line(client):
     with pytest.raises(ConfigError) as caught:
         log(session, "-q before")
     assert 'ledger = "texts"' in caught.value.hint
-    client.ledger.kept = "texts"
+    client.ledger.mode = "texts"
     client.complete("Which needle? " + "x" * 5000, "sim/openai@text=second")
-    book().close()  # as another kernel's
+    ledger_file().close()  # as another kernel's
     df = log(session, "-q NEEDLE sec")
     assert [("sim/openai@text=second", "second")] == list(
         df[["model", "answer"]].itertuples(index=False, name=None)

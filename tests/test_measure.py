@@ -9,10 +9,10 @@ from nbllm import Client, simulator
 from nbllm.client.policy import Retries
 from nbllm.core.errors import Timeout
 from nbllm.core.events import Usage
-from nbllm.store import chunks as pieces
 from nbllm.store import columns as schema
 from nbllm.store import measure
-from nbllm.store.timeline import Moments, streamed
+from nbllm.store.chunks import chunk_rows
+from nbllm.store.timeline import TokenTimes, streamed_tokens
 
 FORMATS = ["openai_chat", "openai_responses", "anthropic", "gemini", "ollama"]
 NEAR = pytest.approx
@@ -35,7 +35,7 @@ def client():
 def rows_of(client, sim, stream, dialect="openai_chat"):
     """A row for each attempt of a stream that has ended."""
     row = client.resolve("m", sim.base_url(dialect), dialect).provider
-    return measure.rows(stream, measure.CallContext(stream.partial().request, row, "m"))
+    return measure.attempt_rows(stream, measure.CallContext(stream.partial().request, row, "m"))
 
 
 def measured(client, sim, options, dialect="openai_chat", prompt="Why is the sky blue?", **call):
@@ -47,7 +47,7 @@ def measured(client, sim, options, dialect="openai_chat", prompt="Why is the sky
     row = rows_of(client, sim, stream, dialect)[-1]
     sim.settled(30)
     record = sim.records[-1]
-    return row, list(pieces.rows(stream, 0.0, {"request_id": "1", "attempt": 1})), record
+    return row, list(chunk_rows(stream, 0.0, {"request_id": "1", "attempt": 1})), record
 
 
 def tries(client, sim, options, dialect="openai_chat", **call):
@@ -147,7 +147,7 @@ def test_a_response_tells_the_times_of_its_row(client, sim, options, dialect):
 )
 def test_reasoning_that_nobody_sees_is_not_streamed(usage, thought, count):
     """So that the footer of a model that thinks in secret does not count it into its tokens a second."""
-    assert count == streamed(usage, Moments(0.0, 1.0, 0.5, thought))
+    assert count == streamed_tokens(usage, TokenTimes(0.0, 1.0, 0.5, thought))
 
 
 def test_the_tail_is_apart_from_the_answer(client, sim):
@@ -203,7 +203,7 @@ def test_a_tokenizer_counts_chunks_too(client, sim):
         "m",
         tokenizer=lambda text: len(text.split()),
     )
-    row = measure.rows(stream, call)[-1]
+    row = measure.attempt_rows(stream, call)[-1]
     assert ("tokenizer", "tokenizer") == (row["tok_source"], row["itl_src"])
     assert row["out_tokens"] == len(stream.partial().text.split()), "a word may be cut between two chunks"
 
@@ -335,7 +335,7 @@ def test_a_time_limit_of_a_retried_attempt_is_censored_too(client, sim):
     assert stream.wait_end(30)
     stream.traces[0].error = Timeout("No connection.", which="connect", seconds=2.0)
     provider = client.resolve("m", sim.base_url("openai_chat")).provider
-    first, last = measure.rows(stream, measure.CallContext(stream.partial().request, provider, "m"))
+    first, last = measure.attempt_rows(stream, measure.CallContext(stream.partial().request, provider, "m"))
     assert ("timeout_connect", "Timeout", True) == (first["status"], first["error_type"], first["censored"])
     assert ("ok", False, None) == (last["status"], last["censored"], last.get("censor_ms"))
 

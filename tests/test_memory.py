@@ -10,7 +10,7 @@ import pytest
 
 from nbllm import Client
 from nbllm.routing import registry
-from nbllm.store.history import book
+from nbllm.store.history import ledger_file
 
 from .test_transport import chunk, head, server
 
@@ -29,7 +29,7 @@ def gone(ref, seconds=60):
     until = time.monotonic() + seconds
     while ref() is not None and time.monotonic() < until:
         gc.collect()
-        book().flush()
+        ledger_file().flush()
     return ref() is None
 
 

@@ -125,8 +125,8 @@ def _child_main() -> None:
     """Runs in the fresh process."""
     from ..client import client as clients
     from ..core import errors
-    from ..store import chunks as pieces
     from ..store import measure
+    from ..store.chunks import chunk_rows
     from . import children, prompts
     from .run_spec import to_contestant
 
@@ -160,7 +160,7 @@ def _child_main() -> None:
             keep=contestant.keep,
         )
         stream.wait_end(_TIMEOUT)
-        rows = measure.rows(
+        rows = measure.attempt_rows(
             stream,
             measure.CallContext(
                 request, contestant.route.provider, contestant.route.name, contestant.route.simulated, epoch
@@ -168,11 +168,11 @@ def _child_main() -> None:
             extra,
         )
         chunks = list(
-            pieces.rows(stream, epoch, {"request_id": rows[-1]["request_id"], "attempt": rows[-1]["attempt"]})
+            chunk_rows(stream, epoch, {"request_id": rows[-1]["request_id"], "attempt": rows[-1]["attempt"]})
         )
     except errors.NbllmError as error:
         rows = [
-            measure.failed(
+            measure.failure_row(
                 error.scrub_secrets(contestant.secrets),
                 contestant.route.provider,
                 contestant.route.name,

@@ -236,7 +236,7 @@ class LoadGenerator:
             return await self._send_and_record(turn, replace(request, messages=messages), due, extra)
         except Exception as exc:  # noqa: BLE001
             at = round((start - self.epoch) * 1e9)
-            row = measure.failed(
+            row = measure.failure_row(
                 errors.as_nbllm_error(exc).scrub_secrets(contestant.secrets),
                 contestant.route.provider,
                 contestant.route.name,

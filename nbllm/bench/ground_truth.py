@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..store.chunks import BEARING
+from ..store.chunks import TOKEN_KINDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +86,7 @@ def token_errors(df: pd.DataFrame, chunks: pd.DataFrame, records: Records, epoch
 
     ids = df.set_index("request_id")["provider_request_id"].to_dict()
     out = []
-    for request_id, part in chunks[chunks["kind"].isin(BEARING)].groupby("request_id", sort=False):
+    for request_id, part in chunks[chunks["kind"].isin(TOKEN_KINDS)].groupby("request_id", sort=False):
         record = records.get(str(ids.get(request_id)))
         sent = (
             [c for c in record["chunks"] if c["kind"] in _SIMULATOR_TOKEN_KINDS and c["n_tokens"]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import ConfigError
-from ..store.chunks import BEARING
+from ..store.chunks import TOKEN_KINDS
 from . import statistics as st
 from .decision_plots import heatmap, over_time, pareto
 from .figures import ModelStyle, Sheet, disable_mathtext, format_axis, metric_label, new_sheet
@@ -173,7 +173,7 @@ def _timeline(sheet: Sheet) -> None:
     from .token_times import chunk_token_counts
 
     events = look_up(sheet.df) if sheet.chunks is None else sheet.chunks
-    events = events[events["kind"].isin(BEARING)]
+    events = events[events["kind"].isin(TOKEN_KINDS)]
     if not len(events):
         return sheet.show_message("No chunk of these requests has a token.")
     axes = sheet.axes(

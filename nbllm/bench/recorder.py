@@ -20,8 +20,8 @@ from msgspec import structs
 from ..client import stream as streams
 from ..core import errors
 from ..dialects.embeddings import EMBEDDERS
-from ..store import chunks as pieces
 from ..store import measure
+from ..store.chunks import chunk_rows, chunks_of
 from .counting import TokenCounter
 from .plan import Budget
 from .store import Store, StoredRequest
@@ -168,12 +168,12 @@ def _measure(item: MeasuredRequest) -> tuple[list[Row], list[Row]]:
         return list(item.rows), list(item.chunks)
     try:
         call = _with_token_counts(item.stream, item.call, item.counter)
-        found = pieces.of(item.stream, call.tokenizer)
-        rows = measure.rows(item.stream, call, item.extra, found)
+        chunks = chunks_of(item.stream, call.tokenizer)
+        rows = measure.attempt_rows(item.stream, call, item.extra, chunks)
         key = {"request_id": rows[-1]["request_id"], "attempt": rows[-1]["attempt"]}
-        return rows, list(pieces.rows(item.stream, call.epoch, key, found))
+        return rows, list(chunk_rows(item.stream, call.epoch, key, chunks))
     except Exception as exc:  # noqa: BLE001 - whatever an answer contains
-        return [measure.failed(exc, item.call.provider, item.call.model, item.extra)], []
+        return [measure.failure_row(exc, item.call.provider, item.call.model, item.extra)], []
 
 
 def _with_token_counts(
@@ -183,7 +183,7 @@ def _with_token_counts(
     batch."""
     if counter is None:
         return call
-    texts = [c.pieces for c in pieces.of(stream) if c.bears]
+    texts = [c.text for c in chunks_of(stream) if c.has_tokens]
     texts = list(dict.fromkeys((*texts, "".join(texts))))
     counts = counter(texts) if texts else None
     if counts is None:

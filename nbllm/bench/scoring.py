@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from ..store.preferences import kept as kept_answers
-from ..store.preferences import name as model_name
+from ..store.preferences import marked_answers, model_name
 from .prompts import load
 from .store import Store, open_runs
 
@@ -57,7 +56,7 @@ def preferences() -> pd.DataFrame:
     import pandas as pd
 
     by_prompt: dict[str, list[dict[str, Any]]] = {}
-    for row in kept_answers():
+    for row in marked_answers():
         by_prompt.setdefault(str(row["prompt"]), []).append(row)
     rows = [
         row

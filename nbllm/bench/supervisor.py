@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..core import errors
 from ..dialects.embeddings import EMBEDDINGS
 from ..routing.registry import Route
-from ..store.database import private
+from ..store.database import open_private
 from . import children
 from .counting import TokenCounter
 from .progress import Progress, choose_display
@@ -68,7 +68,7 @@ def _worker(directory: Path) -> Iterator[subprocess.Popen[str]]:
     with Store(directory) as store:
         store.put(ended="cut short")
     with translate_disk_errors(directory):
-        log = open(directory / "worker.log", "w", encoding="utf-8", opener=private)  # noqa: SIM115
+        log = open(directory / "worker.log", "w", encoding="utf-8", opener=open_private)  # noqa: SIM115
     with (
         log,
         subprocess.Popen(  # noqa: S603 - our own interpreter and module

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..store.chunks import BEARING
+from ..store.chunks import TOKEN_KINDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,7 @@ def token_rows(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    token_chunks = chunks[chunks["kind"].isin(BEARING)]
+    token_chunks = chunks[chunks["kind"].isin(TOKEN_KINDS)]
     totals = requests.drop_duplicates(_KEY, keep="last").set_index(_KEY)["streamed_tokens"]
     frames = []
     for key, part in token_chunks.groupby(_KEY, sort=False, observed=True):

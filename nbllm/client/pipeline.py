@@ -108,7 +108,7 @@ def recorded(handler: Handler, ledger: Ledger, epoch: float) -> Handler:
         call = CallContext(
             attempt.request, route.provider, route.name, route.simulated, epoch, label=attempt.label
         )
-        if warning := ledger.note(sink, call):
+        if warning := ledger.record_call(sink, call):
             sink.publish(Notice("warning", warning))
         await handler(attempt, sink)
 

@@ -137,13 +137,13 @@ class Actions:
             try:
                 if message.get("keep"):
                     ident = uuid4().hex
-                    preferences.keep(
+                    preferences.mark(
                         ident,
                         {**_preference_record(question, outcome), "over": self._rejected_labels(question)},
                     )
                     slot.preference_ids[number] = ident
                 elif number in slot.preference_ids:
-                    preferences.forget(slot.preference_ids.pop(number))
+                    preferences.unmark(slot.preference_ids.pop(number))
             except NbllmError as error:
                 self._draw(slot, question, outcome, error.message)
                 return
@@ -161,7 +161,7 @@ class Actions:
         ]
         answers += [(session.last_question, o) for o in session.outcomes if session.comparison]
         same_prompt = (o for q, o in answers if q and q.text == question.text and not o.is_only_error)
-        return sorted({preferences.name(_preference_record(question, o)) for o in same_prompt})
+        return sorted({preferences.model_name(_preference_record(question, o)) for o in same_prompt})
 
     def retry(self, slot: _AnswerSlot, message: dict[str, Any]) -> None:
         """Asks again, with other words where the message has some; the answer grows in the old one's
@@ -251,7 +251,7 @@ def kept_command(session: Session, rest: str) -> Any:
 
     word, _, ident = rest.partition(" ")
     if word == "forget" and ident:
-        preferences.forget(ident.strip())
+        preferences.unmark(ident.strip())
         return "It is no longer kept."
     if word == "add" and ident:
         return _keep_from_comparison(session, ident.strip())
@@ -259,7 +259,7 @@ def kept_command(session: Session, rest: str) -> Any:
         raise ConfigError(
             f"%llm kept has no {rest[:40]!r}.", hint="%llm kept, %llm kept add MODEL, %llm kept forget ID."
         )
-    df = pd.DataFrame(preferences.kept(), columns=list(preferences.COLUMNS))
+    df = pd.DataFrame(preferences.marked_answers(), columns=list(preferences.COLUMNS))
     df["at"] = pd.to_datetime(df["at"], unit="s", utc=True)
     return df
 
@@ -274,9 +274,9 @@ def _keep_from_comparison(session: Session, label: str) -> str:
         )
     record = _preference_record(session.last_question, outcome)
     others = {
-        preferences.name(_preference_record(session.last_question, o))
+        preferences.model_name(_preference_record(session.last_question, o))
         for o in session.outcomes
         if not o.is_only_error
     }
-    preferences.keep(uuid4().hex, {**record, "over": sorted(others - {preferences.name(record)})})
+    preferences.mark(uuid4().hex, {**record, "over": sorted(others - {preferences.model_name(record)})})
     return f"{label}'s answer is kept: nbllm.bench.preferences() counts it."

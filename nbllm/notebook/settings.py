@@ -89,7 +89,7 @@ def install(session: Session) -> None:
 def _set_ledger(session: Session, mode: str | None) -> None:
     """Where calls are noted from now on; as the configuration says where it is None."""
     if session.client.ledger is not None:
-        session.client.ledger.kept = mode or session.client.registry.ledger
+        session.client.ledger.mode = mode or session.client.registry.ledger
 
 
 def _set_default(session: Session, name: str, value: Any) -> None:

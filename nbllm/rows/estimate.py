@@ -18,7 +18,7 @@ _START, _SPEED = 1.0, 60.0  # seconds to the first token, and tokens a second, t
 
 def taken(read: float, made: float, facts: ModelFacts) -> Amount:
     """Tokens read and made, and what they cost; None where the model has no price."""
-    return Amount(prices.by_facts(Usage(round(read), round(made)), facts), round(read + made))
+    return Amount(prices.cost_by_facts(Usage(round(read), round(made)), facts), round(read + made))
 
 
 @dataclass(frozen=True, slots=True)

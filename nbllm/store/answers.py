@@ -27,7 +27,7 @@ from ..core.calls import display_url
 from ..core.codec import VERSION, check_version, digest, from_plain, to_plain
 from ..core.errors import ConfigError, NbllmError, ProtocolError
 from ..core.events import Event, Finished, Notice, Restarted
-from .database import home, refused, shared
+from .database import open_shared, state_folder, translate_errors
 
 if TYPE_CHECKING:
     import sqlite3
@@ -106,7 +106,7 @@ class Answers:
     @property
     def path(self) -> Path:
         """The file."""
-        return (self._folder or home()) / "answers" / "answers.sqlite"
+        return (self._folder or state_folder()) / "answers" / "answers.sqlite"
 
     def get(self, key: str) -> Known | None:
         """The answer, None where none is kept, or what is kept cannot be read."""
@@ -204,11 +204,11 @@ class Answers:
     @contextlib.contextmanager
     def _readable(self) -> Iterator[sqlite3.Connection]:
         what = f"The answers in {self.path} cannot be read"
-        with refused(what, "`%llm cache clear` begins anew."), self._open() as db:
+        with translate_errors(what, "`%llm cache clear` begins anew."), self._open() as db:
             yield db
 
     def _open(self) -> AbstractContextManager[sqlite3.Connection]:
-        return shared(self.path, _TABLES, _FORMAT, wait=_BUSY)  # a power cut may cost what is kept
+        return open_shared(self.path, _TABLES, _FORMAT, wait=_BUSY)  # a power cut may cost what is kept
 
 
 def _known(data: bytes) -> Known:

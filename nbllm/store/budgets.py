@@ -24,7 +24,7 @@ import msgspec
 
 from ..core.errors import BudgetExceeded, ConfigError
 from ..core.values import plural
-from .database import hold_lock, home, own_folder, refused, shared, take
+from .database import hold_lock, open_shared, private_folder, state_folder, translate_errors, try_lock
 
 if TYPE_CHECKING:
     import sqlite3
@@ -266,7 +266,7 @@ class SharedBudget(Budget):
         """Drops what processes that are gone had reserved; whether there was anything."""
         gone = []
         for path in _folder().glob("*.lock"):
-            if path.stem != self._holder and (fd := take(path)) is not None:
+            if path.stem != self._holder and (fd := try_lock(path)) is not None:
                 gone.append((path.stem,))
                 with suppress(OSError):  # on Windows it stays until it is closed
                     path.unlink()
@@ -280,10 +280,12 @@ class SharedBudget(Budget):
         if self._pid != os.getpid():
             self._lock = threading.Lock()
         hint = "NBLLM_HOME chooses another folder; %llm budget off goes on without a budget."
-        with self._lock, refused("The file of shared budgets cannot be used", hint):
+        with self._lock, translate_errors("The file of shared budgets cannot be used", hint):
             self._hold()
             path = _folder() / "budgets.sqlite"
-            with shared(path, _TABLES, 1, synchronous="normal", wait=_BUSY) as db:  # undone where it raises
+            with open_shared(
+                path, _TABLES, 1, synchronous="normal", wait=_BUSY
+            ) as db:  # undone where it raises
                 db.execute("begin immediate")
                 yield db
                 db.execute("commit")
@@ -325,4 +327,4 @@ def _today() -> str:
 
 
 def _folder() -> Path:
-    return own_folder(home() / "budgets")
+    return private_folder(state_folder() / "budgets")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .database import home, refused, shared
+from .database import open_shared, state_folder, translate_errors
 
 if TYPE_CHECKING:
     import sqlite3
@@ -52,7 +52,7 @@ class KeptChats:
     @property
     def path(self) -> Path:
         """The file."""
-        return (self._folder or home()) / "chats" / "chats.sqlite"
+        return (self._folder or state_folder()) / "chats" / "chats.sqlite"
 
     def load(self, place: str, chat: str) -> list[tuple[str, str]]:
         """(id, text) of a conversation's turns, in their order."""
@@ -107,7 +107,7 @@ class KeptChats:
             return
         hint = "Check the folder and its permissions, or take keep_chats out of the configuration."
         with (
-            refused(f"Conversations cannot be kept in {self.path}", hint),
-            shared(self.path, _TABLES, _FORMAT, synchronous="full") as db,
+            translate_errors(f"Conversations cannot be kept in {self.path}", hint),
+            open_shared(self.path, _TABLES, _FORMAT, synchronous="full") as db,
         ):
             yield db

@@ -1,8 +1,8 @@
-"""What came over the wire, piece by piece: which event held what, when it arrived, and how sure that is.
+"""The events of an answer as they arrived: what each one held, when it arrived, and how certain that is.
 
-An event that ended its read has the read's stamp exactly; so have all events of a read that was one segment.
-Any other arrived between the read's bounds; where these are wide because this client was late to look, the
-event is called busy.
+The arrival of an event at the end of its read is exactly the read's stamp; so is that of all events of a read
+that was one TCP segment. Any other event arrived between the read's bounds; where these are far apart because
+this client read late, the event is marked as busy.
 """
 
 from __future__ import annotations
@@ -32,18 +32,17 @@ from ..core.events import (
 )
 
 
-class Recorded(Protocol):
-    """What is needed of a reply (see client.stream.Stream): its log of (arrival, event), a trace for each
-    attempt and what was asked of whom (attempt.Attempt), when it was called and ended (perf_counter seconds),
-    how it ended."""
+class RecordedStream(Protocol):
+    """The part of client.stream.Stream that measuring needs: the log of (arrival, event), the trace and the
+    request (client.attempt.Attempt) of each attempt, start and end (perf_counter seconds), and the result."""
 
     log: EventLog
     traces: list[Trace]
     attempts: list[Any]
     called_at: float
     ended_at: float | None
-    on_end: Any  # called with it at its end, or None
-    add_to_row: Any  # adds to what the ledger has of it, or None
+    on_end: Any  # called with the stream at its end, or None
+    add_to_row: Any  # adds columns to its row in the ledger, or None
 
     @property
     def done(self) -> bool:
@@ -55,25 +54,23 @@ class Recorded(Protocol):
 
     @property
     def error(self) -> NbllmError | None:
-        """What went wrong."""
+        """The error that ended it, None for none."""
 
     def partial(self) -> Response:
-        """The answer, whole or not."""
+        """The answer so far."""
 
 
 Row = dict[str, Any]
 Tokenizer = Callable[[str], int]
-DISTURBED = (
-    1.5e-3  # seconds by which this client must have been in the way for a request to be called contaminated
-)
+DISTURBANCE = 1.5e-3  # seconds of delay by this client from which on a request counts as contaminated
 
 
-_new = tuple.__new__  # what Chunk(...) does by way of a Python function; an answer may have a million
-BEARING = ("content", "reasoning", "tool")  # kinds that hold tokens
+_new = tuple.__new__  # faster than Chunk(...); an answer may have a million
+TOKEN_KINDS = ("content", "reasoning", "tool")  # kinds that hold tokens
 
 
 class Chunk(NamedTuple):
-    """An event of the body with what it held and when it came (perf_counter seconds)."""
+    """An event of the body: what it held and when it arrived (times in perf_counter seconds, as in Read)."""
 
     kind: str
     at: float
@@ -85,44 +82,43 @@ class Chunk(NamedTuple):
     in_read: int
     exact: bool
     stamp: str
-    busy: bool  # uncertain, and this client was late to look
-    counted: int | None  # output tokens so far, as the provider reports them
+    busy: bool  # uncertain because this client read late
+    total_tokens: int | None  # output tokens so far, as the provider reports them
     tokens: int | None = None
-    pieces: str = ""
+    text: str = ""  # the part that holds tokens
 
     @property
-    def bears(self) -> bool:
+    def has_tokens(self) -> bool:
         """Whether it holds tokens."""
-        return self.kind in BEARING
+        return self.kind in TOKEN_KINDS
 
 
-def of(stream: Recorded, tokenizer: Tokenizer | None = None) -> list[Chunk]:
-    """The events of the last attempt's body. What a restart made void is of kind "other"."""
+def chunks_of(stream: RecordedStream, tokenizer: Tokenizer | None = None) -> list[Chunk]:
+    """The events of the last attempt's body. Those that a restart discarded are of kind "other"."""
     trace = stream.trace
     reads = list(trace.reads)
     unknown = Read(trace.marks.get("end", 0.0), 0.0, 0.0, 0)
     out: list[Chunk] = []
-    place = before = first_event(stream)
-    came = [item for _, item in stream.log.items(place)]
-    for number, together in groupby(list(trace.arrivals), attrgetter("read")):
+    start = position = first_event(stream)
+    events = [item for _, item in stream.log.items(start)]
+    for number, group in groupby(list(trace.arrivals), attrgetter("read")):
         read = reads[number] if 0 <= number < len(reads) else unknown
-        late, arrivals = _late(read, trace), list(together)
+        late, arrivals = _client_was_late(read, trace), list(group)
         at, user, stamp, last = read.at, read.user, read.stamp, len(arrivals) - 1
         for in_read, (upto, _, size) in enumerate(arrivals):
-            items = came[place - before : upto - before]
-            place = upto
+            items = events[position - start : upto - start]
+            position = upto
             if len(items) == 1 and type(items[0]) is str:  # nearly always
-                text, counted = items[0], None
+                text, total_tokens = items[0], None
                 kind = "content" if text else "role"
             else:
-                kind, text, counted = _held(items)
+                kind, text, total_tokens = _merge_items(items)
                 if Restarted in map(type, items):
-                    out = [c._replace(kind="other", counted=None) for c in out]
+                    out = [c._replace(kind="other", total_tokens=None) for c in out]
             exact = stamp == "kernel" and (read.segments == 1 or (read.clean and in_read == last))
             lo, busy = (at, False) if exact else (read.lo, late)
-            tokens = tokenizer(text) if tokenizer and text else None
-            pieces = text if kind in BEARING else ""
-            told = (
+            values = (
+                kind,
                 at,
                 lo,
                 user,
@@ -133,41 +129,40 @@ def of(stream: Recorded, tokenizer: Tokenizer | None = None) -> list[Chunk]:
                 exact,
                 stamp,
                 busy,
-                counted,
-                tokens,
-                pieces,
+                total_tokens,
+                tokenizer(text) if tokenizer and text else None,
+                text if kind in TOKEN_KINDS else "",
             )
-            out.append(_new(Chunk, (kind, *told)))
+            out.append(_new(Chunk, values))
     if out and out[-1].kind == "ping" and "done" in trace.marks:
         out[-1] = out[-1]._replace(kind="done")
-    return _counted(out)
+    return _with_tokens(out)
 
 
-def first_event(stream: Recorded) -> int:
-    """Where the events of the last attempt begin in the log."""
+def first_event(stream: RecordedStream) -> int:
+    """The index in the log of the last attempt's first event."""
     return max((t.arrivals[-1].upto for t in stream.traces[:-1] if t.arrivals), default=0)
 
 
-def _held(items: list[Item]) -> tuple[str, str, int | None]:
-    """The kind of what came together, its text, and the tokens that it counts."""
+def _merge_items(items: list[Item]) -> tuple[str, str, int | None]:
+    """(kind, text, total tokens) of the items of one event."""
     kind = next(filter(None, map(kind_of, sorted(items, key=is_token, reverse=True))), "ping")
-    counted = [e.usage.output_tokens for e in items if isinstance(e, UsageReport)]
-    return kind, "".join(map(_text, items)), counted[-1] if counted else None
+    totals = [e.usage.output_tokens for e in items if isinstance(e, UsageReport)]
+    return kind, "".join(map(_text, items)), totals[-1] if totals else None
 
 
-def _late(read: Read, trace: Trace) -> bool:
-    """Whether this client may have been the one who was late for a read whose parts have no stamp of their
-    own."""
-    if read.at - read.lo <= DISTURBED:
+def _client_was_late(read: Read, trace: Trace) -> bool:
+    """Whether this client may have caused the delay of a read whose parts have no stamps of their own."""
+    if read.at - read.lo <= DISTURBANCE:
         return False
-    return read.user - read.at > DISTURBED or stalled(trace, read.lo, read.user)
+    return read.user - read.at > DISTURBANCE or loop_was_busy(trace, read.lo, read.user)
 
 
-def stalled(trace: Trace, start: float, end: float) -> bool:
-    """Whether the network's loop was busy with something else for long between two moments."""
-    late = bisect_left(trace.stalls, start, key=itemgetter(1))  # they follow each other
-    near = takewhile(lambda stall: stall[0] < end, islice(trace.stalls, late, None))
-    return any(min(end, b) - max(start, a) > DISTURBED for a, b in near)
+def loop_was_busy(trace: Trace, start: float, end: float) -> bool:
+    """Whether the network's loop was busy with something else for long between two times."""
+    first = bisect_left(trace.stalls, start, key=itemgetter(1))  # they are in order
+    overlapping = takewhile(lambda stall: stall[0] < end, islice(trace.stalls, first, None))
+    return any(min(end, b) - max(start, a) > DISTURBANCE for a, b in overlapping)
 
 
 _KINDS: dict[type, str] = {
@@ -180,11 +175,11 @@ _KINDS: dict[type, str] = {
 
 
 def kind_of(item: Item) -> str | None:
-    """What an event is in the chunks frame's words; None for a notice."""
+    """The kind of an event in the chunks frame; None for a notice."""
     if not isinstance(item, (str, TextDelta, ReasoningDelta)):
         return _KINDS.get(type(item))
-    thought = isinstance(item, (ReasoningText, ReasoningDelta))
-    return "role" if not _text(item) else "reasoning" if thought else "content"
+    is_reasoning = isinstance(item, (ReasoningText, ReasoningDelta))
+    return "role" if not _text(item) else "reasoning" if is_reasoning else "content"
 
 
 def _text(item: Item) -> str:
@@ -195,37 +190,30 @@ def _text(item: Item) -> str:
     )
 
 
-def _counted(found: list[Chunk]) -> list[Chunk]:
-    """The chunks with the tokens that a provider counts as it streams: where each one that bears tokens has a
-    total."""
-    bearing = [c for c in found if c.kind in BEARING]
-    totals = [c.counted for c in bearing]
+def _with_tokens(chunks: list[Chunk]) -> list[Chunk]:
+    """The chunks with their tokens, from the totals that a provider streams; unchanged unless each chunk that
+    holds tokens has a total."""
+    totals = [c.total_tokens for c in chunks if c.has_tokens]
     known = [t for t in totals if t is not None]
-    if (
-        len(bearing) < 2
-        or len(known) < len(totals)
-        or known != sorted(known)
-        or len(set(known)) < 2
-        or known[0] < 1
-    ):
-        return found
+    if len(known) < max(2, len(totals)) or known != sorted(known) or len(set(known)) < 2 or known[0] < 1:
+        return chunks
     out, before = [], 0
-    for c in found:
+    for c in chunks:
         tokens = None
-        if c.bears and c.counted is not None:
-            tokens, before = c.counted - before, c.counted
+        if c.has_tokens and c.total_tokens is not None:
+            tokens, before = c.total_tokens - before, c.total_tokens
         out.append(c._replace(tokens=tokens))
     return out
 
 
-def rows(
-    stream: Recorded, epoch: float, key: Mapping[str, Any], found: list[Chunk] | None = None
+def chunk_rows(
+    stream: RecordedStream, epoch: float, key: Mapping[str, Any], chunks: list[Chunk] | None = None
 ) -> Iterator[Row]:
-    """The chunks of the last attempt, for the chunks frame; `key` is run_id, request_id and attempt. found:
-    what `of` gave, where it is known."""
+    """The chunks of the last attempt, as rows of the chunks frame; `key` is run_id, request_id and attempt.
+    chunks: the result of `chunks_of`, where it is known."""
     before: float | None = None
     total = 0
-    for i, c in enumerate(of(stream) if found is None else found):
+    for i, c in enumerate(chunks_of(stream) if chunks is None else chunks):
         total += c.tokens or 0
         row = {
             **key,
@@ -251,5 +239,5 @@ def rows(
 
 
 def ns(at: float, epoch: float) -> int:
-    """A moment (perf_counter seconds) as nanoseconds since the epoch."""
+    """A time (perf_counter seconds) as nanoseconds since the epoch (perf_counter seconds)."""
     return round((at - epoch) * 1e9)

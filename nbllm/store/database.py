@@ -1,9 +1,9 @@
-"""Files of SQLite that are the user's alone and survive a kill; the rules of them that hold on every machine.
+"""SQLite files that only the user can read and that survive a kill. Rules that hold on every machine:
 
 - One connection writes a file. SQLite before 3.51.3 can damage a WAL file when a checkpoint of one
   connection meets a commit of another; and writers of one file wait for each other.
-- `pragma journal_mode=wal` does not fail where there is no shared memory: its answer says what is in force.
-- On a network's file system neither shared memory nor locks hold between machines.
+- `pragma journal_mode=wal` does not fail where there is no shared memory: its result is the mode in force.
+- On a network file system neither shared memory nor locks work between machines.
 - A transaction that reads first and writes later fails at once beside another writer, whatever the timeout
   is: all of ours are `begin immediate`.
 """
@@ -25,38 +25,37 @@ from ..core.errors import ConfigError
 if TYPE_CHECKING:
     import sqlite3
 
-# Types of mounts on which files are another machine's; those of FUSE may be, and their locks seldom hold.
+# File system types of network mounts. FUSE mounts may be remote too, and their locks seldom work.
 _NETWORK = {
     *("nfs", "nfs4", "cifs", "smb", "smb3", "smbfs", "9p", "afs", "beegfs", "ceph", "coda", "glusterfs"),
     *("gpfs", "lustre", "ncpfs", "orangefs", "vboxsf"),
 }
-_BUSY = 5.0  # seconds to wait for another connection's moment with the file
+_BUSY_TIMEOUT = 5.0  # seconds to wait for another connection
 
 
-def private(path: str | os.PathLike[str], flags: int) -> int:
-    """Opens a file that is the user's alone from the moment it is there, and is no link to another; an opener
-    for `open`."""
+def open_private(path: str | os.PathLike[str], flags: int) -> int:
+    """Opens or creates a file that only the user can read, and that is not a link; an opener for `open`."""
     return os.open(
         path, flags | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0), 0o600
     )
 
 
-def own_folder(path: Path) -> Path:
-    """The folder, made where it is not there, for its user's eyes only. Raises OSError where it cannot be
-    made, is a link, or is another user's."""
+def private_folder(path: Path) -> Path:
+    """The folder, created if needed, which only the user can read. Raises OSError where it cannot be created,
+    is a link, or belongs to another user."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
-        raise PermissionError(f"{path} is another user's, or a link")
+        raise PermissionError(f"{path} belongs to another user, or is a link")
     if sys.platform != "win32" and found.st_mode & 0o077:
         path.chmod(0o700)
     return path
 
 
-def home() -> Path:
-    """The folder of what nbllm keeps: NBLLM_HOME; else the state folder (~/.local/state/nbllm on Linux,
-    XDG_STATE_HOME); else, where that lies on a network, one in this machine's folder for temporary files."""
+def state_folder() -> Path:
+    """The folder of nbllm's files: NBLLM_HOME; else the platform's state folder (~/.local/state/nbllm on
+    Linux, XDG_STATE_HOME); else, where that is on a network, one in this machine's temporary folder."""
     if chosen := os.environ.get("NBLLM_HOME"):
         return Path(chosen).expanduser()
     from platformdirs import user_state_path
@@ -66,55 +65,58 @@ def home() -> Path:
         return path
     import tempfile
 
-    return own_folder(Path(tempfile.gettempdir()) / f"nbllm-{os.getuid() if hasattr(os, 'getuid') else 'me'}")
+    return private_folder(
+        Path(tempfile.gettempdir()) / f"nbllm-{os.getuid() if hasattr(os, 'getuid') else 'me'}"
+    )
 
 
 def on_network(path: Path, mounts: str | None = None) -> bool:
-    """Whether a file at `path` would lie on a network's file system, or on one of FUSE. `mounts`: the text of
-    /proc/self/mountinfo, this machine's where it is None; without one, nothing does."""
+    """Whether a file at `path` would be on a network file system or a FUSE one. `mounts`: the text of
+    /proc/self/mountinfo, by default this machine's; False where there is none."""
     if mounts is None:
         try:
             mounts = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape")
         except OSError:
             return False
-    where, kind = Path("/"), ""
-    place = Path(os.path.realpath(path))
+    nearest, kind = Path("/"), ""
+    path = Path(os.path.realpath(path))
     for line in mounts.splitlines():
-        mount, _, about = line.partition(" - ")
-        words = mount.split(" ")
-        point = Path(_plain(words[4])) if len(words) > 4 else None
-        if point is not None and place.is_relative_to(point) and len(point.parts) >= len(where.parts):
-            where, kind = point, about.split(" ")[0]
+        mount, _, file_system = line.partition(" - ")
+        fields = mount.split(" ")
+        point = Path(_unescape(fields[4])) if len(fields) > 4 else None
+        if point is not None and path.is_relative_to(point) and len(point.parts) >= len(nearest.parts):
+            nearest, kind = point, file_system.split(" ")[0]
     return kind in _NETWORK or kind.startswith("fuse.")
 
 
-def _plain(point: str) -> str:
-    """A path as it is, of which the kernel writes white space and backslashes in octal."""
-    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point)
+def _unescape(path: str) -> str:
+    """A path from mountinfo, in which the kernel writes white space and backslashes as octal escapes."""
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), path)
 
 
 def hold_lock(path: Path) -> int:
     """Locks a file that only this process should lock. Raises OSError where another process has it for longer
     than the moment in which it cleans up."""
     for _ in range(10):
-        if (fd := take(path)) is not None:
+        if (fd := try_lock(path)) is not None:
             return fd
     raise OSError("another process has this kernel's lock")
 
 
-def take(path: Path) -> int | None:
-    """Locks a file until what is given is closed with `os.close`, or until this process's end, however that
-    comes; None where another has it. Raises OSError where the file system knows no locks."""
-    fd, taken = private(path, os.O_RDWR), False
+def try_lock(path: Path) -> int | None:
+    """Locks a file and returns its descriptor; None where another process has the lock. The lock ends when
+    the descriptor is closed with `os.close`, and with this process, however that ends. Raises OSError where
+    the file system has no locks."""
+    fd, is_locked = open_private(path, os.O_RDWR), False
     try:
         _lock(fd)
-        taken = os.path.samestat(os.fstat(fd), os.stat(path))
+        is_locked = os.path.samestat(os.fstat(fd), os.stat(path))
     except (BlockingIOError, PermissionError, FileNotFoundError):
-        pass  # another has it, or it went away with its kernel's file
+        pass  # another process has it, or deleted it
     finally:
-        if not taken:
+        if not is_locked:
             os.close(fd)
-    return fd if taken else None
+    return fd if is_locked else None
 
 
 def _lock(fd: int) -> None:
@@ -129,128 +131,132 @@ def _lock(fd: int) -> None:
 
 
 class Database:
-    """A file that this process alone writes. tables: the statements that make it; version: of their meaning;
-    durable: whether a commit survives a power cut too, which takes milliseconds. Used by one thread at a
-    time. Raises OSError, sqlite3.Error, and ConfigError for a file that a newer nbllm has made."""
+    """A file that only this process writes. tables: the statements that create it; version: of its format;
+    durable: whether a commit also survives a power cut, which takes milliseconds. Used by one thread at a
+    time. Raises OSError, sqlite3.Error, and ConfigError for a file of a newer nbllm."""
 
     def __init__(self, path: Path, tables: Iterable[str], version: int = 1, *, durable: bool = False) -> None:
         import sqlite3
 
         self.path = path
-        if path.is_symlink() or not path.exists():  # closed again, it would undo a reader's locks here
-            os.close(private(path, os.O_RDWR))  # what SQLite puts beside it is as private as it is
-        self._db = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+        if (
+            path.is_symlink() or not path.exists()
+        ):  # else closing it would release the locks of readers in this process
+            os.close(open_private(path, os.O_RDWR))  # SQLite gives the files beside it the same permissions
+        self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         try:
             self._db.execute("pragma trusted_schema=off")
-            found = _checked(self._db, path, version)
-            wal = not on_network(path) and self._mode("wal") == "wal"
+            found = _check_version(self._db, path, version)
+            wal = not on_network(path) and self._set_journal_mode("wal") == "wal"
             if not wal:
                 self._db.execute("pragma locking_mode=exclusive")
-                self._mode("truncate")
+                self._set_journal_mode("truncate")
             self._db.execute(f"pragma synchronous={'normal' if wal and not durable else 'full'}")
             if found < version:
-                self.write(*((words, None) for words in (*tables, f"pragma user_version={version}")))
-            for words in tables if found == version else ():  # which writes where one is missing
-                self._db.execute(words)
+                self.write(*((sql, None) for sql in (*tables, f"pragma user_version={version}")))
+            for sql in tables if found == version else ():  # creates tables that are missing
+                self._db.execute(sql)
         except BaseException:
             self._db.close()
             raise
 
-    def _mode(self, wanted: str) -> str:
-        return str(self._db.execute(f"pragma journal_mode={wanted}").fetchone()[0])
+    def _set_journal_mode(self, mode: str) -> str:
+        """Requests a journal mode, and returns the one in force."""
+        return str(self._db.execute(f"pragma journal_mode={mode}").fetchone()[0])
 
-    def write(self, *work: tuple[str, Iterable[tuple[Any, ...]] | None]) -> None:
-        """Statements, each with the rows that it is done for, in one transaction."""
+    def write(self, *statements: tuple[str, Iterable[tuple[Any, ...]] | None]) -> None:
+        """Executes statements, each once for each of its rows (None: once), in one transaction."""
         self._db.execute("begin immediate")
         try:
-            for words, rows in work:
+            for sql, rows in statements:
                 if rows is None:
-                    self._db.execute(words)
+                    self._db.execute(sql)
                 else:
-                    self._db.executemany(words, rows)
+                    self._db.executemany(sql, rows)
             self._db.execute("commit")
         except BaseException:
-            if self._db.in_transaction:  # SQLite rolls back by itself where the disk is full
+            if self._db.in_transaction:  # SQLite has rolled back already where the disk is full
                 self._db.execute("rollback")
             raise
 
-    def read(self, words: str, *values: Any) -> list[tuple[Any, ...]]:
-        """What a question gives."""
-        return self._db.execute(words, values).fetchall()
+    def read(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        return self._db.execute(sql, values).fetchall()
 
     def close(self) -> None:
         """Closes the file."""
         self._db.close()
 
-    def leave(self) -> None:
-        """Lets it be, in a child that was forked: it is the parent's, and closing would touch the file."""
+    def abandon(self) -> None:
+        """Leaves the connection open in a forked child: closing it would change the parent's file."""
         import ctypes
 
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._db))
 
 
 @contextmanager
-def reading(path: Path, version: int = 1) -> Iterator[sqlite3.Connection]:
+def open_readonly(path: Path, version: int = 1) -> Iterator[sqlite3.Connection]:
     """A connection that only reads, beside the one that writes. Raises sqlite3.Error, and ConfigError for a
-    file that a newer nbllm has made."""
+    file of a newer nbllm."""
     import sqlite3
 
-    db = _reader(path, "ro")
+    db = _connect_readonly(path, "ro")
     try:
         try:
-            _checked(db, path, version)
+            _check_version(db, path, version)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
                 raise
-            db.close()  # its writer was killed before the file had a WAL: only who may write can undo that
-            db = _reader(path, "rw")
-            _checked(db, path, version)
+            db.close()  # the writer was killed before the file had a WAL: only a writer can roll back
+            db = _connect_readonly(path, "rw")
+            _check_version(db, path, version)
         yield db
     finally:
         db.close()
 
 
-def _reader(path: Path, mode: str) -> sqlite3.Connection:
+def _connect_readonly(path: Path, mode: str) -> sqlite3.Connection:
     import sqlite3
 
-    db = sqlite3.connect(f"file:{quote(str(path))}?mode={mode}", uri=True, timeout=_BUSY)
+    db = sqlite3.connect(f"file:{quote(str(path))}?mode={mode}", uri=True, timeout=_BUSY_TIMEOUT)
     db.execute("pragma trusted_schema=off")
     return db
 
 
 @contextmanager
-def shared(
-    path: Path, tables: Iterable[str], version: int, *, synchronous: str = "off", wait: float = _BUSY
+def open_shared(
+    path: Path, tables: Iterable[str], version: int, *, synchronous: str = "off", wait: float = _BUSY_TIMEOUT
 ) -> Iterator[sqlite3.Connection]:
-    """A connection to a file that several processes write, each piece of work on one of its own: it keeps a
-    rollback journal, and nothing is held over a fork. Made where it is not there. synchronous: "off" loses
-    nothing by a kill, "full" nothing by a power cut. Raises OSError and sqlite3.Error, for a file that a
-    newer nbllm has made too."""
+    """A connection to a file that several processes write, with a new connection for each operation: it has a
+    rollback journal, and nothing stays open over a fork. The file is created if needed. synchronous: "off"
+    loses nothing in a kill, "full" nothing in a power cut. Raises OSError, sqlite3.Error, and ConfigError for
+    a file of a newer nbllm."""
     import sqlite3
 
     if not path.exists():
-        own_folder(path.parent)
-        os.close(private(path, os.O_RDWR))
+        private_folder(path.parent)
+        os.close(open_private(path, os.O_RDWR))
     if path.is_symlink() or on_network(path):
-        raise PermissionError("it is a link, or lies on a network, where locks do not hold")
+        raise PermissionError("it is a link, or on a network file system, where locks do not work")
     db = sqlite3.connect(path, timeout=wait, isolation_level=None)
     try:
         db.execute("pragma trusted_schema=off")
         db.execute(f"pragma synchronous={synchronous}")
-        found = _checked(db, path, version)
+        found = _check_version(db, path, version)
         db.execute("pragma journal_mode=truncate")
         if found < version:
             db.execute("begin immediate")
-            for words in (*tables, f"pragma user_version={version}", "commit"):
-                db.execute(words)
+            for sql in (*tables, f"pragma user_version={version}", "commit"):
+                db.execute(sql)
         yield db
     finally:
         db.close()
 
 
 @contextmanager
-def refused(what: str, hint: str) -> Iterator[None]:
-    """Says what the disk, or a file on it, did not let be done within, and what to do. Raises ConfigError."""
+def translate_errors(what: str, hint: str) -> Iterator[None]:
+    """Translates errors of the disk and of SQLite within its block. Raises ConfigError: `what` and the
+    reason, with `hint`."""
     import sqlite3
 
     try:
@@ -260,13 +266,13 @@ def refused(what: str, hint: str) -> Iterator[None]:
         raise ConfigError(f"{what}: {why}.", hint=hint) from None
 
 
-def _checked(db: sqlite3.Connection, path: Path, version: int) -> int:
+def _check_version(db: sqlite3.Connection, path: Path, version: int) -> int:
     """The version of a file. Raises ConfigError for a newer one."""
     found: int
     (found,) = db.execute("pragma user_version").fetchone()
     if found > version:
         raise ConfigError(
-            f"{path.name} was made by a newer nbllm (its format is {found}, this one knows {version}).",
+            f"{path.name} was written by a newer nbllm (format {found}, this one reads {version}).",
             hint=f"Update nbllm, or move {path} away.",
         )
     return found

@@ -1,8 +1,7 @@
-"""A finished Recorded as numbers: one row per attempt, in the columns of `columns`.
+"""Measures a finished stream: one row per attempt, in the columns of `columns`.
 
-Ordinary calls and benchmarks are measured by this one path. Nothing here looks at a clock: all times are
-marks that the transport wrote and arrivals that it stamped. What did not happen is left out of the row, and
-so becomes NA.
+Ordinary calls and benchmarks share this code. Nothing here reads a clock: all times are marks and arrivals
+that the transport recorded. What did not happen is left out of the row, and so becomes NA.
 """
 
 from __future__ import annotations
@@ -23,15 +22,24 @@ from ..core.messages import Request
 from ..core.options import keywords
 from ..dialects.embeddings import EMBEDDERS
 from ..routing import prices
-from . import chunks as pieces
-from .chunks import BEARING, DISTURBED, Chunk, Recorded, Row, Tokenizer, ns, stalled
+from .chunks import (
+    DISTURBANCE,
+    TOKEN_KINDS,
+    Chunk,
+    RecordedStream,
+    Row,
+    Tokenizer,
+    chunks_of,
+    loop_was_busy,
+    ns,
+)
 from .history import INTERRUPTED
-from .timeline import Moments, moments, streamed
+from .timeline import TokenTimes, streamed_tokens, token_times
 
-CERTIFIED_MS = 0.3  # what a certified stamp is good for (p99 of benchmarks/accuracy.py)
-_CHARS_A_TOKEN = 4.0  # English text; only where neither usage nor a tokenizer counts
+CERTIFIED_MS = 0.3  # the error of a certified stamp (p99 of benchmarks/accuracy.py)
+_CHARS_PER_TOKEN = 4.0  # of English text; used only where neither usage nor a tokenizer counts
 
-# Marks of the transport, and the columns they fill.
+# The columns that marks of the transport fill.
 _MARKS = {
     "ns_dns0": "dns_start",
     "ns_dns1": "dns",
@@ -50,7 +58,7 @@ _MARKS = {
     "ns_init": "init",
     "ns_exit": "exit",
 }
-_TOKENS = ("ns_tok1", "ns_tokN", "ns_out1")  # as Moments has them
+_TOKEN_COLUMNS = ("ns_tok1", "ns_tokN", "ns_out1")  # in the order of TokenTimes
 # Differences of two columns.
 _DERIVED = {
     "sched_delay_ms": ("ns_sched", "ns_call"),
@@ -83,8 +91,8 @@ _STATUS: tuple[tuple[type[errors.NbllmError], str], ...] = (
 
 
 class CallContext(msgspec.Struct, frozen=True):
-    """What a row needs to know and a stream does not: the request, the provider's row, the model as asked
-    for, whether the simulator answered, the epoch of its `ns_*` columns (perf_counter seconds), a
+    """What a row needs in addition to the stream: the request, the provider's row, the model's name as the
+    user wrote it, whether the simulator answered, the epoch of the `ns_*` columns (perf_counter seconds), a
     tokenizer."""
 
     request: Request
@@ -96,38 +104,38 @@ class CallContext(msgspec.Struct, frozen=True):
     label: str | None = None
 
 
-def rows(
-    stream: Recorded,
+def attempt_rows(
+    stream: RecordedStream,
     call: CallContext,
     extra: Mapping[str, Any] | None = None,
-    found: list[Chunk] | None = None,
+    chunks: list[Chunk] | None = None,
 ) -> list[Row]:
-    """One row per attempt of a stream that has ended; `extra` is added to each. Only the last has tokens.
-    found: what `chunks.of` gave, where it is known."""
-    found = pieces.of(stream, call.tokenizer) if found is None else found
-    out = [_attempt(stream, call, found, i) for i in range(max(1, len(stream.traces)))]
+    """One row per attempt of a stream that has ended, each with the columns of `extra`. Only the last has
+    tokens. chunks: the result of `chunks_of`, where it is known."""
+    chunks = chunks_of(stream, call.tokenizer) if chunks is None else chunks
+    out = [_attempt_row(stream, call, chunks, i) for i in range(max(1, len(stream.traces)))]
     for row in out:
         row.update(extra or {})
         derive(row)
     return out
 
 
-def failed(error: BaseException, provider: ProviderSpec, model: str, extra: Mapping[str, Any]) -> Row:
-    """The row of a request that came to nothing before it was sent, or whose answer could not be measured."""
+def failure_row(error: BaseException, provider: ProviderSpec, model: str, extra: Mapping[str, Any]) -> Row:
+    """The row of a request that failed before it was sent, or whose answer could not be measured."""
     return {
-        **_asked(provider, model),
-        **_failure(errors.as_nbllm_error(error), None),
+        **_base_row(provider, model),
+        **_error_columns(errors.as_nbllm_error(error), None),
         "quality": "bounded",
         **extra,
     }
 
 
-def started(call: CallContext, extra: Mapping[str, Any]) -> Row:
-    """The row of a call that is on its way: what is left of it where its kernel is killed."""
+def running_row(call: CallContext, extra: Mapping[str, Any]) -> Row:
+    """The row of a call that is running: it remains where the kernel is killed."""
     return {
-        **_asked(call.provider, call.model),
+        **_base_row(call.provider, call.model),
         "request_model": call.request.model,
-        "params": params(call.request),
+        "params": params_json(call.request),
         "label": call.label,
         "simulated": call.simulated,
         "ok": False,
@@ -136,7 +144,7 @@ def started(call: CallContext, extra: Mapping[str, Any]) -> Row:
     }
 
 
-def _asked(provider: ProviderSpec, model: str) -> Row:
+def _base_row(provider: ProviderSpec, model: str) -> Row:
     transport = "cli" if provider.command else "h1"
     return {"attempt": 1, "provider": provider.name, "model": model, "transport": transport}
 
@@ -144,15 +152,15 @@ def _asked(provider: ProviderSpec, model: str) -> Row:
 # --- rows ---
 
 
-def _attempt(stream: Recorded, call: CallContext, found: list[Chunk], i: int) -> Row:
+def _attempt_row(stream: RecordedStream, call: CallContext, chunks: list[Chunk], i: int) -> Row:
     trace = stream.traces[i] if stream.traces else Trace()
-    if i < len(stream.attempts):  # which may have asked another model than the one before
-        asked = stream.attempts[i]
-        route = asked.route
-        if asked.request is not call.request or route.provider is not call.provider:
+    if i < len(stream.attempts):  # an attempt may have another model than the one before
+        attempt = stream.attempts[i]
+        route = attempt.route
+        if attempt.request is not call.request or route.provider is not call.provider:
             call = msgspec.structs.replace(
                 call,
-                request=asked.request,
+                request=attempt.request,
                 provider=route.provider,
                 model=route.name,
                 simulated=route.simulated,
@@ -167,8 +175,8 @@ def _attempt(stream: Recorded, call: CallContext, found: list[Chunk], i: int) ->
         "model": call.model,
         "request_model": call.request.model,
         "transport": "cli" if call.provider.command else "h1",
-        "params": params(call.request),
-        "prompt_sha": sha(call.request),
+        "params": params_json(call.request),
+        "prompt_sha": messages_sha(call.request),
         "label": call.label,
         "start_kind": "warm",
         "load_kind": "single",
@@ -190,21 +198,21 @@ def _attempt(stream: Recorded, call: CallContext, found: list[Chunk], i: int) ->
             if mark in trace.marks
         },
     }
-    row["queue_ms"], disturbed = _own_time(trace, called)
-    row.update(_lags(trace), stamp=trace.reads[-1].stamp if trace.reads else None)
+    row["queue_ms"], disturbed = _client_delay(trace, called)
+    row.update(_client_lags(trace), stamp=trace.reads[-1].stamp if trace.reads else None)
     if last:
-        row.update(_answer(stream, call, found, disturbed))
+        row.update(_answer_columns(stream, call, chunks, disturbed))
     else:
-        error = trace.error or errors.StreamCut("The attempt was given up.")
+        error = trace.error or errors.StreamCut("The attempt was abandoned.")
         row.update(
-            _failure(error, trace.status), quality="contaminated" if disturbed else "bounded", chunks=0
+            _error_columns(error, trace.status), quality="contaminated" if disturbed else "bounded", chunks=0
         )
     return row
 
 
-def _own_time(trace: Trace, called: float) -> tuple[float | None, bool]:
-    """Milliseconds from the call to the network's first step, and whether this client held the request up
-    before it was sent."""
+def _client_delay(trace: Trace, called: float) -> tuple[float | None, bool]:
+    """(milliseconds from the call to the first network step; whether this client delayed the request before
+    it was sent)."""
     marks = trace.marks
     steps = [marks[name] for name in ("dns_start", "connect_start", "send_start") if name in marks]
     if not steps:
@@ -215,11 +223,11 @@ def _own_time(trace: Trace, called: float) -> tuple[float | None, bool]:
         for a, b in (("dns_start", "dns"), ("connect_start", "connected"), ("tls_start", "secured"))
         if a in marks and b in marks
     )
-    held = sent - called - setting_up > DISTURBED or stalled(trace, called, sent)
-    return (steps[0] - called) * 1e3, held
+    is_delayed = sent - called - setting_up > DISTURBANCE or loop_was_busy(trace, called, sent)
+    return (steps[0] - called) * 1e3, is_delayed
 
 
-def _lags(trace: Trace) -> Row:
+def _client_lags(trace: Trace) -> Row:
     lags = sorted((r.user - r.at) * 1e3 for r in trace.reads if r.stamp == "kernel")
     if not lags:
         return {}
@@ -230,53 +238,55 @@ def _lags(trace: Trace) -> Row:
     }
 
 
-def _answer(stream: Recorded, call: CallContext, found: list[Chunk], disturbed: bool) -> Row:
+def _answer_columns(stream: RecordedStream, call: CallContext, chunks: list[Chunk], disturbed: bool) -> Row:
     response = stream.partial()
-    bearing = [c for c in found if c.kind in BEARING]
-    written = [] if call.provider.dialect in EMBEDDERS else bearing  # vectors are no tokens
+    token_chunks = [c for c in chunks if c.kind in TOKEN_KINDS]
+    text_chunks = [] if call.provider.dialect in EMBEDDERS else token_chunks  # vectors are not tokens
+    times = token_times(stream)
     row: Row = {
         "response_model": response.model,
         "provider_request_id": response.id or stream.trace.headers.get("x-request-id"),
         "finish_reason": response.finish_reason,
-        "events": len(found),
-        "chunks": len(bearing),
-        "chars": sum(c.chars for c in written),
-        "cost_usd": None if _disbelieved(response.usage or Usage(), written) else response.cost,
+        "events": len(chunks),
+        "chunks": len(token_chunks),
+        "chars": sum(c.chars for c in text_chunks),
+        "cost_usd": None if _is_usage_false(response.usage or Usage(), text_chunks) else response.cost,
         "cached": response.cached,
         "simulated": response.simulated,
-        **_outcome(stream, response),
-        **_server(response, stream.trace),
-        **_tokens(response.usage, written, when := moments(stream), _whole(written, call.tokenizer)),
+        **_outcome_columns(stream, response),
+        **_server_columns(response, stream.trace),
+        **_token_columns(response.usage, text_chunks, times, _tokenizer_total(text_chunks, call.tokenizer)),
     }
-    if response.cost is not None or (bearing and not response.simulated):
-        row.update(_prices(response, call))
-    if found:
-        told = {type(item): at for at, item in stream.log.items() if not isinstance(item, str)}
-        ends = {"ns_finish": told.get(Finished), "ns_usage": told.get(UsageReport)}
-        row |= {n: ns(min(at, found[-1].at), call.epoch) for n, at in ends.items() if at is not None}
-        row["ns_event1"] = ns(found[0].at, call.epoch)
-    if bearing and when is not None:
-        row.update(_token_times(bearing, when, call.epoch))
-    if stream.trace.non_streaming:  # when the first token was made, nobody saw
+    if response.cost is not None or (token_chunks and not response.simulated):
+        row.update(_price_columns(response, call))
+    if chunks:
+        last_at = {type(item): at for at, item in stream.log.items() if not isinstance(item, str)}
+        ends = {"ns_finish": last_at.get(Finished), "ns_usage": last_at.get(UsageReport)}
+        row |= {n: ns(min(at, chunks[-1].at), call.epoch) for n, at in ends.items() if at is not None}
+        row["ns_event1"] = ns(chunks[0].at, call.epoch)
+    if token_chunks and times is not None:
+        row.update(_time_columns(token_chunks, times, call.epoch))
+    if stream.trace.non_streaming:  # such answers have no time to first token
         row = {
             k: v
             for k, v in row.items()
             if k not in ("ns_tok1", "ns_out1", "icl_p50_ms", "icl_p99_ms", "stall_max_ms", "err_bound_ms")
         }
-    uncertain = [c for c in (bearing[0], bearing[-1]) if not c.exact] if bearing else []
+    uncertain = [c for c in (token_chunks[0], token_chunks[-1]) if not c.exact] if token_chunks else []
     disturbed = disturbed or any(c.busy for c in uncertain)
-    row["quality"] = "contaminated" if disturbed else "bounded" if uncertain or not bearing else "certified"
+    quality = "bounded" if uncertain or not token_chunks else "certified"
+    row["quality"] = "contaminated" if disturbed else quality
     return row
 
 
-def _prices(response: Response, call: CallContext) -> Row:
-    """The prices behind a cost, in US dollars for a million tokens, and whose word they are."""
+def _price_columns(response: Response, call: CallContext) -> Row:
+    """The prices behind a cost, in US dollars for a million tokens, and their source."""
     model = response.model or call.request.model
     known = prices.facts(model, call.provider)
     if response.cost is None and known.output is None:
         return {}
-    said = response.usage is not None and prices.charged(response.usage.raw) is not None
-    source = "own" if model in call.provider.facts else "provider" if said else "genai-prices"
+    is_charged = response.usage is not None and prices.charged_cost(response.usage.raw) is not None
+    source = "own" if model in call.provider.facts else "provider" if is_charged else "genai-prices"
     return {
         "price_in": known.input,
         "price_out": known.output,
@@ -285,49 +295,53 @@ def _prices(response: Response, call: CallContext) -> Row:
     }
 
 
-def _token_times(bearing: list[Chunk], when: Moments, epoch: float) -> Row:
-    first = bearing[0]
-    gaps = sorted((b.at - a.at) * 1e3 for a, b in itertools.pairwise(bearing))
+def _time_columns(token_chunks: list[Chunk], times: TokenTimes, epoch: float) -> Row:
+    first = token_chunks[0]
+    gaps = sorted((b.at - a.at) * 1e3 for a, b in itertools.pairwise(token_chunks))
     row: Row = {
-        **{n: ns(at, epoch) for n, at in zip(_TOKENS, when[:3], strict=True) if at is not None},
+        **{n: ns(at, epoch) for n, at in zip(_TOKEN_COLUMNS, times[:3], strict=True) if at is not None},
         "err_bound_ms": CERTIFIED_MS if first.exact else max(CERTIFIED_MS, (first.at - first.lo) * 1e3),
-        "coalesced_frac": sum(not c.exact for c in bearing) / len(bearing),
+        "coalesced_frac": sum(not c.exact for c in token_chunks) / len(token_chunks),
     }
     if gaps:
-        middle = (gaps[(len(gaps) - 1) // 2] + gaps[len(gaps) // 2]) / 2
-        row |= {"icl_p50_ms": middle, "stall_max_ms": gaps[-1]}
+        median = (gaps[(len(gaps) - 1) // 2] + gaps[len(gaps) // 2]) / 2
+        row |= {"icl_p50_ms": median, "stall_max_ms": gaps[-1]}
         if len(gaps) >= 100:
             row["icl_p99_ms"] = gaps[int(0.99 * (len(gaps) - 1))]
     return row
 
 
-def _disbelieved(usage: Usage, bearing: list[Chunk]) -> bool:
-    """Whether a server counts no token beside text that came: proxies do so that count nothing."""
-    return usage.output_tokens == 0 and any(c.chars for c in bearing)
+def _is_usage_false(usage: Usage, chunks: list[Chunk]) -> bool:
+    """Whether the usage reports 0 output tokens for an answer with text, as proxies do that do not count."""
+    return usage.output_tokens == 0 and any(c.chars for c in chunks)
 
 
-def _whole(bearing: list[Chunk], tokenizer: Tokenizer | None) -> int | None:
-    """What a tokenizer counts in the whole answer: its pieces may be cut within a token."""
-    return tokenizer("".join(c.pieces for c in bearing)) if tokenizer and bearing else None
+def _tokenizer_total(chunks: list[Chunk], tokenizer: Tokenizer | None) -> int | None:
+    """The tokenizer's count for the complete answer: chunks may end within a token."""
+    return tokenizer("".join(c.text for c in chunks)) if tokenizer and chunks else None
 
 
-def _tokens(usage: Usage | None, bearing: list[Chunk], when: Moments | None, whole: int | None = None) -> Row:
-    """Counts, and who made them; the first chunk's share, and how it is known."""
+def _token_columns(
+    usage: Usage | None, chunks: list[Chunk], times: TokenTimes | None, total: int | None = None
+) -> Row:
+    """The token counts and their source; the first chunk's count and its source. total: the tokenizer's
+    count for the complete answer."""
     usage = usage or Usage()
-    counts: list[int] = [c.tokens for c in bearing if c.tokens is not None]
-    by_chunk = bool(bearing) and len(counts) == len(bearing)
-    streamed_usage = by_chunk and all(c.counted is not None for c in bearing)
-    out, source = usage.output_tokens, "usage_stream" if streamed_usage else "usage"
-    if _disbelieved(usage, bearing):
-        out, by_chunk, streamed_usage = None, by_chunk and whole is not None, False
-    if out is None and bearing:
+    counts: list[int] = [c.tokens for c in chunks if c.tokens is not None]
+    by_chunk = bool(chunks) and len(counts) == len(chunks)
+    by_usage = by_chunk and all(c.total_tokens is not None for c in chunks)
+    out, source = usage.output_tokens, "usage_stream" if by_usage else "usage"
+    is_false = _is_usage_false(usage, chunks)
+    if is_false:
+        out, by_chunk, by_usage = None, by_chunk and total is not None, False
+    if out is None and chunks:
         out, source = (
-            (whole or sum(counts), "usage_stream" if streamed_usage else "tokenizer")
+            (total or sum(counts), "usage_stream" if by_usage else "tokenizer")
             if by_chunk
-            else (max(len(bearing), round(sum(c.chars for c in bearing) / _CHARS_A_TOKEN)), "estimate")
+            else (max(len(chunks), round(sum(c.chars for c in chunks) / _CHARS_PER_TOKEN)), "estimate")
         )
     row: Row = {
-        "in_tokens": usage.input_tokens or (None if _disbelieved(usage, bearing) else usage.input_tokens),
+        "in_tokens": usage.input_tokens or (None if is_false else usage.input_tokens),
         "in_cached": usage.cache_read_tokens,
         "in_cache_write": usage.cache_write_tokens,
         "out_tokens": out,
@@ -337,76 +351,73 @@ def _tokens(usage: Usage | None, bearing: list[Chunk], when: Moments | None, who
     if out is None:
         return row
     row["visible_tokens"] = out - (usage.reasoning_tokens or 0)
-    row["streamed_tokens"] = flowed = streamed(replace(usage, output_tokens=out), when) or 0
-    if bearing:
-        row["first_chunk_tokens"], row["itl_src"] = _first_chunk(
-            bearing, flowed, "usage_stream" if streamed_usage else "tokenizer" if by_chunk else ""
+    row["streamed_tokens"] = streamed = streamed_tokens(replace(usage, output_tokens=out), times) or 0
+    if chunks:
+        row["first_chunk_tokens"], row["itl_src"] = _first_chunk_tokens(
+            chunks, streamed, "usage_stream" if by_usage else "tokenizer" if by_chunk else ""
         )
     return row
 
 
-def _first_chunk(bearing: list[Chunk], streamed: int, counter: str) -> tuple[int, str]:
+def _first_chunk_tokens(chunks: list[Chunk], streamed: int, counter: str) -> tuple[int, str]:
+    """(tokens of the first chunk, how they are known). counter: what counted each chunk, "" for nothing."""
     if counter:
-        return bearing[0].tokens or 0, counter
-    if len(bearing) >= streamed:
+        return chunks[0].tokens or 0, counter
+    if len(chunks) >= streamed:
         return 1, "single"
-    characters = sum(c.chars for c in bearing)
-    return max(
-        1,
-        min(
-            round(streamed * bearing[0].chars / characters) if characters else 1, streamed - len(bearing) + 1
-        ),
-    ), "share"
+    characters = sum(c.chars for c in chunks)
+    share = round(streamed * chunks[0].chars / characters) if characters else 1
+    return max(1, min(share, streamed - len(chunks) + 1)), "share"
 
 
-def _failure(error: errors.NbllmError, answered: int | None) -> Row:
-    """What an error says of the attempt that it ended; `answered`: the HTTP status that came before it."""
+def _error_columns(error: errors.NbllmError, http_status: int | None) -> Row:
+    """The columns of an error that ended an attempt; `http_status`: the status received before it."""
     limit = error.seconds * 1e3 if isinstance(error, errors.Timeout) else None
     return {
         "ok": False,
         "error_type": type(error).__name__,
         "error_msg": error.message,
-        "status": _status(error, answered),
-        "http_status": getattr(error, "status", None) or answered,
+        "status": _status(error, http_status),
+        "http_status": getattr(error, "status", None) or http_status,
         "retry_after_s": getattr(error, "retry_after", None),
         "censored": limit is not None,
         "censor_ms": limit,
     }
 
 
-def _outcome(stream: Recorded, response: Response) -> Row:
+def _outcome_columns(stream: RecordedStream, response: Response) -> Row:
     error = stream.error
     cancelled = error is None and response.finish_reason == "cancelled"
-    row: Row = {"censored": cancelled} if error is None else _failure(error, stream.trace.status)
+    row: Row = {"censored": cancelled} if error is None else _error_columns(error, stream.trace.status)
     if row["censored"] and stream.ended_at is not None:
         row["censor_ms"] = (stream.ended_at - stream.called_at) * 1e3
     if error is None:
-        odd = {
+        statuses = {
             "cancelled": cancelled,
             "content_filter": response.finish_reason == "content_filter",
             "refusal": response.refusal and not response.text,
             "empty": not response.parts,
         }
-        row["status"] = next((status for status, found in odd.items() if found), "ok")
+        row["status"] = next((status for status, applies in statuses.items() if applies), "ok")
         row["ok"] = row["status"] == "ok"
     return row
 
 
-def _status(error: errors.NbllmError, answered: int | None) -> str:
+def _status(error: errors.NbllmError, http_status: int | None) -> str:
     if isinstance(error, errors.Timeout):
         return {"connect": "timeout_connect", "first": "timeout_ttft"}.get(error.which, "timeout_total")
     for kind, name in _STATUS:
         if isinstance(error, kind):
             return name
-    if isinstance(error, errors.ProviderError) and answered == 200:
+    if isinstance(error, errors.ProviderError) and http_status == 200:
         return "stream_error"
     status = getattr(error, "status", None)
-    words = {401: "auth", 403: "auth", 429: "rate_limited"}
-    return words.get(status, "http_error") if status else "client_error"
+    by_status = {401: "auth", 403: "auth", 429: "rate_limited"}
+    return by_status.get(status, "http_error") if status else "client_error"
 
 
-# What providers measure themselves: where it stands, the unit in ms, and the column it fills.
-_SERVER: tuple[tuple[str, str, float, str], ...] = (
+# Times that servers report: the source, the field, its unit in ms, and the column it fills.
+_SERVER_TIMES: tuple[tuple[str, str, float, str], ...] = (
     ("ollama", "total_duration", 1e-6, "srv_total_ms"),
     ("ollama", "load_duration", 1e-6, "srv_load_ms"),
     ("ollama", "prompt_eval_duration", 1e-6, "srv_prefill_ms"),
@@ -420,19 +431,19 @@ _SERVER: tuple[tuple[str, str, float, str], ...] = (
 )
 
 
-def _server(response: Response, trace: Trace) -> Row:
-    said: dict[str, Any] = dict(response.usage.raw) if response.usage else {}
+def _server_columns(response: Response, trace: Trace) -> Row:
+    reported: dict[str, Any] = dict(response.usage.raw) if response.usage else {}
     for notice in response.notices:
         if notice.kind == "timing":
-            said |= {
+            reported |= {
                 k: v
                 for value in (notice.data, *notice.data.values())
                 if isinstance(value, Mapping)
                 for k, v in value.items()
             }
     row: Row = {}
-    for source, name, unit, column in _SERVER:
-        value = said.get(name)
+    for source, name, unit, column in _SERVER_TIMES:
+        value = reported.get(name)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             row.setdefault(column, value * unit)
             row.setdefault("srv_src", source)
@@ -443,23 +454,23 @@ def _server(response: Response, trace: Trace) -> Row:
 
 
 def derive(row: Row) -> None:
-    """Fills what follows from the marks and counts of a row, in place. A fresh process's times count from its
-    spawning."""
-    spawned = row.get("start_kind") == "cold_process" and row.get("ns_spawn") is not None
+    """Adds the columns that derive from a row's marks and counts, in place. The times of a fresh process
+    start at its spawn."""
+    is_spawned = row.get("start_kind") == "cold_process" and row.get("ns_spawn") is not None
     for column, (begin, end) in _DERIVED.items():
-        start = "ns_spawn" if spawned and begin == "ns_call" else begin
+        start = "ns_spawn" if is_spawned and begin == "ns_call" else begin
         if row.get(start) is not None and row.get(end) is not None:
             row[column] = (row[end] - row[start]) / 1e6
     ended = row.get("ns_done") if row.get("ns_done") is not None else row.get("ns_eof")
     if ended is not None:
-        row["e2e_done_ms"] = (ended - row["ns_spawn" if spawned else "ns_call"]) / 1e6
+        row["e2e_done_ms"] = (ended - row["ns_spawn" if is_spawned else "ns_call"]) / 1e6
         if row.get("ns_tokN") is not None:
             row["tail_ms"] = (ended - row["ns_tokN"]) / 1e6
     _rates(row)
 
 
 def _rates(row: Row) -> None:
-    decode, streamed, first, seen = (
+    decode, streamed, first, n_chunks = (
         row.get(k) for k in ("decode_ms", "streamed_tokens", "first_chunk_tokens", "chunks")
     )
     if row.get("e2e_ms") and row.get("out_tokens"):
@@ -468,26 +479,26 @@ def _rates(row: Row) -> None:
     if row.get("e2e_ms") and row.get("texts"):
         row["texts_s"] = row["texts"] * 1e3 / row["e2e_ms"]
         row["in_tok_s"] = row["in_tokens"] * 1e3 / row["e2e_ms"] if row.get("in_tokens") else None
-    if not decode or not streamed or not first or not seen or seen < 2 or streamed <= first:
+    if not decode or not streamed or not first or not n_chunks or n_chunks < 2 or streamed <= first:
         return
     row["itl_ms"] = decode / (streamed - first)
     row["tpot_ms"] = decode / (streamed - 1)
-    known = row.get("itl_src") != "share"
-    row["itl_lo_ms"] = row["itl_ms"] if known else min(row["itl_ms"], decode / (streamed - 1))
-    row["itl_hi_ms"] = row["itl_ms"] if known else max(row["itl_ms"], decode / (seen - 1))
+    is_known = row.get("itl_src") != "share"
+    row["itl_lo_ms"] = row["itl_ms"] if is_known else min(row["itl_ms"], decode / (streamed - 1))
+    row["itl_hi_ms"] = row["itl_ms"] if is_known else max(row["itl_ms"], decode / (n_chunks - 1))
     row["out_tok_s"] = 1e3 / row["itl_ms"]
 
 
-def params(request: Request) -> str:
-    """The parameters of a request as canonical JSON, without messages, model and what was not set."""
-    chosen = {
+def params_json(request: Request) -> str:
+    """The parameters of a request that are set, as canonical JSON, without messages and model."""
+    parameters = {
         n: getattr(request, n) for n in keywords("parameter") if getattr(request, n, None) not in (None, ())
     }
     more = {"tools": [t.name for t in request.tools], "schema": bool(request.schema)}
-    chosen |= {n: v for n, v in more.items() if v} | {f"x.{k}": v for k, v in request.extra.items()}
-    return json.dumps(chosen, sort_keys=True, default=str)
+    parameters |= {n: v for n, v in more.items() if v} | {f"x.{k}": v for k, v in request.extra.items()}
+    return json.dumps(parameters, sort_keys=True, default=str)
 
 
-def sha(request: Request) -> str:
+def messages_sha(request: Request) -> str:
     """The first 16 hex digits of the SHA-256 of the messages."""
     return sha256(repr(request.messages).encode("utf-8", "replace")).hexdigest()[:16]

@@ -1,5 +1,5 @@
-"""Answers that a person has marked as good: `preferences/preferences.sqlite` in the user's state folder,
-shared by all kernels. A mark keeps the question and the answer: that is what it asks for."""
+"""Answers that the user has marked as good: `preferences/preferences.sqlite` in the user's state folder,
+shared by all kernels. Marking stores the question and the answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .database import home, refused, shared
+from .database import open_shared, state_folder, translate_errors
 
 if TYPE_CHECKING:
     import sqlite3
@@ -18,36 +18,37 @@ _TABLES = ("create table if not exists kept (id text primary key, at real not nu
 COLUMNS = ("at", "provider", "model", "label", "prompt", "answer", "simulated", "id")
 
 
-def name(about: Mapping[str, Any]) -> str:
-    """Whose answer it is: provider and model."""
-    return f"{about.get('provider')}/{about.get('model')}"
+def model_name(record: Mapping[str, Any]) -> str:
+    """provider/model of an answer's record."""
+    return f"{record.get('provider')}/{record.get('model')}"
 
 
-def keep(ident: str, about: Mapping[str, Any]) -> None:
-    """Keeps an answer under an id of its own. Raises ConfigError where the disk does not take it."""
-    told = json.dumps(about, ensure_ascii=True)
-    with _file() as db:
-        db.execute("insert or replace into kept values (?, ?, ?)", (ident, time.time(), told))
+def mark(ident: str, record: Mapping[str, Any]) -> None:
+    """Stores the record of an answer under its id. Raises ConfigError where the disk refuses."""
+    text = json.dumps(record, ensure_ascii=True)
+    with _open() as db:
+        db.execute("insert or replace into kept values (?, ?, ?)", (ident, time.time(), text))
 
 
-def forget(ident: str) -> None:
-    """Takes a mark back. Raises as keep."""
-    with _file() as db:
+def unmark(ident: str) -> None:
+    """Removes a mark. Raises what `mark` raises."""
+    with _open() as db:
         db.execute("delete from kept where id = ?", (ident,))
 
 
-def kept() -> list[dict[str, Any]]:
-    """All that is kept, in the order in which it was; `at` in seconds since 1970. Raises as keep."""
-    with _file() as db:
+def marked_answers() -> list[dict[str, Any]]:
+    """The records of all marked answers, oldest first; `at` in seconds since 1970. Raises what `mark`
+    raises."""
+    with _open() as db:
         rows = db.execute("select id, at, about from kept order by at").fetchall()
-    return [{**json.loads(about), "at": at, "id": ident} for ident, at, about in rows]
+    return [{**json.loads(record), "at": at, "id": ident} for ident, at, record in rows]
 
 
 @contextmanager
-def _file() -> Iterator[sqlite3.Connection]:
-    path = home() / "preferences" / "preferences.sqlite"
+def _open() -> Iterator[sqlite3.Connection]:
+    path = state_folder() / "preferences" / "preferences.sqlite"
     with (
-        refused("The marked answers cannot be read or written", f"Check {path}, or move it away."),
-        shared(path, _TABLES, 1, synchronous="full") as db,
+        translate_errors("The marked answers cannot be read or written", f"Check {path}, or move it away."),
+        open_shared(path, _TABLES, 1, synchronous="full") as db,
     ):
         yield db

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..core.errors import ConfigError
-from .database import Database, take
+from .database import Database, try_lock
 
 _ROOM = "Make room there, or use a directory that you may write to; {} goes on with what is there."
 _DAMAGED = "Its file is damaged: move it away, or give this run another name."
@@ -39,7 +39,7 @@ def told(run: str, resume: str) -> Iterator[None]:
 def taken(path: Path, run: str, hint: str) -> int:
     """The lock of a run, until `os.close` of it or this process's end. Raises ConfigError where another has
     it, OSError where the file system knows no locks."""
-    lock = take(path)
+    lock = try_lock(path)
     if lock is None:
         raise ConfigError(
             f"The run {run} is going on in another process, or in another thread of this one.",

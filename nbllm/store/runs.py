@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..core.errors import ConfigError
-from .database import home, own_folder, reading
+from .database import open_readonly, private_folder, state_folder
 from .run_base import RunBase, taken
 
 _NAME = re.compile(r"[A-Za-z0-9_][\w.\-]{0,79}", re.ASCII)
@@ -75,7 +75,7 @@ class RunInfo:
 
 def folder() -> Path:
     """Where runs over tables are kept."""
-    return home() / "rows"
+    return state_folder() / "rows"
 
 
 def path_of(name: str) -> Path:
@@ -99,8 +99,8 @@ class RunFile(RunBase):
                 f"There is no run called {name!r}.", hint="nbllm.rows.runs() lists those of this machine."
             )
         with self._told():
-            own_folder(home())
-            own_folder(path.parent)
+            private_folder(state_folder())
+            private_folder(path.parent)
             own = "give this one another name with run="
             self._lock: int | None = taken(path.with_suffix(".lock"), name, own)
             try:
@@ -227,14 +227,14 @@ def parts() -> list[tuple[str, int, str, str, int, float]]:
     found: list[tuple[str, int, str, str, int, float]] = []
     words = "select part, state, batch, json_array_length(ids), created from batches order by part"
     for path in sorted(folder().glob("*.sqlite")) if folder().is_dir() else ():
-        with contextlib.suppress(sqlite3.Error, OSError, ConfigError), reading(path) as db:
+        with contextlib.suppress(sqlite3.Error, OSError, ConfigError), open_readonly(path) as db:
             found += [(path.stem, *row) for row in db.execute(words)]
     return found
 
 
 def _info(path: Path) -> RunInfo | None:
     try:
-        with reading(path) as db:
+        with open_readonly(path) as db:
             meta = {name: json.loads(value) for name, value in db.execute("select name, value from meta")}
             states = dict(db.execute(_COUNTS))
             usd = db.execute("select total(usd) from rows").fetchone()[0]

@@ -1,4 +1,4 @@
-"""When the tokens of an answer came, worked out once: a row's times and `Response.timing` are views of it."""
+"""The arrival times of an answer's tokens; a row's times and `Response.timing` derive from them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from ..core.events import (
     Usage,
     is_token,
 )
-from .chunks import Recorded, first_event
+from .chunks import RecordedStream, first_event
 
 
-class Moments(NamedTuple):
-    """Of the last attempt's tokens, in perf_counter seconds: the first, the last, the first that is shown.
-    thought: reasoning was among them. What a restart made void does not count."""
+class TokenTimes(NamedTuple):
+    """Arrival times of the last attempt's tokens, in perf_counter seconds: the first, the last, the first
+    visible one. has_reasoning: reasoning was among them. What a restart discarded does not count."""
 
     first: float
     last: float
     visible: float | None = None
-    thought: bool = False
+    has_reasoning: bool = False
 
 
-def moments(stream: Recorded) -> Moments | None:
-    """Of a stream so far; None where no token came."""
-    trace, thought = stream.trace, False
+def token_times(stream: RecordedStream) -> TokenTimes | None:
+    """The times of a stream so far; None where no token came."""
+    trace, has_reasoning = stream.trace, False
     first: float | None = None
     last: float | None = None
     visible: float | None = None
@@ -41,41 +41,43 @@ def moments(stream: Recorded) -> Moments | None:
                 first, visible = at if first is None else first, at
             last = at
         elif isinstance(event, Restarted):
-            first, last, visible, thought = None, None, None, False
+            first, last, visible, has_reasoning = None, None, None, False
         elif (isinstance(event, str) and event) or is_token(event):
             first, last = at if first is None else first, at
-            told = not isinstance(event, (ReasoningDelta, ReasoningText))
-            thought = thought or not told
-            if visible is None and told and isinstance(event, (str, TextDelta, MediaDelta)):
+            is_reasoning = isinstance(event, (ReasoningDelta, ReasoningText))
+            has_reasoning = has_reasoning or is_reasoning
+            if visible is None and not is_reasoning and isinstance(event, (str, TextDelta, MediaDelta)):
                 visible = at
-    return None if first is None or last is None else Moments(first, last, visible, thought)
+    return None if first is None or last is None else TokenTimes(first, last, visible, has_reasoning)
 
 
-def streamed(usage: Usage | None, when: Moments | None) -> int | None:
-    """Output tokens that came one after another: without reasoning of which nothing came."""
+def streamed_tokens(usage: Usage | None, times: TokenTimes | None) -> int | None:
+    """The output tokens that were streamed: all but reasoning that was counted and not sent."""
     if usage is None or usage.output_tokens is None:
         return None
-    hidden = 0 if when is not None and when.thought else usage.reasoning_tokens or 0
+    hidden = 0 if times is not None and times.has_reasoning else usage.reasoning_tokens or 0
     return max(0, usage.output_tokens - hidden)
 
 
-def timing(stream: Recorded, turns: Sequence[Recorded] = (), usage: Usage | None = None) -> Timing:
-    """What a Response tells of it, in seconds from the call; turns: of an answer that used tools."""
+def timing(
+    stream: RecordedStream, turns: Sequence[RecordedStream] = (), usage: Usage | None = None
+) -> Timing:
+    """The `Response.timing` of a stream, in seconds from the call; turns: those of an answer with tools."""
     calls = turns or (stream,)
     trace, start = calls[0].trace, stream.called_at
     marks = trace.marks
-    # of whole messages, nobody saw when their tokens were made
-    came = [(m, c) for c in calls if not c.trace.non_streaming and (m := moments(c)) is not None]
-    counts = [streamed(c.partial().usage if turns else usage, m) for m, c in came]
+    # non-streaming answers have no token times
+    timed = [(t, c) for c in calls if not c.trace.non_streaming and (t := token_times(c)) is not None]
+    counts = [streamed_tokens(c.partial().usage if turns else usage, t) for t, c in timed]
     set_up, head = marks.get("secured", marks.get("connected")), marks.get("headers", marks.get("stdout"))
-    visible = next((m.visible for m, _ in came if m.visible is not None), None)
+    visible = next((t.visible for t, _ in timed if t.visible is not None), None)
     return Timing(
         connect=set_up - marks["connect_start"] if set_up is not None and "connect_start" in marks else None,
         ttfb=None if head is None else head - start,
-        ttft=came[0][0].first - start if came else None,
+        ttft=timed[0][0].first - start if timed else None,
         ttfo=None if visible is None else visible - start,
         total=stream.log[-1][0] - start if stream.done and stream.log else None,
-        decode=sum(m.last - m.first for m, _ in came) if came else None,
+        decode=sum(t.last - t.first for t, _ in timed) if timed else None,
         decoded=sum(n - 1 for n in counts if n) if None not in counts else None,
         reused=trace.reused,
         attempts=1 + sum(max(0, len(c.traces) - 1) for c in calls),

@@ -438,7 +438,7 @@ def provenance(response: Response) -> dict[str, Any]:
     """Where an answer comes from, for the output's metadata: no key, no address, no prompt but its hash."""
     from importlib.metadata import version
 
-    from ...store.measure import params, sha
+    from ...store.measure import messages_sha, params_json
 
     request, names = response.request, ("input", "output", "reasoning", "cache_read")
     usage = {f"{name}_tokens": getattr(response.usage, f"{name}_tokens", None) for name in names}
@@ -448,8 +448,8 @@ def provenance(response: Response) -> dict[str, Any]:
         "provider": response.provider,
         "id": response.id,
         "simulated": response.simulated,
-        "params": json.loads(params(request)) if request else {},
-        "prompt_sha": sha(request) if request else None,
+        "params": json.loads(params_json(request)) if request else {},
+        "prompt_sha": messages_sha(request) if request else None,
         "finish_reason": response.finish_reason,
         "usage": {n: v for n, v in usage.items() if v is not None},
         "cost_usd": response.cost,
