@@ -13,7 +13,7 @@ from nbllm.core.messages import ToolCall
 from nbllm.notebook.tool_use import shown
 from nbllm.simulator import script
 from nbllm.tools.builtin import LIMIT, files
-from nbllm.tools.changes import Change, Journal, Made, settled
+from nbllm.tools.changes import AppliedChange, Change, Journal, resolve
 from nbllm.tools.mcp_entry import Source, entry_of
 from nbllm.tools.mcp_notebook import is_notebook, watched
 
@@ -28,7 +28,7 @@ def client():
 @pytest.fixture(name="undo")
 def undone(client):
     """Takes back what the last answer changed, or one change."""
-    client.changes.made.clear()
+    client.changes.entries.clear()
     return lambda number=None: client.run(client.changes.undo(number))
 
 
@@ -80,7 +80,7 @@ def test_one_answer_after_another_and_one_change_alone(client, undo, tmp_path):
     assert ["a"] == undo()
     assert "1" == (tmp_path / "a").read_text()
     assert ["a"] == undo(1)
-    assert ["b"] == [m.change.what for m in client.changes.made]
+    assert ["b"] == [m.change.what for m in client.changes.entries]
     for number in (0, 2, 99):
         with pytest.raises(ConfigError, match="no such change"):
             undo(number)
@@ -113,7 +113,7 @@ def test_the_question_has_the_difference(client, undo, tmp_path):
     asked = []
     found = written(client, tmp_path, ("a", "one\nthree\n"), approve=lambda q: asked.append(q) or False)
     assert ["--- a", "+++ a", "@@ -1,2 +1,2 @@", " one", "-two", "+three"] == asked[0].change.diff.split("\n")
-    assert [] == client.changes.made
+    assert [] == client.changes.entries
     assert [] == told(found)
     both = shown(asked[0])
     assert all("+three" in text and "write_file" in text for text in both.values())
@@ -135,18 +135,18 @@ def test_what_cannot_be_written_or_kept_is_no_change(client, undo, tmp_path, pat
     (tmp_path / "sub").mkdir()
     (tmp_path / "big").write_bytes(b"x" * (LIMIT + 1))
     written(client, tmp_path, (path, text))
-    assert [] == client.changes.made
+    assert [] == client.changes.entries
 
 
 def test_many_changes_take_bounded_memory():
     """The oldest are forgotten, never the last."""
     journal = Journal()
     for i in range(500):
-        journal.add(Made(Change(str(i), None, "x", bool, bool), "", i))
-    assert [str(i) for i in range(300, 500)] == [m.change.what for m in journal.made]
+        journal.add(AppliedChange(Change(str(i), None, "x", bool, bool), "", i))
+    assert [str(i) for i in range(300, 500)] == [m.change.what for m in journal.entries]
     for i in range(3):
-        journal.add(Made(Change(str(i), "x" * 2**26, None, bool, bool), "", i))
-    assert ["2"] == [m.change.what for m in journal.made]
+        journal.add(AppliedChange(Change(str(i), "x" * 2**26, None, bool, bool), "", i))
+    assert ["2"] == [m.change.what for m in journal.entries]
 
 
 # --- cells ---
@@ -232,8 +232,8 @@ def test_any_changes_of_cells_go_back(case):
         for tool, arguments in todo:
             change = await watched(tool, book)(arguments)
             result = await book(tool, arguments)
-            assert await settled(change.holds(result))
-            journal.add(Made(change, result, 1))
+            assert await resolve(change.holds(result))
+            journal.add(AppliedChange(change, result, 1))
         await journal.undo()
 
     asyncio.run(work())
@@ -248,7 +248,7 @@ def test_a_cell_that_was_changed_since_stays():
         change = await watched("overwrite_cell_source", book)({"cell_index": 1, "cell_source": "mine"})
         assert "-b\n+mine" in change.diff
         result = await book("overwrite_cell_source", {"cell_index": 1, "cell_source": "mine"})
-        journal.add(Made(change, result, 1))
+        journal.add(AppliedChange(change, result, 1))
         book.cells.insert(0, ["code", "new"])
         await journal.undo()
 

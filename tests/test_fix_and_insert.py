@@ -5,7 +5,7 @@ from urllib.parse import quote
 import pytest
 
 from nbllm.notebook.fix import _rendered_diff
-from nbllm.tools.changes import lines
+from nbllm.tools.changes import diff_lines
 
 from .growth import growth
 from .kernels import Kernel
@@ -138,7 +138,9 @@ LINES = [f"line {i}" for i in range(2_000)]
 def test_a_diff_shows_what_changes(before, after, shown):
     """Of very long cells too."""
     assert shown == [
-        line for line in lines(before, after, "a", "b") if line[0] in "+-" and line[:3] not in ("+++", "---")
+        line
+        for line in diff_lines(before, after, "a", "b")
+        if line[0] in "+-" and line[:3] not in ("+++", "---")
     ]
 
 
@@ -153,7 +155,7 @@ def test_a_diff_shows_what_changes(before, after, shown):
 )
 def test_a_diff_costs_its_length(make):
     """Above what is compared line by line."""
-    growth(lambda given: list(lines(*given, "a", "b")), make, 2_000)
+    growth(lambda given: list(diff_lines(*given, "a", "b")), make, 2_000)
 
 
 def test_a_diff_holds_code_that_holds_fences():

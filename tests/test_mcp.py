@@ -26,8 +26,8 @@ from nbllm.tools.mcp import Limits
 from nbllm.tools.mcp_config import Places
 from nbllm.tools.mcp_entry import Source, entry_of
 from nbllm.tools.mcp_servers import Servers
-from nbllm.tools.names import unique
-from nbllm.tools.results import content
+from nbllm.tools.names import with_unique_names
+from nbllm.tools.results import to_content
 
 from .listeners import Listener
 from .processes import LONG, comes_to, held_port, written
@@ -74,7 +74,7 @@ def used(known, name="mcp/bad"):
 def called(known, **arguments):
     """What the first tool gives, as the model reads it."""
     usables, _ = used(known)
-    return content(engine().run(usables[0].call(usables[0].validate(arguments))))
+    return to_content(engine().run(usables[0].call(usables[0].validate(arguments))))
 
 
 def is_alive(pid):
@@ -829,7 +829,7 @@ def test_names_that_overlap_mean_a_tool_once_and_odd_ones_lose_none(servers):
     known = servers(bad("alike"))
     found, _ = engine().run(known.usables(["mcp/bad", "mcp/bad/a*", "mcp/*"]))
     assert ["ok a b", "ok a.b"] == [engine().run(u.call({})) for u in found]
-    assert 2 == len(unique([*found, *used(known)[0]]))
+    assert 2 == len(with_unique_names([*found, *used(known)[0]]))
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from nbllm.core.errors import ConfigError, NbllmError
 from nbllm.core.messages import Document, Image, ToolResult
 from nbllm.tools.builtin import LIMIT, files, python
-from nbllm.tools.results import content, failed
+from nbllm.tools.results import describe_error, to_content
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 30
 SYMLINKS = pytest.mark.skipif(sys.platform == "win32", reason="symbolic links want rights there")
@@ -39,8 +39,8 @@ def use(tools, name, **arguments):
     try:
         value = tool.call(tool.validate(arguments))
     except NbllmError as error:
-        return failed(error)
-    made = value if isinstance(value, ToolResult) else ToolResult("c", content(value, tool.budget))
+        return describe_error(error)
+    made = value if isinstance(value, ToolResult) else ToolResult("c", to_content(value, tool.budget))
     return made.content
 
 

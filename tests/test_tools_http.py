@@ -16,7 +16,7 @@ from nbllm.core.messages import Image
 from nbllm.http.prepared_request import PreparedRequest
 from nbllm.http.transport import HttpTransport
 from nbllm.tools.http import LIMIT, HttpTool, from_table
-from nbllm.tools.results import NOTHING, content, failed
+from nbllm.tools.results import NO_VALUE, describe_error, to_content
 from nbllm.tools.usable import ToolArgumentsError
 
 from .listeners import Listener
@@ -37,7 +37,7 @@ def ask(made, arguments):
         transport = HttpTransport()
         usable = made.usable(lambda: transport)
         try:
-            return content(await usable.call(usable.validate(arguments)))
+            return to_content(await usable.call(usable.validate(arguments)))
         finally:
             await transport.close()
 
@@ -100,7 +100,7 @@ def test_no_text_reaches_another_place(segment, value):
 @pytest.mark.parametrize("value", ["", ".", "..", "../x", "x/../y", "..\\x", "a/..;b", "..;/x"])
 def test_a_path_that_climbs_is_refused(value):
     """Also where a server would decode the slash."""
-    with pytest.raises(ToolArgumentsError, match="has no place in a path"):
+    with pytest.raises(ToolArgumentsError, match="is not allowed in a path"):
         tool(API + "/files/{name}").request({"name": value})
     with pytest.raises(ToolArgumentsError, match="name: Field required"):
         tool(API + "/files/{name}").request({})
@@ -115,31 +115,31 @@ def test_an_address_that_is_too_long():
 @pytest.mark.parametrize(
     ("url", "more", "words"),
     [
-        ("https://{host}/x", {}, "host is filled in"),
-        ("{scheme}://a.test/x", {}, "no usable address"),
-        ("https://u:p@a.test/x", {}, "host is filled in"),
+        ("https://{host}/x", {}, "in its host"),
+        ("{scheme}://a.test/x", {}, "no valid URL"),
+        ("https://u:p@a.test/x", {}, "in its host"),
         ("ftp://a.test/x", {}, "http"),
         ("http://a.test/x", {}, "without https"),
         ("http://8.8.8.8/x", {}, "without https"),
         ("http://169.254.169.254/latest", {}, "without https"),
         ("http://[::ffff:169.254.169.254]/latest", {}, "without https"),
-        ("/x", {}, "no usable address"),
-        ("https://a.test/x#y", {}, "no usable address"),
+        ("/x", {}, "no valid URL"),
+        ("https://a.test/x#y", {}, "no valid URL"),
         ("https://a.test/x y", {}, "blank"),
         ("https://a.test/{x", {}, "braces"),
         ("https://a.test/?{k}=v", {}, "braces"),
         ("https://a.test/{}", {"schema": {"properties": {"a": {}}}}, "no argument ''"),
         ("https://a.test/{b}", {"schema": {"properties": {"a": {}}}}, "no argument 'b'"),
-        ("https://a.test/", {"schema": {"type": "array"}}, "no object"),
+        ("https://a.test/", {"schema": {"type": "array"}}, "not an object"),
         ("https://a.test/", {"schema": {"type": "strng"}}, "not valid"),
         ("https://a.test/", {"method": "TRACE"}, "no method"),
-        ("https://a.test/", {"timeout": 0}, "no time"),
-        ("https://a.test/{}", {}, "no name"),
-        ("https://a.test/{a:.2f}", {}, "no name"),
+        ("https://a.test/", {"timeout": 0}, "invalid timeout"),
+        ("https://a.test/{}", {}, "not a name"),
+        ("https://a.test/{a:.2f}", {}, "not a name"),
         (5, {}, "wrong 'url'"),
         ("https://a.test/", {"schema": 5}, "wrong 'schema'"),
         ("https://a.test/", {"timeout": "5"}, "wrong 'timeout'"),
-        ("https://a.test/", {"headers": {"x": 5}}, "no text"),
+        ("https://a.test/", {"headers": {"x": 5}}, "not text"),
         ("https://a.test/", {"headers": "x: y"}, "wrong 'headers'"),
         ("https://a.test/", {"budget": None}, "wrong 'budget'"),
         ("https://a.test/", {"headers": {"x": Secret("k", origin="https://b.test")}}, "not sent to"),
@@ -170,7 +170,7 @@ def test_the_schema_that_a_model_is_told():
     ("status", "page", "kind", "read"),
     [
         (200, b'{"t": 3}', "application/json", '{"t": 3}'),
-        (200, b"", "text/plain", NOTHING),
+        (200, b"", "text/plain", NO_VALUE),
         (200, PNG, "image/png", (Image(PNG),)),
         (200, b"\0\xff\xfe", "application/octet-stream", "(3 bytes, no text)"),
         (200, "ü".encode("latin-1"), "text/plain", "�"),
@@ -196,7 +196,7 @@ def test_answers(status, page, kind, read):
         try:
             got = ask(tool(server.url + "/{city}"), {"city": "a b"})
         except NbllmError as error:
-            got = failed(error)
+            got = describe_error(error)
     assert read == got
     assert server.seen[0][0].startswith("GET /a%20b HTTP")
 
@@ -357,7 +357,7 @@ def test_a_table_of_toml():
         ({"timeout": "5"}, "wrong 'timeout'"),
         ({"timeout": True}, "wrong 'timeout'"),
         ({"url": "https://a.test/${NOT_SET}"}, "needs NOT_SET"),
-        ({"url": ""}, "no usable address"),
+        ({"url": ""}, "no valid URL"),
     ],
 )
 def test_a_wrong_table(change, words):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm.core.messages import Tool
-from nbllm.tools.names import fit, unique
+from nbllm.tools.names import valid_name, with_unique_names
 from nbllm.tools.usable import Usable
 
 EVERYWHERE = re.compile("[a-zA-Z][a-zA-Z0-9_-]{0,63}")
@@ -34,7 +34,7 @@ def usable(name, source="", where="engine"):
 )
 def test_one_name(name, made):
     """Each other character becomes _, a letter stands first, a long name ends with a hash."""
-    assert made == fit(name)
+    assert made == valid_name(name)
 
 
 NAMES = st.text(st.sampled_from("aA._/ 9é価😀"), max_size=4) | st.text(max_size=140)
@@ -46,11 +46,11 @@ NAMES = st.text(st.sampled_from("aA._/ 9é価😀"), max_size=4) | st.text(max_s
 def test_any_names(given):
     """They fit, are unique, lead back to their owners, and come out the same again in the same order."""
     tools = [usable(name, source, where) for name, where, source in given]
-    made = unique(tools)
+    made = with_unique_names(tools)
     assert all(map(EVERYWHERE.fullmatch, made))
     assert [t.source for t in tools] == [t.source for t in made.values()]
     assert list(made) == [t.tool.name for t in made.values()]
-    assert list(made) == list(unique(tools))
+    assert list(made) == list(with_unique_names(tools))
 
 
 def test_a_function_keeps_its_plain_name():
@@ -60,7 +60,7 @@ def test_a_function_keeps_its_plain_name():
         usable("price", "function price", "here"),
         Tool("price"),
     )
-    made = unique([server, function, other, function])
+    made = with_unique_names([server, function, other, function])
     assert made["price"] is function
     first, _, third = made
     assert (first[:6], third[:6], len(made)) == ("price_", "price_", 3)

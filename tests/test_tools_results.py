@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from nbllm.core.errors import ConfigError
 from nbllm.core.messages import Document, Image, Text, Tool, ToolCall
-from nbllm.tools.results import NOTHING, content, failed, failure
+from nbllm.tools.results import NO_VALUE, describe_error, error_result, to_content
 from nbllm.tools.usable import ToolArgumentsError, Usable
 
 from .examples import examples
@@ -58,7 +58,7 @@ DAY = dt.date(2026, 1, 2)
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (None, NOTHING),
+        (None, NO_VALUE),
         ("", ""),
         ("text", "text"),
         (Text("text"), "text"),
@@ -98,14 +98,14 @@ DAY = dt.date(2026, 1, 2)
 )
 def test_values_as_text(value, text):
     """What a model reads of a value."""
-    assert text == content(value)
+    assert text == to_content(value)
 
 
 def test_a_value_that_holds_itself():
     """Nothing recurses without end."""
     own: list = [1]
     own.append(own)
-    assert content(own) == "[1, [...]]"
+    assert to_content(own) == "[1, [...]]"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_value_that_holds_itself():
 )
 def test_values_as_parts(value, parts):
     """Pictures and documents stay what they are, also among others."""
-    assert parts == content(value)
+    assert parts == to_content(value)
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_a_figure_is_a_picture():
 
     figure = Figure(figsize=(1, 1))
     figure.subplots().plot([1, 2])
-    (part,) = content(figure)
+    (part,) = to_content(figure)
     assert part.media_type == "image/png"
 
 
@@ -150,7 +150,7 @@ def test_a_figure_is_a_picture():
 )
 def test_a_budget_holds_and_what_is_left_out_is_said(value, words):
     """In tokens of some three characters."""
-    text = content(value, budget=200)
+    text = to_content(value, budget=200)
     assert words in text
     assert len(text) < 800
 
@@ -164,7 +164,7 @@ def test_a_budget_holds_and_what_is_left_out_is_said(value, words):
 )
 def test_every_value_has_a_form_that_can_be_sent(value):
     """Within the budget, and writable."""
-    made = content(value, budget=50)
+    made = to_content(value, budget=50)
     text = made if isinstance(made, str) else ""
     text.encode()
     assert len(text) < 250
@@ -213,7 +213,7 @@ class Noted:
 )
 def test_what_cannot_be_shown_was_done_all_the_same(value, why):
     """A model that were told of a failure would do it again."""
-    assert content(value).startswith(f"done, but what it returned cannot be shown: {why}")
+    assert to_content(value).startswith(f"done, but what it returned cannot be shown: {why}")
 
 
 def test_what_is_nested_too_deep_costs_no_call():
@@ -221,7 +221,9 @@ def test_what_is_nested_too_deep_costs_no_call():
     value: list = []
     for _ in range(5_000):
         value = [value]
-    assert content(value, budget=50).startswith(("[[[", "done, but what it returned cannot be shown: Recurs"))
+    assert to_content(value, budget=50).startswith(
+        ("[[[", "done, but what it returned cannot be shown: Recurs")
+    )
 
 
 def test_an_iterator_that_fails_is_a_failure():
@@ -232,7 +234,7 @@ def test_an_iterator_that_fails_is_a_failure():
         raise ValueError("gone")
 
     with pytest.raises(ValueError, match="gone"):
-        content(rows())
+        to_content(rows())
 
 
 def price(article):
@@ -245,7 +247,7 @@ def test_an_exception_says_where_in_the_users_code():
     for code in (lambda: price("x"), lambda: json.loads(price.__doc__ or "{")):
         with pytest.raises((KeyError, ValueError)) as caught:
             code()
-        assert failed(caught.value) in (
+        assert describe_error(caught.value) in (
             "failed: KeyError: 'x' (line 3 of price)",
             "failed: json.decoder.JSONDecodeError: Expecting property name enclosed in double quotes: line 1 "
             "column 2 (char 1) (line 1 of <lambda>)",
@@ -255,18 +257,18 @@ def test_an_exception_says_where_in_the_users_code():
 def test_of_a_group_the_first_is_told():
     """What a TaskGroup raises says nothing by itself."""
     inner = ExceptionGroup("in it", [KeyError("A-17"), ValueError("later")])
-    assert "failed: KeyError: 'A-17'" == failed(ExceptionGroup("unhandled errors", [inner]))
+    assert "failed: KeyError: 'A-17'" == describe_error(ExceptionGroup("unhandled errors", [inner]))
 
 
 def test_failures_are_one_line():
     """Of bounded length, marked as errors."""
-    made = failure(CALL, ValueError("a\nb\x00" + "c" * 100_000))
+    made = error_result(CALL, ValueError("a\nb\x00" + "c" * 100_000))
     assert made.is_error
     assert made.name == "price"
     assert made.content.startswith("failed: ValueError: a b")
     assert len(made.content) < 2_100
-    assert failure(CALL, "refused").content == "refused"
-    assert failed(ConfigError("No file.", hint="Look.")) == "failed: No file."
+    assert error_result(CALL, "refused").content == "refused"
+    assert describe_error(ConfigError("No file.", hint="Look.")) == "failed: No file."
 
 
 SCHEMA = {
@@ -316,7 +318,7 @@ def test_arguments_that_do_not_fit(arguments, words):
     """Are told in one line."""
     with pytest.raises(ToolArgumentsError) as caught:
         Usable(Tool("f", "", SCHEMA), dict).validate(arguments)
-    assert failed(caught.value).startswith(words)
+    assert describe_error(caught.value).startswith(words)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
 
@@ -337,4 +339,4 @@ def test_schemas_that_are_none(schema):
 
 def test_an_iterator_without_end():
     """Gives its beginning, and that is said."""
-    assert content(itertools.count(), budget=10_000).endswith('998, 999, "(more than 1,000 items)"]')
+    assert to_content(itertools.count(), budget=10_000).endswith('998, 999, "(more than 1,000 items)"]')

@@ -54,11 +54,11 @@ from ..core.messages import Message, Request, Text, Tool, ToolCall, ToolResult
 from ..core.options import CallSpec
 from ..core.values import plural
 from ..store.budgets import Turns
-from ..tools.changes import Change, Journal, Made, settled
+from ..tools.changes import AppliedChange, Change, Journal, resolve
 from ..tools.mcp_mend import clean
-from ..tools.names import chosen, unique
-from ..tools.results import content, failure
-from ..tools.sources import Connections, Given, Sets, tools
+from ..tools.names import resolve_choice, with_unique_names
+from ..tools.results import error_result, to_content
+from ..tools.sources import Connections, FindToolset, ToolLike, parse_tools
 from ..tools.usable import Arguments, ToolArgumentsError, Usable
 from .policy import Approve, Asker, TokenScale, parse_approve
 from .reader_tasks import as_exception, is_cancelled
@@ -133,7 +133,7 @@ class _PlannedCall:
 
     def fail(self, outcome: ToolOutcome, reason: str | BaseException) -> ToolEnded:
         """Ends the call without a result."""
-        self.ended = ToolEnded(failure(self.call, reason), outcome, self.seconds)
+        self.ended = ToolEnded(error_result(self.call, reason), outcome, self.seconds)
         return self.ended
 
     def end_by_timeout(self, limit: float | None) -> ToolEnded:
@@ -243,7 +243,7 @@ class Agent:
             calls = [] if is_for_caller else list(response.tool_calls)
             if last or not calls:
                 for call in calls:
-                    stream.publish(ToolEnded(failure(call, f"not run: {last}"), "limit"))
+                    stream.publish(ToolEnded(error_result(call, f"not run: {last}"), "limit"))
                 if self._changed_names:
                     changes = ", ".join(self._changed_names)
                     stream.publish(Notice("tools", f"Changed: {changes} (`%llm undo` takes it back)."))
@@ -302,7 +302,7 @@ class Agent:
             turn.cancel()
             _forward_events(turn, stream, position, end)
             for call in turn.partial().tool_calls:
-                stream.publish(ToolEnded(failure(call, "not run: the user stopped"), "stopped"))
+                stream.publish(ToolEnded(error_result(call, "not run: the user stopped"), "stopped"))
             raise
         return turn.partial(), end
 
@@ -557,7 +557,7 @@ class Agent:
             return None
         try:
             async with asyncio.timeout(_CHANGE_TIMEOUT):
-                change: Change | None = await settled(await asyncio.to_thread(find_change, p.arguments))
+                change: Change | None = await resolve(await asyncio.to_thread(find_change, p.arguments))
                 return change
         except Exception:  # noqa: BLE001 - the call itself will report the error
             return None
@@ -569,10 +569,10 @@ class Agent:
         content = ended.result.content
         with suppress(Exception):
             async with asyncio.timeout(_CHANGE_TIMEOUT):
-                if not await settled(change.holds(content)):
+                if not await resolve(change.holds(content)):
                     return
-        self._journal_number = self._journal_number or self.journal.begin()
-        self.journal.add(Made(change, content, self._journal_number))
+        self._journal_number = self._journal_number or self.journal.next_answer()
+        self.journal.add(AppliedChange(change, content, self._journal_number))
         self._changed_names.append(change.what)
 
     def _complete_open_calls(self, stream: Stream, done: list[ToolEnded]) -> None:
@@ -584,10 +584,10 @@ class Agent:
         stream.publish(StepEnded(0))
 
 
-async def _open_tools(given: Sequence[Given]) -> list[Usable | Tool]:
+async def _open_tools(given: Sequence[ToolLike]) -> list[Usable | Tool]:
     """The tools in the given order, with toolsets replaced by their tools."""
 
-    async def tools_of(tool: Given) -> Sequence[Usable | Tool]:
+    async def tools_of(tool: ToolLike) -> Sequence[Usable | Tool]:
         return [tool] if isinstance(tool, (Usable, Tool)) else await tool.usables()
 
     return [tool for tools in await asyncio.gather(*map(tools_of, given)) for tool in tools]
@@ -595,7 +595,7 @@ async def _open_tools(given: Sequence[Given]) -> list[Usable | Tool]:
 
 def _to_content(value: Any, budget: int) -> Any:
     """A tool's value as the content of its result; a ToolResult stays as it is."""
-    return value if isinstance(value, ToolResult) else content(value, budget)
+    return value if isinstance(value, ToolResult) else to_content(value, budget)
 
 
 def _mask_result(result: ToolResult, mask: Callable[[str], str]) -> ToolResult:
@@ -633,7 +633,7 @@ def _forward_events(turn: Stream, stream: Stream, position: int, end: Finished) 
 class ToolUse:
     """The tools of a call and how they may be used."""
 
-    given: tuple[Given, ...]
+    given: tuple[ToolLike, ...]
     limits: Limits
     approve: Approve
     compact: CompactionPolicy = field(default_factory=CompactionPolicy)
@@ -644,13 +644,13 @@ class ToolUse:
         cls,
         spec: CallSpec,
         connections: Connections,
-        sets: Sets | None = None,
+        find_toolset: FindToolset | None = None,
         window: Callable[[], int | None] = lambda: None,
     ) -> ToolUse:
         """From the options of a call, whose budget is a Turns. connections: for HTTP tools. sets: finds tools
         by name. window: finds the model's context window. Raises ConfigError for what is not a tool, and for
         options of tools without a tool that runs."""
-        found = tools(() if spec.tools is None else spec.tools, connections, sets)
+        found = parse_tools(() if spec.tools is None else spec.tools, connections, find_toolset)
         approve = parse_approve(spec.approve)
         limits = Limits(MAX_STEPS if spec.max_steps is None else spec.max_steps, spec.budget)
         runs = any(not isinstance(t, Tool) for t in found)
@@ -673,7 +673,7 @@ class ToolUse:
 
     def prepare_request(self, request: Request) -> Request:
         """The request for tools without code. Raises ConfigError for a tool_choice that is none of them."""
-        choice = chosen(request.tool_choice, [t.name for t in request.tools])
+        choice = resolve_choice(request.tool_choice, [t.name for t in request.tools])
         return replace(request, tool_choice=choice)
 
     @property
@@ -693,7 +693,9 @@ class ToolUse:
 
     def _unique(self, tools: Iterable[Usable | Tool]) -> Mapping[str, Usable | Tool]:
         """The tools by the names that the model uses, with the call's `strict`."""
-        return unique(tools if self.strict is None else (_with_strict(t, self.strict) for t in tools))
+        return with_unique_names(
+            tools if self.strict is None else (_with_strict(t, self.strict) for t in tools)
+        )
 
     async def run(
         self,
@@ -725,7 +727,7 @@ class ToolUse:
             secrets=secrets,
             journal=journal,
         )
-        choice = chosen(request.tool_choice, known)
+        choice = resolve_choice(request.tool_choice, known)
         await agent.run(stream, replace(request, tools=_descriptions(known), tool_choice=choice))
 
 

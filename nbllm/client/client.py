@@ -44,7 +44,7 @@ from .tracing import Tracing, make_tracing
 if TYPE_CHECKING:
     from ..tools.changes import Journal
     from ..tools.mcp_servers import Servers
-    from ..tools.sources import Given
+    from ..tools.sources import ToolLike
     from .agent import ToolUse
     from .permits import PermissionHandler
     from .remote_tool import RemoteTool
@@ -274,7 +274,7 @@ class Client:
 
         return ToolUse.of(spec, lambda: self.http, lambda name: self._tool_by_name(name, spec.budget), window)
 
-    def _tool_by_name(self, name: str, budget: Budget | None) -> Given:
+    def _tool_by_name(self, name: str, budget: Budget | None) -> ToolLike:
         """The tool or toolset for a name in tools=: mcp/NAME an MCP server, http/NAME an endpoint of the
         configuration, remote/NAME a remote agent, cli/NAME a command-line agent. What agents use counts in
         `budget`. Raises ConfigError."""

@@ -15,7 +15,7 @@ from ..routing.registry import Route
 from ..tools.consent import Change, Consent, Described, described
 from ..tools.mcp_entry import Entry
 from ..tools.mcp_mend import clean, line
-from ..tools.names import fit
+from ..tools.names import valid_name
 from ..tools.usable import Arguments, Usable
 from .stream import Stream
 
@@ -85,7 +85,7 @@ def command_tool(route: Route, name: str, send: Callable[[str], Stream]) -> Usab
 def _agent_tool(
     name: str, description: str, send: Callable[[str], Stream], timeout: float | None = None
 ) -> Usable:
-    tool = Tool(fit(name.replace("/", "__")), description, _SCHEMA)
+    tool = Tool(valid_name(name.replace("/", "__")), description, _SCHEMA)
     return Usable(tool, partial(_call_agent, send), where="engine", source=name, timeout=timeout)
 
 

@@ -7,7 +7,7 @@ from ..core.errors import ConfigError
 from ..core.events import Response
 from ..core.messages import Text
 from ..core.values import plural
-from ..tools.changes import lines
+from ..tools.changes import diff_lines
 from .session import Session
 from .view.frontend import output_mode
 from .view.hidden import clean, clean_and_count
@@ -72,7 +72,7 @@ def put_in_next_cell(session: Session, code: str) -> str:
 
 def _rendered_diff(before: str, after: str) -> Rendered:
     text = "\n".join(
-        lines(clean(before).strip().splitlines(), after.strip().splitlines(), "your cell", "proposed")
+        diff_lines(clean(before).strip().splitlines(), after.strip().splitlines(), "your cell", "proposed")
     )
     return (
         Rendered(code_html(text, "diff"), text)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.errors import ConfigError, similar_names
 from ..tools.builtin import files, python
-from ..tools.sources import NAMED
+from ..tools.sources import PREFIXES
 from .syntax.options import OPTIONS
 
 Namespace = MutableMapping[str, Any]
@@ -47,7 +47,7 @@ def check(names: Sequence[str], *, can_ask: bool) -> None:
 
 
 def _named(name: str, namespace: Namespace, others: Callable[[], Iterable[str]]) -> Any:
-    if name.startswith(NAMED):
+    if name.startswith(PREFIXES):
         return name
     if name not in namespace and name in BUILT_IN:
         return BUILT_IN[name](namespace)

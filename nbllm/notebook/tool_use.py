@@ -85,7 +85,7 @@ def undo(session: Session, rest: str) -> Any:
 def _listed(journal: Journal) -> dict[str, str]:
     """The changes that can be taken back, with their numbers; of very many the last."""
     lines = []
-    for number, made in [*enumerate(journal.made, 1)][-_LISTED:]:
+    for number, made in [*enumerate(journal.entries, 1)][-_LISTED:]:
         diff = clean(made.change.diff)
         lines.append(render_note(f"{number}: {made.change.what} (answer {made.answer})"))
         lines.append(Rendered(_folded(code_html(diff, "diff"), diff, _OPEN), diff))

@@ -1,5 +1,5 @@
-"""Tools that nbllm brings: the files of one folder, and Python in the notebook's own namespace. None is said
-to only read, so each call waits for the user's approval."""
+"""Built-in tools: the files of one folder, and Python in the notebook's own namespace. None is marked as
+read-only, so each call needs the user's approval."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from ..core.messages import Text, ToolResult
 from ..core.values import CHARACTERS, plural, truncate
 from . import functions
 from .changes import Change
-from .results import failed
+from .results import describe_error
 from .usable import Usable
 
 LIMIT = 2**20  # bytes of a file that are read or written
-_ENTRIES = 500  # of a folder that are listed
-_BUDGET = 8_000  # tokens of a result: a file of some 500 lines
+_MAX_ENTRIES = 500  # of a folder's list
+_BUDGET = 8_000  # tokens of a result: a file of about 500 lines
 _FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-_FILE = "<python tool>"
+_FILE_NAME = "<python tool>"
 
 
 def files(folder: str | Path, *, hidden: bool = False) -> tuple[Usable, ...]:
-    """read_file, list_files and write_file for what lies in `folder`. hidden: names that begin with a dot as
-    well. Raises ConfigError where there is no such folder."""
+    """The tools read_file, list_files and write_file for the files in `folder`. hidden: include names that
+    begin with a dot. Raises ConfigError where there is no such folder."""
     root = Path(os.path.realpath(Path(folder).expanduser()))
     if not root.is_dir():
         raise ConfigError(f"There is no folder {str(folder)!r}.", hint="Name one that exists.")
@@ -44,8 +44,8 @@ def files(folder: str | Path, *, hidden: bool = False) -> tuple[Usable, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """The files in one folder; no link, no `..` and no name with a dot in front leads out of it. `root` is
-    free of links."""
+    """The files in one folder; neither links nor `..` lead out of it, and hidden names are excluded by
+    default. `root` contains no links."""
 
     root: Path
     hidden: bool = False
@@ -83,13 +83,13 @@ class Folder:
             folder: from the user's folder, with / between names
             pattern: such as *.csv
         """
-        place = self._inside(folder)
-        with _in_words(folder):
-            names = sorted(n for n in os.listdir(place) if fnmatch.fnmatch(n, pattern))
-        known = (line for n in names if (line := self._line(place, n)))
-        found = list(islice(known, _ENTRIES + 1))
-        more = [f"(more than {_ENTRIES}: ask with a pattern)"] * (len(found) > _ENTRIES)
-        return found[:_ENTRIES] + more
+        path_of_folder = self._resolve(folder)
+        with _short_errors(folder):
+            names = sorted(n for n in os.listdir(path_of_folder) if fnmatch.fnmatch(n, pattern))
+        known = (line for n in names if (line := self._entry(path_of_folder, n)))
+        found = list(islice(known, _MAX_ENTRIES + 1))
+        more = [f"(more than {_MAX_ENTRIES}: ask with a pattern)"] * (len(found) > _MAX_ENTRIES)
+        return found[:_MAX_ENTRIES] + more
 
     def write_file(self, path: str, text: str) -> str:
         """Writes a text into a file of the user's folder; what it held is replaced.
@@ -101,8 +101,8 @@ class Folder:
         data = text.encode("utf-8", "replace")
         if len(data) > LIMIT:
             raise NbllmError(f"The text has {len(data):,} bytes; at most {LIMIT:,} are written.")
-        with _in_words(path):
-            self._inside(path).parent.mkdir(parents=True, exist_ok=True)
+        with _short_errors(path):
+            self._resolve(path).parent.mkdir(parents=True, exist_ok=True)
         with self._open(path, os.O_RDWR | os.O_CREAT) as file:
             before = os.fstat(file.fileno()).st_size
             file.truncate(0)
@@ -112,11 +112,11 @@ class Folder:
         )
 
     def change(self, arguments: Mapping[str, Any]) -> Change | None:
-        """What write_file would change; None for what cannot be written, or is too long to be kept."""
+        """The change that write_file would make; None where the old content is too long or cannot be read."""
         path, data = arguments["path"], arguments["text"].encode("utf-8", "replace")
-        real = self._inside(path)
+        real = self._resolve(path)
         there = real.exists()
-        before = self._bytes(path) if there else None
+        before = self._read_bytes(path) if there else None
         if there and (before is None or len(before) > LIMIT):
             return None
         made = [p for p in real.parents if not p.exists()]
@@ -124,7 +124,7 @@ class Folder:
         def undo(_result: Any) -> None:
             if before is None:
                 real.unlink()
-                with contextlib.suppress(OSError):  # somebody has put something there since
+                with contextlib.suppress(OSError):  # another file has been put there since
                     for folder in made:
                         folder.rmdir()
                 return
@@ -133,19 +133,19 @@ class Folder:
                 file.write(before)
 
         old = None if before is None else before.decode("utf-8", "replace")
-        return Change(path, old, arguments["text"], lambda _: self._bytes(path) == data, undo)
+        return Change(path, old, arguments["text"], lambda _: self._read_bytes(path) == data, undo)
 
-    def _bytes(self, path: str) -> bytes | None:
-        """What a file holds, a byte more than is written at most; None where there is none."""
+    def _read_bytes(self, path: str) -> bytes | None:
+        """A file's content, at most one byte more than may be written; None where there is none."""
         try:
             with self._open(path, os.O_RDONLY) as file:
                 return bytes(file.read(LIMIT + 1))
         except NbllmError:
             return None
 
-    def _inside(self, path: str) -> Path:
-        """The real path of what `path` names. Raises NbllmError where it is not this folder's."""
-        with _in_words(path):
+    def _resolve(self, path: str) -> Path:
+        """The real path of `path`. Raises NbllmError where it is not in this folder."""
+        with _short_errors(path):
             real = Path(os.path.realpath(self.root / path))
         if not real.is_relative_to(self.root):
             raise NbllmError(f"{path!r} is outside the folder.")
@@ -154,21 +154,21 @@ class Folder:
         return real
 
     @contextlib.contextmanager
-    def _open(self, path: str, how: int) -> Iterator[Any]:
-        """A regular file of this folder, in bytes; never one that waits, such as a pipe."""
-        real = self._inside(path)
-        with _in_words(path):
-            handle = os.open(real, how | _FLAGS, 0o666)
+    def _open(self, path: str, flags: int) -> Iterator[Any]:
+        """Opens a regular file of this folder in binary mode; never a pipe or device, which may block."""
+        real = self._resolve(path)
+        with _short_errors(path):
+            handle = os.open(real, flags | _FLAGS, 0o666)
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 os.close(handle)
                 raise NbllmError(f"{path!r} is no file.")
-            with open(handle, "rb+" if how & os.O_RDWR else "rb") as file:
+            with open(handle, "rb+" if flags & os.O_RDWR else "rb") as file:
                 yield file
 
-    def _line(self, place: Path, name: str) -> str:
-        """An entry of a folder in words; "" for one that is not told of."""
+    def _entry(self, path_of_folder: Path, name: str) -> str:
+        """A line about an entry of a folder; "" for one that is not listed."""
         try:
-            real = self._inside(str((place / name).relative_to(self.root)))
+            real = self._resolve(str((path_of_folder / name).relative_to(self.root)))
             about = real.stat()
         except (NbllmError, OSError):
             return ""
@@ -176,8 +176,8 @@ class Folder:
 
 
 @contextlib.contextmanager
-def _in_words(path: str) -> Iterator[None]:
-    """What the system refuses, without the whole path."""
+def _short_errors(path: str) -> Iterator[None]:
+    """Raises the system's errors as NbllmError, without the complete path."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -188,7 +188,7 @@ def _in_words(path: str) -> Iterator[None]:
 
 
 def python(namespace: MutableMapping[str, Any], *, budget: int = _BUDGET) -> Usable:
-    """A tool that runs code in `namespace`, on the thread that reads the answer."""
+    """A tool that runs code in `namespace`, on the reader's thread."""
 
     def python(code: str) -> Any:
         """Runs Python code where the user's variables are; what it defines stays there. Gives what the code
@@ -202,8 +202,8 @@ def python(namespace: MutableMapping[str, Any], *, budget: int = _BUDGET) -> Usa
     return replace(functions.of(python, reads=False, budget=budget), source="python in this notebook")
 
 
-class _Printed(io.TextIOBase):
-    """Takes what is printed, of which `limit` characters are kept."""
+class _CapturedOutput(io.TextIOBase):
+    """Captures printed text, of which it keeps the first `limit` characters."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._kept, self._size = limit, io.StringIO(), 0
@@ -215,7 +215,7 @@ class _Printed(io.TextIOBase):
 
     @property
     def text(self) -> str:
-        """What was printed, and how much of it is not here."""
+        """The captured text, with a note where it was cut."""
         kept = self._kept.getvalue()
         if self._size <= self._limit:
             return kept
@@ -223,42 +223,42 @@ class _Printed(io.TextIOBase):
 
 
 def _run(code: str, namespace: MutableMapping[str, Any], limit: int) -> Any:
-    printed = _Printed(limit // 2)  # the other half is for the value, or the error
+    printed = _CapturedOutput(limit // 2)  # the other half is for the value, or the error
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), _no_exit(namespace):
-            value = _executed(code, namespace)
+            value = _execute(code, namespace)
     except SystemExit as error:
-        return _failed(printed.text, f"failed: the code ended itself (exit {error.code!r})", limit)
+        return _error_result(printed.text, f"failed: the code ended itself (exit {error.code!r})", limit)
     except SyntaxError as error:
-        where = f" (line {error.lineno})" if error.filename == _FILE and error.lineno else ""
-        return _failed(printed.text, f"failed: {type(error).__name__}: {error.msg}{where}", limit)
+        where = f" (line {error.lineno})" if error.filename == _FILE_NAME and error.lineno else ""
+        return _error_result(printed.text, f"failed: {type(error).__name__}: {error.msg}{where}", limit)
     except Exception as error:  # noqa: BLE001 - whatever the code raises is for the model
-        return _failed(printed.text, failed(error), limit)
+        return _error_result(printed.text, describe_error(error), limit)
     text = printed.text
     if not text:
         return value
     return text if value is None else [Text(text if text.endswith("\n") else f"{text}\n"), value]
 
 
-def _failed(printed: str, reason: str, limit: int) -> ToolResult:
+def _error_result(printed: str, reason: str, limit: int) -> ToolResult:
     before = printed if not printed or printed.endswith("\n") else f"{printed}\n"
     return ToolResult("", before + truncate(reason, limit), is_error=True)
 
 
-def _executed(code: str, namespace: MutableMapping[str, Any]) -> Any:
-    """Runs statements, and gives the value of the last one where it is an expression."""
-    tree, value = ast.parse(code, _FILE), None
+def _execute(code: str, namespace: MutableMapping[str, Any]) -> Any:
+    """Runs statements and returns the value of the last one where it is an expression."""
+    tree, value = ast.parse(code, _FILE_NAME), None
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     spaces: Any = namespace
-    exec(compile(tree, _FILE, "exec", dont_inherit=True), spaces)  # noqa: S102 - that is what it is for
+    exec(compile(tree, _FILE_NAME, "exec", dont_inherit=True), spaces)  # noqa: S102 - the tool's purpose
     if isinstance(last, ast.Expr):
-        value = eval(compile(ast.Expression(last.value), _FILE, "eval", dont_inherit=True), spaces)  # noqa: S307
+        value = eval(compile(ast.Expression(last.value), _FILE_NAME, "eval", dont_inherit=True), spaces)  # noqa: S307
     return value
 
 
 @contextlib.contextmanager
 def _no_exit(namespace: MutableMapping[str, Any]) -> Iterator[None]:
-    """Within, IPython's own `exit` and `quit` end the code and not the kernel."""
+    """Within a `with`, IPython's `exit` and `quit` end the code and not the kernel."""
 
     def leave(code: object = None, **_: object) -> None:
         raise SystemExit(code)

@@ -1,4 +1,5 @@
-"""What a tool changes in a file or in a notebook's cells: seen before it is allowed, kept, and taken back."""
+"""Changes that tools make to files or notebook cells: shown before approval, recorded, and undone on
+request."""
 
 from __future__ import annotations
 
@@ -10,15 +11,15 @@ from typing import Any
 
 from ..core.errors import ConfigError
 
-_COMPARED = 500  # lines that are compared one by one
-_KEPT, _SIZE = 200, 2**26  # changes that are kept, and characters of all their texts
+_MAX_DIFF_LINES = 500  # compared line by line
+_MAX_CHANGES, _MAX_CHARACTERS = 200, 2**26  # in the journal, and of all its texts
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of one thing. what: "data/a.txt", "cell 2". before, after: its text; None where it is not
-    there. holds: whether it is now as after the change, given what the call of the tool gave. undo: takes it
-    back, given the same. Both may be awaited, on the engine's loop."""
+    """A change of one thing. what: its name, as "data/a.txt" or "cell 2". before, after: its text; None where
+    it does not exist. holds: whether it still is as after the change; undo: reverts it. Both get the result
+    of the tool's call, and may return an awaitable, for the engine's loop."""
 
     what: str
     before: str | None
@@ -28,19 +29,19 @@ class Change:
 
     @property
     def diff(self) -> str:
-        """What changes, line by line; "" where nothing does."""
+        """The unified diff; "" where nothing changes."""
         before, after = (text or "" for text in (self.before, self.after))
-        return "\n".join(lines(before.splitlines(), after.splitlines(), self.what, self.what))
+        return "\n".join(diff_lines(before.splitlines(), after.splitlines(), self.what, self.what))
 
 
-def lines(before: list[str], after: list[str], old: str, new: str) -> Iterable[str]:
-    """The lines of a diff. Comparing costs the square of what is compared: of very long texts all between the
-    first and the last change is shown."""
-    if max(len(before), len(after)) <= _COMPARED:
+def diff_lines(before: list[str], after: list[str], old: str, new: str) -> Iterable[str]:
+    """The lines of a diff. A comparison takes quadratic time, so for very long texts all lines between the
+    first and the last change are shown as changed."""
+    if max(len(before), len(after)) <= _MAX_DIFF_LINES:
         return difflib.unified_diff(before, after, old, new, lineterm="", n=2)
-    most = min(len(before), len(after))
-    start = next((i for i in range(most) if before[i] != after[i]), most)
-    end = next((i for i in range(most - start) if before[-1 - i] != after[-1 - i]), most - start)
+    shorter = min(len(before), len(after))
+    start = next((i for i in range(shorter) if before[i] != after[i]), shorter)
+    end = next((i for i in range(shorter - start) if before[-1 - i] != after[-1 - i]), shorter - start)
     changes = [
         *(f"-{line}" for line in before[start : len(before) - end]),
         *(f"+{line}" for line in after[start : len(after) - end]),
@@ -49,9 +50,9 @@ def lines(before: list[str], after: list[str], old: str, new: str) -> Iterable[s
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """A change that was made. result: what the call gave; answer: a number that all changes of one answer
-    share."""
+class AppliedChange:
+    """A change that was made. result: the call's result. answer: a number shared by all changes of one
+    answer."""
 
     change: Change
     result: Any
@@ -59,63 +60,64 @@ class Made:
 
     @property
     def size(self) -> int:
-        """Characters that are kept of it."""
+        """The characters of its texts."""
         return len(self.change.before or "") + len(self.change.after or "")
 
 
 @dataclass(slots=True)
 class Journal:
-    """The changes that tools have made, oldest first. Of very many the oldest are forgotten."""
+    """The changes that tools made, oldest first. The oldest are dropped when there are too many."""
 
-    made: list[Made] = field(default_factory=list)
+    entries: list[AppliedChange] = field(default_factory=list)
     answers: int = 0
 
-    def begin(self) -> int:
-        """The number of a new answer."""
+    def next_answer(self) -> int:
+        """The number for a new answer."""
         self.answers += 1
         return self.answers
 
-    def add(self, made: Made) -> None:
-        """Keeps a change."""
-        self.made.append(made)
-        while len(self.made) > _KEPT or (len(self.made) > 1 and sum(m.size for m in self.made) > _SIZE):
-            del self.made[0]
+    def add(self, made: AppliedChange) -> None:
+        """Adds a change."""
+        self.entries.append(made)
+        while len(self.entries) > _MAX_CHANGES or (
+            len(self.entries) > 1 and sum(m.size for m in self.entries) > _MAX_CHARACTERS
+        ):
+            del self.entries[0]
 
     async def undo(self, number: int | None = None) -> list[str]:
-        """Takes back all that the last answer changed, its last change first, or the change of that number,
-        from 1; gives what that was. Awaited on the engine's loop. What is not as the tool left it stays, and
-        so does what was changed before it in the same place; raises ConfigError that names it, and what was
-        taken back beside it."""
-        if not self.made or not 1 <= (1 if number is None else number) <= len(self.made):
+        """Undoes all changes of the last answer, the last one first, or the change with a number, from 1;
+        returns their names. On the engine's loop. A thing that is no longer as the tool left it stays, and so
+        do earlier changes of it; raises ConfigError with their names, and those of the changes undone."""
+        if not self.entries or not 1 <= (1 if number is None else number) <= len(self.entries):
             raise ConfigError(
-                "There is no such change to take back.", hint="`%llm undo list` has those that tools made."
+                "There is no such change to take back.", hint="`%llm undo list` shows the changes of tools."
             )
-        last = self.made[-1].answer
-        chosen = [self.made[number - 1]] if number else [m for m in self.made if m.answer == last]
-        done: list[str] = []
-        stayed: list[str] = []
-        for one in reversed(chosen):
-            if await settled(one.change.holds(one.result)):
-                await settled(one.change.undo(one.result))
-                self.made.remove(one)
-                done.append(one.change.what)
+        last = self.entries[-1].answer
+        chosen = [self.entries[number - 1]] if number else [m for m in self.entries if m.answer == last]
+        undone: list[str] = []
+        kept_as_is: list[str] = []
+        for applied in reversed(chosen):
+            if await resolve(applied.change.holds(applied.result)):
+                await resolve(applied.change.undo(applied.result))
+                self.entries.remove(applied)
+                undone.append(applied.change.what)
             else:
-                stayed.append(one.change.what)
-        if stayed:
-            names = ", ".join(dict.fromkeys(stayed))
+                kept_as_is.append(applied.change.what)
+        if kept_as_is:
+            names = ", ".join(dict.fromkeys(kept_as_is))
             now = (
                 "is not as the tool left it, and stays as it is now"
-                if names == stayed[0]
+                if names == kept_as_is[0]
                 else "are not as the tool left them, and stay as they are now"
             )
-            beside = f" Taken back: {', '.join(done)}." if done else ""
+            also = f" Taken back: {', '.join(undone)}." if undone else ""
             raise ConfigError(
-                f"{names} {now}.{beside}",
-                hint="`%llm undo list` shows what it was: take it back by hand, or %llm undo N for another.",
+                f"{names} {now}.{also}",
+                hint="`%llm undo list` shows the change: revert it by hand, or undo another: %llm undo N.",
             )
-        return done
+        return undone
 
 
-async def settled(value: Any) -> Any:
-    """A value, or what comes of awaiting it."""
+async def resolve(value: Any) -> Any:
+    """A value, awaited where it is awaitable."""
     return await value if inspect.isawaitable(value) else value

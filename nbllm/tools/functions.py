@@ -1,9 +1,9 @@
-"""From a Python function to a tool: its name, what its docstring says, and a JSON schema of its parameters.
+"""Makes a tool of a Python function: its name, its docstring, and a JSON schema of its parameters.
 
-Types are pydantic's matter: one model for each function, its fields under neutral names with the parameters'
-names as aliases, because a parameter may be called what no field may (`schema`, `_x`). The model validates a
-call's arguments, and its values are what the function is called with: a date where a date is annotated. What
-was not sent is left to the function's own default.
+Types are left to pydantic: each function has a model whose fields have neutral names, with the parameters'
+names as aliases, because a parameter's name may not be allowed for a field (`schema`, `_x`). The model
+validates a call's arguments, and the function gets its values: a date where a date is annotated. Missing
+arguments are left to the function's own defaults.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ..core.errors import ConfigError, error_line
 from ..core.messages import Tool
 from ..core.schema import format_path, walk_schema
 from ..core.values import DEFAULT_BUDGET
-from .names import fit
+from .names import valid_name
 from .usable import Arguments, ToolArgumentsError, Usable
 
-_HINT = "Nothing was sent. "
-# Types in words, as docstrings of functions without annotations have them.
-_WORDS: dict[str, Any] = {
+_NOT_SENT = "Nothing was sent. "
+# Names of types in the docstrings of functions without annotations.
+_TYPE_NAMES: dict[str, Any] = {
     **dict.fromkeys(("str", "string", "text"), str),
     **dict.fromkeys(("int", "integer"), int),
     **dict.fromkeys(("float", "number"), float),
@@ -37,11 +37,16 @@ _WORDS: dict[str, Any] = {
     "list": list,
     "dict": dict,
 }
-_DEFAULTS: dict[type, Any] = {str: str, bool: bool, int: int | float, float: float}  # by what a default is
+_DEFAULTS: dict[type, Any] = {
+    str: str,
+    bool: bool,
+    int: int | float,
+    float: float,
+}  # by the type of a default
 
 
 class _Doc(NamedTuple):
-    """What a docstring says: of the function, and of each parameter its words and its type in words."""
+    """A docstring: the text about the function, and the notes and type names of its parameters."""
 
     text: str
     notes: Mapping[str, str]
@@ -56,35 +61,35 @@ def of(
     budget: int = DEFAULT_BUDGET,
     strict: bool | None = None,
 ) -> Usable:
-    """A function, method, partial or callable object as a tool. reads: it changes nothing. timeout: seconds
-    that an `async def` may take. budget: tokens of a result. strict: the provider holds its calls to the
-    schema. Raises ConfigError, which names the function and the parameter, for what a model cannot be told
-    and for a timeout that could not be kept."""
-    inner = _inner(function)
-    name = _name(function, inner)
+    """Makes a tool of a function, method, partial or callable object. reads: it changes nothing. timeout:
+    seconds that an `async def` may take. budget: tokens of a result. strict: the provider enforces the schema
+    for its calls. Raises ConfigError, with the function's and parameter's names, for what has no JSON schema
+    and for a timeout that cannot be enforced."""
+    inner = _unwrap(function)
+    name = _check_function(function, inner)
     if timeout is not None and not (inspect.iscoroutinefunction(inner) and timeout > 0):
         raise ConfigError(
             f"{name} cannot have timeout={timeout!r}: it is for an `async def`, in seconds above 0.",
-            hint=f"{_HINT}A plain function runs on the thread that reads the answer, where only ■ ends it.",
+            hint=f"{_NOT_SENT}Only ■ ends a plain function, which runs on the reader's thread.",
         )
-    doc = _documented(inner, function)
+    doc = _parse_docstring(inner, function)
     signature = _signature(function, name)
-    hints = _hints(inner, signature, name)
-    types = {p.name: _type(p, hints, doc, name) for p in signature.parameters.values()}
-    model, schema = _model(signature, types, doc, name)
+    hints = _resolve_annotations(inner, signature, name)
+    types = {p.name: _parameter_type(p, hints, doc, name) for p in signature.parameters.values()}
+    model, schema = _build_model(signature, types, doc, name)
     return Usable(
-        Tool(fit(name), doc.text, schema, strict),
-        functools.partial(_called, function, signature),
+        Tool(valid_name(name), doc.text, schema, strict),
+        functools.partial(_call, function, signature),
         source=f"function {name}",
         reads=reads,
-        check=functools.partial(_checked, model),
+        check=functools.partial(_validate, model),
         timeout=timeout,
         budget=budget,
     )
 
 
-def _inner(function: Any) -> Any:
-    """The function that was written: without partials, wrappers and the object that it is a method of."""
+def _unwrap(function: Any) -> Any:
+    """The function itself, without partials, wrappers and the object that it is a method of."""
     while isinstance(function, functools.partial):
         function = function.func
     if not (inspect.isroutine(function) or hasattr(function, "__wrapped__")):
@@ -92,7 +97,7 @@ def _inner(function: Any) -> Any:
     return inspect.unwrap(function)
 
 
-def _name(function: Any, inner: Any) -> str:
+def _check_function(function: Any, inner: Any) -> str:
     while isinstance(function, functools.partial):
         function = function.func
     name: str = getattr(function, "__name__", "") or type(function).__name__
@@ -100,16 +105,16 @@ def _name(function: Any, inner: Any) -> str:
         kind = "a class" if isinstance(function, type) else type(function).__name__
         raise ConfigError(
             f"Not a tool: {name!r} is {kind}, not a function.",
-            hint=f"{_HINT}Pass a function, or a method of an object.",
+            hint=f"{_NOT_SENT}Pass a function, or a method of an object.",
         )
     if name == "<lambda>":
         raise ConfigError(
-            "A lambda has no name and no types that a model could be told.",
-            hint=f"{_HINT}Write it as a function, with `def`.",
+            "A lambda has no name and no types for a model.",
+            hint=f"{_NOT_SENT}Write it as a function, with `def`.",
         )
     if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
         raise ConfigError(
-            f"{name} is a generator: it yields where a tool returns.", hint=f"{_HINT}Return a list."
+            f"{name} is a generator, which cannot be a tool.", hint=f"{_NOT_SENT}Return a list."
         )
     return name
 
@@ -119,23 +124,24 @@ def _signature(function: Any, name: str) -> inspect.Signature:
         signature = inspect.signature(function)
     except (TypeError, ValueError):
         raise ConfigError(
-            f"{name} has no signature that Python can tell.",
-            hint=f"{_HINT}Write a function around it, with annotated parameters.",
+            f"{name} has no signature that Python can read.",
+            hint=f"{_NOT_SENT}Write a function around it, with annotated parameters.",
         ) from None
     for p in signature.parameters.values():
         if p.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
             stars = "*" if p.kind is Parameter.VAR_POSITIONAL else "**"
             raise ConfigError(
-                f"{name} takes {stars}{p.name}: a model cannot be told which arguments these are.",
-                hint=f"{_HINT}Name each parameter (a decorator should use functools.wraps).",
+                f"{name} takes {stars}{p.name}: a model cannot know which arguments these are.",
+                hint=f"{_NOT_SENT}Name each parameter (a decorator should use functools.wraps).",
             )
     bound = function.keywords if isinstance(function, functools.partial) else {}
     return signature.replace(parameters=[p for n, p in signature.parameters.items() if n not in bound])
 
 
-def _hints(inner: Any, signature: inspect.Signature, name: str) -> Mapping[str, Any]:
-    """The parameters' annotations, resolved where they are texts. Raises ConfigError for one that leads
-    nowhere. That of what is returned tells a model nothing, and may name what only a type checker imports."""
+def _resolve_annotations(inner: Any, signature: inspect.Signature, name: str) -> Mapping[str, Any]:
+    """The parameters' annotations, with strings resolved. Raises ConfigError for one that cannot be resolved.
+    The return annotation is ignored: models do not need it, and it may name what only a type checker
+    imports."""
     own = {kind.__name__: kind for kind in getattr(inner, "__type_params__", ())}
     hints: dict[str, Any] = {}
     for p in signature.parameters.values():
@@ -148,30 +154,31 @@ def _hints(inner: Any, signature: inspect.Signature, name: str) -> Mapping[str, 
         except Exception as exc:  # noqa: BLE001 - an annotation is an expression, which may raise anything
             raise ConfigError(
                 f"The parameter {p.name!r} of {name} has a type that cannot be found: {error_line(exc)}.",
-                hint=f"{_HINT}Import or define it before the function is used.",
+                hint=f"{_NOT_SENT}Import or define it before the function is used.",
             ) from None
     return hints
 
 
-def _type(p: Parameter, hints: Mapping[str, Any], doc: _Doc, name: str) -> Any:
-    """What a parameter takes: its annotation; without one, what the docstring or its default tells."""
+def _parameter_type(p: Parameter, hints: Mapping[str, Any], doc: _Doc, name: str) -> Any:
+    """A parameter's type: its annotation, or else the type by its docstring or default."""
     if type(p.default).__name__ == "FieldInfo":
         raise ConfigError(
             f"The default of the parameter {p.name!r} of {name} is a pydantic Field.",
-            hint=f"{_HINT}Write {p.name}: Annotated[type, Field(...)] = default.",
+            hint=f"{_NOT_SENT}Write {p.name}: Annotated[type, Field(...)] = default.",
         )
-    told = _WORDS.get(doc.types.get(p.name, "").lower()) or _DEFAULTS.get(type(p.default))
-    kind = hints.get(p.name, told)
+    documented = _TYPE_NAMES.get(doc.types.get(p.name, "").lower()) or _DEFAULTS.get(type(p.default))
+    kind = hints.get(p.name, documented)
     if kind is None:
         todo = f"Write it as {p.name}: str, or with the type that it has."
         raise ConfigError(
-            f"The parameter {p.name!r} of {name} has no annotation: no type that a model could be told.",
-            hint=_HINT + ("Pass the method of an object, not of its class." if p.name == "self" else todo),
+            f"The parameter {p.name!r} of {name} has no annotation, and so no type for a model.",
+            hint=_NOT_SENT
+            + ("Pass the method of an object, not of its class." if p.name == "self" else todo),
         )
     return Optional[kind] if p.default is None else kind  # noqa: UP045 - kinds that | does not take
 
 
-def _model(
+def _build_model(
     signature: inspect.Signature, types: Mapping[str, Any], doc: _Doc, name: str
 ) -> tuple[Any, dict[str, Any]]:
     """The pydantic model of all parameters, and its schema."""
@@ -179,36 +186,36 @@ def _model(
 
     def field(p: Parameter) -> tuple[Any, Any]:
         default = ... if p.default is Parameter.empty else p.default
-        return types[p.name], Field(default, alias=p.name, description=_note(types[p.name], p, doc))
+        return types[p.name], Field(default, alias=p.name, description=_parameter_note(types[p.name], p, doc))
 
-    def made(*parameters: Parameter) -> tuple[Any, dict[str, Any]] | Exception:
+    def build(*parameters: Parameter) -> tuple[Any, dict[str, Any]] | Exception:
         try:
             fields: dict[str, Any] = {f"f{i}": field(p) for i, p in enumerate(parameters)}
-            model: Any = create_model(fit(name), __config__=ConfigDict(extra="forbid"), **fields)
+            model: Any = create_model(valid_name(name), __config__=ConfigDict(extra="forbid"), **fields)
             schema = _schema(model)
-            # a Final with a default is none of its fields, and what holds itself is a reference
+            # a Final with a default is no field, and a recursive type becomes a reference
             lost = len(model.model_fields) < len(fields) or "$ref" in schema
         except Exception as exc:  # noqa: BLE001 - pydantic's own, and whatever a type's own hooks raise
             return exc
         return TypeError("not a field") if lost else (model, schema)
 
     parameters = tuple(signature.parameters.values())
-    found = made(*parameters)
+    found = build(*parameters)
     if not isinstance(found, Exception):
         return found
-    wrong = next((p for p in parameters if isinstance(made(p), Exception)), parameters[0])
-    old = "typing_extensions" in str(found)  # pydantic's words where Python is older than 3.12
+    wrong = next((p for p in parameters if isinstance(build(p), Exception)), parameters[0])
+    old = "typing_extensions" in str(found)  # pydantic's hint where Python is older than 3.12
     raise ConfigError(
         f"The parameter {wrong.name!r} of {name} has a type that no JSON can hold: "
         f"{inspect.formatannotation(types[wrong.name])[:160]}.",
-        hint=f"{_HINT}Take TypedDict from typing_extensions, not from typing."
+        hint=f"{_NOT_SENT}Take TypedDict from typing_extensions, not from typing."
         if old
-        else f"{_HINT}Take text, numbers, lists, or models, and make the object inside the function.",
+        else f"{_NOT_SENT}Take text, numbers, lists, or models, and make the object inside the function.",
     )
 
 
-def _note(kind: Any, p: Parameter, doc: _Doc) -> str | None:
-    """What a model is told of a parameter: its Annotated note, else the docstring's."""
+def _parameter_note(kind: Any, p: Parameter, doc: _Doc) -> str | None:
+    """The note about a parameter for the model: of its Annotated, else of the docstring."""
     union = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else ()
     for extra in (m for k in (kind, *union) for m in getattr(k, "__metadata__", ())):
         note = extra if isinstance(extra, str) else getattr(extra, "description", None)
@@ -234,29 +241,31 @@ def _schema(model: Any) -> dict[str, Any]:
     return {"type": "object", "properties": {}, **schema}
 
 
-def _checked(model: Any, arguments: Mapping[str, Any]) -> Arguments:
-    """The arguments as the function takes them, by the parameters' names."""
+def _validate(model: Any, arguments: Mapping[str, Any]) -> Arguments:
+    """The validated arguments by the parameters' names."""
     from pydantic import ValidationError
 
     try:
-        made = model.model_validate(dict(arguments))
+        values = model.model_validate(dict(arguments))
     except ValidationError as exc:
         found = exc.errors(include_url=False, include_context=False, include_input=False)
         raise ToolArgumentsError([f"{format_path(e['loc'], 'they')}: {e['msg']}" for e in found]) from None
     except Exception as exc:  # noqa: BLE001 - a type's own validator may raise anything
         raise ToolArgumentsError([error_line(exc)]) from None
-    fields = type(made).model_fields
-    return {fields[n].alias: getattr(made, n) for n in sorted(made.model_fields_set, key=list(fields).index)}
+    fields = type(values).model_fields
+    return {
+        fields[n].alias: getattr(values, n) for n in sorted(values.model_fields_set, key=list(fields).index)
+    }
 
 
-def _called(function: Callable[..., Any], signature: inspect.Signature, arguments: Arguments) -> Any:
+def _call(function: Callable[..., Any], signature: inspect.Signature, arguments: Arguments) -> Any:
     known = dict(arguments)
     first = [p for p in signature.parameters.values() if p.kind is Parameter.POSITIONAL_ONLY]
     given = [known.pop(p.name, p.default) for p in first]
     return function(*given, **known)
 
 
-def _documented(inner: Any, function: Any) -> _Doc:
+def _parse_docstring(inner: Any, function: Any) -> _Doc:
     text = inspect.getdoc(inner) or ""
     if text in ("", type.__call__.__doc__) and getattr(inner, "__name__", "") == "__call__":
         text = inspect.getdoc(type(function)) or ""

@@ -9,7 +9,7 @@ from typing import Any
 from ..core.messages import Document, Image, Text, audio_type, picture_type, unbase64
 from ..core.values import truncate
 from .mcp_mend import TEXT_LIMIT, clean, line
-from .results import NOTHING
+from .results import NO_VALUE
 
 Part = Text | Image | Document
 
@@ -19,7 +19,7 @@ def parts_of(result: Any, masked: Callable[[str], str]) -> str | list[Part]:
     found = list(_merged(_parts(result.content)))
     parts = [Text(masked(truncate(p.text, TEXT_LIMIT))) if isinstance(p, Text) else p for p in found]
     if not parts:
-        return NOTHING
+        return NO_VALUE
     return parts[0].text if len(parts) == 1 and isinstance(parts[0], Text) else parts
 
 

@@ -21,7 +21,7 @@ from .mcp_login import Login
 from .mcp_mend import clean, line, nearest, schema_problem, told
 from .mcp_notebook import is_notebook, watched
 from .mcp_offers import ADDRESS, Prompt, Resource, found, noted
-from .names import fit
+from .names import valid_name
 from .usable import Arguments, Usable
 
 T = TypeVar("T")
@@ -143,7 +143,7 @@ class Server:
             self.notes.append(f"mcp/{self.entry.name}: {line(tool.name, 60)} is left out: {problem}.")
             return None
         made = Usable(
-            Tool(fit(f"{self.entry.name}__{tool.name}"), clean(tool.description), schema),
+            Tool(valid_name(f"{self.entry.name}__{tool.name}"), clean(tool.description), schema),
             functools.partial(self.call, tool),
             where="engine",
             source=f"mcp/{self.entry.name}",

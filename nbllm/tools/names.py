@@ -1,6 +1,6 @@
-"""Names of tools that every provider takes: [a-zA-Z0-9_-], a letter first, at most 64. The same tools get the
-same names in the same order, so that a provider's prompt cache holds. A call's name is looked up, never
-parsed."""
+"""Names of tools that every provider accepts: [a-zA-Z0-9_-], a letter first, at most 64 characters. The same
+tools get the same names in the same order, so that a provider's prompt cache stays valid. The name in a call
+is looked up, never parsed."""
 
 from __future__ import annotations
 
@@ -16,32 +16,34 @@ from .usable import Usable
 LONGEST = 64
 
 
-def fit(name: str) -> str:
-    """`name` as providers take it. A long one ends with a hash of all of it; what is left of one without a
-    Latin letter or digit is a hash."""
+def valid_name(name: str) -> str:
+    """`name` in a form that providers accept. A long name is cut and ends with a hash; one without Latin
+    letters and digits becomes a hash."""
     made = re.sub(r"[^a-zA-Z0-9_-]", "_", name).lstrip("_-")
     if not made:
         return f"tool_{_hash(name)}"
     if not made[0].isalpha():
         made = f"t_{made}"
-    return made if len(made) <= LONGEST else hashed(made, name)
+    return made if len(made) <= LONGEST else shorten_with_hash(made, name)
 
 
-def chosen(choice: str | None, names: Collection[str]) -> str | None:
-    """tool_choice= in the name that the model is told. Raises ConfigError for a tool that there is not."""
+def resolve_choice(choice: str | None, names: Collection[str]) -> str | None:
+    """The value of tool_choice= with the tool's name for the model. Raises ConfigError for an unknown
+    tool."""
     if choice in (None, "auto", "none", "required"):
         return choice
-    found = next((n for n in (choice, fit(choice)) if n in names), None)
+    found = next((n for n in (choice, valid_name(choice)) if n in names), None)
     if found is None:
         there = ", ".join(names)
         raise ConfigError(
-            f"tool_choice={choice!r} names no tool of the call.", hint=f"There are: {there[:500] or 'none'}."
+            f"tool_choice={choice!r} is not a tool of the call.",
+            hint=f"There are: {there[:500] or 'none'}.",
         )
     return found
 
 
-def hashed(name: str, whole: str) -> str:
-    """`name`, cut, with a hash of `whole` behind it."""
+def shorten_with_hash(name: str, whole: str) -> str:
+    """`name`, cut, followed by a hash of `whole`."""
     return f"{name[: LONGEST - 9]}_{_hash(whole)}"
 
 
@@ -49,26 +51,26 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
-def unique(given: Iterable[Usable | Tool]) -> dict[str, Usable | Tool]:
-    """The tools by the names that the model is told, each with that name, in the order given; the same one
-    given twice counts once. Where two have one name, a function keeps it, then the first."""
+def with_unique_names(given: Iterable[Usable | Tool]) -> dict[str, Usable | Tool]:
+    """The tools by unique names for the model, each renamed accordingly, in the given order and without
+    duplicates. Of two tools with one name a function keeps it, else the first one."""
     known = list({id(t): t for t in given}.values())
     taken: dict[str, Usable | Tool] = {}
     for tool in sorted(known, key=lambda t: not (isinstance(t, Usable) and t.where == "here")):
-        taken[_free(tool, taken)] = tool
+        taken[_free_name(tool, taken)] = tool
     names = {id(t): name for name, t in taken.items()}
-    return {names[id(t)]: _renamed(t, names[id(t)]) for t in known}
+    return {names[id(t)]: _rename(t, names[id(t)]) for t in known}
 
 
-def _free(tool: Usable | Tool, taken: Collection[str]) -> str:
+def _free_name(tool: Usable | Tool, taken: Collection[str]) -> str:
     plain, source = (tool.tool.name, tool.source) if isinstance(tool, Usable) else (tool.name, "")
-    name, again = fit(plain), 0
+    name, again = valid_name(plain), 0
     while name in taken:
-        name, again = hashed(fit(plain), f"{source}\0{plain}\0{again}"), again + 1
+        name, again = shorten_with_hash(valid_name(plain), f"{source}\0{plain}\0{again}"), again + 1
     return name
 
 
-def _renamed(tool: Usable | Tool, name: str) -> Usable | Tool:
+def _rename(tool: Usable | Tool, name: str) -> Usable | Tool:
     if isinstance(tool, Tool):
         return tool if tool.name == name else replace(tool, name=name)
     return tool if tool.tool.name == name else replace(tool, tool=replace(tool.tool, name=name))

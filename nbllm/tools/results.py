@@ -1,5 +1,5 @@
-"""What a call came to, as a model reads it: a function's value within a budget of tokens, or why there is
-none, in one line."""
+"""Results of tools for the model: a function's value within a budget of tokens, or one line that says why
+there is none."""
 
 from __future__ import annotations
 
@@ -29,35 +29,37 @@ from ..core.values import (
 from .usable import ToolArgumentsError
 
 Content = str | tuple[Text | Image | Document, ...]
-NOTHING = "done (nothing returned)"
-_ITEMS = 1_000  # of an iterator, which may have no end
-_PICTURES = 100  # items of a list that are looked at for pictures
-_LINE = 2_000  # characters of an error that a model is told
-_OURS = str(Path(__file__).parent.parent)
-_OTHERS = tuple({*(sysconfig.get_path(p) for p in ("stdlib", "purelib", "platlib")), _OURS, "<frozen"})
+NO_VALUE = "done (nothing returned)"
+_MAX_ITEMS = 1_000  # of an iterator, which may be endless
+_MAX_PICTURES = 100  # items of a list that are searched for images
+_MAX_ERROR = 2_000  # characters of an error that the model reads
+_OWN_PATH = str(Path(__file__).parent.parent)
+_LIBRARY_PATHS = tuple(
+    {*(sysconfig.get_path(p) for p in ("stdlib", "purelib", "platlib")), _OWN_PATH, "<frozen"}
+)
 
 
-def failure(call: ToolCall, reason: str | BaseException) -> ToolResult:
-    """The result of a call that came to nothing: `reason` in words, or what the code raised."""
-    text = reason if isinstance(reason, str) else failed(reason)
-    return ToolResult(call.id, truncate(_writable(text), _LINE), is_error=True, name=call.name)
+def error_result(call: ToolCall, reason: str | BaseException) -> ToolResult:
+    """The result of a call without a value. reason: a text, or the exception that the code raised."""
+    text = reason if isinstance(reason, str) else describe_error(reason)
+    return ToolResult(call.id, truncate(_replace_surrogates(text), _MAX_ERROR), is_error=True, name=call.name)
 
 
-def failed(error: BaseException) -> str:
-    """An exception in one line: failed: KeyError: 'x' (line 3 of price). Of a group its first."""
+def describe_error(error: BaseException) -> str:
+    """An exception in one line: failed: KeyError: 'x' (line 3 of price). Of a group the first."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, NbllmError):
         return error.message if isinstance(error, ToolArgumentsError) else f"failed: {error.message}"
-    place = _place(error)
+    place = _location(error)
     return f"failed: {error_line(error)}{f' ({place})' if place else ''}"
 
 
-def _place(error: BaseException) -> str:
-    """The line of the user's own code in which it was raised, counted from the start of its function; "" for
-    none."""
+def _location(error: BaseException) -> str:
+    """The line of the user's code that raised it, counted from the start of its function; "" where none
+    did."""
     frames = [(f.f_code, line) for f, line in traceback.walk_tb(error.__traceback__)]
-    own = [(code, line) for code, line in frames if not code.co_filename.startswith(_OTHERS)]
+    own = [(code, line) for code, line in frames if not code.co_filename.startswith(_LIBRARY_PATHS)]
     if not own:
         return ""
     code, line = own[-1]
@@ -65,34 +67,34 @@ def _place(error: BaseException) -> str:
     return f"line {line - max(code.co_firstlineno, 1) + 1}{name}"
 
 
-def content(value: Any, budget: int = DEFAULT_BUDGET) -> Content:
-    """A value as a model reads it: text as it is, numbers, lists, mappings, dataclasses and pydantic's models
-    as JSON, tables and arrays as prompts show them, pictures for what draws itself. A list that holds
-    pictures becomes one part for each of its items. What does not fit the budget is cut, and that is said.
-    Of what cannot be shown that is said, and why: the call itself has had its effect. Raises what an iterator
-    raises, whose code runs only here."""
-    value = _collected(value)
+def to_content(value: Any, budget: int = DEFAULT_BUDGET) -> Content:
+    """Converts a value for the model: text unchanged; numbers, lists, mappings, dataclasses and pydantic
+    models as JSON; tables and arrays as in prompts; figures as images. A list with images becomes one part
+    for each item. What exceeds the budget is cut, with a note. A value that cannot be converted is replaced
+    by the reason, since the call itself took effect. Raises the exception of an iterator, whose code runs
+    only here."""
+    value = _take_items(value)
     try:
-        return _shown(value, budget)
-    except Exception as exc:  # noqa: BLE001 - the value's own methods may raise anything
+        return _convert(value, budget)
+    except Exception as exc:  # noqa: BLE001 - the value's methods may raise anything
         why = exc.message.removesuffix(".") if isinstance(exc, NbllmError) else error_line(exc)
-        return _writable(truncate(f"done, but what it returned cannot be shown: {why}", _LINE))
+        return _replace_surrogates(truncate(f"done, but what it returned cannot be shown: {why}", _MAX_ERROR))
 
 
-def _shown(value: Any, budget: int) -> Content:
-    if isinstance(value, (list, tuple)) and len(value) <= _PICTURES and any(map(_is_part, value)):
+def _convert(value: Any, budget: int) -> Content:
+    if isinstance(value, (list, tuple)) and len(value) <= _MAX_PICTURES and any(map(_is_part, value)):
         share = max(1, budget // len(value))
         return tuple(part for item in value for part in _parts(item, share))
     parts = tuple(_parts(value, budget))
     return parts[0].text if isinstance(parts[0], Text) else parts
 
 
-def _collected(value: Any) -> Any:
-    """What an iterator gives (rows of a cursor, a generator's values), the first of it, as a list."""
+def _take_items(value: Any) -> Any:
+    """The first items of an iterator (rows of a cursor, a generator's values) as a list; others unchanged."""
     if not isinstance(value, Iterator) or to_bytes(value) is not None:
         return value
-    found = list(islice(value, _ITEMS + 1))
-    return found if len(found) <= _ITEMS else [*found[:_ITEMS], f"(more than {_ITEMS:,} items)"]
+    found = list(islice(value, _MAX_ITEMS + 1))
+    return found if len(found) <= _MAX_ITEMS else [*found[:_MAX_ITEMS], f"(more than {_MAX_ITEMS:,} items)"]
 
 
 def _is_part(value: Any) -> bool:
@@ -107,7 +109,7 @@ def _parts(value: Any, budget: int) -> Iterator[Text | Image | Document]:
     elif find_formatter(value) is None and is_drawable(value):
         yield render_image("that was returned", value)
     else:
-        yield Text(_writable(_text(value, budget)))
+        yield Text(_replace_surrogates(_text(value, budget)))
 
 
 def _binary(data: bytes, budget: int) -> Text | Image | Document:
@@ -124,21 +126,21 @@ def _binary(data: bytes, budget: int) -> Text | Image | Document:
 def _text(value: Any, budget: int) -> str:
     limit = budget * CHARACTERS
     if value is None:
-        return NOTHING
+        return NO_VALUE
     if isinstance(value, BaseException):
         return truncate(error_line(value), limit)
-    value = _bare(value)
+    value = _unwrap(value)
     if not _is_json(value):
         return format_value(value, budget=budget) if find_formatter(value) else truncate(str(value), limit)
     try:
-        return truncate(json.dumps(value, ensure_ascii=False, default=_plain), limit)
-    except (TypeError, ValueError, RecursionError):  # keys that JSON has not, a value that holds itself
+        return truncate(json.dumps(value, ensure_ascii=False, default=_json_default), limit)
+    except (TypeError, ValueError, RecursionError):  # keys that JSON does not allow, a recursive value
         return truncate(repr(value), limit)
 
 
-def _bare(value: Any) -> Any:
-    """The value in an Enum, a Text, or a number of numpy; its times, of which it makes counts, and what is
-    masked, of which it makes 0, as it writes them."""
+def _unwrap(value: Any) -> Any:
+    """The value of an Enum, a Text or a numpy scalar; numpy's times and masked values as text, since `item()`
+    would make counts and 0 of them."""
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Text):
@@ -157,9 +159,9 @@ def _has_fields(value: Any) -> bool:
     return not isinstance(value, type) and (hasattr(value, "model_dump") or dataclasses.is_dataclass(value))
 
 
-def _plain(value: Any) -> Any:
-    """What JSON writes for a value that it does not know."""
-    if (bare := _bare(value)) is not value:
+def _json_default(value: Any) -> Any:
+    """Converts a value that `json` does not know."""
+    if (bare := _unwrap(value)) is not value:
         return bare
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
@@ -170,6 +172,6 @@ def _plain(value: Any) -> Any:
     return sorted(value, key=repr) if isinstance(value, Set) else format_value(value)
 
 
-def _writable(text: str) -> str:
-    """Without halves of characters, which no provider takes."""
+def _replace_surrogates(text: str) -> str:
+    """Replaces lone surrogates, which no provider accepts."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

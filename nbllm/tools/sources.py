@@ -1,5 +1,5 @@
-"""What a person gives as tools: functions, HTTP endpoints, descriptions without code, and sets whose tools
-are known when they are opened."""
+"""The values of tools=: functions, HTTP endpoints, descriptions without code, and toolsets, whose tools are
+known once they are opened."""
 
 from __future__ import annotations
 
@@ -18,37 +18,38 @@ from .usable import Usable
 
 @runtime_checkable
 class Toolset(Protocol):
-    """Several tools of one owner, such as an MCP server."""
+    """Several tools of one source, such as an MCP server."""
 
     async def usables(self) -> Sequence[Usable]:
-        """The tools, once they can be used. Awaited on the engine's loop, before the first step. What it says
-        in `notes` then, where it has them, is for the user."""
+        """The tools, ready for use. Awaited on the engine's loop, before the first step. Its `notes`, where
+        it has any, are then shown to the user."""
 
 
-Given = Usable | Tool | Toolset
+ToolLike = Usable | Tool | Toolset
 Connections = Callable[[], HttpTransport]
-Sets = Callable[[str], Given]  # what a name such as mcp/files, http/weather or cli/claude means
-NAMED = ("mcp/", "http/", "remote/", "cli/")
+FindToolset = Callable[[str], ToolLike]  # by a name such as mcp/files, http/weather or cli/claude
+PREFIXES = ("mcp/", "http/", "remote/", "cli/")
 
 
-def tools(given: Any, connections: Connections, sets: Sets | None = None) -> tuple[Given, ...]:
-    """Each of what was given as a tool; a single one needs no list, and lists may hold others. `connections`
-    are those for HTTP, `sets` gives the tools of a name with one of NAMED before it. Raises ConfigError,
-    which names what is no tool."""
+def parse_tools(
+    given: Any, connections: Connections, find_toolset: FindToolset | None = None
+) -> tuple[ToolLike, ...]:
+    """The tools in the value of tools=: one tool or a list, whose lists may be nested. connections: for HTTP
+    tools. find_toolset: for names with one of PREFIXES. Raises ConfigError for what is not a tool."""
     if not isinstance(given, Iterable) or isinstance(given, (Mapping, str, Toolset)) or callable(given):
-        return (_tool(given, connections, sets),)
-    return tuple(tool for one in given for tool in tools(one, connections, sets))
+        return (_tool(given, connections, find_toolset),)
+    return tuple(tool for one in given for tool in parse_tools(one, connections, find_toolset))
 
 
-def _tool(given: Any, connections: Connections, sets: Sets | None) -> Given:
+def _tool(given: Any, connections: Connections, find_toolset: FindToolset | None) -> ToolLike:
     if isinstance(given, (Usable, Tool, Toolset)):
         return given
     if isinstance(given, HttpTool):
         return given.usable(connections)
     if isinstance(given, Mapping):
         return prompt.parse_tools([given])[0]
-    if isinstance(given, str) and given.startswith(NAMED) and sets is not None:
-        return sets(given)
+    if isinstance(given, str) and given.startswith(PREFIXES) and find_toolset is not None:
+        return find_toolset(given)
     if isinstance(given, str) or not callable(given):
         raise ConfigError(
             f"Not a tool: {reprlib.repr(given)}.",

@@ -1,4 +1,5 @@
-"""A tool with its code: what a model is told of it, how its arguments are checked, and what runs."""
+"""A tool with its code: its description for the model, the check of its arguments, and the function to
+run."""
 
 from __future__ import annotations
 
@@ -13,30 +14,29 @@ from ..core.values import DEFAULT_BUDGET
 from .changes import Change
 
 Arguments = dict[str, Any]
-_MOST = 8  # problems that a model is told at once
+_MAX_PROBLEMS = 8  # problems in one message to the model
 
 
 class ToolArgumentsError(NbllmError, ValueError):
-    """A model called a tool with arguments that do not fit. The message is one line, for the model."""
+    """A model called a tool with invalid arguments. The message is one line, for the model."""
 
     def __init__(self, problems: list[str]) -> None:
-        more = f"; and {len(problems) - _MOST} more" if len(problems) > _MOST else ""
-        super().__init__(" ".join(f"arguments: {'; '.join(problems[:_MOST])}{more}".split())[:2_000])
+        more = f"; and {len(problems) - _MAX_PROBLEMS} more" if len(problems) > _MAX_PROBLEMS else ""
+        super().__init__(" ".join(f"arguments: {'; '.join(problems[:_MAX_PROBLEMS])}{more}".split())[:2_000])
 
 
 @dataclass(frozen=True, slots=True)
 class Usable:
     """A tool with its code.
 
-    call: takes the arguments that `validate` gave, and returns a value, or something to be awaited for one.
-    where: "here" is the thread that reads the answer (functions of the notebook), "engine" the engine's event
-    loop (MCP and HTTP; `call` is then a coroutine function). source: what it is, for people ("function
-    price", "mcp/files"). reads: whether the user said that it only reads (True) or that it changes something
-    (False); None where nobody said, and a server's own claim is no word of the user. check: the arguments as
-    `call` takes them, or ToolArgumentsError; None checks names and types by the schema. timeout: seconds that
-    a call may take, None for no limit. budget: tokens that a result may take. change: what a call would
-    change that can be taken back, by its arguments; a function that may wait, or a coroutine function. Calls
-    of such a tool run one after another.
+    call: takes the arguments from `validate`, and returns a value or an awaitable. where: "here" for the
+    reader's thread (notebook functions), "engine" for the engine's event loop (MCP and HTTP; `call` is then a
+    coroutine function). source: what it is, for the user ("function price", "mcp/files"). reads: the user
+    declared that it only reads (True) or changes something (False); None where neither was declared; a
+    server's own claim does not count. check: returns the arguments for `call`, or raises ToolArgumentsError;
+    None checks names and types by the schema. timeout: seconds for a call, None for no limit. budget: tokens
+    of a result. change: returns the change that a call would make, by its arguments, so that it can be
+    undone; a function that may block, or a coroutine function. Calls of such a tool run one after another.
     """
 
     tool: Tool
@@ -52,7 +52,7 @@ class Usable:
     )
 
     def validate(self, arguments: Mapping[str, Any]) -> Arguments:
-        """The arguments as `call` takes them. Raises ToolArgumentsError, in one line for the model."""
+        """The arguments for `call`. Raises ToolArgumentsError, in one line for the model."""
         if self.tool.strict:
             arguments = drop_added_nulls(arguments, self.tool.parameters)
         if self.check is not None:
@@ -75,8 +75,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def _problems(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Which arguments are missing, unknown or of another type, by the outermost level of a schema. Its owner
-    checks the rest: it may be a server's, and its patterns and references may be made to take for ever."""
+    """The missing, unknown and wrongly typed arguments, by the outermost level of a schema. The rest is left
+    to the tool: a server's schema may hold patterns and references that take forever."""
     given = schema.get("properties")
     known: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     required = schema.get("required")
@@ -89,12 +89,12 @@ def _problems(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> Iterat
             yield f"{name}: there is no such argument"
         kinds = known[name].get("type") if isinstance(known.get(name), Mapping) else None
         kinds = [kinds] if isinstance(kinds, str) else kinds
-        if isinstance(kinds, list) and not any(_is(value, kind) for kind in kinds):
+        if isinstance(kinds, list) and not any(_has_type(value, kind) for kind in kinds):
             yield f"{name}: not of type {' or '.join(map(str, kinds))}"
 
 
-def _is(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type of JSON schema; of one that is unknown, any is."""
+def _has_type(value: Any, kind: Any) -> bool:
+    """Whether a value has a JSON schema type; True for an unknown type."""
     types = _TYPES.get(kind) if isinstance(kind, str) else None
     if types is None:
         return True

@@ -14,7 +14,7 @@ from nbllm.tools.mcp import Limits
 from nbllm.tools.mcp_config import Places
 from nbllm.tools.mcp_entry import Source, entry_of
 from nbllm.tools.mcp_servers import Servers
-from nbllm.tools.results import content
+from nbllm.tools.results import to_content
 
 from .conftest import REAL, ROOT
 
@@ -117,7 +117,7 @@ def test_its_tools_are_listed_and_called(name, servers):
     for tool, arguments, words in calls:
         usable = by_name[tool]
         given = usable.validate(filled(arguments, servers.folder))
-        assert words in str(content(engine().run(usable.call(given))))
+        assert words in str(to_content(engine().run(usable.call(given))))
 
 
 def test_what_a_server_keeps_is_kept_in_the_tests_folder(servers, tmp_path):
@@ -132,7 +132,7 @@ def test_what_a_server_keeps_is_kept_in_the_tests_folder(servers, tmp_path):
 def test_a_picture_is_a_picture(servers):
     usables, _ = servers("everything", SERVERS["everything"][0])
     usable = next(u for u in usables if u.tool.name.endswith("image"))
-    assert any(isinstance(p, Image) for p in content(engine().run(usable.call(usable.validate({})))))
+    assert any(isinstance(p, Image) for p in to_content(engine().run(usable.call(usable.validate({})))))
 
 
 def test_wrong_arguments_are_one_line(servers):
