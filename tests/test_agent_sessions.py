@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nbllm import Client, Image, Message
-from nbllm.agents.protocols import AcpTalk, ClaudeTalk, CodexTalk
+from nbllm.agents.protocols import AcpProtocol, ClaudeProtocol, CodexProtocol
 from nbllm.core import errors
 from nbllm.core.calls import Frame, Secret, SessionTurn
 from nbllm.core.events import Fold, Notice, ReasoningDelta, Restarted, TextDelta, UsageReport
@@ -91,13 +91,13 @@ def _meant(value):
 
 PROMPTS = [f"Say hello {n}." for n in ("one", "two", "three", "four", "five")]
 TALKS = {
-    "claude-latest-streaminput": lambda: ClaudeTalk(ROWS["cli/claude"]),
-    "codex-appserver": lambda: CodexTalk(ROWS["cli/codex"], "gpt-5.2", "", "/work"),
-    "gemini-acp": lambda: AcpTalk(
+    "claude-latest-streaminput": lambda: ClaudeProtocol(ROWS["cli/claude"]),
+    "codex-appserver": lambda: CodexProtocol(ROWS["cli/codex"], "gpt-5.2", "", "/work"),
+    "gemini-acp": lambda: AcpProtocol(
         ROWS["cli/gemini"], "gemini-2.5-flash", "", "/work", login="gemini-api-key"
     ),
-    "copilot-acp": lambda: AcpTalk(ROWS["cli/copilot"], "m", "", "/work", cumulative=True),
-    "opencode-acp": lambda: AcpTalk(ROWS["cli/opencode"], "fake/m1", "", "/work"),
+    "copilot-acp": lambda: AcpProtocol(ROWS["cli/copilot"], "m", "", "/work", cumulative=True),
+    "opencode-acp": lambda: AcpProtocol(ROWS["cli/opencode"], "fake/m1", "", "/work"),
 }
 
 
@@ -146,7 +146,7 @@ def chunk(text, message=None, kind="agent_message_chunk"):
 
 
 def acp_turn(*lines, talk=None):
-    talk = talk or AcpTalk(ROWS["cli/copilot"], "m", "", "/work")
+    talk = talk or AcpProtocol(ROWS["cli/copilot"], "m", "", "/work")
     talk.session = "s"
     decoder, events = talk.decoder(), []
     for line in lines:
@@ -202,7 +202,7 @@ FAILURES = [
 def test_a_failure_that_copilot_tells_as_an_answer_is_an_error(said, kind, counted):
     """As it came from copilot 1.0.102: as the words of its model, with a good end. What it tries again is
     told."""
-    talk = AcpTalk(ROWS["cli/copilot"], "m", "", "/work", cumulative=True)
+    talk = AcpProtocol(ROWS["cli/copilot"], "m", "", "/work", cumulative=True)
     events = acp_turn(*map(chunk, said), talk=talk)
     assert (len(said) - 1) * ["retry"] == [e.kind for e in events if isinstance(e, Notice)]
     end = json.dumps({"jsonrpc": "2.0", "id": 3, "result": {"stopReason": "end_turn", **counted}})
@@ -222,7 +222,7 @@ def test_a_failure_that_copilot_tells_as_an_answer_is_an_error(said, kind, count
 )
 def test_an_error_is_what_its_words_say_before_its_code(code, message, kind):
     """Of an agent's answer to a prompt: gemini's code is 500 for a model that is not there."""
-    talk = AcpTalk(ROWS["cli/gemini"], "m", "", "/work")
+    talk = AcpProtocol(ROWS["cli/gemini"], "m", "", "/work")
     line = json.dumps({"jsonrpc": "2.0", "id": 3, "error": {"code": code, "message": message}})
     with pytest.raises(errors.ProviderError) as caught:
         acp_turn(line, talk=talk)
@@ -237,7 +237,7 @@ def test_an_answer_of_gemini_for_which_nothing_was_counted_broke_off(counts, wor
 
     def told(reason, counts):
         result = {"stopReason": reason, "_meta": {"quota": {"token_count": counts, "model_usage": []}}}
-        talk = AcpTalk(ROWS["cli/gemini"], "m", "", "/work")
+        talk = AcpProtocol(ROWS["cli/gemini"], "m", "", "/work")
         return acp_turn(*map(chunk, words), json.dumps({"id": 3, "result": result}), talk=talk)
 
     with pytest.raises(errors.ProviderError, match="broke off"):
@@ -249,7 +249,7 @@ def test_an_answer_of_gemini_for_which_nothing_was_counted_broke_off(counts, wor
 @pytest.mark.parametrize(("amount", "raw"), [(0.0, {}), (0.25, {"cost": 0.25})])
 def test_a_cost_of_nothing_is_not_known(amount, raw):
     """OpenCode writes it for a model whose price it does not know."""
-    talk = AcpTalk(ROWS["cli/opencode"], "m", "", "/work")
+    talk = AcpProtocol(ROWS["cli/opencode"], "m", "", "/work")
     cost = acp({"sessionUpdate": "usage_update", "cost": {"amount": amount, "currency": "USD"}})
     usage = {"inputTokens": 9, "outputTokens": 3}
     end = json.dumps({"jsonrpc": "2.0", "id": 3, "result": {"stopReason": "end_turn", "usage": usage}})
@@ -260,7 +260,7 @@ def test_a_cost_of_nothing_is_not_known(amount, raw):
 @pytest.mark.parametrize("cli", ["copilot", "gemini"])
 def test_an_answer_may_begin_as_a_failure_does(cli):
     """Where tokens were counted, or nobody tells failures so."""
-    talk = AcpTalk(ROWS[f"cli/{cli}"], "m", "", "/work")
+    talk = AcpProtocol(ROWS[f"cli/{cli}"], "m", "", "/work")
     usage = {"inputTokens": 9, "outputTokens": 3} if cli == "copilot" else {}
     end = json.dumps({"jsonrpc": "2.0", "id": 3, "result": {"stopReason": "end_turn", "usage": usage}})
     assert "Error: 5" in [getattr(e, "text", "") for e in acp_turn(chunk("Error: 5"), end, talk=talk)]
@@ -282,7 +282,7 @@ def test_another_sessions_lines_are_not_this_turns():
 
 def test_whatever_a_command_asks_for_is_refused():
     """A permission by its own word for no, a file and a terminal as unknown, claude's tool as denied."""
-    talk = AcpTalk(ROWS["cli/gemini"], "m", "", "/work")
+    talk = AcpProtocol(ROWS["cli/gemini"], "m", "", "/work")
     ask = {
         "jsonrpc": "2.0",
         "id": 7,
@@ -300,7 +300,7 @@ def test_whatever_a_command_asks_for_is_refused():
         )
     )
     assert -32601 == json.loads(told)["error"]["code"]
-    (told,) = ClaudeTalk(ROWS["cli/claude"]).handle_line(
+    (told,) = ClaudeProtocol(ROWS["cli/claude"]).handle_line(
         json.dumps(
             {
                 "type": "control_request",
@@ -339,7 +339,7 @@ def test_whatever_a_command_asks_for_is_refused():
 def test_codex_errors_are_typed(line, kind):
     """By the status in their words; a hopeless one is not waited for."""
     with pytest.raises(kind):
-        list(CodexTalk(ROWS["cli/codex"], "m", "", "/w").decoder().feed(Frame(json.dumps(line))))
+        list(CodexProtocol(ROWS["cli/codex"], "m", "", "/w").decoder().feed(Frame(json.dumps(line))))
 
 
 @pytest.mark.parametrize("cli", ["claude", "codex", "gemini", "copilot", "opencode"])
@@ -631,7 +631,7 @@ def test_a_line_without_an_end_is_bounded_in_a_kept_command_too(agent):
 @pytest.mark.parametrize("cli", ["gemini", "copilot", "opencode"])
 def test_a_session_without_a_name_is_our_error(cli):
     """No prompt is said into it."""
-    talk = AcpTalk(ROWS[f"cli/{cli}"], "m", "", "/work")
+    talk = AcpProtocol(ROWS[f"cli/{cli}"], "m", "", "/work")
     talk.start_turn(turn("x"), "")
     talk.handle_line(json.dumps({"id": 1, "result": {}}))
     with pytest.raises(errors.ProtocolError, match="without a name"):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from nbllm import Client, Image, Message, Request, Text
-from nbllm.agents.protocols import AcpTalk, CodexTalk
-from nbllm.agents.protocols import keep as keep_talking
+from nbllm.agents.protocols import AcpProtocol, CodexProtocol
+from nbllm.agents.protocols import encode_session_call as keep_talking
 from nbllm.core import errors
 from nbllm.core.calls import Frame, Secret
 from nbllm.core.events import Fold, Notice, Restarted, TextDelta, UsageReport
@@ -639,7 +639,7 @@ OUTPUT_ALONE = {
         method="thread/tokenUsage/updated", params={"tokenUsage": {"last": {"outputTokens": 7}}}
     ),
 }
-TALKS = {"acp": AcpTalk, "acp-gemini": AcpTalk, "app-server": CodexTalk}
+TALKS = {"acp": AcpProtocol, "acp-gemini": AcpProtocol, "app-server": CodexProtocol}
 
 
 @pytest.mark.parametrize("name", OUTPUT_ALONE)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nbllm.agents.base import failure
-from nbllm.agents.protocols import AcpTalk, ClaudeTalk, CodexTalk
+from nbllm.agents.base import agent_error
+from nbllm.agents.protocols import AcpProtocol, ClaudeProtocol, CodexProtocol
 from nbllm.core import errors
 from nbllm.core.calls import Frame, SessionTurn
 from nbllm.core.events import TextDelta
@@ -216,11 +216,11 @@ SERVER = [
     )
 ]
 TALKS = {
-    "claude": lambda: ClaudeTalk(ROWS["cli/claude"]),
-    "codex": lambda: CodexTalk(ROWS["cli/codex"], "m", "", "/work"),
-    "gemini": lambda: AcpTalk(ROWS["cli/gemini"], "m", "", "/work", login="gemini-api-key"),
-    "copilot": lambda: AcpTalk(ROWS["cli/copilot"], "m", "", "/work", cumulative=True),
-    "opencode": lambda: AcpTalk(ROWS["cli/opencode"], "m", "", "/work", agent="nbllm"),
+    "claude": lambda: ClaudeProtocol(ROWS["cli/claude"]),
+    "codex": lambda: CodexProtocol(ROWS["cli/codex"], "m", "", "/work"),
+    "gemini": lambda: AcpProtocol(ROWS["cli/gemini"], "m", "", "/work", login="gemini-api-key"),
+    "copilot": lambda: AcpProtocol(ROWS["cli/copilot"], "m", "", "/work", cumulative=True),
+    "opencode": lambda: AcpProtocol(ROWS["cli/opencode"], "m", "", "/work", agent="nbllm"),
 }
 RECORDINGS = {
     "claude": "claude-latest-streaminput",
@@ -443,7 +443,7 @@ def test_an_answer_that_begins_again_and_again_ends():
     done = line(type="stream_event", event={"type": "message_delta", "delta": {"stop_reason": "tool_use"}})
     decoder = DIALECTS[row.dialect].decoder(row)
     lines = [begin(), delta("x" * 1000), done, *[begin(), delta("y")] * 200]
-    with pytest.raises(errors.ProtocolError, match="began its answer again"):
+    with pytest.raises(errors.ProtocolError, match="restarted its answer"):
         list(itertools.chain.from_iterable(decoder.feed(Frame(text)) for text in lines))
 
 
@@ -471,7 +471,7 @@ def test_a_commands_error_costs_its_length(message):
     row = ROWS["cli/gemini"]
 
     def parse(words):
-        failure(None, words, row)
+        agent_error(None, words, row)
         read(
             DIALECTS[row.dialect].decoder(row),
             [line(type="result", status="error", error={"message": words})],

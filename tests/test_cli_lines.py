@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm import Client
-from nbllm.agents.base import failure, late, switched
-from nbllm.agents.json_lines import Objects, parsed
-from nbllm.agents.protocols import AcpTalk, CodexTalk
+from nbllm.agents.base import agent_error, enabled_passthrough, timeout_error
+from nbllm.agents.json_lines import ObjectReader, parse_object
+from nbllm.agents.protocols import AcpProtocol, CodexProtocol
 from nbllm.client.policy import Retries, wait_before_retry
 from nbllm.core import errors
 from nbllm.core.calls import Frame, SessionTurn
@@ -47,11 +47,11 @@ def result(text, **more):
 
 
 def read(lines):
-    reader, found, words = Objects(), [], []
+    reader, found, words = ObjectReader(), [], []
     for each in lines:
         more, other = reader.read(each)
         found, words = found + more, words + other
-    return found, words + reader.lost()
+    return found, words + reader.take_unfinished()
 
 
 A, B = {"type": "a", "text": 'He said "{" and {"x": 1}', "deep": [{"type": "t"}]}, {"type": "b", "n": [1, {}]}
@@ -168,7 +168,7 @@ def test_a_sub_agent_is_no_part_of_the_answer():
 
 def test_another_thread_of_codex_is_no_part_of_the_answer():
     """A sub-agent's items, usage and end carry its thread's id."""
-    talk = CodexTalk(ROWS["cli/codex"], "m", "", "/")
+    talk = CodexProtocol(ROWS["cli/codex"], "m", "", "/")
     talk.session = "mine"
     decoder, fold = talk.decoder(), Fold()
     for thread, method, more in [
@@ -280,7 +280,7 @@ def test_a_recorded_tool_is_told_whole(name, tool, arguments, result, outcome):
 
 def test_a_tool_of_the_agent_client_protocol_is_told_whole():
     """From its updates, each of which holds what is new; a refused one as refused."""
-    talk = AcpTalk(ROWS["cli/gemini"], "m", "", "/")
+    talk = AcpProtocol(ROWS["cli/gemini"], "m", "", "/")
     talk.session = "s"
     decoder, told = talk.decoder(), []
     ask = {
@@ -362,7 +362,7 @@ def test_opencode_ends_as_it_says(reason, word):
 @pytest.mark.parametrize("session", [None, "", {}, [], False])
 @pytest.mark.parametrize(
     ("talk", "method", "result"),
-    [(AcpTalk, "session/new", "sessionId"), (CodexTalk, "thread/start", "thread")],
+    [(AcpProtocol, "session/new", "sessionId"), (CodexProtocol, "thread/start", "thread")],
 )
 def test_a_session_without_a_name_is_an_error(talk, method, result, session):
     """It is not called None, and no prompt is sent to it."""
@@ -447,7 +447,7 @@ STDERR = [
 def test_a_time_limit_carries_the_reason_on_standard_error(which, stderr, kind):
     """And is the error that the reason is; not asked again, since the command itself asked all the time."""
     limit = errors.Timeout(f"Nothing within 2 s ({which} timeout).", which=which, seconds=2.0, hint="Wait.")
-    error = late(limit, stderr, ROWS["cli/gemini"])
+    error = timeout_error(limit, stderr, ROWS["cli/gemini"])
     assert kind == type(error).__name__
     assert f"{which} timeout" in str(error)
     assert stderr.partition("\n")[0] in str(error)
@@ -495,7 +495,7 @@ def test_colours_of_an_own_command_are_taken_off(tmp_path):
 )
 def test_what_a_cloud_needs_goes_along_with_its_switch(row, env, there, away):
     """To the command that the user chose; a key of a cloud that is off goes nowhere."""
-    seen = set(switched(ROWS[row].passthrough_env, env))
+    seen = set(enabled_passthrough(ROWS[row].passthrough_env, env))
     assert there <= seen
     assert not away & seen
 
@@ -504,8 +504,10 @@ def test_a_row_that_leaves_the_switch_out_gets_no_key_of_a_cloud_either():
     """A project's row for claude may name what nbllm's own passes; it goes by the same switch."""
     row = replace(ROWS["cli/claude"], passthrough_env=("AWS_SECRET_ACCESS_KEY",))
     call = DIALECTS[row.dialect].encode(Request("", (Message("user", "x"),)), row, None)
-    assert "AWS_SECRET_ACCESS_KEY" not in switched(call.passthrough_env, {})
-    assert "AWS_SECRET_ACCESS_KEY" in switched(call.passthrough_env, {"CLAUDE_CODE_USE_BEDROCK": "1"})
+    assert "AWS_SECRET_ACCESS_KEY" not in enabled_passthrough(call.passthrough_env, {})
+    assert "AWS_SECRET_ACCESS_KEY" in enabled_passthrough(
+        call.passthrough_env, {"CLAUDE_CODE_USE_BEDROCK": "1"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -526,7 +528,9 @@ def test_opencode_sees_the_cloud_of_its_model(model, there, away):
 
 def test_bytes_and_other_things_are_no_objects():
     """What is asked of pages of servers too."""
-    assert [{"a": 1}, {}, {}, {}, {}] == [parsed(x) for x in (b'{"a": 1}', b"\xff", None, "[1]", "{} {}")]
+    assert [{"a": 1}, {}, {}, {}, {}] == [
+        parse_object(x) for x in (b'{"a": 1}', b"\xff", None, "[1]", "{} {}")
+    ]
 
 
 def test_banners_are_kept_and_limited():
@@ -600,7 +604,7 @@ def test_an_error_is_told_whatever_its_shape(cli, shape):
 )  # fmt: skip
 def test_limits_and_logins_of_commands_are_known(words, kind, hint):
     """By the words that they really say."""
-    error = failure(None, words, ROWS["cli/gemini"])
+    error = agent_error(None, words, ROWS["cli/gemini"])
     assert kind is type(error)
     assert hint in error.hint
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from nbllm import Client, Message, Request
-from nbllm.agents.protocols import AcpTalk, ClaudeTalk, CodexTalk, execute
+from nbllm.agents.protocols import AcpProtocol, ClaudeProtocol, CodexProtocol, encode_execute_call
 from nbllm.core import errors
 from nbllm.core.calls import Frame, SessionTurn
 from nbllm.core.events import Notice
@@ -134,13 +134,17 @@ def acp_word(yes):
 
 def talk(kind, asks):
     row = ROWS["cli/gemini"]
-    return ClaudeTalk(row, asks=asks) if kind is ClaudeTalk else kind(row, "m", "", "/", asks=asks)
+    return (
+        ClaudeProtocol(row, asks_permission=asks)
+        if kind is ClaudeProtocol
+        else kind(row, "m", "", "/", asks_permission=asks)
+    )
 
 
 ASKING = [
-    (ClaudeTalk, CLAUDE_ASKS, "Bash", {"command": "rm x"}, claude_word),
-    (CodexTalk, CODEX_ASKS, "commandExecution", {"command": "rm x", "cwd": "/w"}, codex_word),
-    (AcpTalk, ACP_ASKS, "rm x", {"rawInput": {"command": "rm x"}}, acp_word),
+    (ClaudeProtocol, CLAUDE_ASKS, "Bash", {"command": "rm x"}, claude_word),
+    (CodexProtocol, CODEX_ASKS, "commandExecution", {"command": "rm x", "cwd": "/w"}, codex_word),
+    (AcpProtocol, ACP_ASKS, "rm x", {"rawInput": {"command": "rm x"}}, acp_word),
 ]
 
 
@@ -170,7 +174,7 @@ def test_where_nothing_may_be_asked_it_is_no_at_once(kind, asks, word):
 
 def test_a_change_of_files_is_shown_whole():
     """Codex asks by the item, whose changes came before."""
-    one = talk(CodexTalk, asks=True)
+    one = talk(CodexProtocol, asks=True)
     changes = [{"path": "/w/a", "kind": {"type": "add"}, "diff": "+1"}]
     one.handle_line(
         line(method="item/started", params={"item": {"type": "fileChange", "id": "t", "changes": changes}})
@@ -186,7 +190,7 @@ def test_a_change_of_files_is_shown_whole():
 )
 def test_without_a_word_for_once_it_is_no(options):
     """A permission for good is none of ours to give."""
-    one = talk(AcpTalk, asks=True)
+    one = talk(AcpProtocol, asks=True)
     params = {"sessionId": "s", "toolCall": CALL, "options": options}
     one.handle_line(line(id=9, method="session/request_permission", params=params))
     (told,) = map(json.loads, one.answer_permission(one.pending_permissions[0], True))
@@ -196,10 +200,10 @@ def test_without_a_word_for_once_it_is_no(options):
 def test_what_is_no_permission_is_refused_also_while_executing():
     """Files, terminals, more rights, hooks."""
     for method in ("fs/write_text_file", "terminal/create", "item/permissions/requestApproval"):
-        for kind in (AcpTalk, CodexTalk):
+        for kind in (AcpProtocol, CodexProtocol):
             (told,) = map(json.loads, talk(kind, asks=True).handle_line(line(id=1, method=method, params={})))
             assert -32601 == told["error"]["code"]
-    (told,) = talk(ClaudeTalk, asks=True).handle_line(
+    (told,) = talk(ClaudeProtocol, asks=True).handle_line(
         line(type="control_request", request_id="h", request={"subtype": "hook_callback"})
     )
     assert "deny" == json.loads(told)["response"]["response"]["behavior"]
@@ -317,7 +321,7 @@ def test_each_answer_has_a_process_of_its_own_and_keep_one_for_all(client):
 
 def test_a_refusal_of_which_the_agent_says_no_more_is_told():
     """Gemini ends its turn there."""
-    one = talk(AcpTalk, asks=True)
+    one = talk(AcpProtocol, asks=True)
     decoder = one.decoder()
     one.handle_line(ACP_ASKS)
     one.answer_permission(one.pending_permissions[0], False)
@@ -334,14 +338,14 @@ def test_an_approve_that_is_none_is_refused(client):
     """Before anything is run."""
     with pytest.raises(errors.ConfigError, match="Not a value of approve"):
         client.complete("go", model="cli/it", mode="execute", approve="perhaps")
-    with pytest.raises(errors.ConfigError, match="approve is for tools"):
+    with pytest.raises(errors.ConfigError, match="approve= is for tools"):
         client.complete("go", model="cli/it", mode="query", approve="auto")
 
 
 def test_a_request_is_encoded_as_the_five_say():
     """execute is refused where there is no such protocol."""
     with pytest.raises(errors.ConfigError, match="is none"):
-        execute(Request("m", HELLO), ROWS["openai"], None)
+        encode_execute_call(Request("m", HELLO), ROWS["openai"], None)
     assert "cli_claude" in DIALECTS
 
 

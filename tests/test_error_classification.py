@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbllm.agents.base import failure
+from nbllm.agents.base import agent_error
 from nbllm.core import errors
 from nbllm.core.calls import Endpoint
 from nbllm.dialects._error_kinds import classify
@@ -322,7 +322,7 @@ COMMANDS = [
 @pytest.mark.parametrize(("words", "expected"), COMMANDS)
 def test_a_command_is_read_by_the_same_table(words, expected):
     """A number in the words is no status unless they say so."""
-    assert expected is type(failure(None, words, ROW))
+    assert expected is type(agent_error(None, words, ROW))
 
 
 WAITS = [

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 import nbllm
-from nbllm.agents.local_server import CONTEXT, _why, local_call
-from nbllm.agents.model_files import listed, memory, path_of
+from nbllm.agents.local_server import CONTEXT, _exit_reason, local_call
+from nbllm.agents.model_files import list_model_files, memory_size, model_path
 from nbllm.client import auto
 from nbllm.client.catalog import health, list_models, provider_states
 from nbllm.client.unloading import unloaded
@@ -50,7 +50,7 @@ def folder(tmp_path, monkeypatch):
 )
 def test_which_names_are_files(name, there, folder):
     """A path, or a file that is here; anything else is a name of a server's."""
-    path = path_of(LLAMA, name)
+    path = model_path(LLAMA, name)
     assert there == (path is not None)
     assert path is None or path.is_absolute()
 
@@ -83,13 +83,13 @@ def test_what_cannot_be_a_model_is_said_before_anything_starts(name, options, wo
     assert caught.value.hint
 
 
-@pytest.mark.skipif(memory() is None, reason="the system does not tell how much memory it has")
+@pytest.mark.skipif(memory_size() is None, reason="the system does not tell how much memory it has")
 def test_a_model_that_no_memory_holds_is_refused(folder):
     """Before it makes the machine stand still."""
     path = folder / "huge.gguf"
     with path.open("wb") as file:
         file.write(b"GGUF")
-        os.truncate(path, (memory() or 0) + 2**30)  # takes no place on the disk
+        os.truncate(path, (memory_size() or 0) + 2**30)  # takes no place on the disk
     with pytest.raises(ConfigError, match="GiB of memory"):
         nbllm.complete("Hi", f"llamacpp/{path}")
 
@@ -121,7 +121,7 @@ def test_where_the_simulator_answers_no_file_is_read(folder):
 )
 def test_why_it_was_not_loaded(code, stderr, expected):
     """The first error that llama.cpp tells, else how it ended."""
-    assert expected == _why(code, stderr)
+    assert expected == _exit_reason(code, stderr)
 
 
 def test_the_program_needs_nothing_of_ours():
@@ -175,7 +175,7 @@ def test_every_model_has_the_shortest_name_that_means_it_alone(models):
         "local/page",
         "local/qwen3-4b-q4",
         "local/unsloth/gemma/gemma-3-1b",
-    ] == list(listed(row))
+    ] == list(list_model_files(row))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_every_model_has_the_shortest_name_that_means_it_alone(models):
 def test_a_name_means_a_file(name, file, models):
     """In any case, with its ending or without; of several parts the first."""
     route = registry(models).resolve(f"local/{name}")
-    assert (models / file).resolve() == path_of(route.provider, route.model).resolve()
+    assert (models / file).resolve() == model_path(route.provider, route.model).resolve()
 
 
 @pytest.mark.parametrize(
@@ -267,9 +267,9 @@ def placed(tmp_path, user="", project=""):
 def test_the_users_file_names_folders(tmp_path):
     """Beside itself, from home, or by a whole path."""
     route = placed(tmp_path, USER).resolve("local/m")
-    assert tmp_path / "home" / "mine" / "m.gguf" == path_of(route.provider, route.model)
+    assert tmp_path / "home" / "mine" / "m.gguf" == model_path(route.provider, route.model)
     route = placed(tmp_path, f'[provider.big]\nfolders = ["{tmp_path}/project/theirs"]\n').resolve("big/m")
-    assert tmp_path / "project" / "theirs" / "m.gguf" == path_of(route.provider, route.model)
+    assert tmp_path / "project" / "theirs" / "m.gguf" == model_path(route.provider, route.model)
 
 
 def test_a_projects_folder_waits_for_consent(tmp_path):
@@ -286,7 +286,7 @@ def test_a_projects_folder_waits_for_consent(tmp_path):
         assert name != auto.choose(found, lambda _url: False).provider.name
         consent = f'[allow]\n"http://127.0.0.1" = [{json.dumps(found.rows[name].pending_consent[0])}]\n'
         route = placed(tmp_path, consent + USER, text).resolve(f"{name}/m")
-        assert tmp_path / "project" / "theirs" / "m.gguf" == path_of(route.provider, route.model)
+        assert tmp_path / "project" / "theirs" / "m.gguf" == model_path(route.provider, route.model)
         with pytest.raises(ConfigError, match="changes where or how"):
             placed(tmp_path, consent + USER, text.replace("theirs", "../project")).resolve(
                 f"{name}/m"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbllm import Client
-from nbllm.agents.remote_protocol import AgentEvents
+from nbllm.agents.remote_protocol import RemoteDecoder
 from nbllm.core import errors
 from nbllm.core.calls import Frame, ProviderSpec
 from nbllm.core.events import Notice, Restarted, fold
@@ -462,7 +462,7 @@ JSON = st.recursive(
 
 @given(st.lists(JSON, max_size=5))
 def test_whatever_an_agent_sends_is_events_or_an_error_of_ours(values):
-    decoder, events = AgentEvents(ProviderSpec("remote/x", "a2a", "http://x")), []
+    decoder, events = RemoteDecoder(ProviderSpec("remote/x", "a2a", "http://x")), []
     try:
         for value in values:
             events += decoder.feed(Frame(json.dumps(value)))

@@ -11,8 +11,8 @@ import pydantic
 import pytest
 
 from nbllm import Client
-from nbllm.agents.base import fitting
-from nbllm.client.catalog import _models
+from nbllm.agents.base import fit_system_prompt
+from nbllm.client.catalog import _parse_models
 from nbllm.core import errors
 from nbllm.core.calls import Endpoint, Secret
 from nbllm.core.events import fold
@@ -376,19 +376,19 @@ def test_a_token_of_a_gateway_goes_as_a_bearer():
 )
 def test_a_list_of_models_is_read_in_every_form(listed, names):
     """Under either name, either of which may be null."""
-    assert names == [m.id for m in _models("p", listed)]
+    assert names == [m.id for m in _parse_models("p", listed)]
 
 
 def test_an_error_where_a_list_should_be_is_one():
     """With the server's words, though its status was 200."""
     with pytest.raises(errors.ProviderError, match="no key"):
-        list(_models("p", {"error": {"message": "no key"}}))
+        list(_parse_models("p", {"error": {"message": "no key"}}))
 
 
 def test_a_long_system_prompt_is_no_word_of_a_command():
     """It stands before the prompt, and comes through standard input."""
-    assert ("s", "p") == fitting("s", "p")
-    assert ("", f"{'s' * 200_000}\n\np") == fitting("s" * 200_000, "p")
+    assert ("s", "p") == fit_system_prompt("s", "p")
+    assert ("", f"{'s' * 200_000}\n\np") == fit_system_prompt("s" * 200_000, "p")
 
 
 @pytest.mark.parametrize("cli", ["claude", "codex", "gemini", "copilot", "opencode"])

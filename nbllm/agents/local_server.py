@@ -21,23 +21,23 @@ from ..core import errors
 from ..core.calls import HttpCall, LocalCall, ProcessCall, Trace, Transport
 from ..core.extras import require_packages
 from ..http.transport import HttpTransport, Reply
-from .model_files import check
+from .model_files import check_model_file
 from .process import Command, ProcessTransport
 
-_LOAD = 600.0  # seconds for a model to load
-_IDLE = 600.0  # seconds without a question after which it is ended
+_LOAD_TIMEOUT = 600.0  # seconds for a model to load
+_IDLE_TIME = 600.0  # seconds without a question after which it is ended
 CONTEXT = 8_192  # tokens that a model is given room for, where nobody says another number
 _PROGRAM = Path(__file__).with_name("local_program.py")
 _PASSES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "PYTHONPATH")
 _ERROR = re.compile(r"^[\d.]+ E +(?:\w+ +)?(.*)$")  # a line of llama.cpp's log that tells an error
-_SAID = 400  # characters of what it wrote, in a message
+_EXCERPT = 400  # characters of what it wrote, in a message
 
 
 def local_call(path: Path, call: Any) -> LocalCall:
     """The call for the model in a file. Raises ConfigError where the file is none, or the package is
     missing."""
     require_packages("A model in a file", "local", "xllamacpp")
-    check(path)
+    check_model_file(path)
     body = dict(call.body)
     context = body.pop("n_ctx", CONTEXT)
     if isinstance(context, bool) or not isinstance(context, int) or not 0 < context <= 2**24:
@@ -59,7 +59,7 @@ class _Server(msgspec.Struct):
     def __repr__(self) -> str:
         return f"_Server({self.address})"  # without its key
 
-    def awake(self) -> None:
+    def cancel_idle_timer(self) -> None:
         """Nothing ends it for being idle."""
         if self.idle is not None:
             self.idle.cancel()
@@ -68,7 +68,7 @@ class _Server(msgspec.Struct):
 class LocalTransport(Transport):
     """The servers of model files. Used on one event loop, over the connections of `http`."""
 
-    def __init__(self, http: HttpTransport, processes: ProcessTransport, idle: float = _IDLE) -> None:
+    def __init__(self, http: HttpTransport, processes: ProcessTransport, idle: float = _IDLE_TIME) -> None:
         self._http, self._processes, self._idle = http, processes, idle
         self._servers: dict[tuple[str, int], asyncio.Task[_Server]] = {}
 
@@ -78,7 +78,7 @@ class LocalTransport(Transport):
 
     def describe_wait(self, call: LocalCall) -> str:
         """See core.calls.Transport."""
-        return "" if self._running(call.key) else f"Loading {Path(call.file).name} on this machine."
+        return "" if self._running_server(call.key) else f"Loading {Path(call.file).name} on this machine."
 
     @asynccontextmanager
     async def open(self, call: LocalCall, trace: Trace, connect: float | None) -> AsyncIterator[Reply]:
@@ -88,7 +88,7 @@ class LocalTransport(Transport):
         began = time.perf_counter()
         server = await self._server(call)
         server.busy += 1
-        server.awake()
+        server.cancel_idle_timer()
         trace.address = server.address
         headers = {**call.http.headers, "Authorization": f"Bearer {server.key}"}
         sent = HttpCall(f"{server.address}/v1/chat/completions", headers, call.http.body)
@@ -100,11 +100,11 @@ class LocalTransport(Transport):
             server.busy -= 1
             if not server.busy:
                 loop = asyncio.get_running_loop()
-                server.idle = loop.call_later(self._idle, self._end, call.key)
+                server.idle = loop.call_later(self._idle, self._end_idle, call.key)
 
     async def _server(self, call: LocalCall) -> _Server:
         task = self._servers.get(call.key)
-        if task is None or (task.done() and self._running(call.key) is None):
+        if task is None or (task.done() and self._running_server(call.key) is None):
             task = self._servers[call.key] = asyncio.create_task(self._start(call))
             task.add_done_callback(lambda t: t.cancelled() or t.exception())  # nobody may be waiting
         try:
@@ -116,36 +116,36 @@ class LocalTransport(Transport):
                 f"{Path(call.file).name} was unloaded before it had loaded.", hint="Ask again to load it."
             ) from None
 
-    def _running(self, key: tuple[str, int]) -> _Server | None:
+    def _running_server(self, key: tuple[str, int]) -> _Server | None:
         """A server that is loaded and runs."""
         task = self._servers.get(key)
         if task is None or not task.done() or task.cancelled() or task.exception() is not None:
             return None
         return task.result() if task.result().command.process.returncode is None else None
 
-    def _end(self, key: tuple[str, int]) -> None:
+    def _end_idle(self, key: tuple[str, int]) -> None:
         """Ends an idle server."""
-        if (server := self._running(key)) is not None and not server.busy:
-            self._ending = asyncio.create_task(self._let_go([key]))
+        if (server := self._running_server(key)) is not None and not server.busy:
+            self._ending = asyncio.create_task(self._close_servers([key]))
 
     async def unload(self, file: str | None = None) -> list[str]:
         """Ends the servers of a file, or all, also those that still load; gives the files' names. Raises
         ConfigError where one is answering."""
         keys = [key for key in self._servers if file in (None, key[0])]
-        if any(server is not None and server.busy for server in map(self._running, keys)):
+        if any(server is not None and server.busy for server in map(self._running_server, keys)):
             raise errors.ConfigError(
                 "The model is answering.", hint="Stop the answer first, or wait for it: %llm stop"
             )
-        await self._let_go(keys)
+        await self._close_servers(keys)
         return [Path(name).name for name, _ in keys]
 
-    async def _let_go(self, keys: list[tuple[str, int]]) -> None:
-        ending = [server for key in keys if (server := self._running(key)) is not None]
+    async def _close_servers(self, keys: list[tuple[str, int]]) -> None:
+        ending = [server for key in keys if (server := self._running_server(key)) is not None]
         tasks = [self._servers.pop(key) for key in keys]
         for task in tasks:
             task.cancel()
         for server in ending:
-            server.awake()
+            server.cancel_idle_timer()
         await asyncio.gather(*tasks, *(s.command.close() for s in ending), return_exceptions=True)
 
     async def _start(self, call: LocalCall) -> _Server:
@@ -154,13 +154,13 @@ class LocalTransport(Transport):
             ProcessCall((sys.executable, "-P", str(_PROGRAM)), passthrough_env=_PASSES)
         )
         asked = {"path": call.file, "name": Path(call.file).stem, "key": key, "context": call.context}
-        why = f"in {_LOAD:g} s"
+        why = f"in {_LOAD_TIMEOUT:g} s"
         try:
             await command.write(json.dumps(asked) + "\n")
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOAD):
-                    address = await _address(command)
-                    why = "" if address else _why(await command.gone(), command.stderr)
+                async with asyncio.timeout(_LOAD_TIMEOUT):
+                    address = await _read_address(command)
+                    why = "" if address else _exit_reason(await command.wait_for_exit(), command.stderr)
         except BaseException:
             await command.stop()
             raise
@@ -174,17 +174,17 @@ class LocalTransport(Transport):
 
     async def close(self) -> None:
         """Ends all servers."""
-        await self._let_go(list(self._servers))
+        await self._close_servers(list(self._servers))
 
 
-def _why(code: int | None, stderr: str) -> str:
+def _exit_reason(code: int | None, stderr: str) -> str:
     """Why a program ended, in llama.cpp's own words where it has some."""
     told = next((m[1].strip(": ") for m in map(_ERROR.search, stderr.splitlines()) if m), "")
     how = f"signal {-code} ended it" if code and code < 0 else f"exit {code}"
-    return f"({told[:_SAID] or how})"
+    return f"({told[:_EXCERPT] or how})"
 
 
-async def _address(command: Command) -> str:
+async def _read_address(command: Command) -> str:
     """Where the program says that it listens, "" where it ended before. What llama.cpp itself writes is
     passed over."""
     async for lines, _, _ in command.lines():

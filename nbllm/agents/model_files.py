@@ -17,12 +17,12 @@ import msgspec
 from ..core import errors
 from ..core.calls import ProviderSpec
 
-_DEPTH = 5  # folders below a folder of models; LM Studio has two, the cache of Hugging Face three
-_MOST = 20_000  # entries that are looked at in one folder
+_MAX_DEPTH = 5  # folders below a folder of models; LM Studio has two, the cache of Hugging Face three
+_MAX_ENTRIES = 20_000  # entries that are looked at in one folder
 _PART = re.compile(r"-(\d{5})-of-\d{5}$")  # of a model in several files, which the first stands for
-_TRIED = 20  # newest files, among which one is looked for that can be talked to
-_HEAD = 32 * 2**20  # bytes at a file's beginning in which its facts stand
-_SHOWN = 3  # names in a message
+_MAX_TRIED = 20  # newest files, among which one is looked for that can be talked to
+_HEAD_SIZE = 32 * 2**20  # bytes at a file's beginning in which its facts stand
+_MAX_SHOWN = 3  # names in a message
 
 
 class ModelFile(msgspec.Struct, frozen=True):
@@ -30,7 +30,7 @@ class ModelFile(msgspec.Struct, frozen=True):
 
     path: Path
     names: tuple[str, ...]
-    changed: float
+    modified: float
 
     @classmethod
     def of(cls, path: Path, folder: str) -> ModelFile:
@@ -40,7 +40,7 @@ class ModelFile(msgspec.Struct, frozen=True):
         return cls(path, names, path.stat().st_mtime)
 
 
-def listed(row: ProviderSpec) -> dict[str, ModelFile]:
+def list_model_files(row: ProviderSpec) -> dict[str, ModelFile]:
     """The models in a row's folders, by the full name of each: its shortest that means no other."""
     found: dict[Path, ModelFile] = {}
     for folder in row.folders:
@@ -52,10 +52,10 @@ def listed(row: ProviderSpec) -> dict[str, ModelFile]:
                     same, names=tuple(dict.fromkeys(same.names + file.names))
                 )
     shared = Counter(name for file in found.values() for name in {n.lower() for n in file.names})
-    return dict(sorted((_full(row, file, shared), file) for file in found.values()))
+    return dict(sorted((_full_name(row, file, shared), file) for file in found.values()))
 
 
-def _full(row: ProviderSpec, file: ModelFile, shared: Counter[str]) -> str:
+def _full_name(row: ProviderSpec, file: ModelFile, shared: Counter[str]) -> str:
     own = next((n for n in file.names if shared[n.lower()] == 1), None)
     return f"llamacpp/{file.path}" if own is None else f"{row.name}/{own}"
 
@@ -65,7 +65,7 @@ def _files(folder: str) -> Iterator[Path]:
     for place, inner, names in os.walk(folder):
         seen += len(names) + len(inner)
         deep = len(Path(place).relative_to(folder).parts)
-        inner[:] = sorted(inner) if deep < _DEPTH and seen < _MOST else []
+        inner[:] = sorted(inner) if deep < _MAX_DEPTH and seen < _MAX_ENTRIES else []
         for name in sorted(names):
             stem, kind = os.path.splitext(name)
             part = _PART.search(stem)
@@ -73,75 +73,76 @@ def _files(folder: str) -> Iterator[Path]:
                 yield Path(place, name)
 
 
-def path_of(row: ProviderSpec, name: str) -> Path | None:
+def model_path(row: ProviderSpec, name: str) -> Path | None:
     """The file that a model's name means: of a row with folders, one in these (see find); of llama.cpp's, a
     path that ends in .gguf, or a file of that name here. None for a server's own name."""
     if row.folders:
-        return find(row, name)
+        return find_model(row, name)
     if row.name != "llamacpp" or not name.lower().endswith(".gguf"):
         return None
     path = Path(name).expanduser()
     return path.absolute() if path.is_file() or "/" in name or os.sep in name else None
 
 
-def find(row: ProviderSpec, name: str) -> Path:
+def find_model(row: ProviderSpec, name: str) -> Path:
     """The file in a row's folders that a name means. Raises ConfigError for none, with the nearest names, and
     for several."""
-    models, asked = listed(row), re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE).lower()
+    models, asked = list_model_files(row), re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE).lower()
     meant = [full for full, file in models.items() if asked in map(str.lower, file.names)]
     if len(meant) == 1:
         return models[meant[0]].path
     if meant:
         raise errors.ConfigError(
-            f"{row.name}/{name} means {len(meant)} files.", hint=f"Name one: {' or '.join(meant[:_SHOWN])}."
+            f"{row.name}/{name} means {len(meant)} files.",
+            hint=f"Name one: {' or '.join(meant[:_MAX_SHOWN])}.",
         )
-    near = [full for full in models if asked in full.lower()][:_SHOWN]
+    near = [full for full in models if asked in full.lower()][:_MAX_SHOWN]
     short = {file.names[0].lower(): full for full, file in models.items()}
-    near = near or [short[n] for n in errors.similar_names(asked.rpartition("/")[2], short, _SHOWN)]
+    near = near or [short[n] for n in errors.similar_names(asked.rpartition("/")[2], short, _MAX_SHOWN)]
     raise errors.ConfigError(
         f"No model file is called {name!r}.",
         hint=f"Did you mean {' or '.join(near)}?"
         if near
-        else f"`%llm models {row.name}` lists those in {_where(row)}.",
+        else f"`%llm models {row.name}` lists those in {_folder_names(row)}.",
     )
 
 
-def _where(row: ProviderSpec) -> str:
+def _folder_names(row: ProviderSpec) -> str:
     """A row's folders, those that are there alone where some are."""
     return ", ".join([f for f in row.folders if os.path.isdir(f)] or row.folders)
 
 
-def lacks(row: ProviderSpec) -> str:
+def local_model_problem(row: ProviderSpec) -> str:
     """Why no model in a row's folders can be asked, "" where one can."""
     if find_spec("xllamacpp") is None:
         return "xllamacpp is not installed (pip install 'nbllm[local]')"
-    return "" if listed(row) else f"no .gguf file in {_where(row)}"
+    return "" if list_model_files(row) else f"no .gguf file in {_folder_names(row)}"
 
 
-def newest(row: ProviderSpec) -> tuple[str, Path | None]:
+def newest_model(row: ProviderSpec) -> tuple[str, Path | None]:
     """The newest file in a row's folders that can be talked to here, by name: it has a template for
     conversations, is no model of embeddings, and fits into memory. ("", None) for none."""
     if find_spec("xllamacpp") is None:
         return "", None
-    files = sorted(listed(row).items(), key=lambda item: -item[1].changed)[:_TRIED]
-    own = ((name, f.path) for name, f in files if name.startswith(f"{row.name}/") and _talks(f.path))
+    files = sorted(list_model_files(row).items(), key=lambda item: -item[1].modified)[:_MAX_TRIED]
+    own = ((name, f.path) for name, f in files if name.startswith(f"{row.name}/") and _is_chat_model(f.path))
     full, path = next(own, ("", None))
     return full.removeprefix(f"{row.name}/"), path
 
 
-def _talks(path: Path) -> bool:
+def _is_chat_model(path: Path) -> bool:
     try:
-        check(path)
+        check_model_file(path)
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as head:
             return (
-                head.find(b"tokenizer.chat_template", 0, _HEAD) > 0
-                and head.find(b".pooling_type", 0, _HEAD) < 0
+                head.find(b"tokenizer.chat_template", 0, _HEAD_SIZE) > 0
+                and head.find(b".pooling_type", 0, _HEAD_SIZE) < 0
             )
     except (errors.ConfigError, OSError, ValueError):
         return False
 
 
-def check(path: Path) -> None:
+def check_model_file(path: Path) -> None:
     """Raises ConfigError for a file that cannot be a model here."""
     try:
         with path.open("rb") as file:
@@ -156,14 +157,14 @@ def check(path: Path) -> None:
             f"{path.name} is no GGUF file, whatever its name says.",
             hint="Download it again: a page or a pointer of Git LFS may have been kept in its place.",
         )
-    if (has := memory()) and size > has:
+    if (has := memory_size()) and size > has:
         raise errors.ConfigError(
             f"{path.name} has {size / 2**30:.1f} GiB, and this machine {has / 2**30:.1f} GiB of memory.",
             hint="Take a smaller model, or one with smaller numbers (Q4).",
         )
 
 
-def memory() -> int | None:
+def memory_size() -> int | None:
     """Bytes of this machine's memory, None where it does not tell."""
     with suppress(AttributeError, ValueError, OSError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

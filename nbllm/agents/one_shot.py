@@ -29,202 +29,204 @@ from ..core import errors
 from ..core.calls import Dialect, Endpoint, Frame, ProcessCall, Secret
 from ..core.events import Event, FinishReason, Notice, ReasoningDelta
 from ..core.messages import Request
-from ..dialects._json import items, obj
+from ..dialects._json import count, items, obj
 from .base import (
-    Lines,
-    call,
-    content,
-    count,
-    failure,
-    fitting,
-    names,
-    number,
-    options,
-    outcome,
-    parsed,
-    passed,
-    report,
-    status,
-    text,
-    texts,
-    total,
+    AgentDecoder,
+    add_counts,
+    agent_error,
+    allowed_passthrough,
+    as_number,
+    as_status,
+    as_text,
+    build_process_call,
+    check_options,
+    fit_system_prompt,
+    result_content,
+    split_names,
+    system_and_prompt,
+    tool_outcome,
+    usage_report,
 )
-from .json_lines import ANSI
+from .json_lines import ANSI, parse_object
 
-_QUIET = {
+_QUIET_ENV = {
     "DISABLE_AUTOUPDATER": "1",
     "DISABLE_TELEMETRY": "1",
     "DISABLE_ERROR_REPORTING": "1",
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
 }
-_HOPELESS = (401, 403, 404)  # the CLI would go on asking for a minute; the answer will not change
+_PERMANENT = (401, 403, 404)  # the CLI would go on asking for a minute; the answer will not change
 
 
 def gateway_error(
     status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
 ) -> errors.ProviderError:
     """The error of a gateway that speaks through a command, which has no HTTP answer of its own."""
-    return failure(status, body.decode("utf-8", "replace"), provider)
+    return agent_error(status, body.decode("utf-8", "replace"), provider)
 
 
 # --- claude ---
 
 
-_ENDS: dict[str, FinishReason] = {
+_FINISH_REASONS: dict[str, FinishReason] = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
     "refusal": "content_filter",
 }
 
 
-class ClaudeLines(Lines):
+class ClaudeDecoder(AgentDecoder):
     """stream-json with partial messages: raw Anthropic events within, one result at the end."""
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
         self._streamed: set[str] = set()
-        self._whole = ""  # the text that the CLI said last that a part holds
+        self._last_text = ""  # the text that the CLI said last that a part holds
         self._error = ""
         self._denied: dict[str, Any] = {}  # the tools that were refused
-        self._call: tuple[str, Any, list[str]] | None = None  # a tool's call that comes in pieces
+        self._tool_call: tuple[str, Any, list[str]] | None = None  # a tool's call that comes in pieces
 
-    def _line(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _handle(self, value: dict[str, Any]) -> Iterator[Event]:
         kind, sub = value.get("type"), value.get("subtype")
-        if parent := text(value.get("parent_tool_use_id")):
-            yield from self._inner(parent, obj(value.get("message")))
+        if parent := as_text(value.get("parent_tool_use_id")):
+            yield from self._subagent(parent, obj(value.get("message")))
         elif kind == "system" and sub == "init":
-            yield from self._started(value.get("session_id"), value.get("model"))
+            yield from self._emit_started(value.get("session_id"), value.get("model"))
         elif kind == "system" and sub == "api_retry":
-            yield from self._retry(value)
+            yield from self._handle_retry(value)
         elif kind == "system" and sub == "permission_denied":
-            self._denied[text(value.get("tool_use_id"))] = value
-            yield from self._tool_end(
-                text(value.get("tool_use_id")), value.get("message"), "refused", value.get("tool_name")
+            self._denied[as_text(value.get("tool_use_id"))] = value
+            yield from self._emit_tool_end(
+                as_text(value.get("tool_use_id")), value.get("message"), "refused", value.get("tool_name")
             )
         elif kind == "stream_event":
-            yield from self._event(obj(value.get("event")))
+            yield from self._handle_event(obj(value.get("event")))
         elif kind == "assistant":
-            yield from self._assistant(obj(value.get("message")), value)
+            yield from self._handle_assistant(obj(value.get("message")), value)
         elif kind == "user":
-            yield from self._results(obj(value.get("message")), value)
+            yield from self._tool_results(obj(value.get("message")), value)
         elif kind == "result":
-            yield from self._result(value)
+            yield from self._handle_result(value)
 
-    def _inner(self, parent: str, message: dict[str, Any]) -> Iterator[Event]:
+    def _subagent(self, parent: str, message: dict[str, Any]) -> Iterator[Event]:
         """What a sub-agent says and does is no part of the answer: it is told beside it."""
         for block in items(message.get("content")):
             if block.get("type") == "tool_use":
-                yield from self._tool(
-                    text(block.get("id")), block.get("name"), block.get("input"), parent=parent
+                yield from self._emit_tool(
+                    as_text(block.get("id")), block.get("name"), block.get("input"), parent=parent
                 )
             elif block.get("type") == "text" and message.get("role") != "user":
-                yield Notice("server_tool", "sub-agent", {"parent": parent, "text": text(block.get("text"))})
-        yield from self._results(message, {})
+                yield Notice(
+                    "server_tool", "sub-agent", {"parent": parent, "text": as_text(block.get("text"))}
+                )
+        yield from self._tool_results(message, {})
 
-    def _results(self, message: dict[str, Any], value: dict[str, Any]) -> Iterator[Event]:
-        notes = {text(m.get("id")): m for m in items(value.get("tool_result_meta"))}
+    def _tool_results(self, message: dict[str, Any], value: dict[str, Any]) -> Iterator[Event]:
+        notes = {as_text(m.get("id")): m for m in items(value.get("tool_result_meta"))}
         for block in items(message.get("content")):
             if block.get("type") == "tool_result":
-                ident = text(block.get("tool_use_id"))
+                ident = as_text(block.get("tool_use_id"))
                 denied = ident in self._denied or bool(obj(notes.get(ident)).get("non_execution_kind"))
-                word = outcome(failed=bool(block.get("is_error")), denied=denied)
-                yield from self._tool_end(ident, content(block.get("content")), word)
+                word = tool_outcome(failed=bool(block.get("is_error")), denied=denied)
+                yield from self._emit_tool_end(ident, result_content(block.get("content")), word)
 
-    def _retry(self, value: dict[str, Any]) -> Iterator[Event]:
-        code, why = status(value.get("error_status")), text(value.get("error"))
-        if code in _HOPELESS:
-            raise failure(code, (why or "refused").replace("_", " "), self.provider, value)
+    def _handle_retry(self, value: dict[str, Any]) -> Iterator[Event]:
+        code, why = as_status(value.get("error_status")), as_text(value.get("error"))
+        if code in _PERMANENT:
+            raise agent_error(code, (why or "refused").replace("_", " "), self.provider, value)
         yield Notice(
             "retry",
-            f"{self.provider.label} asks again ({text(value.get('attempt'))} of "
-            f"{text(value.get('max_retries'))}): {why}.",
+            f"{self.provider.label} asks again ({as_text(value.get('attempt'))} of "
+            f"{as_text(value.get('max_retries'))}): {why}.",
             value,
         )
 
-    def _event(self, event: dict[str, Any]) -> Iterator[Event]:
+    def _handle_event(self, event: dict[str, Any]) -> Iterator[Event]:
         kind, delta = event.get("type"), obj(event.get("delta"))
         if kind == "message_start":
-            yield from self._again("The CLI asked again after a broken stream.")
-            self._streamed.add(text(obj(event.get("message")).get("id")))
-            self._whole = ""
+            yield from self._restart("The CLI asked again after a broken stream.")
+            self._streamed.add(as_text(obj(event.get("message")).get("id")))
+            self._last_text = ""
         elif kind == "content_block_start":
-            block, self._block, self._whole = obj(event.get("content_block")), len(self._open), ""
-            self._call = (
-                (text(block.get("id")), block.get("name"), []) if block.get("type") == "tool_use" else None
+            block, self._part_start, self._last_text = obj(event.get("content_block")), len(self._pieces), ""
+            self._tool_call = (
+                (as_text(block.get("id")), block.get("name"), []) if block.get("type") == "tool_use" else None
             )
-        elif delta.get("type") == "input_json_delta" and self._call:
-            self._call[2].append(text(delta.get("partial_json")))
-        elif kind == "content_block_stop" and self._call:
-            ident, name, pieces = self._call
-            raw, self._call = "".join(pieces), None
-            yield from self._tool(ident, name, parsed(raw) or raw)
+        elif delta.get("type") == "input_json_delta" and self._tool_call:
+            self._tool_call[2].append(as_text(delta.get("partial_json")))
+        elif kind == "content_block_stop" and self._tool_call:
+            ident, name, pieces = self._tool_call
+            raw, self._tool_call = "".join(pieces), None
+            yield from self._emit_tool(ident, name, parse_object(raw) or raw)
         elif delta.get("type") == "text_delta":
-            yield from self._say(text(delta.get("text")))
+            yield from self._emit_text(as_text(delta.get("text")))
         elif delta.get("type") == "thinking_delta" and delta.get("thinking"):
-            yield ReasoningDelta(text(delta["thinking"]))
+            yield ReasoningDelta(as_text(delta["thinking"]))
         elif delta.get("type") == "signature_delta":
-            yield ReasoningDelta("", signature=text(delta.get("signature")) or None)
+            yield ReasoningDelta("", signature=as_text(delta.get("signature")) or None)
         elif kind == "message_delta" and delta.get("stop_reason"):
-            self._complete()
+            self._end_message()
 
-    def _assistant(self, message: dict[str, Any], value: dict[str, Any]) -> Iterator[Event]:
-        said = "".join(text(b.get("text")) for b in items(message.get("content")) if b.get("type") == "text")
+    def _handle_assistant(self, message: dict[str, Any], value: dict[str, Any]) -> Iterator[Event]:
+        said = "".join(
+            as_text(b.get("text")) for b in items(message.get("content")) if b.get("type") == "text"
+        )
         if message.get("model") == "<synthetic>" or value.get("error"):
-            self._error = said or text(value.get("error"))
+            self._error = said or as_text(value.get("error"))
             return
         for block in items(message.get("content")):
             if block.get("type") == "tool_use":
-                yield from self._tool(text(block.get("id")), block.get("name"), block.get("input"))
-        if text(message.get("id")) not in self._streamed:
-            yield from self._again("The CLI asked again after a broken stream.")
-            yield from self._say(said)
-            self._complete()
-        elif said != self._whole:
-            self._whole = said
-            yield from self._compared(said)
+                yield from self._emit_tool(as_text(block.get("id")), block.get("name"), block.get("input"))
+        if as_text(message.get("id")) not in self._streamed:
+            yield from self._restart("The CLI asked again after a broken stream.")
+            yield from self._emit_text(said)
+            self._end_message()
+        elif said != self._last_text:
+            self._last_text = said
+            yield from self._complete_part(said)
 
-    def _result(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _handle_result(self, value: dict[str, Any]) -> Iterator[Event]:
         for denied in items(value.get("permission_denials")):
-            yield from self._tool_end(
-                text(denied.get("tool_use_id")),
+            yield from self._emit_tool_end(
+                as_text(denied.get("tool_use_id")),
                 None,
                 "refused",
                 denied.get("tool_name"),
                 denied.get("tool_input"),
             )
         if not value.get("is_error"):
-            yield from self._result_text(text(value.get("result")))
-        yield from self._usage(value)
+            yield from self._check_result_text(as_text(value.get("result")))
+        yield from self._emit_usage(value)
         self.done = True
         ended, stopped, more = (
-            text(value.get("terminal_reason")),
-            text(value.get("stop_reason")),
+            as_text(value.get("terminal_reason")),
+            as_text(value.get("stop_reason")),
             value.get("errors"),
         )
         if value.get("subtype") == "error_max_turns":
-            self._end("other", "max_turns")
+            self._set_finished("other", "max_turns")
         elif ended.startswith("aborted"):
-            self._end("cancelled", ended)
-        elif value.get("is_error") or text(value.get("subtype")).startswith("error"):
+            self._set_finished("cancelled", ended)
+        elif value.get("is_error") or as_text(value.get("subtype")).startswith("error"):
             told = (
                 self._error
-                or text(value.get("result"))
-                or "; ".join(map(text, more if isinstance(more, list) else ()))
-                or text(value.get("subtype"))
+                or as_text(value.get("result"))
+                or "; ".join(map(as_text, more if isinstance(more, list) else ()))
+                or as_text(value.get("subtype"))
             )
-            raise failure(status(value.get("api_error_status")), told, self.provider, value)
+            raise agent_error(as_status(value.get("api_error_status")), told, self.provider, value)
         else:
-            self._end(_ENDS.get(stopped, "stop"), stopped or None)
+            self._set_finished(_FINISH_REASONS.get(stopped, "stop"), stopped or None)
 
-    def _usage(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _emit_usage(self, value: dict[str, Any]) -> Iterator[Event]:
         u = obj(value.get("usage"))
         read, written = count(u.get("cache_read_input_tokens")), count(u.get("cache_creation_input_tokens"))
-        dollars = number(value.get("total_cost_usd"))
+        dollars = as_number(value.get("total_cost_usd"))
         cost = {"cost": dollars} if dollars else {}
         thought = count(obj(u.get("output_tokens_details")).get("thinking_tokens"))
         if u:
-            yield report(
-                total(count(u.get("input_tokens")), read, written),
+            yield usage_report(
+                add_counts(count(u.get("input_tokens")), read, written),
                 count(u.get("output_tokens")),
                 {**u, **cost},
                 cache_read_tokens=read,
@@ -236,16 +238,16 @@ class ClaudeLines(Lines):
             data={
                 k: value[k]
                 for k in ("duration_ms", "duration_api_ms", "ttft_ms")
-                if number(value.get(k)) is not None
+                if as_number(value.get(k)) is not None
             },
         )
 
 
-def claude(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
+def encode_claude(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
     """`claude -p`; no tools, no settings, no session on disk, unless asked for."""
-    own = options(request, provider, ("max_turns", "allowed_tools", "permission_mode", "cwd"))
-    system, prompt = texts(request, provider)
-    tools = own.get("allowed_tools") or []
+    extra = check_options(request, provider, ("max_turns", "allowed_tools", "permission_mode", "cwd"))
+    system, prompt = system_and_prompt(request, provider)
+    tools = extra.get("allowed_tools") or []
     words = [
         "-p",
         "--output-format",
@@ -257,21 +259,21 @@ def claude(request: Request, provider: Endpoint, key: Secret | None) -> ProcessC
         "--setting-sources",
         "",
         "--tools",
-        ",".join(names(tools)),
+        ",".join(split_names(tools)),
         "--permission-mode",
-        str(own.get("permission_mode") or "default"),
+        str(extra.get("permission_mode") or "default"),
     ]
-    words += [f"--allowedTools={','.join(names(tools))}"] if tools else []
+    words += [f"--allowedTools={','.join(split_names(tools))}"] if tools else []
     words += ["--model", request.model] if request.model else []
     words += ["--system-prompt-file", "{tmp}/system.md"]
-    words += ["--max-turns", str(own["max_turns"])] if own.get("max_turns") else []
-    return call(
+    words += ["--max-turns", str(extra["max_turns"])] if extra.get("max_turns") else []
+    return build_process_call(
         provider,
         words,
         prompt,
         key,
-        env={**_QUIET, "CLAUDE_CODE_MAX_RETRIES": "2"},
-        cwd=own.get("cwd"),
+        env={**_QUIET_ENV, "CLAUDE_CODE_MAX_RETRIES": "2"},
+        cwd=extra.get("cwd"),
         inputs={"system.md": system or "You are a helpful assistant."},
     )
 
@@ -279,7 +281,7 @@ def claude(request: Request, provider: Endpoint, key: Secret | None) -> ProcessC
 # --- gemini ---
 
 
-class GeminiLines(Lines):
+class GeminiDecoder(AgentDecoder):
     """stream-json: deltas of the assistant, one result. It marks no retry, so a pause and the same first
     words tell of one."""
 
@@ -288,74 +290,78 @@ class GeminiLines(Lines):
         self._first, self._last_at = "", 0.0
         self._looped = False
 
-    def _line(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _handle(self, value: dict[str, Any]) -> Iterator[Event]:
         kind = value.get("type")
         if kind == "init":
-            yield from self._started(value.get("session_id"), value.get("model"))
+            yield from self._emit_started(value.get("session_id"), value.get("model"))
         elif kind == "message" and value.get("role") == "assistant":
-            yield from self._delta(text(content(value.get("content"))), _seconds(value.get("timestamp")))
-        elif kind == "tool_use":
-            self._complete()
-            self._first = ""
-            yield from self._tool(text(value.get("tool_id")), value.get("tool_name"), value.get("parameters"))
-        elif kind == "tool_result":
-            error, ident = obj(value.get("error")), text(value.get("tool_id"))
-            word = outcome(
-                failed=value.get("status") == "error", denied=bool(_DENIED.search(text(error.get("type"))))
+            yield from self._handle_delta(
+                as_text(result_content(value.get("content"))), _epoch_seconds(value.get("timestamp"))
             )
-            yield from self._tool_end(ident, value.get("output") or error.get("message"), word)
+        elif kind == "tool_use":
+            self._end_message()
+            self._first = ""
+            yield from self._emit_tool(
+                as_text(value.get("tool_id")), value.get("tool_name"), value.get("parameters")
+            )
+        elif kind == "tool_result":
+            error, ident = obj(value.get("error")), as_text(value.get("tool_id"))
+            word = tool_outcome(
+                failed=value.get("status") == "error", denied=bool(_DENIED.search(as_text(error.get("type"))))
+            )
+            yield from self._emit_tool_end(ident, value.get("output") or error.get("message"), word)
         elif kind == "error":
-            told = text(value.get("message"))
+            told = as_text(value.get("message"))
             self._looped = self._looped or "loop" in told.lower()
             yield Notice("warning", told, value)
         elif kind == "result":
-            yield from self._result(value)
+            yield from self._handle_result(value)
 
-    def _delta(self, words: str, at: float) -> Iterator[Event]:
-        if self._open and words == self._first and at - self._last_at >= 1.0:
-            yield from self._again("The CLI asked again after a broken stream.")
+    def _handle_delta(self, words: str, at: float) -> Iterator[Event]:
+        if self._pieces and words == self._first and at - self._last_at >= 1.0:
+            yield from self._restart("The CLI asked again after a broken stream.")
         self._first = self._first or words
         self._last_at = at
-        yield from self._say(words)
+        yield from self._emit_text(words)
 
-    def _result(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _handle_result(self, value: dict[str, Any]) -> Iterator[Event]:
         stats = obj(value.get("stats"))
         self.done = True
         if value.get("status") != "success":
-            raise failure(None, value.get("error"), self.provider, value)
+            raise agent_error(None, value.get("error"), self.provider, value)
         if stats:
-            yield report(
+            yield usage_report(
                 count(stats.get("input_tokens")),
                 count(stats.get("output_tokens")),
                 stats,
                 cache_read_tokens=count(stats.get("cached")),
             )
-        self._end("other" if self._looped else "stop", "loop detected" if self._looped else None)
+        self._set_finished("other" if self._looped else "stop", "loop detected" if self._looped else None)
 
 
-def _seconds(value: Any) -> float:
+def _epoch_seconds(value: Any) -> float:
     try:
-        return datetime.fromisoformat(text(value)[:40].replace("Z", "+00:00")).timestamp()
+        return datetime.fromisoformat(as_text(value)[:40].replace("Z", "+00:00")).timestamp()
     except (ValueError, OverflowError):
         return 0.0
 
 
-def gemini(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
+def encode_gemini(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
     """`gemini -o stream-json`, the prompt on standard input."""
-    own = options(request, provider, ("allowed_tools", "permission_mode", "cwd", "trust"))
-    system, prompt = texts(request, provider)
+    extra = check_options(request, provider, ("allowed_tools", "permission_mode", "cwd", "trust"))
+    system, prompt = system_and_prompt(request, provider)
     words = [
         "-o",
         "stream-json",
         *(["-m", request.model] if request.model else []),
         "--approval-mode",
-        str(own.get("permission_mode") or "default"),
+        str(extra.get("permission_mode") or "default"),
     ]
     words += ["--admin-policy", "{tmp}/policy.toml"]
     rules = ['[[rule]]\ntoolName = "*"\ndecision = "deny"\npriority = 998\n']
     rules += [
         f'[[rule]]\ntoolName = {json.dumps(t)}\ndecision = "allow"\npriority = 999\n'
-        for t in names(own.get("allowed_tools") or [])
+        for t in split_names(extra.get("allowed_tools") or [])
     ]
     inputs = {"system.md": system or "You are a helpful assistant.", "policy.toml": "\n".join(rules)}
     env = {
@@ -364,33 +370,33 @@ def gemini(request: Request, provider: Endpoint, key: Secret | None) -> ProcessC
         "GEMINI_TELEMETRY_ENABLED": "false",
         "GEMINI_SYSTEM_MD": "{tmp}/system.md",
     }
-    return call(provider, words, prompt, key, env=env, cwd=own.get("cwd"), inputs=inputs)
+    return build_process_call(provider, words, prompt, key, env=env, cwd=extra.get("cwd"), inputs=inputs)
 
 
 # --- codex ---
 
 
-class CodexLines(Lines):
+class CodexDecoder(AgentDecoder):
     """Items that are completed, no deltas: no time to first token can be told."""
 
     non_streaming = True
 
-    def _line(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _handle(self, value: dict[str, Any]) -> Iterator[Event]:
         kind, item = value.get("type"), obj(value.get("item"))
         if kind == "thread.started":
-            yield from self._started(value.get("thread_id"), None)
+            yield from self._emit_started(value.get("thread_id"), None)
         elif kind in ("item.started", "item.completed"):
-            told = text(item.get("type")) or text(item.get("item_type"))  # of codex before 0.44
-            yield from self._item(_OLD.get(told, told), item, completed=kind == "item.completed")
+            told = as_text(item.get("type")) or as_text(item.get("item_type"))  # of codex before 0.44
+            yield from self._handle_item(_OLD_TYPES.get(told, told), item, completed=kind == "item.completed")
         elif kind == "error":
-            told = text(value.get("message"))
+            told = as_text(value.get("message"))
             found = re.search(r"status (\d{3})", told)
-            if found and int(found[1]) in _HOPELESS:
-                raise failure(int(found[1]), told, self.provider, value)
+            if found and int(found[1]) in _PERMANENT:
+                raise agent_error(int(found[1]), told, self.provider, value)
             yield Notice("retry", told, value)
         elif kind == "turn.completed":
             u = obj(value.get("usage"))
-            yield report(
+            yield usage_report(
                 count(u.get("input_tokens")),
                 count(u.get("output_tokens")),
                 u,
@@ -399,71 +405,83 @@ class CodexLines(Lines):
                 reasoning_tokens=count(u.get("reasoning_output_tokens")),
             )
             self.done = True
-            self._end("stop")
+            self._set_finished("stop")
         elif kind == "turn.failed":
             self.done = True
-            raise failure(None, value.get("error"), self.provider, value)
+            raise agent_error(None, value.get("error"), self.provider, value)
 
-    def _item(self, kind: str, item: dict[str, Any], *, completed: bool) -> Iterator[Event]:
+    def _handle_item(self, kind: str, item: dict[str, Any], *, completed: bool) -> Iterator[Event]:
         if kind == "agent_message" and completed:
-            yield from self._paragraph(text(item.get("text")))
-            self._complete()
+            yield from self._emit_paragraph(as_text(item.get("text")))
+            self._end_message()
         elif kind == "reasoning" and completed:
-            yield ReasoningDelta(text(item.get("text")))
+            yield ReasoningDelta(as_text(item.get("text")))
         elif kind == "error":
-            yield Notice("warning", text(item.get("message")), item)
+            yield Notice("warning", as_text(item.get("message")), item)
         elif kind not in ("agent_message", "reasoning"):
-            yield from codex_item(self, kind, item, completed=completed)
+            yield from emit_codex_item(self, kind, item, completed=completed)
 
 
-_OLD = {"assistant_message": "agent_message"}
+_OLD_TYPES = {"assistant_message": "agent_message"}
 
 
-def codex_item(lines: Lines, kind: str, item: Mapping[str, Any], *, completed: bool) -> Iterator[Event]:
+def emit_codex_item(
+    lines: AgentDecoder, kind: str, item: Mapping[str, Any], *, completed: bool
+) -> Iterator[Event]:
     """What codex does by itself: a command, a change of files, a call of an MCP server's tool, a search."""
-    ident, name = text(item.get("id")), text(item.get("tool")) or kind
+    ident, name = as_text(item.get("id")), as_text(item.get("tool")) or kind
     given = item.get("arguments")
     if given is None:
-        given = {k: v for k, v in item.items() if k not in _OF_RESULT}
+        given = {k: v for k, v in item.items() if k not in _NOT_ARGUMENTS}
     if not completed:
-        yield from lines._tool(ident, name, given)
+        yield from lines._emit_tool(ident, name, given)
         return
-    result = next((item[k] for k in _RESULTS if item.get(k) not in (None, "")), None)
-    state, code = text(item.get("status")), item.get("exit_code", item.get("exitCode"))
-    word = outcome(failed=state == "failed" or code not in (None, 0), denied=state == "declined")
-    result = content(obj(result).get("content")) or result
-    yield from lines._tool_end(ident, text(obj(result).get("message")) or result, word, name, given)
+    result = next((item[k] for k in _RESULT_FIELDS if item.get(k) not in (None, "")), None)
+    state, code = as_text(item.get("status")), item.get("exit_code", item.get("exitCode"))
+    word = tool_outcome(failed=state == "failed" or code not in (None, 0), denied=state == "declined")
+    result = result_content(obj(result).get("content")) or result
+    yield from lines._emit_tool_end(ident, as_text(obj(result).get("message")) or result, word, name, given)
 
 
-_RESULTS = ("aggregated_output", "aggregatedOutput", "error", "result")
-_OF_RESULT = frozenset(
-    {*_RESULTS, "id", "type", "status", "exit_code", "exitCode", "durationMs", "commandActions", "processId"}
+_RESULT_FIELDS = ("aggregated_output", "aggregatedOutput", "error", "result")
+_NOT_ARGUMENTS = frozenset(
+    {
+        *_RESULT_FIELDS,
+        "id",
+        "type",
+        "status",
+        "exit_code",
+        "exitCode",
+        "durationMs",
+        "commandActions",
+        "processId",
+    }
 )
 _DENIED = re.compile(
     r"denied|denial|declined|policy|permission|reject|not allowed|prevents you", re.IGNORECASE
 )
 
 
-def codex(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
+def encode_codex(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
     """`codex exec --json`; tools off, the sandbox read-only, nothing kept."""
-    own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
-    system, prompt = texts(request, provider)
+    extra = check_options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
+    system, prompt = system_and_prompt(request, provider)
     words = [
         "exec",
         "--json",
         "--skip-git-repo-check",
         "--ephemeral",
         "-s",
-        str(own.get("permission_mode") or "read-only"),
-        *codex_settings(own),
+        str(extra.get("permission_mode") or "read-only"),
+        *codex_settings(extra),
     ]
-    system, prompt = fitting(system, prompt)
+    system, prompt = fit_system_prompt(system, prompt)
     words += ["-c", f"developer_instructions={json.dumps(system)}"] if system else []
     words += ["-m", request.model] if request.model else []
-    return call(provider, [*words, "-"], prompt, key, cwd=own.get("cwd"))
+    return build_process_call(provider, [*words, "-"], prompt, key, cwd=extra.get("cwd"))
 
 
-def codex_settings(own: Mapping[str, Any]) -> list[str]:
+def codex_settings(extra: Mapping[str, Any]) -> list[str]:
     """The words for nothing asked, nothing told to others, and only the tools that are allowed."""
     words = [
         "-c",
@@ -476,7 +494,7 @@ def codex_settings(own: Mapping[str, Any]) -> list[str]:
     return words + [
         w
         for tool in ("shell_tool", "apps", "multi_agent", "goals")
-        if tool not in names(own.get("allowed_tools") or [])
+        if tool not in split_names(extra.get("allowed_tools") or [])
         for w in ("--disable", tool)
     ]
 
@@ -487,7 +505,7 @@ def codex_settings(own: Mapping[str, Any]) -> list[str]:
 _COUNTS = ("inputTokens", "outputTokens", "cacheReadTokens", "cacheWriteTokens", "reasoningTokens")
 
 
-class CopilotLines(Lines):
+class CopilotDecoder(AgentDecoder):
     """Deltas with a new message id for each attempt; tokens stand in a file that is read at the exit."""
 
     def __init__(self, provider: Endpoint) -> None:
@@ -496,75 +514,77 @@ class CopilotLines(Lines):
         self._error: errors.ProviderError | None = None
         self._cancelled = False
 
-    def _line(self, value: dict[str, Any]) -> Iterator[Event]:
-        kind, data = text(value.get("type")), obj(value.get("data"))
+    def _handle(self, value: dict[str, Any]) -> Iterator[Event]:
+        kind, data = as_text(value.get("type")), obj(value.get("data"))
         if kind.startswith("assistant."):
-            yield from self._assistant(kind.partition(".")[2], data)
+            yield from self._handle_assistant(kind.partition(".")[2], data)
         elif kind == "model.call_start":
-            yield from self._started(None, data.get("model"))
+            yield from self._emit_started(None, data.get("model"))
         elif kind == "tool.execution_start":
-            yield from self._tool(
-                text(data.get("toolCallId")), data.get("toolName") or data.get("name"), data.get("arguments")
+            yield from self._emit_tool(
+                as_text(data.get("toolCallId")),
+                data.get("toolName") or data.get("name"),
+                data.get("arguments"),
             )
         elif kind == "tool.execution_complete":
             error, result = obj(data.get("error")), obj(data.get("result"))
-            denied = bool(_DENIED.search(text(error.get("code"))))
-            yield from self._tool_end(
-                text(data.get("toolCallId")),
-                result.get("content") or text(error.get("message")) or data.get("result"),
-                outcome(failed=data.get("success") is False, denied=denied),
+            denied = bool(_DENIED.search(as_text(error.get("code"))))
+            yield from self._emit_tool_end(
+                as_text(data.get("toolCallId")),
+                result.get("content") or as_text(error.get("message")) or data.get("result"),
+                tool_outcome(failed=data.get("success") is False, denied=denied),
                 data.get("toolName"),
             )
         elif kind == "model.call_finished" and data.get("outcome") == "success":
-            self._complete()  # the turn is finished, also where no message says so (another follows)
+            self._end_message()  # the turn is finished, also where no message says so (another follows)
         elif kind == "model.call_failure":
-            self._failed(data)
+            self._check_failure(data)
         elif kind == "session.error":
-            self._error = failure(
-                status(data.get("statusCode")), text(data.get("message")), self.provider, data
+            self._error = agent_error(
+                as_status(data.get("statusCode")), as_text(data.get("message")), self.provider, data
             )
         elif kind in ("abort", "agent.interrupted"):
             self._cancelled = True
         elif kind == "result":
-            yield from self._result(value, data)
+            yield from self._handle_result(value, data)
 
-    def _assistant(self, kind: str, data: dict[str, Any]) -> Iterator[Event]:
+    def _handle_assistant(self, kind: str, data: dict[str, Any]) -> Iterator[Event]:
         if kind == "reasoning_delta":
-            yield ReasoningDelta(text(data.get("deltaContent")))
+            yield ReasoningDelta(as_text(data.get("deltaContent")))
         elif kind == "message_start":
-            yield from self._again("The CLI asked again after a broken stream.")
+            yield from self._restart("The CLI asked again after a broken stream.")
         elif kind == "message_delta":
-            self._streaming = text(data.get("messageId"))
-            yield from self._say(text(data.get("deltaContent")))
+            self._streaming = as_text(data.get("messageId"))
+            yield from self._emit_text(as_text(data.get("deltaContent")))
         elif kind == "message":
-            if text(data.get("messageId")) != self._streaming:
-                yield from self._again("The CLI asked again after a broken stream.")
-                yield from self._say(text(data.get("content")))
-                self._complete()
+            if as_text(data.get("messageId")) != self._streaming:
+                yield from self._restart("The CLI asked again after a broken stream.")
+                yield from self._emit_text(as_text(data.get("content")))
+                self._end_message()
             else:
-                yield from self._result_text(text(data.get("content")))
-                self._complete()
+                yield from self._check_result_text(as_text(data.get("content")))
+                self._end_message()
         elif kind == "turn_retry":
-            yield Notice("retry", f"{self.provider.label} asks again: {text(data.get('reason'))}.", data)
+            yield Notice("retry", f"{self.provider.label} asks again: {as_text(data.get('reason'))}.", data)
 
-    def _failed(self, data: dict[str, Any]) -> None:
-        code = status(data.get("statusCode"))
-        if code in _HOPELESS:
-            raise failure(code, text(data.get("errorMessage")) or "refused", self.provider, data)
+    def _check_failure(self, data: dict[str, Any]) -> None:
+        code = as_status(data.get("statusCode"))
+        if code in _PERMANENT:
+            raise agent_error(code, as_text(data.get("errorMessage")) or "refused", self.provider, data)
 
-    def _result(self, value: dict[str, Any], data: dict[str, Any]) -> Iterator[Event]:
+    def _handle_result(self, value: dict[str, Any], data: dict[str, Any]) -> Iterator[Event]:
         code = value.get("exitCode", data.get("exitCode"))
         if isinstance(value.get("sessionId"), str):
             yield Notice("session", data={"session_id": value["sessionId"]})
         if self._error is not None:
             raise self._error
         if self._cancelled:
-            self._end("cancelled")
-        elif text(code) == "0":
-            self._end("stop")
+            self._set_finished("cancelled")
+        elif as_text(code) == "0":
+            self._set_finished("stop")
 
     def _at_exit(self) -> Iterator[Event]:
-        models = obj(parsed(obj(self._exit.get("files")).get("usage.json")).get("modelMetrics"))
+        models = obj(parse_object(obj(self._exit.get("files")).get("usage.json")).get("modelMetrics"))
         usages = [obj(obj(m).get("usage")) for m in models.values()]
         if any(usages):
             sums: dict[str, int] = {}
@@ -572,7 +592,7 @@ class CopilotLines(Lines):
                 if told is not None:
                     sums[n] = sums.get(n, 0) + told
             given, made, read, written, thought = map(sums.get, _COUNTS)
-            yield report(
+            yield usage_report(
                 given,
                 made,
                 sums,
@@ -582,11 +602,11 @@ class CopilotLines(Lines):
             )
 
 
-def copilot(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
+def encode_copilot(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
     """`copilot --output-format json`, the prompt on standard input. It has no word for a system prompt:
     that stands first in the prompt."""
-    own = options(request, provider, ("allowed_tools", "cwd", "trust"))
-    system, prompt = texts(request, provider)
+    extra = check_options(request, provider, ("allowed_tools", "cwd", "trust"))
+    system, prompt = system_and_prompt(request, provider)
     words = [
         "--output-format",
         "json",
@@ -594,23 +614,23 @@ def copilot(request: Request, provider: Endpoint, key: Secret | None) -> Process
         "on",
         "--usage-output-file",
         "{tmp}/usage.json",
-        *copilot_settings(request, own),
+        *copilot_settings(request, extra),
     ]
-    return call(
+    return build_process_call(
         provider,
         words,
         f"{system}\n\n{prompt}" if system else prompt,
         key,
         env={"COPILOT_AUTO_UPDATE": "false"},
-        cwd=own.get("cwd"),
+        cwd=extra.get("cwd"),
         files=("usage.json",),
     )
 
 
-def copilot_settings(request: Request, own: Mapping[str, Any]) -> list[str]:
+def copilot_settings(request: Request, extra: Mapping[str, Any]) -> list[str]:
     """The words for a quiet run with only the tools that are allowed (an empty list of them would be
     passed over)."""
-    tools = names(own.get("allowed_tools") or [])
+    tools = split_names(extra.get("allowed_tools") or [])
     words = [
         "--no-auto-update",
         "--disable-client-telemetry",
@@ -639,35 +659,35 @@ _REASONS: dict[str, FinishReason] = {
 }
 
 
-class OpenCodeLines(Lines):
+class OpenCodeDecoder(AgentDecoder):
     """Whole parts, no deltas and no terminal event: the last step's reason and a clean exit are the end."""
 
     non_streaming = True
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
-        self._sum: dict[str, float] = {}
+        self._totals: dict[str, float] = {}
         self._reason = ""
 
-    def _line(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _handle(self, value: dict[str, Any]) -> Iterator[Event]:
         kind, part = value.get("type"), obj(value.get("part"))
         if kind == "step_start":
             self._reason = ""
-            yield from self._started(value.get("sessionID"), None)
+            yield from self._emit_started(value.get("sessionID"), None)
         elif kind == "text":
-            yield from self._paragraph(text(part.get("text")))
-            self._complete()
+            yield from self._emit_paragraph(as_text(part.get("text")))
+            self._end_message()
         elif kind == "reasoning":
-            yield ReasoningDelta(text(part.get("text")))
+            yield ReasoningDelta(as_text(part.get("text")))
         elif kind == "tool_use":
-            yield from opencode_tool(self, part)
+            yield from emit_opencode_tool(self, part)
         elif kind == "step_finish":
-            self._reason = text(part.get("reason"))
-            yield self._count(part)
+            self._reason = as_text(part.get("reason"))
+            yield self._usage_so_far(part)
         elif kind == "error":
-            raise failure(None, value.get("error"), self.provider, value.get("error"))
+            raise agent_error(None, value.get("error"), self.provider, value.get("error"))
 
-    def _count(self, part: dict[str, Any]) -> Event:
+    def _usage_so_far(self, part: dict[str, Any]) -> Event:
         t = obj(part.get("tokens"))
         cache = obj(t.get("cache"))
         step = {
@@ -676,16 +696,16 @@ class OpenCodeLines(Lines):
             "reasoning": count(t.get("reasoning")),
             "read": count(cache.get("read")),
             "write": count(cache.get("write")),
-            "cost": number(part.get("cost")),
+            "cost": as_number(part.get("cost")),
         }
         if not step["cost"]:  # 0 is written for a model whose price it does not know
             step["cost"] = None
-        self._sum |= {k: self._sum.get(k, 0) + v for k, v in step.items() if v is not None}
-        s = {k: int(v) for k, v in self._sum.items() if k != "cost"}
-        return report(  # input leaves out the cache, output the reasoning
-            total(s.get("input"), s.get("read"), s.get("write")),
-            total(s.get("output"), s.get("reasoning")),
-            dict(self._sum),
+        self._totals |= {k: self._totals.get(k, 0) + v for k, v in step.items() if v is not None}
+        s = {k: int(v) for k, v in self._totals.items() if k != "cost"}
+        return usage_report(  # input leaves out the cache, output the reasoning
+            add_counts(s.get("input"), s.get("read"), s.get("write")),
+            add_counts(s.get("output"), s.get("reasoning")),
+            dict(self._totals),
             final=False,
             cache_read_tokens=s.get("read"),
             cache_write_tokens=s.get("write"),
@@ -701,35 +721,35 @@ class OpenCodeLines(Lines):
         """As the others'; a command that does not exit after its last step has answered."""
         there = self._reason in _REASONS if self._exit else self.ended
         if there and self._exit.get("rc", 0) == 0 and self._finished is None:
-            self._end(_REASONS[self._reason], self._reason)
+            self._set_finished(_REASONS[self._reason], self._reason)
         yield from super().close()
 
 
-def opencode_tool(lines: Lines, part: Mapping[str, Any]) -> Iterator[Event]:
+def emit_opencode_tool(lines: AgentDecoder, part: Mapping[str, Any]) -> Iterator[Event]:
     """A tool that OpenCode uses, as far as it is."""
-    state, ident, name = obj(part.get("state")), text(part.get("callID")), part.get("tool")
+    state, ident, name = obj(part.get("state")), as_text(part.get("callID")), part.get("tool")
     told, given = state.get("status"), state.get("input")
     if told == "running":
-        yield from lines._tool(ident, name, given)
+        yield from lines._emit_tool(ident, name, given)
     elif told != "pending":
-        error = text(state.get("error"))
-        word = outcome(failed=told == "error", denied=bool(_DENIED.search(error)))
-        yield from lines._tool(ident, name, given)
-        yield from lines._tool_end(ident, error or state.get("output"), word)
+        error = as_text(state.get("error"))
+        word = tool_outcome(failed=told == "error", denied=bool(_DENIED.search(error)))
+        yield from lines._emit_tool(ident, name, given)
+        yield from lines._emit_tool_end(ident, error or state.get("output"), word)
 
 
-_CLOUDS = {
+_CLOUD_PREFIXES = {
     "amazon-bedrock": ("AWS_",),
     "google-vertex": ("GOOGLE_", "GCLOUD_", "CLOUDSDK_"),
     "azure": ("AZURE_",),
 }
 
 
-def opencode(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
+def encode_opencode(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
     """`opencode run --format json` with an agent of ours that has no tools and may do nothing;
     `cli/opencode/PROVIDER/MODEL`."""
-    own = options(request, provider, ("allowed_tools", "cwd", "trust"))
-    system, prompt = fitting(*texts(request, provider))
+    extra = check_options(request, provider, ("allowed_tools", "cwd", "trust"))
+    system, prompt = fit_system_prompt(*system_and_prompt(request, provider))
     words = [
         "run",
         "--format",
@@ -745,13 +765,13 @@ def opencode(request: Request, provider: Endpoint, key: Secret | None) -> Proces
         "ERROR",
         *(["-m", request.model] if request.model else []),
     ]
-    return call(
+    return build_process_call(
         provider,
         words,
         prompt,
         key,
-        env=opencode_settings(system, own),
-        cwd=own.get("cwd"),
+        env=opencode_settings(system, extra),
+        cwd=extra.get("cwd"),
         passthrough_env=opencode_passes(provider, request.model),
     )
 
@@ -759,18 +779,20 @@ def opencode(request: Request, provider: Endpoint, key: Secret | None) -> Proces
 def opencode_passes(provider: Endpoint, model: str) -> tuple[str, ...]:
     """The variables that it may see: of clouds, those of the model, or all where it chooses one."""
     maker = model.partition("/")[0]
-    others = tuple(n for m, names in _CLOUDS.items() if maker and not maker.startswith(m) for n in names)
-    return tuple(n for n in passed(provider) if not n.startswith(others))
+    others = tuple(
+        n for m, names in _CLOUD_PREFIXES.items() if maker and not maker.startswith(m) for n in names
+    )
+    return tuple(n for n in allowed_passthrough(provider) if not n.startswith(others))
 
 
 def opencode_settings(
-    system: str, own: Mapping[str, Any], *, asks: bool = False, **more: Any
+    system: str, extra: Mapping[str, Any], *, asks_permission: bool = False, **more: Any
 ) -> dict[str, str]:
     """The variables that give it an agent of ours, which may do nothing but what is allowed; or which
     asks before all but reading."""
-    tools = {"*": False} | dict.fromkeys(names(own.get("allowed_tools") or []), True)
-    allowed = ("read", "glob", "grep", "list") if asks else [t for t in tools if t != "*"]
-    rules = {"*": "ask" if asks else "deny"} | dict.fromkeys(allowed, "allow")
+    tools = {"*": False} | dict.fromkeys(split_names(extra.get("allowed_tools") or []), True)
+    allowed = ("read", "glob", "grep", "list") if asks_permission else [t for t in tools if t != "*"]
+    rules = {"*": "ask" if asks_permission else "deny"} | dict.fromkeys(allowed, "allow")
     config = {
         "autoupdate": False,
         "share": "disabled",
@@ -778,7 +800,9 @@ def opencode_settings(
         "agent": {
             "nbllm": {
                 "prompt": system or "You are a helpful assistant.",
-                **({"permission": rules} if asks else {"tools": tools}),  # a tool turned on is allowed
+                **(
+                    {"permission": rules} if asks_permission else {"tools": tools}
+                ),  # a tool turned on is allowed
                 "mode": "primary",
             }
         },
@@ -795,31 +819,33 @@ def opencode_settings(
 # --- any other ---
 
 
-class PlainLines(Lines):
+class PlainTextDecoder(AgentDecoder):
     """Standard output is the answer; the exit code is the only verdict there is."""
 
     def feed(self, frame: Frame) -> Iterator[Event]:
         """Each line with its line end; at the exit, whether it went well."""
         if frame.name != "exit":
             words = ANSI.sub("", frame.data) if "\x1b" in frame.data else frame.data
-            yield from self._say(words + ("" if frame.tail else "\n"))
+            yield from self._emit_text(words + ("" if frame.tail else "\n"))
             return
-        self._exit, self.done = parsed(frame.data), True
-        rc, told = self._exit.get("rc"), " ".join(text(self._exit.get("stderr")).split())[-400:]
-        if self._open and rc == 0:
-            self._end("stop")
-        elif not self._open:
-            raise failure(
-                None, told or (f"exit code {text(rc)}" if rc else "it printed nothing"), self.provider
+        self._exit, self.done = parse_object(frame.data), True
+        rc, told = self._exit.get("rc"), " ".join(as_text(self._exit.get("stderr")).split())[-400:]
+        if self._pieces and rc == 0:
+            self._set_finished("stop")
+        elif not self._pieces:
+            raise agent_error(
+                None, told or (f"exit code {as_text(rc)}" if rc else "it printed nothing"), self.provider
             )
 
 
-def plain(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
+def encode_plain(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
     """The row's command as it stands: any that reads a prompt on standard input and writes an answer;
     `{model}` in its words is the model."""
-    own = options(request, provider, ("cwd",))
-    system, prompt = texts(request, provider)
-    made = call(provider, [], f"{system}\n\n{prompt}" if system else prompt, key, cwd=own.get("cwd"))
+    extra = check_options(request, provider, ("cwd",))
+    system, prompt = system_and_prompt(request, provider)
+    made = build_process_call(
+        provider, [], f"{system}\n\n{prompt}" if system else prompt, key, cwd=extra.get("cwd")
+    )
     return ProcessCall(
         tuple(w.replace("{model}", request.model) for w in made.argv),
         made.stdin,
@@ -830,10 +856,10 @@ def plain(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCa
 
 
 CLIS = (
-    Dialect("cli_claude", claude, ClaudeLines, gateway_error),
-    Dialect("cli_gemini", gemini, GeminiLines, gateway_error),
-    Dialect("cli_codex", codex, CodexLines, gateway_error),
-    Dialect("cli_copilot", copilot, CopilotLines, gateway_error),
-    Dialect("cli_opencode", opencode, OpenCodeLines, gateway_error),
-    Dialect("cli_text", plain, PlainLines, gateway_error),
+    Dialect("cli_claude", encode_claude, ClaudeDecoder, gateway_error),
+    Dialect("cli_gemini", encode_gemini, GeminiDecoder, gateway_error),
+    Dialect("cli_codex", encode_codex, CodexDecoder, gateway_error),
+    Dialect("cli_copilot", encode_copilot, CopilotDecoder, gateway_error),
+    Dialect("cli_opencode", encode_opencode, OpenCodeDecoder, gateway_error),
+    Dialect("cli_text", encode_plain, PlainTextDecoder, gateway_error),
 )

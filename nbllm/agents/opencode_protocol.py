@@ -16,15 +16,23 @@ from ..core.errors import ConfigError
 from ..core.events import Event, Notice, ReasoningDelta
 from ..core.messages import Request
 from ..dialects._json import obj
-from .base import failure, names, options, passed, said, text, turn
-from .one_shot import OpenCodeLines, gateway_error, opencode_settings, opencode_tool
+from .base import (
+    agent_error,
+    allowed_passthrough,
+    as_text,
+    check_options,
+    error_text,
+    session_turn,
+    split_names,
+)
+from .one_shot import OpenCodeDecoder, emit_opencode_tool, gateway_error, opencode_settings
 
 # Where it listens by itself, and where people often put it: asked without the password, which was given for
 # the first alone.
-OWN_PORT, OTHER_PORT = "http://127.0.0.1:4096", "http://127.0.0.1:8787"
+DEFAULT_ADDRESS, OTHER_ADDRESS = "http://127.0.0.1:4096", "http://127.0.0.1:8787"
 
 
-class SessionEvents(OpenCodeLines):
+class SessionDecoder(OpenCodeDecoder):
     """The events of one turn in one session."""
 
     non_streaming = False
@@ -32,11 +40,11 @@ class SessionEvents(OpenCodeLines):
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
         self._kinds: dict[str, str] = {}  # a part's id, and its type
-        self._answers: set[str] = set()  # ids of the assistant's messages
-        self._said: set[str] = set()  # parts that came as deltas
+        self._answer_ids: set[str] = set()  # ids of the assistant's messages
+        self._streamed_parts: set[str] = set()  # parts that came as deltas
 
-    def _line(self, value: dict[str, Any]) -> Iterator[Event]:
-        kind, of = text(value.get("type")), obj(value.get("properties"))
+    def _handle(self, value: dict[str, Any]) -> Iterator[Event]:
+        kind, of = as_text(value.get("type")), obj(value.get("properties"))
         if kind == "message.part.delta":
             yield from self._delta(of)
         elif kind == "message.part.updated":
@@ -44,76 +52,76 @@ class SessionEvents(OpenCodeLines):
         elif kind == "message.updated":
             yield from self._message(obj(of.get("info")))
         elif kind == "session.status" and obj(of.get("status")).get("type") == "retry":
-            yield from self._again("OpenCode asked again after a broken stream.")
-            yield Notice("retry", f"OpenCode asks again: {text(obj(of['status']).get('message'))}", of)
+            yield from self._restart("OpenCode asked again after a broken stream.")
+            yield Notice("retry", f"OpenCode asks again: {as_text(obj(of['status']).get('message'))}", of)
         elif kind == "session.error":
-            self._trouble(obj(of.get("error")))
+            self._raise_error(obj(of.get("error")))
         elif kind == "session.idle":
             self.done = True
             if self._finished is None:
-                self._end("length" if self._reason == "length" else "stop", self._reason or None)
+                self._set_finished("length" if self._reason == "length" else "stop", self._reason or None)
 
     def _message(self, info: dict[str, Any]) -> Iterator[Event]:
-        ident = text(info.get("id"))
-        if info.get("role") == "assistant" and ident not in self._answers:
-            self._answers.add(ident)
-            yield from self._started(
-                info.get("sessionID"), f"{text(info.get('providerID'))}/{text(info.get('modelID'))}"
+        ident = as_text(info.get("id"))
+        if info.get("role") == "assistant" and ident not in self._answer_ids:
+            self._answer_ids.add(ident)
+            yield from self._emit_started(
+                info.get("sessionID"), f"{as_text(info.get('providerID'))}/{as_text(info.get('modelID'))}"
             )
 
     def _delta(self, of: dict[str, Any]) -> Iterator[Event]:
-        words, part = text(of.get("delta")), text(of.get("partID"))
+        words, part = as_text(of.get("delta")), as_text(of.get("partID"))
         if of.get("field") != "text":
             return
         if self._kinds.get(part) == "reasoning":
             yield ReasoningDelta(words)
             return
-        first = part not in self._said
-        self._said.add(part)
-        yield from self._paragraph(words) if first else self._say(words)
+        first = part not in self._streamed_parts
+        self._streamed_parts.add(part)
+        yield from self._emit_paragraph(words) if first else self._emit_text(words)
 
     def _part(self, part: dict[str, Any]) -> Iterator[Event]:
-        kind, ident = text(part.get("type")), text(part.get("id"))
+        kind, ident = as_text(part.get("type")), as_text(part.get("id"))
         self._kinds[ident] = kind
         if (
             kind == "text"
-            and text(part.get("messageID")) in self._answers
+            and as_text(part.get("messageID")) in self._answer_ids
             and obj(part.get("time")).get("end")
         ):
-            if ident not in self._said:
-                yield from self._paragraph(text(part.get("text")))
-            self._complete()
+            if ident not in self._streamed_parts:
+                yield from self._emit_paragraph(as_text(part.get("text")))
+            self._end_message()
         elif kind == "tool":
-            yield from opencode_tool(self, part)
+            yield from emit_opencode_tool(self, part)
         elif kind == "step-finish":
-            self._reason = text(part.get("reason"))
-            yield self._count(part)
+            self._reason = as_text(part.get("reason"))
+            yield self._usage_so_far(part)
 
-    def _trouble(self, error: dict[str, Any]) -> None:
+    def _raise_error(self, error: dict[str, Any]) -> None:
         if error.get("name") == "MessageAbortedError":
-            self._end("cancelled")
+            self._set_finished("cancelled")
             return
         if error.get("name") == "ContextOverflowError":
             raise errors.ContextLengthExceeded(
-                f"{self.provider.label}: {said(error)}",
+                f"{self.provider.label}: {error_text(error)}",
                 body=error,
                 hint="Shorten the prompt, or begin a new conversation.",
             )
-        raise failure(None, error, self.provider, error)
+        raise agent_error(None, error, self.provider, error)
 
 
 def encode(request: Request, provider: Endpoint, key: Secret | None) -> SessionCall:
     """A turn in a session of `opencode serve` (opencode/PROVIDER/MODEL) that may do nothing but what is
     allowed. Raises ConfigError for what it cannot do."""
-    own = options(request, provider, ("allowed_tools", "cwd", "start"))
-    before = turn(request, provider)
+    extra = check_options(request, provider, ("allowed_tools", "cwd", "start"))
+    turn = session_turn(request, provider)
     maker, _, model = request.model.partition("/")
     if request.model and not model:
         raise ConfigError(
             f"{provider.label} takes models by their provider.",
             hint="Write opencode/PROVIDER/MODEL, as `opencode models` lists them.",
         )
-    tools, system = names(own.get("allowed_tools") or []), dict(before.history[:2])["system"]
+    tools, system = split_names(extra.get("allowed_tools") or []), dict(turn.history[:2])["system"]
     rules = [
         {"permission": "*", "pattern": "*", "action": "deny"},
         *({"permission": t, "pattern": "*", "action": "allow"} for t in tools),
@@ -134,20 +142,20 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> SessionC
         ProcessCall(
             ("opencode", "serve", "--pure", "--hostname", "127.0.0.1", "--port", "0"),
             env=opencode_settings("", {}),
-            passthrough_env=passed(provider),
+            passthrough_env=allowed_passthrough(provider),
         )
-        if own.get("start")
+        if extra.get("start")
         else None
     )
     return SessionCall(
-        (base, OTHER_PORT) if base == OWN_PORT else (base,),
+        (base, OTHER_ADDRESS) if base == DEFAULT_ADDRESS else (base,),
         headers,
         {"title": "nbllm", "permission": rules},
         message,
-        before,
+        turn,
         start,
-        str(own.get("cwd") or ""),
+        str(extra.get("cwd") or ""),
     )
 
 
-DIALECT = Dialect("opencode_server", encode, SessionEvents, gateway_error, vouched=True)
+DIALECT = Dialect("opencode_server", encode, SessionDecoder, gateway_error, vouched=True)

@@ -25,22 +25,27 @@ import msgspec
 from ..core import errors
 from ..core.calls import Frame, Guard, HttpCall, SessionCall, Trace, Transport
 from ..http.transport import HttpTransport, Reply
-from .base import parsed, text
-from .opencode_protocol import OTHER_PORT, OWN_PORT
+from .base import as_text
+from .json_lines import parse_object
+from .opencode_protocol import DEFAULT_ADDRESS, OTHER_ADDRESS
 from .process import Command, ProcessTransport
-from .refusal import Refusable, Refusal
+from .refusal import RefusableReply, Refusal
 
-LIMIT = 16  # sessions that are remembered; the one that was used longest ago is closed first
-_PROBE, _ASK, _START = 1.0, 20.0, 60.0  # seconds for: is one there, a small question, a server that starts
-_ABORT = 0.8
+MAX_SESSIONS = 16  # sessions that are remembered; the one that was used longest ago is closed first
+_PROBE_TIMEOUT, _SEND_TIMEOUT, _START_TIMEOUT = (
+    1.0,
+    20.0,
+    60.0,
+)  # seconds for: is one there, a small question, a server that starts
+_ABORT_TIMEOUT = 0.8
 _LISTENS = re.compile(rb"listening on (http://(?:127\.0\.0\.1|localhost|\[::1\]):\d+)")
 _REALM = 'basic realm="secure area"'  # what a server with a password asks for it with, also at /global/health
 _HEALTH_LIMIT = 2**16
 
-Heard = tuple[tuple[str, str], ...]
+History = tuple[tuple[str, str], ...]
 
 
-class _Place(msgspec.Struct, frozen=True):
+class _Server(msgspec.Struct, frozen=True):
     """A server: where it is, the headers it wants, the folder it is asked to work in."""
 
     url: str
@@ -54,17 +59,17 @@ class _Place(msgspec.Struct, frozen=True):
 
 
 @dataclass(slots=True)
-class SessionReply(Refusable):
+class SessionReply(RefusableReply):
     """The events of one turn; or, where a step was refused, that answer."""
 
     transport: OpenCodeTransport
-    place: _Place
+    server: _Server
     session: str
     call: SessionCall
     trace: Trace
     events: AsyncIterator[Frame] | None = None
     refusal: Refusal | None = None
-    over: bool = False
+    is_over: bool = False
 
     async def frames(self) -> AsyncGenerator[list[Frame], None]:
         """The session's events, to its rest. What it asks permission for is refused."""
@@ -75,28 +80,30 @@ class SessionReply(Refusable):
                 continue
             marks.setdefault("headers", frame.at)
             marks.setdefault("first_byte", frame.at)
-            kind, asked = _kind(frame.data)
-            self.over = self.over or kind == "session.idle"
+            kind, asked = _type_and_id(frame.data)
+            self.is_over = self.is_over or kind == "session.idle"
             if kind in ("permission.asked", "question.asked"):
-                await self.transport.refuse(self.place, kind, asked)
+                await self.transport.reject(self.server, kind, asked)
             yield [frame]
 
     def finish(self, answer: Callable[[], str]) -> None:
         """Notes what was answered, so that the next turn goes to the same session."""
         if not self.call.fresh:
-            self.transport.heard[_kindred(self.place, self.call), self.call.turn.history_after(answer())] = (
-                self.place,
+            self.transport.sessions[
+                _session_key(self.server, self.call), self.call.turn.history_after(answer())
+            ] = (
+                self.server,
                 self.session,
             )
 
 
-def _kindred(place: _Place, call: SessionCall) -> str:
+def _session_key(server: _Server, call: SessionCall) -> str:
     """What a session must have in common with a turn beside what was said: the server, its folder, what it
     may do."""
-    return f"{place.url} {place.folder} {call.session}"
+    return f"{server.url} {server.folder} {call.session}"
 
 
-def _kind(data: str) -> tuple[str, str]:
+def _type_and_id(data: str) -> tuple[str, str]:
     """An event's type, and the id of what it asks."""
     try:
         value = json.loads(data)
@@ -110,8 +117,8 @@ class OpenCodeTransport(Transport):
 
     def __init__(self, http: HttpTransport, processes: ProcessTransport) -> None:
         self._http, self._processes = http, processes
-        self.heard: dict[tuple[str, Heard], tuple[_Place, str]] = {}
-        self._started: dict[
+        self.sessions: dict[tuple[str, History], tuple[_Server, str]] = {}
+        self._own_servers: dict[
             str, tuple[Command, str, Mapping[str, str]]
         ] = {}  # by what was asked for: the server, its address, its headers
         self._starting = asyncio.Lock()
@@ -126,16 +133,22 @@ class OpenCodeTransport(Transport):
         status.
         """
         began = time.perf_counter()
-        place, session = await self._place(call, connect), ""
-        trace.address = place.url
+        server, session = await self._find_server(call, connect), ""
+        trace.address = server.url
         try:
-            known = None if call.fresh else self.heard.pop((_kindred(place, call), call.turn.history), None)
-            session = known[1] if known else _ident(await self._ask(place.call("/session", call.session)))
-            async with self._http.open(place.call("/event", method="GET"), trace, connect) as reply:
-                frames = await self._listening(reply)
-                await self._ask(
-                    place.call(
-                        _session(session, "/prompt_async"),
+            known = (
+                None
+                if call.fresh
+                else self.sessions.pop((_session_key(server, call), call.turn.history), None)
+            )
+            session = (
+                known[1] if known else _session_id(await self._send(server.call("/session", call.session)))
+            )
+            async with self._http.open(server.call("/event", method="GET"), trace, connect) as reply:
+                frames = await self._event_frames(reply)
+                await self._send(
+                    server.call(
+                        _session_path(session, "/prompt_async"),
                         {
                             **call.message,
                             "parts": [
@@ -148,28 +161,30 @@ class OpenCodeTransport(Transport):
                     trace.marks.pop(name, None)
                 trace.marks.update(start=began, sent=time.perf_counter())
                 trace.reused = known is not None
-                told = SessionReply(self, place, session, call, trace, frames)
+                told = SessionReply(self, server, session, call, trace, frames)
                 try:
                     yield told
                 finally:
-                    if not told.over:
-                        await asyncio.shield(self._quietly(place.call(_session(session, "/abort")), _ABORT))
+                    if not told.is_over:
+                        await asyncio.shield(
+                            self._send_quietly(server.call(_session_path(session, "/abort")), _ABORT_TIMEOUT)
+                        )
         except Refusal as no:
             trace.status = no.status
-            yield SessionReply(self, place, session, call, trace, refusal=no, over=True)
+            yield SessionReply(self, server, session, call, trace, refusal=no, is_over=True)
         finally:
-            await asyncio.shield(self._tidy(place, session))
+            await asyncio.shield(self._close_sessions(server, session))
 
     @staticmethod
-    async def _listening(reply: Reply) -> AsyncGenerator[Frame, None]:
+    async def _event_frames(reply: Reply) -> AsyncGenerator[Frame, None]:
         if reply.status >= 300:
             raise Refusal(reply.status, reply.headers, await reply.body())
         frames = (frame async for batch in reply.frames() for frame in batch)
         await anext(frames, None)  # it says that it is connected: nothing of what follows is missed
         return frames
 
-    async def _ask(self, call: HttpCall, within: float = _ASK) -> dict[str, Any]:
-        async with asyncio.timeout(within), self._http.open(call, Trace(), within) as reply:
+    async def _send(self, call: HttpCall, seconds: float = _SEND_TIMEOUT) -> dict[str, Any]:
+        async with asyncio.timeout(seconds), self._http.open(call, Trace(), seconds) as reply:
             page = await reply.body()
             if reply.status >= 300:
                 raise Refusal(reply.status, reply.headers, page)
@@ -181,11 +196,11 @@ class OpenCodeTransport(Transport):
             ) from None
         return value if isinstance(value, dict) else {}
 
-    async def _quietly(self, call: HttpCall, within: float) -> None:
+    async def _send_quietly(self, call: HttpCall, seconds: float) -> None:
         with contextlib.suppress(errors.NbllmError, Refusal, TimeoutError):
-            await self._ask(call, within)
+            await self._send(call, seconds)
 
-    async def refuse(self, place: _Place, kind: str, asked: str) -> None:
+    async def reject(self, server: _Server, kind: str, asked: str) -> None:
         """Says no to what a session asks."""
         asked = quote(asked, safe="")
         path, body = (
@@ -193,83 +208,84 @@ class OpenCodeTransport(Transport):
             if kind == "permission.asked"
             else (f"/question/{asked}/reject", {})
         )
-        await self._quietly(place.call(path, body), _ASK)
+        await self._send_quietly(server.call(path, body), _SEND_TIMEOUT)
 
-    async def _tidy(self, place: _Place, session: str) -> None:
+    async def _close_sessions(self, server: _Server, session: str) -> None:
         """Closes the session where nobody will come back to it, and those used longest ago where there are
         many."""
-        there = {s for _, s in self.heard.values()}
+        there = {s for _, s in self.sessions.values()}
         if session and session not in there:
-            await self._quietly(place.call(_session(session), method="DELETE"), _ABORT)
-        while len(self.heard) > LIMIT:
-            old, ident = self.heard.pop(next(iter(self.heard)))
-            await self._quietly(old.call(_session(ident), method="DELETE"), _ABORT)
+            await self._send_quietly(server.call(_session_path(session), method="DELETE"), _ABORT_TIMEOUT)
+        while len(self.sessions) > MAX_SESSIONS:
+            old, ident = self.sessions.pop(next(iter(self.sessions)))
+            await self._send_quietly(old.call(_session_path(ident), method="DELETE"), _ABORT_TIMEOUT)
 
     # --- finding a server ---
 
-    async def _place(self, call: SessionCall, connect: float | None) -> _Place:
-        ours = self._started.get(call.addresses[0])
+    async def _find_server(self, call: SessionCall, connect: float | None) -> _Server:
+        ours = self._own_servers.get(call.addresses[0])
         if ours is not None and ours[0].process.returncode is None:
-            return _Place(ours[1], ours[2], call.folder)
-        self._started.pop(call.addresses[0], None)  # one that has ended by itself
-        within, found = min(_PROBE, connect or _PROBE), {}
+            return _Server(ours[1], ours[2], call.folder)
+        self._own_servers.pop(call.addresses[0], None)  # one that has ended by itself
+        seconds, found = min(_PROBE_TIMEOUT, connect or _PROBE_TIMEOUT), {}
         for url in call.addresses:
-            found[url] = await self._found(url, within)
+            found[url] = await self._probe(url, seconds)
             if found[url] == "open" or (found[url] == "locked" and url == call.addresses[0]):
                 return (
-                    _Place(url, call.headers, call.folder, call.guard)
+                    _Server(url, call.headers, call.folder, call.guard)
                     if url == call.addresses[0]
-                    else _Place(url, {}, call.folder)
+                    else _Server(url, {}, call.folder)
                 )
         if call.start is None:
-            raise _nowhere(found)
+            raise _not_found_error(found)
         async with self._starting:
             return await self._start(call)
 
     async def check(self, url: str) -> None:
         """Raises ConnectFailed where no OpenCode server answers at `url`, or something else does."""
-        found = await self._found(url, _PROBE)
+        found = await self._probe(url, _PROBE_TIMEOUT)
         if found not in ("open", "locked"):
-            raise _nowhere({url: found})
+            raise _not_found_error({url: found})
 
-    async def _found(self, url: str, within: float) -> str:
+    async def _probe(self, url: str, seconds: float) -> str:
         """Who answers at an address that is asked nothing but its health: "open" for an OpenCode server,
         "locked" for one that wants a password, "other" for somebody else, "" for nobody. Where nobody named
         the address, one with a password must ask for it as OpenCode does."""
         try:
             async with (
-                asyncio.timeout(within),
-                self._http.open(HttpCall(f"{url}/global/health", {}, {}, "GET"), Trace(), within) as reply,
+                asyncio.timeout(seconds),
+                self._http.open(HttpCall(f"{url}/global/health", {}, {}, "GET"), Trace(), seconds) as reply,
             ):
                 challenge = reply.headers.get("www-authenticate", "").lower()
                 if reply.status == 401:
                     return (
                         "locked"
-                        if url not in (OWN_PORT, OTHER_PORT) or challenge.startswith(_REALM)
+                        if url not in (DEFAULT_ADDRESS, OTHER_ADDRESS) or challenge.startswith(_REALM)
                         else "other"
                     )
                 return (
                     "open"
-                    if reply.status == 200 and parsed(await reply.body(_HEALTH_LIMIT)).get("healthy") is True
+                    if reply.status == 200
+                    and parse_object(await reply.body(_HEALTH_LIMIT)).get("healthy") is True
                     else "other"
                 )
         except (errors.NbllmError, TimeoutError):
             return ""
 
-    async def _start(self, call: SessionCall) -> _Place:
+    async def _start(self, call: SessionCall) -> _Server:
         assert call.start is not None
-        if call.addresses[0] in self._started:  # another call started it meanwhile
-            return await self._place(msgspec.structs.replace(call, start=None), None)
+        if call.addresses[0] in self._own_servers:  # another call started it meanwhile
+            return await self._find_server(msgspec.structs.replace(call, start=None), None)
         password = secrets.token_urlsafe(24)
         headers = {"authorization": "Basic " + base64.b64encode(f"opencode:{password}".encode()).decode()}
         own = {"OPENCODE_SERVER_PASSWORD": password, "OPENCODE_SERVER_USERNAME": "opencode"}
         command = await self._processes.start(
             msgspec.structs.replace(call.start, env={**call.start.env, **own})
         )
-        command.shut()
+        command.close_stdin()
         try:
-            async with asyncio.timeout(_START):
-                url = await _listening_at(command)
+            async with asyncio.timeout(_START_TIMEOUT):
+                url = await _read_address(command)
         except TimeoutError:
             url = ""
         if not url:
@@ -279,23 +295,23 @@ class OpenCodeTransport(Transport):
                 f"The OpenCode server did not start{': ' + said if said else ''}.",
                 hint="Run `opencode serve` by hand to see more.",
             )
-        self._started[call.addresses[0]] = (command, url, headers)
-        return _Place(url, headers, call.folder)
+        self._own_servers[call.addresses[0]] = (command, url, headers)
+        return _Server(url, headers, call.folder)
 
     async def close(self) -> None:
         """Closes the sessions, and ends the servers that were started here."""
-        sessions, self.heard = self.heard, {}
+        sessions, self.sessions = self.sessions, {}
         await asyncio.gather(
             *(
-                self._quietly(place.call(_session(ident), method="DELETE"), _ABORT)
-                for place, ident in sessions.values()
+                self._send_quietly(server.call(_session_path(ident), method="DELETE"), _ABORT_TIMEOUT)
+                for server, ident in sessions.values()
             )
         )
-        servers, self._started = self._started, {}
+        servers, self._own_servers = self._own_servers, {}
         await asyncio.gather(*(command.stop() for command, _, _ in servers.values()))
 
 
-def _nowhere(found: Mapping[str, str]) -> errors.ConnectFailed:
+def _not_found_error(found: Mapping[str, str]) -> errors.ConnectFailed:
     """The error for addresses at which no OpenCode server was found."""
     others = [url for url, who in found.items() if who in ("other", "locked")]
     also = (
@@ -310,14 +326,14 @@ def _nowhere(found: Mapping[str, str]) -> errors.ConnectFailed:
     )
 
 
-def _session(name: str, step: str = "") -> str:
+def _session_path(name: str, step: str = "") -> str:
     """The path of a session, whatever its name."""
     return f"/session/{quote(name, safe='')}{step}"
 
 
-def _ident(session: Mapping[str, Any]) -> str:
+def _session_id(session: Mapping[str, Any]) -> str:
     """A new session's name. Raises ProtocolError where it has none."""
-    found = text(session.get("id"))
+    found = as_text(session.get("id"))
     if not found:
         raise errors.ProtocolError(
             "The server opened a session without a name.",
@@ -326,7 +342,7 @@ def _ident(session: Mapping[str, Any]) -> str:
     return found
 
 
-async def _listening_at(command: Command) -> str:
+async def _read_address(command: Command) -> str:
     """The address that a server says it listens at, "" where it ended before."""
     async for lines, _, _ in command.lines():
         for line in lines:

@@ -26,23 +26,23 @@ from pathlib import Path
 from ..core import errors
 from ..core.calls import Frame, ProcessCall, Read, Reply, Trace, Transport
 from ..http.frames import drain_body
-from .base import switched
+from .base import enabled_passthrough
 from .json_lines import ANSI
 from .reaper import Reaper
 
 LINE_LIMIT = 16 * 2**20  # bytes of one line
-_STDERR_KEPT = 64 * 2**10
+_STDERR_LIMIT = 64 * 2**10
 _CHUNK = 2**16
 _GRACE = 0.35  # seconds that a signal is given before the next, harder one
-_LAST = 0.05  # seconds for what a command that has ended wrote last
+_LAST_OUTPUT = 0.05  # seconds for what a command that has ended wrote last
 # What a child may see of our environment; all else must be named by its row.
-_ALLOWED = re.compile(
+_ALLOWED_ENV = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|XDG_\w+|SYSTEMROOT|SYSTEMDRIVE|COMSPEC|PATHEXT|APPDATA|LOCALAPPDATA|USERPROFILE|"
     r"PROGRAMDATA|(?:HTTPS?|NO|ALL)_PROXY|SSL_CERT_(?:FILE|DIR)|NODE_EXTRA_CA_CERTS",
     re.IGNORECASE,
 )
 # And a command that knows nothing of us, such as an MCP server: what the MCP SDK gives.
-_FOREIGN = re.compile(
+_FOREIGN_ENV = re.compile(
     r"HOME|LOGNAME|PATH|SHELL|USER|APPDATA|HOMEDRIVE|HOMEPATH|LOCALAPPDATA|PATHEXT|PROCESSOR_ARCHITECTURE|"
     r"SYSTEMDRIVE|SYSTEMROOT|TEMP|USERNAME|USERPROFILE",
     re.IGNORECASE,
@@ -56,36 +56,36 @@ class Command:
     def __init__(
         self, process: asyncio.subprocess.Process, call: ProcessCall, home: Path, reaper: Reaper, path: str
     ) -> None:
-        self.process, self.call, self.home, self._reaper, self.path = process, call, home, reaper, path
-        self.rest = bytearray()
+        self.process, self.call, self.folder, self._reaper, self.path = process, call, home, reaper, path
+        self.unfinished_line = bytearray()
         self._stderr: deque[bytes] = deque()
-        self._drain = asyncio.create_task(self._drain_stderr())
-        self._left = asyncio.create_task(self._let_go())
+        self._stderr_reader = asyncio.create_task(self._drain_stderr())
+        self._pipe_closer = asyncio.create_task(self._close_orphaned_pipes())
 
     @classmethod
     async def start(cls, call: ProcessCall, reaper: Reaper) -> Command:
         """Runs the words of `call`, its standard input left open. `reaper` ends it where we are killed.
         Raises ConfigError where the command is not there or cannot be started."""
-        path, home = find(call.argv[0]), Path(tempfile.mkdtemp(prefix="nbllm-"))
+        path, home = find_command(call.argv[0]), Path(tempfile.mkdtemp(prefix="nbllm-"))
         work = home / "work"
         reaper.watch(home)
         try:
             work.mkdir(0o700)
             for name, text in call.inputs.items():
-                _write(work / name, text)
+                _write_private(work / name, text)
             process = await asyncio.create_subprocess_exec(
                 path,
-                *(placed(word, call, work) for word in call.argv[1:]),
+                *(fill_tmp(word, call, work) for word in call.argv[1:]),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 cwd=call.cwd or work,
-                env={k: placed(v, call, work) for k, v in environment(call, home).items()},
+                env={k: fill_tmp(v, call, work) for k, v in child_environment(call, home).items()},
                 start_new_session=True,
             )
         except (OSError, ValueError) as exc:
             shutil.rmtree(home, ignore_errors=True)
-            reaper.forget(home)
+            reaper.unwatch(home)
             raise errors.ConfigError(
                 f"{path} cannot be started: {getattr(exc, 'strerror', None) or exc}.",
                 hint="Check the command and the working directory.",
@@ -101,7 +101,7 @@ class Command:
     @property
     def work(self) -> str:
         """The folder it works in."""
-        return self.call.cwd or str(self.home / "work")
+        return self.call.cwd or str(self.folder / "work")
 
     async def write(self, text: str) -> None:
         """Writes to its standard input; that it reads no more is told by its end."""
@@ -110,7 +110,7 @@ class Command:
             self.process.stdin.write(text.encode("utf-8", "replace"))
             await self.process.stdin.drain()
 
-    def shut(self) -> None:
+    def close_stdin(self) -> None:
         """Closes its standard input: an open one keeps several CLIs waiting."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -123,27 +123,27 @@ class Command:
         while chunk := await self.process.stdout.read(_CHUNK):
             at = time.perf_counter()
             first, *others = chunk.split(b"\n")
-            self.rest += first
-            done = [bytes(self.rest), *others[:-1]] if others else []
-            self.rest = bytearray(others[-1]) if others else self.rest
+            self.unfinished_line += first
+            done = [bytes(self.unfinished_line), *others[:-1]] if others else []
+            self.unfinished_line = bytearray(others[-1]) if others else self.unfinished_line
             yield done, at, len(chunk)
-            if len(self.rest) > LINE_LIMIT:
+            if len(self.unfinished_line) > LINE_LIMIT:
                 raise errors.ProtocolError(
                     f"One line of {self.name}'s output is larger than {LINE_LIMIT >> 20} MiB.",
                     hint="Ask for less.",
                 )
 
-    async def ended(self) -> str:
+    async def exit_report(self) -> str:
         """Waits for its end and tells it: the exit code, the end of standard error, the files that the call
         wanted read, as JSON."""
-        await self._drain
+        await self._stderr_reader
         return json.dumps({"rc": await self.process.wait(), "stderr": self.stderr, "files": self._files()})
 
     def _files(self) -> dict[str, str]:
         found = {}
         for name in self.call.files:
             with contextlib.suppress(OSError):
-                found[name] = (self.home / "work" / name).read_text("utf-8", "replace")
+                found[name] = (self.folder / "work" / name).read_text("utf-8", "replace")
         return found
 
     @property
@@ -157,10 +157,10 @@ class Command:
         while chunk := await self.process.stderr.read(_CHUNK):
             self._stderr.append(chunk)
             size += len(chunk)
-            while size - len(self._stderr[0]) > _STDERR_KEPT:
+            while size - len(self._stderr[0]) > _STDERR_LIMIT:
                 size -= len(self._stderr.popleft())
 
-    async def _let_go(self) -> None:
+    async def _close_orphaned_pipes(self) -> None:
         """Closes the pipes of a command that has ended, where something that it left behind, such as an
         updater, holds them open: its answer would not end before that does."""
         pipes = self.process._transport  # type: ignore[attr-defined]
@@ -179,31 +179,31 @@ class Command:
             if self.process.returncode is not None:
                 break
             _signal(self.process, sign)
-            await self.gone()
+            await self.wait_for_exit()
         _signal(
             self.process, getattr(signal, "SIGKILL", signal.SIGTERM)
         )  # the group: the child may have left others behind
-        await self.gone()
-        self._drain.cancel()
-        self._left.cancel()
+        await self.wait_for_exit()
+        self._stderr_reader.cancel()
+        self._pipe_closer.cancel()
         # What was not read to its end stays open with the loop, and is told of in a traceback at its end.
         self.process._transport.close()  # type: ignore[attr-defined]
-        shutil.rmtree(self.home, ignore_errors=True)
-        self._reaper.forget(self.home)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._reaper.unwatch(self.folder)
 
     async def close(self) -> None:
         """As stop, but first lets it end by itself, as one does whose input has ended."""
-        self.shut()
-        await self.gone()
+        self.close_stdin()
+        await self.wait_for_exit()
         await self.stop()
 
-    async def gone(self) -> int | None:
+    async def wait_for_exit(self) -> int | None:
         """Its exit code, for which it gets a third of a second; None where it runs on."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.process.wait(), _GRACE)
-        if self.process.returncode is not None and not self._drain.done():
+        if self.process.returncode is not None and not self._stderr_reader.done():
             await asyncio.wait(
-                [self._drain], timeout=_LAST
+                [self._stderr_reader], timeout=_LAST_OUTPUT
             )  # its last words; a child of it may hold them open
         return self.process.returncode
 
@@ -233,17 +233,19 @@ class ProcessReply(CommandReply):
         """The lines of standard output, and the exit. Raises ProtocolError for a line over LINE_LIMIT."""
         marks = self._trace.marks
         async for lines, at, size in self._command.lines():
-            note(self._trace, at, size)
+            record_read(self._trace, at, size)
             if lines:
-                yield [framed(self._trace, line, at) for line in lines]
-        if self._command.rest.strip():
-            yield [framed(self._trace, bytes(self._command.rest), time.perf_counter(), tail=True)]
-        told = await self._command.ended()
+                yield [build_frame(self._trace, line, at) for line in lines]
+        if self._command.unfinished_line.strip():
+            yield [
+                build_frame(self._trace, bytes(self._command.unfinished_line), time.perf_counter(), tail=True)
+            ]
+        told = await self._command.exit_report()
         marks["exit"] = marks["end"] = time.perf_counter()
         yield [Frame(told, "exit", marks["exit"])]
 
 
-def note(trace: Trace, at: float, size: int) -> None:
+def record_read(trace: Trace, at: float, size: int) -> None:
     """Writes a read of a pipe into the trace."""
     marks = trace.marks
     marks.setdefault("stdout", at)
@@ -256,14 +258,14 @@ def note(trace: Trace, at: float, size: int) -> None:
     )
 
 
-def framed(trace: Trace, line: bytes, at: float, *, tail: bool = False) -> Frame:
+def build_frame(trace: Trace, line: bytes, at: float, *, tail: bool = False) -> Frame:
     """The frame of a line that the trace's last read completed."""
     if line.strip():
         trace.marks.setdefault("init", at)
     return Frame(line.decode("utf-8", "replace").rstrip("\r"), "", at, tail, len(trace.reads) - 1)
 
 
-def _write(path: Path, text: str) -> None:
+def _write_private(path: Path, text: str) -> None:
     """A file that only this user may read: it holds a prompt, or what a command may do."""
     with open(
         os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600),
@@ -283,32 +285,32 @@ def _signal(process: asyncio.subprocess.Process, sign: int) -> None:
             process.terminate()
 
 
-def placed(text: str, call: ProcessCall, work: Path) -> str:
+def fill_tmp(text: str, call: ProcessCall, work: Path) -> str:
     """A word or value of `call`, with {tmp} filled; what a person wrote stands as it is."""
     return text if call.foreign else text.replace("{tmp}", str(work))
 
 
-def environment(call: ProcessCall, place: Path) -> dict[str, str]:
+def child_environment(call: ProcessCall, place: Path) -> dict[str, str]:
     """What the child sees: the allow-list of ours, the variables its row names, what the call sets, no
     colours."""
-    allowed = _FOREIGN if call.foreign else _ALLOWED
-    passes = frozenset(switched(call.passthrough_env, os.environ))
+    allowed = _FOREIGN_ENV if call.foreign else _ALLOWED_ENV
+    passes = frozenset(enabled_passthrough(call.passthrough_env, os.environ))
     kept = {k: v for k, v in os.environ.items() if allowed.fullmatch(k) or k in passes}
     return {**kept, "TERM": "dumb", "NO_COLOR": "1", "TMPDIR": str(place), **call.env}
 
 
-def find(command: str) -> str:
+def find_command(command: str) -> str:
     """The absolute path of a command. Raises ConfigError where it is not installed."""
     path = shutil.which(command)
     if path is None:
         raise errors.ConfigError(
             f"The command {command!r} is not installed, or not in PATH.",
-            hint=_INSTALL.get(command, "Install it, or give its path in the row's command."),
+            hint=_INSTALL_HINTS.get(command, "Install it, or give its path in the row's command."),
         )
     return os.path.abspath(path)
 
 
-_INSTALL = {
+_INSTALL_HINTS = {
     "claude": "npm install -g @anthropic-ai/claude-code, then run `claude` once to log in.",
     "codex": "npm install -g @openai/codex, then `codex login`.",
     "gemini": "npm install -g @google/gemini-cli, then run `gemini` once to log in.",
@@ -349,7 +351,7 @@ class ProcessTransport(Transport):
         trace.address, trace.marks["spawned"] = command.path, time.perf_counter()
         try:
             await command.write(call.stdin)
-            command.shut()
+            command.close_stdin()
             trace.marks["sent"], trace.bytes_out = time.perf_counter(), len(call.stdin)
             yield ProcessReply(command, trace)
         finally:

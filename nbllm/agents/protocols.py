@@ -26,26 +26,25 @@ from ..core.calls import AgentCall, Decoder, Endpoint, Permission, Secret, Sessi
 from ..core.errors import ConfigError, ProtocolError, ProviderError
 from ..core.events import Event, Finished, FinishReason, Notice, ReasoningDelta, UsageReport
 from ..core.messages import Request
-from ..dialects._json import items, obj
+from ..dialects._json import count, items, obj
 from . import one_shot, opencode_protocol
 from .base import (
-    Lines,
-    call,
-    content,
-    count,
-    failure,
-    fitting,
-    number,
-    options,
-    outcome,
-    report,
-    said,
-    text,
-    total,
-    turn,
+    AgentDecoder,
+    add_counts,
+    agent_error,
+    as_number,
+    as_text,
+    build_process_call,
+    check_options,
+    error_text,
+    fit_system_prompt,
+    result_content,
+    session_turn,
+    tool_outcome,
+    usage_report,
 )
-from .json_lines import Objects
-from .one_shot import ClaudeLines, codex_item
+from .json_lines import ObjectReader
+from .one_shot import ClaudeDecoder, emit_codex_item
 
 T = TypeVar("T")
 _NO_METHOD = -32601
@@ -61,30 +60,30 @@ _REASONS: dict[str, FinishReason] = {
 }
 
 
-_SESSIONS = 64  # of which an Agent Client Protocol command's counts are remembered
+_MAX_SESSIONS = 64  # of which an Agent Client Protocol command's counts are remembered
 
 
-class _Talk(ABC):
+class _Protocol(ABC):
     """What is known of a conversation with a command. asked: what it asks to be allowed; denied: the calls of
     tools that were refused, by their ids."""
 
     multi_session = True
 
-    def __init__(self, provider: Endpoint, *, asks: bool = False) -> None:
-        self.provider, self.busy, self.session, self.asks = provider, False, "", asks
+    def __init__(self, provider: Endpoint, *, asks_permission: bool = False) -> None:
+        self.provider, self.busy, self.session, self.asks_permission = provider, False, "", asks_permission
         self.pending_permissions: list[Permission] = []
         self.denied: dict[str, Permission] = {}
-        self._objects = Objects()
+        self._objects = ObjectReader()
 
     def handle_line(self, line: str) -> list[str]:
         """The next step, once what it waits for is answered; a refusal of whatever the command asks for."""
-        return [answer for value in self._objects.read(line)[0] for answer in self._heard(value)]
+        return [answer for value in self._objects.read(line)[0] for answer in self._handle_object(value)]
 
     @abstractmethod
-    def _heard(self, value: dict[str, Any]) -> list[str]:
+    def _handle_object(self, value: dict[str, Any]) -> list[str]:
         """What to write in answer to an object."""
 
-    def _wish(self, asked: Permission, *, told: bool) -> list[str]:
+    def _request_permission(self, asked: Permission, *, told: bool) -> list[str]:
         """What the command asks to be allowed waits for the user where it is `told`, else it is refused."""
         if told:
             self.pending_permissions.append(asked)
@@ -93,22 +92,22 @@ class _Talk(ABC):
     def answer_permission(self, permission: Permission, allow: bool) -> list[str]:
         """The answer in the protocol's own words."""
         self.denied |= {} if allow else {permission.id: permission}
-        return [json.dumps(self._verdict(permission, allow))]
+        return [json.dumps(self._permission_answer(permission, allow))]
 
-    def _verdict(self, asked: Permission, yes: bool) -> dict[str, Any]:
+    def _permission_answer(self, asked: Permission, yes: bool) -> dict[str, Any]:
         return {"jsonrpc": "2.0", "id": asked.request, "result": asked.decisions[0 if yes else 1]}
 
 
-class ClaudeTalk(_Talk):
+class ClaudeProtocol(_Protocol):
     """stream-json in both directions. One process is one conversation."""
 
     multi_session = False
 
-    def __init__(self, provider: Endpoint, *, asks: bool = False) -> None:
-        super().__init__(provider, asks=asks)
+    def __init__(self, provider: Endpoint, *, asks_permission: bool = False) -> None:
+        super().__init__(provider, asks_permission=asks_permission)
         self.cost = 0.0  # US dollars so far: a result tells the sum
-        self._open = False
-        self._waiting: list[str] = []
+        self._pieces = False
+        self._waiting_lines: list[str] = []
 
     def start_turn(self, turn: SessionTurn, session: str) -> list[str]:
         """The turn; before the first one, the opening, whose answer the turn waits for."""
@@ -121,31 +120,33 @@ class ClaudeTalk(_Talk):
             }
         )
         self.busy, self.session = True, "default"
-        if self._open:
+        if self._pieces:
             return [words]
-        self._waiting.append(words)
+        self._waiting_lines.append(words)
         return [self._control("initialize", hooks=None)]
 
-    def _heard(self, value: dict[str, Any]) -> list[str]:
+    def _handle_object(self, value: dict[str, Any]) -> list[str]:
         kind = value.get("type")
-        if kind == "control_response" and not self._open:
-            self._open, waiting, self._waiting = True, self._waiting, []
+        if kind == "control_response" and not self._pieces:
+            self._pieces, waiting, self._waiting_lines = True, self._waiting_lines, []
             return waiting
         if kind == "control_request":
             wish, ident = obj(value.get("request")), value.get("request_id")
             asked = Permission(
-                _ident(ident),
-                text(wish.get("tool_use_id")),
-                text(wish.get("tool_name")) or "tool",
+                _request_id(ident),
+                as_text(wish.get("tool_use_id")),
+                as_text(wish.get("tool_name")) or "tool",
                 wish.get("input"),
                 self.provider.label or self.provider.name,
             )
-            return self._wish(asked, told=self.asks and wish.get("subtype") == "can_use_tool")
+            return self._request_permission(
+                asked, told=self.asks_permission and wish.get("subtype") == "can_use_tool"
+            )
         if kind == "result":
             self.busy = False
         return []
 
-    def _verdict(self, asked: Permission, yes: bool) -> dict[str, Any]:
+    def _permission_answer(self, asked: Permission, yes: bool) -> dict[str, Any]:
         """The tool's use allowed with the arguments that were shown, or denied."""
         answer = (
             {"behavior": "allow", "updatedInput": asked.arguments}
@@ -157,11 +158,11 @@ class ClaudeTalk(_Talk):
 
     def interrupt(self) -> list[str]:
         """A request to stop, which the command answers with a result."""
-        return [self._control("interrupt")] if self._open else []
+        return [self._control("interrupt")] if self._pieces else []
 
     def decoder(self) -> Decoder:
         """The lines of one turn."""
-        return _KeptClaude(self.provider, self)
+        return _ClaudeTurnDecoder(self.provider, self)
 
     @staticmethod
     def _control(subtype: str, **more: Any) -> str:
@@ -174,106 +175,114 @@ class ClaudeTalk(_Talk):
         )
 
 
-class _KeptClaude(ClaudeLines):
+class _ClaudeTurnDecoder(ClaudeDecoder):
     """A turn's lines; a result's cost is the process's so far."""
 
-    def __init__(self, provider: Endpoint, talk: ClaudeTalk) -> None:
+    def __init__(self, provider: Endpoint, protocol: ClaudeProtocol) -> None:
         super().__init__(provider)
-        self._talk, self._denied = talk, talk.denied
+        self._protocol, self._denied = protocol, protocol.denied
 
-    def _usage(self, value: dict[str, Any]) -> Iterator[Event]:
-        total = number(value.get("total_cost_usd"))
+    def _emit_usage(self, value: dict[str, Any]) -> Iterator[Event]:
+        total = as_number(value.get("total_cost_usd"))
         if total is not None:
-            value = {**value, "total_cost_usd": total - self._talk.cost}
-            self._talk.cost = total
-        yield from super()._usage(value)
+            value = {**value, "total_cost_usd": total - self._protocol.cost}
+            self._protocol.cost = total
+        yield from super()._emit_usage(value)
 
 
-def _ident(value: Any) -> str | int | float | None:
+def _request_id(value: Any) -> str | int | float | None:
     """A request's own name, as it is sent back."""
     return value if isinstance(value, (str, int, float)) else None
 
 
-def _replaced(kept: dict[str, T], session: str, value: T) -> T | None:
+def _swap_stored(kept: dict[str, T], session: str, value: T) -> T | None:
     """What was kept for a session, which is now `value`; those told longest ago are forgotten."""
     before = kept.pop(session, None)
     kept[session] = value
-    while len(kept) > _SESSIONS:
+    while len(kept) > _MAX_SESSIONS:
         del kept[next(iter(kept))]
     return before
 
 
-def _senseless(provider: Endpoint, what: str) -> ProtocolError:
+def _invalid_message(provider: Endpoint, what: str) -> ProtocolError:
     return ProtocolError(
         f"{provider.label or provider.name} said what cannot be understood ({what}).",
         hint="Leave keep out, and report this.",
     )
 
 
-class _Rpc(_Talk):
+class _JsonRpcProtocol(_Protocol):
     """JSON-RPC over lines. Requests have numbers; an answer to one leads to the next step. client: what we
     say of ourselves in the first."""
 
     client: ClassVar[Mapping[str, Any]]
 
     def __init__(
-        self, provider: Endpoint, model: str, system: str, place: str, *, asks: bool = False
+        self, provider: Endpoint, model: str, system: str, folder: str, *, asks_permission: bool = False
     ) -> None:
-        super().__init__(provider, asks=asks)
-        self.model, self.system, self.place = model, system, place
-        self._asked: dict[int, str] = {}  # a request's number, and its method
-        self._next, self._ready, self._words = 0, False, ""
+        super().__init__(provider, asks_permission=asks_permission)
+        self.model, self.system, self.folder = model, system, folder
+        self._pending_requests: dict[int, str] = {}  # a request's number, and its method
+        self._next, self._ready, self._prompt_text = 0, False, ""
 
     def start_turn(self, turn: SessionTurn, session: str) -> list[str]:
         """The turn, or what must come before it: the opening of a command just started, a new session."""
-        self.busy, self.session, self._words = True, session, turn.prompt if session else turn.full_prompt
-        return self._speak() if self._ready else [self._request("initialize", self.client)]
+        self.busy, self.session, self._prompt_text = (
+            True,
+            session,
+            turn.prompt if session else turn.full_prompt,
+        )
+        return self._send_prompt() if self._ready else [self._request("initialize", self.client)]
 
-    def _speak(self) -> list[str]:
-        return [self._prompt(self._words) if self.session else self._new()]
+    def _send_prompt(self) -> list[str]:
+        return [self._prompt_request(self._prompt_text) if self.session else self._new_session_request()]
 
-    def _heard(self, value: dict[str, Any]) -> list[str]:
+    def _handle_object(self, value: dict[str, Any]) -> list[str]:
         if "method" in value and "id" in value:
-            method, params, ident = text(value["method"]), obj(value.get("params")), _ident(value["id"])
+            method, params, ident = (
+                as_text(value["method"]),
+                obj(value.get("params")),
+                _request_id(value["id"]),
+            )
             asked = self._permission(method, params, ident)
             if asked is not None:
-                return self._wish(asked, told=self.asks)
+                return self._request_permission(asked, told=self.asks_permission)
             no = {"code": _NO_METHOD, "message": "Not supported."}
             return [json.dumps({"jsonrpc": "2.0", "id": ident, "error": no})]
         if "method" in value:
-            return self._told(text(value["method"]), obj(value.get("params")))
-        method = self._asked.pop(value["id"], "") if isinstance(value.get("id"), int) else ""
+            return self._handle_notification(as_text(value["method"]), obj(value.get("params")))
+        method = self._pending_requests.pop(value["id"], "") if isinstance(value.get("id"), int) else ""
         if method and "error" in value:
             self.busy = False
             return []
-        return self._answered(method, obj(value.get("result")))
+        return self._handle_result(method, obj(value.get("result")))
 
     def _request(self, method: str, params: Mapping[str, Any]) -> str:
         self._next += 1
-        self._asked[self._next] = method
+        self._pending_requests[self._next] = method
         return json.dumps({"jsonrpc": "2.0", "id": self._next, "method": method, "params": params})
 
     @abstractmethod
-    def _new(self) -> str:
+    def _new_session_request(self) -> str:
         """The request for a new session."""
 
     @abstractmethod
-    def _prompt(self, text: str) -> str:
+    def _prompt_request(self, text: str) -> str:
         """The request for an answer in the session."""
 
-    def _opened(self, session: Any) -> list[str]:
+    def _set_session(self, session: Any) -> list[str]:
         """Takes the new session's name; nothing is to be written for it. Raises ProtocolError where it has
         none."""
-        self.session = text(session)
+        self.session = as_text(session)
         if not self.session:
-            raise _senseless(self.provider, "a session without a name")
+            raise _invalid_message(self.provider, "a session without a name")
         return []
 
     @abstractmethod
-    def _answered(self, method: str, result: dict[str, Any]) -> list[str]:
+    def _handle_result(self, method: str, result: dict[str, Any]) -> list[str]:
         """The next step, after the answer to a request of ours."""
 
-    def _told(self, method: str, params: dict[str, Any]) -> list[str]:
+    def _handle_notification(self, method: str, params: dict[str, Any]) -> list[str]:
         return []
 
     @abstractmethod
@@ -281,7 +290,7 @@ class _Rpc(_Talk):
         """What a request asks to be allowed; None where it asks for something else."""
 
 
-class CodexTalk(_Rpc):
+class CodexProtocol(_JsonRpcProtocol):
     """codex app-server: threads with turns, real deltas."""
 
     client: ClassVar[Mapping[str, Any]] = {"clientInfo": {"name": "nbllm", "title": "nbllm", "version": "1"}}
@@ -291,59 +300,59 @@ class CodexTalk(_Rpc):
         provider: Endpoint,
         model: str,
         system: str,
-        place: str,
+        folder: str,
         *,
         sandbox: str = "read-only",
-        asks: bool = False,
+        asks_permission: bool = False,
     ) -> None:
-        super().__init__(provider, model, system, place, asks=asks)
+        super().__init__(provider, model, system, folder, asks_permission=asks_permission)
         self.sandbox = sandbox
         self._changes: dict[str, Any] = {}  # the changes of files under way, by their item
         self._turn_id = ""
         self._stopping = False
 
-    def _new(self) -> str:
+    def _new_session_request(self) -> str:
         return self._request(
             "thread/start",
             {
-                "cwd": self.place,
+                "cwd": self.folder,
                 "sandbox": self.sandbox,
-                "approvalPolicy": "untrusted" if self.asks else "never",
+                "approvalPolicy": "untrusted" if self.asks_permission else "never",
                 "ephemeral": True,
                 **({"model": self.model} if self.model else {}),
                 **({"developerInstructions": self.system} if self.system else {}),
             },
         )
 
-    def _prompt(self, text: str) -> str:
+    def _prompt_request(self, text: str) -> str:
         self._turn_id, self._stopping = "", False
         return self._request(
             "turn/start", {"threadId": self.session, "input": [{"type": "text", "text": text}]}
         )
 
-    def _answered(self, method: str, result: dict[str, Any]) -> list[str]:
+    def _handle_result(self, method: str, result: dict[str, Any]) -> list[str]:
         if method == "initialize":
             self._ready = True
-            return [json.dumps({"jsonrpc": "2.0", "method": "initialized"}), *self._speak()]
+            return [json.dumps({"jsonrpc": "2.0", "method": "initialized"}), *self._send_prompt()]
         if method == "thread/start":
-            return self._opened(obj(result.get("thread")).get("id")) + self._speak()
+            return self._set_session(obj(result.get("thread")).get("id")) + self._send_prompt()
         if method == "turn/start":
-            self._turn_id = text(obj(result.get("turn")).get("id"))
+            self._turn_id = as_text(obj(result.get("turn")).get("id"))
             return self.interrupt() if self._stopping else []
         return []
 
-    def _told(self, method: str, params: dict[str, Any]) -> list[str]:
+    def _handle_notification(self, method: str, params: dict[str, Any]) -> list[str]:
         if method == "turn/completed" and params.get("threadId") == self.session:
             self.busy, self._changes = False, {}
         item = obj(params.get("item"))
         if method == "item/started" and item.get("type") == "fileChange":
-            self._changes[text(item.get("id"))] = item.get("changes")
+            self._changes[as_text(item.get("id"))] = item.get("changes")
         return []
 
     def _permission(self, method: str, params: dict[str, Any], ident: Any) -> Permission | None:
         if method not in _CODEX_ASKS:
             return None
-        item, label = text(params.get("itemId")), self.provider.label or self.provider.name
+        item, label = as_text(params.get("itemId")), self.provider.label or self.provider.name
         arguments = {k: v for k in _CODEX_SHOWN if (v := params.get(k)) not in (None, [])}
         if method == "item/fileChange/requestApproval":
             arguments["changes"] = self._changes.get(item)
@@ -361,35 +370,35 @@ class CodexTalk(_Rpc):
 
     def decoder(self) -> Decoder:
         """The lines of one turn."""
-        return _CodexTurn(self.provider, self)
+        return _CodexTurnDecoder(self.provider, self)
 
 
-class _CodexTurn(Lines):
+class _CodexTurnDecoder(AgentDecoder):
     """A turn's notifications: deltas by item, usage of the turn, how it ended."""
 
-    def __init__(self, provider: Endpoint, talk: CodexTalk) -> None:
+    def __init__(self, provider: Endpoint, protocol: CodexProtocol) -> None:
         super().__init__(provider)
-        self._talk, self._item = talk, ""
+        self._protocol, self._item = protocol, ""
 
-    def _line(self, value: dict[str, Any]) -> Iterator[Event]:
-        method, params = text(value.get("method")), obj(value.get("params"))
+    def _handle(self, value: dict[str, Any]) -> Iterator[Event]:
+        method, params = as_text(value.get("method")), obj(value.get("params"))
         if "error" in value and "id" in value:
-            raise failure(None, value["error"], self.provider, value)
-        thread = text(params.get("threadId")) or text(obj(params.get("thread")).get("id"))
-        if thread and self._talk.session and thread != self._talk.session:
+            raise agent_error(None, value["error"], self.provider, value)
+        thread = as_text(params.get("threadId")) or as_text(obj(params.get("thread")).get("id"))
+        if thread and self._protocol.session and thread != self._protocol.session:
             return  # a sub-agent's, whose words are no part of the answer
         if method == "thread/started":
             begun = obj(params.get("thread"))
-            yield from self._started(begun.get("id"), begun.get("model"))
+            yield from self._emit_started(begun.get("id"), begun.get("model"))
         elif method == "item/agentMessage/delta":
-            yield from self._delta(text(params.get("itemId")), text(params.get("delta")))
+            yield from self._delta(as_text(params.get("itemId")), as_text(params.get("delta")))
         elif method in ("item/reasoning/textDelta", "item/reasoning/summaryTextDelta"):
-            yield ReasoningDelta(text(params.get("delta")))
+            yield ReasoningDelta(as_text(params.get("delta")))
         elif method in ("item/started", "item/completed"):
-            yield from self._whole(obj(params.get("item")), completed=method == "item/completed")
+            yield from self._handle_item(obj(params.get("item")), completed=method == "item/completed")
         elif method == "thread/tokenUsage/updated":
             u = obj(obj(params.get("tokenUsage")).get("last"))
-            yield report(
+            yield usage_report(
                 count(u.get("inputTokens")),
                 count(u.get("outputTokens")),
                 u,
@@ -399,38 +408,38 @@ class _CodexTurn(Lines):
                 reasoning_tokens=count(u.get("reasoningOutputTokens")),
             )
         elif method == "error":
-            yield from self._trouble(params)
+            yield from self._handle_error(params)
         elif method == "turn/completed":
-            self._over(obj(params.get("turn")))
+            self._handle_turn_end(obj(params.get("turn")))
 
     def _delta(self, item: str, words: str) -> Iterator[Event]:
         first, self._item = item != self._item, item
         if first:
-            yield from self._again("The CLI asked again after a broken stream.")
-        yield from self._paragraph(words) if first else self._say(words)
+            yield from self._restart("The CLI asked again after a broken stream.")
+        yield from self._emit_paragraph(words) if first else self._emit_text(words)
 
-    def _whole(self, item: dict[str, Any], *, completed: bool) -> Iterator[Event]:
-        kind, ident = text(item.get("type")), text(item.get("id"))
+    def _handle_item(self, item: dict[str, Any], *, completed: bool) -> Iterator[Event]:
+        kind, ident = as_text(item.get("type")), as_text(item.get("id"))
         if kind == "agentMessage" and completed:
             if ident != self._item:
-                yield from self._delta(ident, text(item.get("text")))
+                yield from self._delta(ident, as_text(item.get("text")))
             else:
-                yield from self._result_text(text(item.get("text")))
-            self._complete()
+                yield from self._check_result_text(as_text(item.get("text")))
+            self._end_message()
         elif kind not in ("agentMessage", "userMessage", "reasoning"):
-            yield from codex_item(self, kind, item, completed=completed)
+            yield from emit_codex_item(self, kind, item, completed=completed)
 
-    def _trouble(self, params: dict[str, Any]) -> Iterator[Event]:
-        error = failure(None, params.get("error"), self.provider, params)
+    def _handle_error(self, params: dict[str, Any]) -> Iterator[Event]:
+        error = agent_error(None, params.get("error"), self.provider, params)
         if not params.get("willRetry") or error.status in (401, 403, 404):
             raise error
-        yield Notice("retry", said(params.get("error")), params)
+        yield Notice("retry", error_text(params.get("error")), params)
 
-    def _over(self, turn: dict[str, Any]) -> None:
+    def _handle_turn_end(self, turn: dict[str, Any]) -> None:
         self.done = True
         if turn.get("status") == "failed":
-            raise failure(None, turn.get("error"), self.provider, turn)
-        self._end("cancelled" if turn.get("status") == "interrupted" else "stop")
+            raise agent_error(None, turn.get("error"), self.provider, turn)
+        self._set_finished("cancelled" if turn.get("status") == "interrupted" else "stop")
 
 
 _CODEX_ASKS = {
@@ -440,7 +449,7 @@ _CODEX_ASKS = {
 _CODEX_SHOWN = ("command", "cwd", "reason", "grantRoot", "networkApprovalContext", "kind")
 
 
-class AcpTalk(_Rpc):
+class AcpProtocol(_JsonRpcProtocol):
     """The Agent Client Protocol (agentclientprotocol.com): initialize, perhaps authenticate, a session,
     prompts in it.
 
@@ -458,44 +467,44 @@ class AcpTalk(_Rpc):
         provider: Endpoint,
         model: str,
         system: str,
-        place: str,
+        folder: str,
         *,
         login: str = "",
         agent: str = "",
         cumulative: bool = False,
-        asks: bool = False,
+        asks_permission: bool = False,
     ) -> None:
-        super().__init__(provider, model, system, place, asks=asks)
+        super().__init__(provider, model, system, folder, asks_permission=asks_permission)
         self.login, self.agent = login, agent
         self.cumulative = cumulative  # usage is told as the session's so far
         self.totals: dict[str, dict[str, int]] = {}  # what each session had used
         self.costs: dict[str, float] = {}  # and what it had cost, in US dollars: that is always the sum
 
-    def _new(self) -> str:
-        return self._request("session/new", {"cwd": self.place, "mcpServers": []})
+    def _new_session_request(self) -> str:
+        return self._request("session/new", {"cwd": self.folder, "mcpServers": []})
 
-    def _prompt(self, text: str) -> str:
+    def _prompt_request(self, text: str) -> str:
         return self._request(
             "session/prompt", {"sessionId": self.session, "prompt": [{"type": "text", "text": text}]}
         )
 
-    def _answered(self, method: str, result: dict[str, Any]) -> list[str]:
+    def _handle_result(self, method: str, result: dict[str, Any]) -> list[str]:
         if method == "initialize" and not isinstance(result.get("authMethods"), (list, type(None))):
-            raise _senseless(self.provider, "authMethods is no list")
+            raise _invalid_message(self.provider, "authMethods is no list")
         if method == "initialize" and self.login in [m.get("id") for m in items(result.get("authMethods"))]:
             return [self._request("authenticate", {"methodId": self.login})]
         if method in ("initialize", "authenticate"):
             self._ready = True
-            return self._speak()
+            return self._send_prompt()
         if method == "session/new":
-            self._opened(result.get("sessionId"))
+            self._set_session(result.get("sessionId"))
             return (
                 [self._request("session/set_mode", {"sessionId": self.session, "modeId": self.agent})]
                 if self.agent
-                else self._speak()
+                else self._send_prompt()
             )
         if method == "session/set_mode":
-            return self._speak()
+            return self._send_prompt()
         if method == "session/prompt":
             self.busy = False
         return []
@@ -504,7 +513,8 @@ class AcpTalk(_Rpc):
         if method != "session/request_permission":
             return None
         kinds = {
-            text(o.get("kind")): text(o.get("optionId")) for o in reversed([*items(params.get("options"))])
+            as_text(o.get("kind")): as_text(o.get("optionId"))
+            for o in reversed([*items(params.get("options"))])
         }
         yes, no = (
             {
@@ -516,9 +526,9 @@ class AcpTalk(_Rpc):
         )
         call = obj(params.get("toolCall"))
         arguments = {k: call[k] for k in ("rawInput", "content", "locations") if call.get(k)}
-        name = text(call.get("title")) or text(call.get("kind")) or "tool"
+        name = as_text(call.get("title")) or as_text(call.get("kind")) or "tool"
         label = self.provider.label or self.provider.name
-        return Permission(ident, text(call.get("toolCallId")), name, arguments, label, (yes, no))
+        return Permission(ident, as_text(call.get("toolCallId")), name, arguments, label, (yes, no))
 
     def interrupt(self) -> list[str]:
         """A word to stop; the prompt is then answered as cancelled."""
@@ -534,106 +544,115 @@ class AcpTalk(_Rpc):
 
     def decoder(self) -> Decoder:
         """The lines of one turn."""
-        return _AcpTurn(self.provider, self)
+        return _AcpTurnDecoder(self.provider, self)
 
 
-class _AcpTurn(Lines):
+class _AcpTurnDecoder(AgentDecoder):
     """A turn's updates, and the answer to its prompt."""
 
-    def __init__(self, provider: Endpoint, talk: AcpTalk) -> None:
+    def __init__(self, provider: Endpoint, protocol: AcpProtocol) -> None:
         super().__init__(provider)
-        self._talk = talk
+        self._protocol = protocol
         self._message: Any = None
         self._cost: float | None = None
         self._calls: dict[str, dict[str, Any]] = {}
 
-    def _line(self, value: dict[str, Any]) -> Iterator[Event]:
+    def _handle(self, value: dict[str, Any]) -> Iterator[Event]:
         result = obj(value.get("result"))
         if "error" in value and "method" not in value:
-            found = [failure(None, e, self.provider, value) for e in (said(value["error"]), value["error"])]
+            found = [
+                agent_error(None, e, self.provider, value)
+                for e in (error_text(value["error"]), value["error"])
+            ]
             # by its words first: gemini's code is 500 whatever it tells
             raise next((e for e in found if type(e) is not ProviderError), found[-1])
         if "sessionId" in result:
-            yield from self._started(result["sessionId"], self._talk.model or None)
+            yield from self._emit_started(result["sessionId"], self._protocol.model or None)
         elif "stopReason" in result:
-            yield from self._answer(result)
+            yield from self._handle_prompt_result(result)
         elif (
             value.get("method") == "session/update"
-            and obj(value.get("params")).get("sessionId") == self._talk.session
+            and obj(value.get("params")).get("sessionId") == self._protocol.session
         ):
             yield from self._update(obj(value["params"].get("update")))
 
     def _update(self, update: dict[str, Any]) -> Iterator[Event]:
-        kind, words = update.get("sessionUpdate"), text(obj(update.get("content")).get("text"))
-        if kind == "agent_message_chunk" and _BANNER.match(words) and (_AGAIN in words or not self._open):
+        kind, words = update.get("sessionUpdate"), as_text(obj(update.get("content")).get("text"))
+        if kind == "agent_message_chunk" and _BANNER.match(words) and (_AGAIN in words or not self._pieces):
             yield Notice("retry" if _AGAIN in words else "warning", words, update)
         elif kind == "agent_message_chunk":
             if update.get("messageId") != self._message:
-                yield from self._again("The CLI asked again after a broken stream.")
+                yield from self._restart("The CLI asked again after a broken stream.")
             self._message = update.get("messageId")
-            yield from self._say(words)
+            yield from self._emit_text(words)
         elif kind == "agent_thought_chunk":
             yield ReasoningDelta(words)
         elif kind == "tool_call":
-            self._complete()
-            yield from self._used(update)
+            self._end_message()
+            yield from self._handle_tool_update(update)
         elif kind == "tool_call_update":
-            yield from self._used(update)
+            yield from self._handle_tool_update(update)
         elif kind == "usage_update":
             # 0 is written for a model whose price is not known
-            self._cost = number(obj(update.get("cost")).get("amount")) or None
+            self._cost = as_number(obj(update.get("cost")).get("amount")) or None
 
-    def _used(self, update: dict[str, Any]) -> Iterator[Event]:
+    def _handle_tool_update(self, update: dict[str, Any]) -> Iterator[Event]:
         """A tool's call, or what is new of it: an update holds the changes alone."""
-        ident = text(update.get("toolCallId"))
+        ident = as_text(update.get("toolCallId"))
         call = self._calls.setdefault(ident, {})
         call.update({k: v for k, v in update.items() if v is not None})
         name, given, told = call.get("title") or call.get("kind"), call.get("rawInput"), call.get("status")
         if given is not None or told in ("in_progress", "completed", "failed"):
-            yield from self._tool(ident, name, given)
+            yield from self._emit_tool(ident, name, given)
         if told in ("completed", "failed"):
-            result = content(call.get("content")) or call.get("rawOutput")
-            word = outcome(failed=told == "failed", denied=ident in self._talk.denied)
-            yield from self._tool_end(ident, result, word)
+            result = result_content(call.get("content")) or call.get("rawOutput")
+            word = tool_outcome(failed=told == "failed", denied=ident in self._protocol.denied)
+            yield from self._emit_tool_end(ident, result, word)
             self._calls.pop(ident)
 
-    def _answer(self, result: dict[str, Any]) -> Iterator[Event]:
+    def _handle_prompt_result(self, result: dict[str, Any]) -> Iterator[Event]:
         self.done = True
-        for no in self._talk.denied.values():  # some end the turn at a no, and tell no more of the tool
-            yield from self._tool_end(no.id, None, "refused", no.name, no.arguments)
-        self._talk.denied = {}
+        for no in self._protocol.denied.values():  # some end the turn at a no, and tell no more of the tool
+            yield from self._emit_tool_end(no.id, None, "refused", no.name, no.arguments)
+        self._protocol.denied = {}
         usage = obj(result.get("usage"))
         counts = obj(obj(obj(result.get("_meta")).get("quota")).get("token_count"))  # gemini's place for them
         told = None
         if usage:
-            told = self._counted({k: n for k, v in usage.items() if (n := count(v)) is not None})
+            told = self._usage_report({k: n for k, v in usage.items() if (n := count(v)) is not None})
         elif counts:
-            told = report(count(counts.get("input_tokens")), count(counts.get("output_tokens")), counts)
+            told = usage_report(count(counts.get("input_tokens")), count(counts.get("output_tokens")), counts)
         yield from (told,) if told else ()
-        words, made = "".join(self._open), told and told.usage.output_tokens
+        words, made = "".join(self._pieces), told and told.usage.output_tokens
         if self.provider.dialect == "cli_copilot" and words.startswith(_FAILED) and not made:
-            raise failure(None, words.removeprefix(_FAILED), self.provider, result)
-        reason = text(result.get("stopReason"))
+            raise agent_error(None, words.removeprefix(_FAILED), self.provider, result)
+        reason = as_text(result.get("stopReason"))
         if reason == "end_turn" and counts and not any(counts.values()):
             # gemini, whose tries have all broken off: what is there of each stands one after the other
-            raise failure(None, "the answer broke off, and no token was counted", self.provider, result)
+            raise agent_error(None, "the answer broke off, and no token was counted", self.provider, result)
         self._finished = Finished(_REASONS.get(reason, "other"), reason)
 
-    def _counted(self, told: dict[str, int]) -> UsageReport:
+    def _usage_report(self, told: dict[str, int]) -> UsageReport:
         """Usage in our meaning: of the turn alone, cached input and thinking counted in, as copilot has them
         and opencode has not."""
-        before = _replaced(self._talk.totals, self._talk.session, told) or {} if self._talk.cumulative else {}
+        before = (
+            _swap_stored(self._protocol.totals, self._protocol.session, told) or {}
+            if self._protocol.cumulative
+            else {}
+        )
         u = {k: max(0, v - before.get(k, 0)) for k, v in told.items()}
         given, made = u.get("inputTokens"), u.get("outputTokens")
         read, written, thought = map(u.get, ("cachedReadTokens", "cachedWriteTokens", "thoughtTokens"))
-        beside = total(0, read, written, thought)
-        apart = bool(beside) and u.get("totalTokens") == total(0, given, made, beside)
+        beside = add_counts(0, read, written, thought)
+        apart = bool(beside) and u.get("totalTokens") == add_counts(0, given, made, beside)
         raw: dict[str, Any] = dict(u)
         if self._cost is not None:
-            raw["cost"] = self._cost - (_replaced(self._talk.costs, self._talk.session, self._cost) or 0.0)
-        return report(
-            total(given, read, written) if apart else given,
-            total(made, thought) if apart else made,
+            raw["cost"] = self._cost - (
+                _swap_stored(self._protocol.costs, self._protocol.session, self._cost) or 0.0
+            )
+        return usage_report(
+            add_counts(given, read, written) if apart else given,
+            add_counts(made, thought) if apart else made,
             raw,
             cache_read_tokens=read,
             cache_write_tokens=written,
@@ -644,123 +663,142 @@ class _AcpTurn(Lines):
 # --- how each is run ---
 
 
-def keep(request: Request, provider: Endpoint, key: Secret | None) -> AgentCall | SessionCall:
+def encode_session_call(request: Request, provider: Endpoint, key: Secret | None) -> AgentCall | SessionCall:
     """The request as a turn with the row's command in its long-lived mode. Raises ConfigError where it has
     none."""
     if provider.dialect == opencode_protocol.DIALECT.name:
         return opencode_protocol.encode(request, provider, key)  # whose sessions stay in any case
-    if provider.dialect not in _KEEPERS:
+    if provider.dialect not in _ENCODERS:
         raise ConfigError(
             f"{provider.label or provider.name} has no long-lived mode.",
             hint="Leave keep out; cli/claude, cli/codex, cli/gemini, cli/copilot and cli/opencode have one.",
         )
-    return _KEEPERS[provider.dialect](request, provider, key, False)
+    return _ENCODERS[provider.dialect](request, provider, key, False)
 
 
-def execute(request: Request, provider: Endpoint, key: Secret | None) -> AgentCall:
+def encode_execute_call(request: Request, provider: Endpoint, key: Secret | None) -> AgentCall:
     """The request as a turn with a command that may use its own tools, and asks before those that change
     something. Raises ConfigError where it is none of the five."""
-    able(provider, "execute")
-    own = ("max_turns", "cwd") if provider.dialect == "cli_claude" else ("cwd",)
-    options(request, provider, own)  # what it may use is said by the mode
-    return _KEEPERS[provider.dialect](request, provider, key, True)
+    check_mode(provider, "execute")
+    extra = ("max_turns", "cwd") if provider.dialect == "cli_claude" else ("cwd",)
+    check_options(request, provider, extra)  # what it may use is said by the mode
+    return _ENCODERS[provider.dialect](request, provider, key, True)
 
 
-def able(provider: Endpoint, mode: str | None, *, simulated: bool = False) -> None:
+def check_mode(provider: Endpoint, mode: str | None, *, simulated: bool = False) -> None:
     """Raises ConfigError where mode= is no word for this provider."""
     if mode is not None and mode not in ("query", "execute"):
         raise ConfigError(f"mode cannot be {mode!r} here.", hint="It is query or execute; batch is for rows.")
-    if mode is not None and provider.dialect not in _KEEPERS and not simulated:
+    if mode is not None and provider.dialect not in _ENCODERS and not simulated:
         raise ConfigError(
             f"mode={mode} is for command-line agents, and {provider.label or provider.name} is none.",
             hint="Leave mode out; cli/claude, cli/codex, cli/gemini, cli/copilot and cli/opencode take it.",
         )
 
 
-def _claude(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> AgentCall:
-    shot = one_shot.claude(request, provider, key)
+def _claude(request: Request, provider: Endpoint, key: Secret | None, executes: bool) -> AgentCall:
+    shot = one_shot.encode_claude(request, provider, key)
     words, tools = list(shot.argv), shot.argv.index("--tools") + 1
     words += ["--input-format", "stream-json"]
-    if does:
+    if executes:
         words[tools] = "default"
         words += ["--permission-prompt-tool", "stdio"]
     return AgentCall(
         structs.replace(shot, argv=tuple(words), stdin=""),
-        turn(request, provider),
-        lambda _place: ClaudeTalk(provider, asks=does),
+        session_turn(request, provider),
+        lambda _place: ClaudeProtocol(provider, asks_permission=executes),
     )
 
 
-def _gemini(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> AgentCall:
-    shot, said = one_shot.gemini(request, provider, key), turn(request, provider)
-    away = {"-o", "stream-json"} | ({"--admin-policy", "{tmp}/policy.toml"} if does else set())
+def _gemini(request: Request, provider: Endpoint, key: Secret | None, executes: bool) -> AgentCall:
+    shot, said = one_shot.encode_gemini(request, provider, key), session_turn(request, provider)
+    away = {"-o", "stream-json"} | ({"--admin-policy", "{tmp}/policy.toml"} if executes else set())
     words = tuple(w for w in shot.argv if w not in away)
     return AgentCall(
         structs.replace(shot, argv=(*words, "--acp"), stdin=""),
         said,
-        lambda place: AcpTalk(
-            provider, request.model, "", place, login="gemini-api-key" if key else "", asks=does
+        lambda folder: AcpProtocol(
+            provider,
+            request.model,
+            "",
+            folder,
+            login="gemini-api-key" if key else "",
+            asks_permission=executes,
         ),
     )
 
 
-def _codex(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> AgentCall:
-    own = options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
-    said, sandbox = turn(request, provider), str(own.get("permission_mode") or "read-only")
-    if does:
-        own, sandbox = {**own, "allowed_tools": ["shell_tool"]}, "workspace-write"
+def _codex(request: Request, provider: Endpoint, key: Secret | None, executes: bool) -> AgentCall:
+    extra = check_options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
+    said, sandbox = session_turn(request, provider), str(extra.get("permission_mode") or "read-only")
+    if executes:
+        extra, sandbox = {**extra, "allowed_tools": ["shell_tool"]}, "workspace-write"
     system = dict(said.history[:2])["system"]
     words = [
         "app-server",
-        *one_shot.codex_settings(own),
+        *one_shot.codex_settings(extra),
         "-c",
         f'sandbox_mode="{sandbox}"',
     ]  # said again for each thread; here it tells commands apart
     return AgentCall(
-        call(provider, words, "", key, cwd=own.get("cwd")),
+        build_process_call(provider, words, "", key, cwd=extra.get("cwd")),
         said,
-        lambda place: CodexTalk(provider, request.model, system, place, sandbox=sandbox, asks=does),
+        lambda folder: CodexProtocol(
+            provider, request.model, system, folder, sandbox=sandbox, asks_permission=executes
+        ),
     )
 
 
-def _copilot(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> AgentCall:
-    own, said = options(request, provider, ("allowed_tools", "cwd", "trust")), turn(request, provider)
+def _copilot(request: Request, provider: Endpoint, key: Secret | None, executes: bool) -> AgentCall:
+    extra, said = (
+        check_options(request, provider, ("allowed_tools", "cwd", "trust")),
+        session_turn(request, provider),
+    )
     system = dict(said.history[:2])["system"]
-    words = ["--acp", *one_shot.copilot_settings(request, own)]
-    words = [w for w in words if not (does and w.startswith("--available-tools="))]
+    words = ["--acp", *one_shot.copilot_settings(request, extra)]
+    words = [w for w in words if not (executes and w.startswith("--available-tools="))]
     return AgentCall(
-        call(provider, words, "", key, env={"COPILOT_AUTO_UPDATE": "false"}, cwd=own.get("cwd")),
+        build_process_call(
+            provider, words, "", key, env={"COPILOT_AUTO_UPDATE": "false"}, cwd=extra.get("cwd")
+        ),
         structs.replace(said, full_prompt=f"{system}\n\n{said.full_prompt}") if system else said,
-        lambda place: AcpTalk(provider, request.model, "", place, cumulative=True, asks=does),
+        lambda folder: AcpProtocol(
+            provider, request.model, "", folder, cumulative=True, asks_permission=executes
+        ),
     )
 
 
-def _opencode(request: Request, provider: Endpoint, key: Secret | None, does: bool) -> AgentCall:
-    own, said = options(request, provider, ("allowed_tools", "cwd", "trust")), turn(request, provider)
-    system, retold = fitting(dict(said.history[:2])["system"], said.full_prompt)
+def _opencode(request: Request, provider: Endpoint, key: Secret | None, executes: bool) -> AgentCall:
+    extra, said = (
+        check_options(request, provider, ("allowed_tools", "cwd", "trust")),
+        session_turn(request, provider),
+    )
+    system, retold = fit_system_prompt(dict(said.history[:2])["system"], said.full_prompt)
     env = one_shot.opencode_settings(
         system,
-        own,
-        asks=does,
+        extra,
+        asks_permission=executes,
         default_agent="nbllm",
         **({"model": request.model} if request.model else {}),
     )
     return AgentCall(
-        call(
+        build_process_call(
             provider,
             ["acp", "--pure"],
             "",
             key,
             env=env,
-            cwd=own.get("cwd"),
+            cwd=extra.get("cwd"),
             passthrough_env=one_shot.opencode_passes(provider, request.model),
         ),
         structs.replace(said, full_prompt=retold),
-        lambda place: AcpTalk(provider, request.model, "", place, agent="nbllm", asks=does),
+        lambda folder: AcpProtocol(
+            provider, request.model, "", folder, agent="nbllm", asks_permission=executes
+        ),
     )
 
 
-_KEEPERS: dict[str, Callable[[Request, Endpoint, Secret | None, bool], AgentCall]] = {
+_ENCODERS: dict[str, Callable[[Request, Endpoint, Secret | None, bool], AgentCall]] = {
     "cli_claude": _claude,
     "cli_gemini": _gemini,
     "cli_codex": _codex,

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _GRACE = 1.0  # seconds between a request to end and a kill
-_LOOK = 1.0  # seconds between two looks at who our parent is: a forked child of it may hold our input open
+_POLL = 1.0  # seconds between two looks at who our parent is: a forked child of it may hold our input open
 
 
 class Reaper:
@@ -38,14 +38,14 @@ class Reaper:
         if self._process is None or self._process.poll() is not None:
             self._start()
             for known, number in self._running.items():
-                self._tell(known, number)
+                self._send(known, number)
         else:
-            self._tell(home, pid)
+            self._send(home, pid)
 
-    def forget(self, home: Path) -> None:
+    def unwatch(self, home: Path) -> None:
         """A command that has ended."""
         if self._running.pop(home, None) is not None:
-            self._tell(home, -1)
+            self._send(home, -1)
 
     def close(self) -> None:
         """Ends the process that watches, where nothing runs that it could end."""
@@ -66,7 +66,7 @@ class Reaper:
                 start_new_session=True,
             )
 
-    def _tell(self, home: Path, pid: int) -> None:
+    def _send(self, home: Path, pid: int) -> None:
         if self._process is not None and self._process.stdin is not None:
             with contextlib.suppress(OSError, ValueError):
                 self._process.stdin.write(os.fsencode(f"{pid} {home}\n"))
@@ -79,24 +79,24 @@ class Reaper:
 def main(parent: int) -> None:
     """Waits for the end of `parent`, then ends what runs."""
     running: dict[bytes, int] = {}
-    for line in _told(parent):
+    for line in _read_lines(parent):
         pid, _, home = line.partition(b" ")
         if int(pid) < 0:
             running.pop(home, None)
         else:
             running[home] = int(pid)
-    _end(running)
+    _kill_all(running)
 
 
-def _told(parent: int) -> Iterator[bytes]:
+def _read_lines(parent: int) -> Iterator[bytes]:
     """The lines of our input, up to its end; or, where our parent is another, up to the last one that is
     there. It may have been killed before we began to read."""
-    rest, wait = b"", _LOOK
+    rest, wait = b"", _POLL
     while True:
         if os.name == "posix" and not select.select([0], [], [], wait)[0]:
             if not wait:
                 return
-            wait = _LOOK if os.getppid() == parent else 0.0
+            wait = _POLL if os.getppid() == parent else 0.0
             continue
         if not (more := os.read(0, 2**16)):
             return
@@ -104,11 +104,11 @@ def _told(parent: int) -> Iterator[bytes]:
         yield from lines
 
 
-def _end(running: dict[bytes, int]) -> None:
+def _kill_all(running: dict[bytes, int]) -> None:
     """A request to end, then a kill, then their folders."""
     for sign in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
         until, told = time.monotonic() + _GRACE, set[int]()
-        while there := _members(running):
+        while there := _running_pids(running):
             for pid in there - told:  # first, then the time: a look takes longer than that on a busy machine
                 with contextlib.suppress(OSError):
                     os.kill(pid, sign)
@@ -120,7 +120,7 @@ def _end(running: dict[bytes, int]) -> None:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _members(running: dict[bytes, int]) -> set[int]:
+def _running_pids(running: dict[bytes, int]) -> set[int]:
     """The processes of the commands that are still there; a negative number is a whole group."""
     found, marks = set(), {b"TMPDIR=" + home for home in running}
     for pid in filter(None, running.values()):

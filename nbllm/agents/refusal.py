@@ -13,7 +13,7 @@ class Refusal(Exception):
         self.status, self.headers, self.page = status, headers, page
 
 
-class Refusable(Reply):
+class RefusableReply(Reply):
     """A reply whose status, headers and page are those of its refusal, where there is one."""
 
     __slots__ = ()

@@ -28,23 +28,23 @@ import msgspec
 from ..core import errors
 from ..core.calls import Frame, HttpCall, RemoteCall, Trace, Transport, origin
 from ..http.transport import HttpTransport
-from .refusal import Refusable, Refusal
+from .refusal import RefusableReply, Refusal
 
 if TYPE_CHECKING:
     from ..http.sdk import SdkClient
 
-LIMIT = 64  # conversations that are remembered
-_CARD, _CARD_TIME = 2**20, 10.0  # bytes of a card, seconds for it
-_FRESH = 300.0  # seconds that a card is taken to be the same
-_CANCEL = 0.8  # seconds for a task to be told to stop
-_PACE = (0.2, 5.0)  # seconds between two looks at a task: the first, and the longest
+MAX_SESSIONS = 64  # conversations that are remembered
+_CARD_LIMIT, _CARD_TIMEOUT = 2**20, 10.0  # bytes of a card, seconds for it
+_CARD_LIFETIME = 300.0  # seconds that a card is taken to be the same
+_CANCEL_TIMEOUT = 0.8  # seconds for a task to be told to stop
+_POLL_PAUSES = (0.2, 5.0)  # seconds between two looks at a task: the first, and the longest
 _PATHS = ("/.well-known/agent-card.json", "/.well-known/agent.json")  # the second is that of version 0.2
 _BINDINGS = ("JSONRPC", "HTTP+JSON")
 
-Heard = tuple[tuple[str, str], ...]
+History = tuple[tuple[str, str], ...]
 
 
-def sdk() -> Any:
+def load_sdk() -> Any:
     """The SDK's parts. Raises ConfigError where it is not installed."""
     try:
         from a2a.client import ClientConfig, ClientFactory
@@ -63,8 +63,8 @@ def sdk() -> Any:
         factory=ClientFactory,
         card=parse_agent_card,
         types=a2a_pb2,
-        told=forms.MessageToDict,
-        made=forms.ParseDict,
+        to_dict=forms.MessageToDict,
+        from_dict=forms.ParseDict,
     )
 
 
@@ -73,10 +73,10 @@ class _Task(msgspec.Struct):
 
     ident: str = ""
     context: str = ""
-    waits: bool = False
-    over: bool = False
+    awaits_input: bool = False
+    is_over: bool = False
 
-    def note(self, event: Any, types: Any) -> None:
+    def update(self, event: Any, types: Any) -> None:
         """What an event says of it."""
         kind = event.WhichOneof("payload")
         told = getattr(event, kind) if kind else None
@@ -84,43 +84,45 @@ class _Task(msgspec.Struct):
             return
         self.context = told.context_id or self.context
         if kind == "message":
-            self.over = True
+            self.is_over = True
             return
         self.ident = (told.id if kind == "task" else told.task_id) or self.ident
         if kind != "artifact_update":
             state = told.status.state
-            self.waits = state == types.TASK_STATE_INPUT_REQUIRED
+            self.awaits_input = state == types.TASK_STATE_INPUT_REQUIRED
             going = (types.TASK_STATE_UNSPECIFIED, types.TASK_STATE_SUBMITTED, types.TASK_STATE_WORKING)
-            self.over = state not in going
+            self.is_over = state not in going
 
 
 @dataclass(slots=True)
-class RemoteReply(Refusable):
+class RemoteReply(RefusableReply):
     """The events of one turn; or, where the agent's server said no, that answer."""
 
     transport: RemoteTransport
     call: RemoteCall
-    bound: SdkClient
+    sdk_client: SdkClient
     agent: Any = None
-    kit: Any = None
+    sdk: Any = None
     streams: bool = True
     task: _Task = field(default_factory=_Task)
     first: list[Frame] = field(default_factory=list)
     events: AsyncIterator[Any] | None = None
     refusal: Refusal | None = None
-    opening: asyncio.Task[Frame | None] | None = None
+    first_event: asyncio.Task[Frame | None] | None = None
 
     def finish(self, answer: Callable[[], str]) -> None:
         """Notes the agent's context, and its task where it waits for an answer."""
         if not self.call.fresh and self.task.context:
-            task = self.task.ident if self.task.waits else ""
-            self.transport.remember(self.call, answer(), (self.task.context, task))
+            task = self.task.ident if self.task.awaits_input else ""
+            self.transport.store_session(self.call, answer(), (self.task.context, task))
 
     async def begin(self, message: Any) -> None:
         """Sends the message, and waits for the first of what comes. Raises Refusal, and errors of ours."""
-        self.events = self.agent.send_message(self.kit.types.SendMessageRequest(message=message))
-        self.opening = asyncio.create_task(self._next())
-        first = await asyncio.shield(self.opening)  # Stop needs what it tells: which task is to be cancelled
+        self.events = self.agent.send_message(self.sdk.types.SendMessageRequest(message=message))
+        self.first_event = asyncio.create_task(self._next())
+        first = await asyncio.shield(
+            self.first_event
+        )  # Stop needs what it tells: which task is to be cancelled
         self.first = [first] if first is not None else []
 
     async def frames(self) -> AsyncGenerator[list[Frame], None]:
@@ -130,27 +132,27 @@ class RemoteReply(Refusable):
             yield [frame]
         while (frame := await self._next()) is not None:  # type: ignore[assignment]
             yield [frame]
-        if self.streams and self.task.ident and not self.task.over:
-            self.events = self.agent.subscribe(self.kit.types.SubscribeToTaskRequest(id=self.task.ident))
+        if self.streams and self.task.ident and not self.task.is_over:
+            self.events = self.agent.subscribe(self.sdk.types.SubscribeToTaskRequest(id=self.task.ident))
             with contextlib.suppress(Refusal):
                 while (frame := await self._next(quiet=True)) is not None:  # type: ignore[assignment]
                     yield [frame]
-        pace, longest = _PACE
-        while self.task.ident and not self.task.over:
+        pace, longest = _POLL_PAUSES
+        while self.task.ident and not self.task.is_over:
             await asyncio.sleep(pace)
             pace = min(longest, 1.5 * pace)
-            self.events = _once(self._look())
+            self.events = _once(self._poll())
             if (looked := await self._next()) is not None:
                 yield [looked]
 
-    async def _look(self) -> Any:
-        found = await self.agent.get_task(self.kit.types.GetTaskRequest(id=self.task.ident))
-        return self.kit.types.StreamResponse(task=found)
+    async def _poll(self) -> Any:
+        found = await self.agent.get_task(self.sdk.types.GetTaskRequest(id=self.task.ident))
+        return self.sdk.types.StreamResponse(task=found)
 
     async def _next(self, *, quiet: bool = False) -> Frame | None:
         """The next event as a frame; None at the end. An error that the protocol has words for is a frame
         too."""
-        if self.events is None or self.task.over:
+        if self.events is None or self.task.is_over:
             return None
         try:
             event = await anext(self.events, None)
@@ -161,33 +163,33 @@ class RemoteReply(Refusable):
         except errors.NbllmError:
             raise
         except Exception as exc:  # noqa: BLE001 - the SDK's own, protobuf's, and those of JSON
-            if self.bound.refused is not None:
-                raise Refusal(*self.bound.refused) from None
+            if self.sdk_client.refused is not None:
+                raise Refusal(*self.sdk_client.refused) from None
             if quiet:
                 return None
-            self.task.over = True
+            self.task.is_over = True
             told = " ".join(str(getattr(exc, "message", "") or exc).split())[:2_000]
             return Frame(json.dumps({"error": {"message": told or type(exc).__name__}}), at=self._at)
         if event is None:
             return None
-        self.task.note(event, self.kit.types)
-        return Frame(json.dumps(self.kit.told(event)), at=self._at)
+        self.task.update(event, self.sdk.types)
+        return Frame(json.dumps(self.sdk.to_dict(event)), at=self._at)
 
     @property
     def _at(self) -> float:
-        return self.bound.at or time.perf_counter()
+        return self.sdk_client.at or time.perf_counter()
 
     async def stop(self) -> None:
         """Ends the turn: a task that goes on is cancelled, as far as that takes no longer than a moment."""
         with contextlib.suppress(Exception):  # it is told, and no more than that
-            async with asyncio.timeout(_CANCEL):
-                if self.opening is not None and not self.opening.done():
-                    await asyncio.wait([self.opening])
-                if self.task.ident and not self.task.over:
-                    request = self.kit.types.CancelTaskRequest(id=self.task.ident)
+            async with asyncio.timeout(_CANCEL_TIMEOUT):
+                if self.first_event is not None and not self.first_event.done():
+                    await asyncio.wait([self.first_event])
+                if self.task.ident and not self.task.is_over:
+                    request = self.sdk.types.CancelTaskRequest(id=self.task.ident)
                     await self.agent.cancel_task(request)
-        if self.opening is not None:
-            self.opening.cancel()
+        if self.first_event is not None:
+            self.first_event.cancel()
         if isinstance(self.events, AsyncGenerator):
             with contextlib.suppress(Exception):
                 await self.events.aclose()
@@ -202,15 +204,15 @@ class RemoteTransport(Transport):
 
     def __init__(self, http: HttpTransport) -> None:
         self._http = http
-        self.heard: dict[tuple[str, Heard], tuple[str, str]] = {}
+        self.sessions: dict[tuple[str, History], tuple[str, str]] = {}
         self._cards: dict[str, tuple[float, Any]] = {}
 
     def warm_up(self, call: RemoteCall) -> Coroutine[Any, Any, None] | None:
         """Loads the SDK, and what the first request needs."""
-        return self._warm(call)
+        return self._warm_up(call)
 
-    async def _warm(self, call: RemoteCall) -> None:
-        await asyncio.to_thread(sdk)  # other answers stream meanwhile
+    async def _warm_up(self, call: RemoteCall) -> None:
+        await asyncio.to_thread(load_sdk)  # other answers stream meanwhile
         await self._http.prepare(call.url)
 
     @asynccontextmanager
@@ -218,42 +220,42 @@ class RemoteTransport(Transport):
         """Says a turn and gives its events; leaving in the middle of it cancels the task. Raises
         ConnectFailed where nobody answers, ProtocolError for a card that cannot be used; a server's own no is
         the reply's status."""
-        kit = await asyncio.to_thread(sdk)
+        sdk = await asyncio.to_thread(load_sdk)
         from ..http.sdk import SdkClient
 
-        bound = SdkClient(self._http, call.url, call.headers, call.guard, connect)
+        sdk_client = SdkClient(self._http, call.url, call.headers, call.guard, connect)
         began = time.perf_counter()
-        async with bound.client() as client:
-            reply = RemoteReply(self, call, bound, kit=kit)
+        async with sdk_client.client() as client:
+            reply = RemoteReply(self, call, sdk_client, sdk=sdk)
             try:
                 try:
                     await self._begin(reply, client, trace)
                 except Refusal as no:
-                    trace.status, reply.refusal, reply.task.over = no.status, no, True
+                    trace.status, reply.refusal, reply.task.is_over = no.status, no, True
                 trace.marks["start"] = began
                 yield reply
             finally:
                 await asyncio.shield(reply.stop())
 
     async def _begin(self, reply: RemoteReply, client: Any, trace: Trace) -> None:
-        call, bound, kit = reply.call, reply.bound, reply.kit
-        card, trace.address = _interfaces(await self._card(kit, bound.connect, call), call.url)
+        call, sdk_client, sdk = reply.call, reply.sdk_client, reply.sdk
+        card, trace.address = _interfaces(await self._card(sdk, sdk_client.connect, call), call.url)
         reply.streams = card.capabilities.streaming
-        known = None if call.fresh else self.heard.pop((call.url, call.turn.history), None)
+        known = None if call.fresh else self.sessions.pop((call.url, call.turn.history), None)
         ways = {"polling": not reply.streams, "supported_protocol_bindings": [*_BINDINGS]}
-        reply.agent = kit.factory(kit.config(httpx_client=client, **ways)).create(card)
-        bound.trace, trace.reused = trace, known is not None
-        await reply.begin(_message(kit, call, known))
+        reply.agent = sdk.factory(sdk.config(httpx_client=client, **ways)).create(card)
+        sdk_client.trace, trace.reused = trace, known is not None
+        await reply.begin(_message(sdk, call, known))
         if (there := origin(trace.address)) != origin(call.url):
             reply.first.insert(0, Frame(json.dumps({"elsewhere": there}), at=reply._at))
 
-    async def said(self, call: RemoteCall) -> str:
+    async def describe_agent(self, call: RemoteCall) -> str:
         """What an agent's card says of it and of its skills, in its own words. Raises ProtocolError, and
         errors of connections."""
-        where, kit = origin(call.url), await asyncio.to_thread(sdk)
+        where, sdk = origin(call.url), await asyncio.to_thread(load_sdk)
         try:
-            async with asyncio.timeout(_CARD_TIME):
-                card = await self._card(kit, _CARD_TIME, call)
+            async with asyncio.timeout(_CARD_TIMEOUT):
+                card = await self._card(sdk, _CARD_TIMEOUT, call)
         except Refusal as no:
             raise errors.ProtocolError(
                 f"{where} answers {no.status} where an agent's card should be.",
@@ -263,25 +265,25 @@ class RemoteTransport(Transport):
             if isinstance(error, errors.Timeout):
                 raise
             raise errors.Timeout(
-                f"No card from {where} within {_CARD_TIME:g} s.", which="total", seconds=_CARD_TIME
+                f"No card from {where} within {_CARD_TIMEOUT:g} s.", which="total", seconds=_CARD_TIMEOUT
             ) from None
         skills = [f"- {skill.name}: {skill.description}" for skill in card.skills]
         return "\n".join([f"{card.name}: {card.description}", *(["Skills:", *skills] if skills else ())])
 
-    async def _card(self, kit: Any, connect: float | None, call: RemoteCall) -> Any:
+    async def _card(self, sdk: Any, connect: float | None, call: RemoteCall) -> Any:
         """The agent's card, as it is now or was minutes ago. Raises Refusal, ProtocolError."""
         at, card = self._cards.get(call.url, (0.0, None))
-        if card is None or time.monotonic() - at > _FRESH:
+        if card is None or time.monotonic() - at > _CARD_LIFETIME:
             page = await self._page(connect, call)
             try:
-                card = kit.card(json.loads(page))
+                card = sdk.card(json.loads(page))
             except Exception:  # noqa: BLE001 - JSON's errors, protobuf's, and those of wrong types
                 raise errors.ProtocolError(
                     f"What {origin(call.url)} has in the place of an agent's card cannot be read.",
                     hint="Check that base_url is an agent's address, such as https://host/agent.",
                 ) from None
             self._cards[call.url] = time.monotonic(), card
-        made = kit.types.AgentCard()
+        made = sdk.types.AgentCard()
         made.CopyFrom(card)
         return made
 
@@ -290,22 +292,22 @@ class RemoteTransport(Transport):
         for n, url in enumerate([base] if whole else [base + path for path in _PATHS]):
             asked = HttpCall(url, {**call.headers, "accept": "application/json"}, {}, "GET", call.guard)
             async with self._http.open(asked, Trace(), connect) as reply:
-                page = await reply.body(_CARD)
+                page = await reply.body(_CARD_LIMIT)
                 if reply.status < 300:
                     return page
                 if reply.status != 404 or whole or n:
                     raise Refusal(reply.status, reply.headers, page)
         raise AssertionError
 
-    def remember(self, call: RemoteCall, answer: str, place: tuple[str, str]) -> None:
+    def store_session(self, call: RemoteCall, answer: str, place: tuple[str, str]) -> None:
         """A conversation that may go on: (the agent's context, its task where it waits)."""
-        self.heard[call.url, call.turn.history_after(answer)] = place
-        while len(self.heard) > LIMIT:
-            del self.heard[next(iter(self.heard))]
+        self.sessions[call.url, call.turn.history_after(answer)] = place
+        while len(self.sessions) > MAX_SESSIONS:
+            del self.sessions[next(iter(self.sessions))]
 
     async def close(self) -> None:
         """Forgets what was heard."""
-        self.heard, self._cards = {}, {}
+        self.sessions, self._cards = {}, {}
 
 
 def _interfaces(card: Any, url: str) -> tuple[Any, str]:
@@ -334,7 +336,7 @@ def _is_web(url: str) -> bool:
         return False
 
 
-def _message(kit: Any, call: RemoteCall, known: tuple[str, str] | None) -> Any:
+def _message(sdk: Any, call: RemoteCall, known: tuple[str, str] | None) -> Any:
     """The user's message in the protocol's form."""
     words = call.turn.prompt if known else call.turn.full_prompt
     context, task = known or ("", "")
@@ -345,4 +347,4 @@ def _message(kit: Any, call: RemoteCall, known: tuple[str, str] | None) -> Any:
         "contextId": context,
         "taskId": task,
     }
-    return kit.made({k: v for k, v in told.items() if v}, kit.types.Message())
+    return sdk.from_dict({k: v for k, v in told.items() if v}, sdk.types.Message())

@@ -10,7 +10,7 @@ from .local_server import LocalTransport
 from .opencode_server import OpenCodeTransport
 from .process import ProcessTransport
 from .remote import RemoteTransport
-from .sessions import KeptTransport
+from .sessions import AgentTransport
 
 
 class Transports:
@@ -18,14 +18,14 @@ class Transports:
 
     def __init__(self, http: HttpTransport) -> None:
         self.processes = ProcessTransport()
-        self.kept = KeptTransport(self.processes)
+        self.agents = AgentTransport(self.processes)
         self.sessions = OpenCodeTransport(http, self.processes)
         self.remote = RemoteTransport(http)
         self.local = LocalTransport(http, self.processes)
         self.by_kind: dict[type, Transport] = {
             HttpCall: http,
             ProcessCall: self.processes,
-            AgentCall: self.kept,
+            AgentCall: self.agents,
             SessionCall: self.sessions,
             RemoteCall: self.remote,
             LocalCall: self.local,
@@ -33,5 +33,5 @@ class Transports:
 
     async def close(self) -> None:
         """Closes sessions, and ends commands that stay."""
-        await asyncio.gather(self.sessions.close(), self.kept.close(), self.local.close())
+        await asyncio.gather(self.sessions.close(), self.agents.close(), self.local.close())
         await self.processes.close()

@@ -92,9 +92,9 @@ class Attempt(msgspec.Struct, frozen=True):
         )
         if not stderr:
             return error
-        from ..agents.base import late
+        from ..agents.base import timeout_error
 
-        return late(error, stderr, self.route.provider)
+        return timeout_error(error, stderr, self.route.provider)
 
 
 class Sink(Protocol):
@@ -250,9 +250,9 @@ class _AttemptRun:
         reply.finish(self._answer_text)
 
     def _answer_text(self) -> str:
-        from ..agents.base import spoken
+        from ..agents.base import message_text
 
-        return spoken(self.sink.partial().message, self.attempt.route.provider)
+        return message_text(self.sink.partial().message, self.attempt.route.provider)
 
     async def _read(self, decoder: Decoder, reply: Reply) -> None:
         self.trace.non_streaming = getattr(decoder, "non_streaming", False)

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..agents.base import passed
-from ..agents.model_files import lacks, listed
-from ..agents.process import find
+from ..agents.base import allowed_passthrough
+from ..agents.model_files import list_model_files, local_model_problem
+from ..agents.process import find_command
 from ..core import errors
 from ..core.calls import Endpoint, ProcessCall, ProviderSpec, Secret, Trace
 from ..dialects._errors import provider_error
@@ -108,7 +108,7 @@ def _state(client: Client, row: ProviderSpec) -> ProviderState:
         not note,
         note
         or (
-            f"{find(row.command[0])} with {'that key' if key else 'its own login'}"
+            f"{find_command(row.command[0])} with {'that key' if key else 'its own login'}"
             if row.command
             else "not asked"
         ),
@@ -130,7 +130,7 @@ def _unready_reason(client: Client, row: ProviderSpec, address: str, key: Secret
     if row.command and shutil.which(row.command[0]) is None:
         return f"{row.command[0]} is not installed"
     if row.folders:
-        return lacks(client.registry.with_model_folders(row))
+        return local_model_problem(client.registry.with_model_folders(row))
     if key is None and not row.local:
         return f"set {' or '.join(row.key_env) or 'a key'}" + (f" ({row.key_url})" if row.key_url else "")
     return ""
@@ -212,7 +212,7 @@ async def _version(client: Client, row: ProviderSpec) -> str:
     async with (
         asyncio.timeout(TIMEOUT),
         client.pool.transports.processes.open(
-            ProcessCall((*row.command, "--version"), passthrough_env=passed(row)), Trace()
+            ProcessCall((*row.command, "--version"), passthrough_env=allowed_passthrough(row)), Trace()
         ) as reply,
     ):
         frames = [frame async for batch in reply.frames() for frame in batch]
@@ -291,8 +291,8 @@ def _models_of(
 ) -> list[ModelInfo]:
     if (files := client.registry.with_model_folders(client.registry.rows[name])).folders:
         return [
-            ModelInfo(full, name, full.partition("/")[2], created=round(file.changed))
-            for full, file in listed(files).items()
+            ModelInfo(full, name, full.partition("/")[2], created=round(file.modified))
+            for full, file in list_model_files(files).items()
         ]
     try:
         route = resolve_provider(client, name)

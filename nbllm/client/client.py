@@ -307,7 +307,7 @@ class Client:
         consent = self.mcp.consent
 
         async def read_card() -> str:
-            return await self.pool.transports.remote.said(call)
+            return await self.pool.transports.remote.describe_agent(call)
 
         return RemoteTool(
             route, lambda message: self.stream(message, name, budget=budget), read_card, consent

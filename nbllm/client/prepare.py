@@ -26,9 +26,9 @@ def encode(
     sent. Raises ConfigError for keep, mode and cache="1h" where the provider does not support them."""
     row = route.provider
     if mode is not None:
-        from ..agents.protocols import able
+        from ..agents.protocols import check_mode
 
-        able(row, mode, simulated=route.simulated)
+        check_mode(row, mode, simulated=route.simulated)
     if key is None and not row.local:
         raise missing_key_error(row)
     _caching.check_supported(request, row)
@@ -36,7 +36,7 @@ def encode(
     if not route.simulated and (keep or mode == "execute"):
         from ..agents import protocols
 
-        encoder = protocols.execute if mode == "execute" else protocols.keep
+        encoder = protocols.encode_execute_call if mode == "execute" else protocols.encode_session_call
     if (path := route.path) is not None:
         from ..agents.local_server import local_call
 

@@ -38,9 +38,9 @@ _TYPE_EXPRESSION = re.compile(r"[A-Z]\w*|(?=.*[\[.|])[^\W\d][\w.\[\]|,\"' ]*")
 
 def _check_mode(route: Route, options: Mapping[str, Any]) -> None:
     if options["mode"] in ("query", "execute"):
-        from ..agents.protocols import able
+        from ..agents.protocols import check_mode
 
-        able(route.provider, str(options["mode"]), simulated=route.simulated)
+        check_mode(route.provider, str(options["mode"]), simulated=route.simulated)
 
 
 def _check_strict(route: Route, options: Mapping[str, Any]) -> None:

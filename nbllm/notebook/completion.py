@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from types import FunctionType
 
-from ..agents.model_files import listed
+from ..agents.model_files import list_model_files
 from ..core.options import Option
 from ..routing.config import provider_prefix
 from .session import Session
@@ -126,7 +126,7 @@ def models(session: Session, typed: str = "") -> list[tuple[str, str]]:
     registry = session.client.registry
     row = registry.row(provider_prefix(typed)) if "/" in typed else None
     if row is not None and row.folders:
-        return [(name, "model file") for name in listed(registry.with_model_folders(row))]
+        return [(name, "model file") for name in list_model_files(registry.with_model_folders(row))]
     names = registry.explicit_names() if typed.startswith("api/") else registry.names()
     return [(name, _hint(session, name)) for name in dict.fromkeys(names)]
 

@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
-from ..agents.model_files import newest, path_of
+from ..agents.model_files import model_path, newest_model
 from ..core.addresses import may_hold_secret, parse_ip
 from ..core.calls import HiddenTexts, ProviderSpec, Quirks, Secret, display_url
 from ..core.errors import AuthenticationError, ConfigError, is_secret_name, similar_names
@@ -75,7 +75,7 @@ class Route:
     @property
     def path(self) -> Path | None:
         """The path of the model file; None for a model on a server."""
-        return None if self.simulated else self.file or path_of(self.provider, self.model)
+        return None if self.simulated else self.file or model_path(self.provider, self.model)
 
     def check(self) -> None:
         """Raises the ConfigError that says why the provider cannot be called."""
@@ -203,7 +203,7 @@ class Registry(config.Settings):
             raise self._unknown_model(name)
         model, file = model or provider.default_model, None
         if provider.folders and not (model or provider.pending_consent or base_url or self.simulating):
-            model, file = newest(self.with_model_folders(provider))
+            model, file = newest_model(self.with_model_folders(provider))
         is_bare = provider is self.row(config.strip_api_prefix(full, self.rows)) and base_url is None
         return self._with_address(Route(name, provider, model, file=file), base_url, dialect, is_bare=is_bare)
 
@@ -275,7 +275,7 @@ class Registry(config.Settings):
         row = self._row_at(row, base_url, dialect)
         try:
             ready = self._fill_in(row, route.model)
-            file = route.file or (path_of(ready, route.model) if ready.folders else None)
+            file = route.file or (model_path(ready, route.model) if ready.folders else None)
             return replace(route, provider=ready, file=file)
         except ConfigError as error:
             if not is_bare:

@@ -163,8 +163,8 @@ class Connection:
             await self._speak(nullcontext((incoming, Outgoing(command, encode))))
         finally:
             by_itself = self.over and not self._stopped
-            command.shut()
-            code = await command.gone()
+            command.close_stdin()
+            code = await command.wait_for_exit()
             await command.stop((signal.SIGTERM,))
             self._command, self._log = None, command.stderr
             if by_itself and not self.ended:
