@@ -88,11 +88,11 @@ def test_names_tell_checks_apart():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["contians: x"], "No assertion"),
+        (["contians: x"], "Unknown assertion"),
         (["contains:"], "needs a text"),
         (["regex: ("], "Not a pattern"),
-        (["latency: soon"], "limit of latency"),
-        (["cost: -1"], "limit of cost"),
+        (["latency: soon"], "limit for latency"),
+        (["cost: -1"], "limit for cost"),
         ([5], "Not an assertion"),
         ([{"json": 5}], "takes a schema"),
     ],
@@ -471,8 +471,8 @@ class Wanting:
     [
         ({"score": later}, "async"),
         ({"asserts": later}, "async"),
-        ({"score": Wanting}, "cannot be made"),
-        ({"asserts": Wanting}, "cannot be made"),
+        ({"score": Wanting}, "failed"),
+        ({"asserts": Wanting}, "failed"),
         ({"score": "blank"}, "Not every prompt"),
         ({"asserts": "contains: {some}"}, "Not every prompt has a 'some'"),
     ],

@@ -85,7 +85,7 @@ def test_a_client_is_made_of_no_model(given):
 @pytest.mark.parametrize("part", [nbllm.Image, nbllm.Document])
 def test_the_name_of_a_file_is_no_picture(part):
     """A mistake that is easily made: it is told where it is made, and not where it is sent."""
-    with pytest.raises(TypeError, match=r"data takes bytes, and no str: Path\(...\).read_bytes"):
+    with pytest.raises(TypeError, match=r"data takes bytes, not str: use Path\(...\).read_bytes"):
         part("photo.png")
     assert b"x" == part(bytearray(b"x")).data
 

@@ -268,7 +268,7 @@ def test_a_chat_asks_by_itself(client, options, asked):
 
 @pytest.mark.parametrize("word", ["2h", "on", "", 1])
 def test_no_other_word_is_taken(client, word):
-    with pytest.raises(ConfigError, match=r"(Not a way to keep prompts|cache= takes)(?s:.*)auto, off or 1h"):
+    with pytest.raises(ConfigError, match=r"(Not a valid value|cache= takes)(?s:.*)auto, off or 1h"):
         client.stream("Hello", model("openai"), cache=word)
 
 

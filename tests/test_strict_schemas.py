@@ -121,11 +121,11 @@ def test_anthropic_keeps_what_is_optional():
 @pytest.mark.parametrize(
     ("function", "mode", "words"),
     [
-        (loose, OPENAI, "'options' of loose: it is an object of any keys"),
-        (loose, ANTHROPIC, "'options' of loose: it is an object of any keys"),
+        (loose, OPENAI, "'options' of loose: it is an object with arbitrary keys"),
+        (loose, ANTHROPIC, "'options' of loose: it is an object with arbitrary keys"),
         (unknown, OPENAI, "'value' of unknown: it may be of any type"),
-        (pair, OPENAI, "'both' of pair: its schema says prefixItems"),
-        (rich, ANTHROPIC, "'item.parts[]' of rich: it holds itself"),
+        (pair, OPENAI, "'both' of pair: its schema uses prefixItems"),
+        (rich, ANTHROPIC, "'item.parts[]' of rich: it contains itself"),
     ],
 )
 def test_what_cannot_be_strict_is_named(function, mode, words):
@@ -272,7 +272,10 @@ def test_strict_is_an_option_of_a_call(name):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"strict": True}, "strict is for tools"), ({"strict": True, "tools": [loose]}, "object of any keys")],
+    [
+        ({"strict": True}, "strict is for tools"),
+        ({"strict": True, "tools": [loose]}, "object with arbitrary keys"),
+    ],
 )
 def test_strict_that_cannot_be_honoured_is_refused(options, words):
     """Before anything is sent."""
@@ -350,12 +353,12 @@ def test_who_holds_every_answer_to_its_schema_is_sent_it_as_it_is(dialect):
         ({"type": "object"}, None),
         (
             {"type": "object", "additionalProperties": True},
-            "the fields of the answer: it is an object of any",
+            "the fields of the answer: it is an object with arbitrary",
         ),
         ({"properties": {"a": {}}}, "the field 'a' of the answer: it may be of any type"),
-        ({"properties": {"a": {"type": "object"}}}, "'a' of the answer: it is an object of any keys"),
-        ({"properties": {"a": {"not": {"type": "string"}}}}, "its schema says not"),
-        ({"anyOf": [{"type": "object"}]}, "they are no plain object"),
+        ({"properties": {"a": {"type": "object"}}}, "'a' of the answer: it is an object with arbitrary keys"),
+        ({"properties": {"a": {"not": {"type": "string"}}}}, "its schema uses not"),
+        ({"anyOf": [{"type": "object"}]}, "they are not a plain object"),
     ],
 )
 def test_an_answer_that_cannot_be_strict_is_named(dialect, schema, words):

@@ -116,11 +116,17 @@ def test_messages_as_openai_writes_them(given, message):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"role": "tool", "content": "3"}, "which call it answers"),
-        ({"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}, "Not a call of a tool"),
-        ({"role": "assistant", "tool_calls": ["f"]}, "Not a call of a tool"),
-        ({"role": "user", "content": "hi", "tool_calls": CALLED["tool_calls"]}, "user has no 'tool_calls'"),
-        ({"role": "user", "content": "hi", "function_call": {"name": "f"}}, "user has no 'function_call'"),
+        ({"role": "tool", "content": "3"}, "which call it belongs to"),
+        ({"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}, "Not a tool call"),
+        ({"role": "assistant", "tool_calls": ["f"]}, "Not a tool call"),
+        (
+            {"role": "user", "content": "hi", "tool_calls": CALLED["tool_calls"]},
+            "role user cannot have 'tool_calls'",
+        ),
+        (
+            {"role": "user", "content": "hi", "function_call": {"name": "f"}},
+            "role user cannot have 'function_call'",
+        ),
         ({"role": "user", "content": 3}, "Not a part of a message: '3'"),
     ],
 )

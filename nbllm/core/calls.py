@@ -1,7 +1,6 @@
-"""What passes between dialects and transports, and the row that describes a provider. Pure values.
+"""The types exchanged between dialects and transports, and the row that describes a provider. Pure values.
 
-The narrow waist is Frame: an SSE event, an NDJSON line and a line of a CLI's standard output are the same
-thing.
+Frame is the common unit: an SSE event, an NDJSON line and a line of a CLI's standard output are all Frames.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from .events import Event, Item
 from .messages import Request
 
 _USERINFO = re.compile(r"(?<=//)[^/?#]*@")
-AGENT = "agent"  # stands for a model, of which agents on other machines have none
+AGENT = "agent"  # placeholder for the model of agents on other machines, which have none
 _OPENAI = re.compile(r"https://(?:[a-z]{2}\.)?api\.openai\.com")
 
 
 def origin(url: str) -> str:
-    """Scheme, host (as IDNA 2008 writes it) and port of an address as one text, the port left out where it is
-    the scheme's own."""
+    """Scheme, host (in IDNA 2008 form) and port of an address as one text; the scheme's default port is left
+    out."""
     try:
         return str(parse(url)) if may_hold_secret(url) else _origin(url)
-    except ConfigError:  # an address that cannot be read, or still waits for a variable, is no other's
+    except ConfigError:  # not a valid address, or one with an unfilled variable: equal to itself only
         return display_url(re.match(r"(?:[^/?#]*//[^/?#]*)?", url)[0] or url)  # type: ignore[index]
 
 
@@ -41,21 +40,21 @@ def _origin(url: str) -> str:
 
 
 def same_host(a: str, b: str) -> bool:
-    """Whether two addresses go to the same server, so that a key for one may be sent to the other."""
+    """Whether two addresses belong to the same server, so that a key for one may be sent to the other."""
     return a == b or origin(a) == origin(b)
 
 
 def display_url(url: str, secrets: tuple[str, ...] = ()) -> str:
-    """An address as people may see it: without what stands before an @, and without secrets."""
+    """An address that is safe to show: without user information and secrets."""
     return scrub(_USERINFO.sub(f"{MASK}@", url), secrets)
 
 
 class Secret:
-    """A key that no repr, format, pickle or traceback shows. `reveal()` gives the text, for an auth header
-    only.
+    """A key that no repr, format, pickle or traceback shows. `reveal()` gives the text, for an authorization
+    header only.
 
-    origin: where it may be sent, "" where nobody has said yet. beside: it lay in a file beside the notebook,
-    which somebody else may have put there.
+    origin: where it may be sent, "" where that is not decided yet. from_project: it comes from a file next to
+    the notebook, which somebody else may have put there.
     """
 
     __slots__ = ("_text", "from_project", "origin", "source")
@@ -70,7 +69,7 @@ class Secret:
         return self._text
 
     def bound_to(self, url: str) -> Secret:
-        """This key as one of the server at `url`, where it does not belong to one already."""
+        """This key, bound to the server at `url` unless it is bound to one already."""
         return (
             self
             if self.origin
@@ -79,7 +78,7 @@ class Secret:
 
     @property
     def masked(self) -> str:
-        """Enough to tell two keys apart, too little to use one: the last four characters of a long key."""
+        """The last four characters of a long key: enough to tell two keys apart, too few to use one."""
         return f"{MASK}{self._text[-4:]}" if len(self._text) >= 20 else MASK
 
     def __repr__(self) -> str:
@@ -88,15 +87,15 @@ class Secret:
     __str__ = __repr__
 
     def __reduce__(self) -> Any:
-        raise TypeError("a Secret is never pickled")
+        raise TypeError("a Secret cannot be pickled")
 
 
 class Read(NamedTuple):
     """One read of an answer's bytes; times are perf_counter seconds.
 
-    at: when its last byte arrived. lo: none of it had arrived before. user: when it was in this process's
-    hands. stamp: who says so, "kernel" or "recv". segments: at most so many TCP segments it held, 0 for
-    unknown. clean: it ended where an event ended, so that event arrived exactly at `at`.
+    at: when its last byte arrived. lo: lower bound of the arrival of its first byte. user: when this process
+    had it. stamp: the source of `at`, "kernel" or "recv". segments: the maximum number of TCP segments in it,
+    0 for unknown. clean: it ended where an event ended, so that event arrived exactly at `at`.
     """
 
     at: float
@@ -109,8 +108,8 @@ class Read(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """One message of the wire. `at`: when its bytes had arrived, perf_counter seconds. `tail`: the stream
-    ended inside it, so it may be a fragment. `read`: which of the trace's reads completed it, -1 for
+    """One message of a stream. `at`: when its bytes had arrived, perf_counter seconds. `tail`: the stream
+    ended inside it, so it may be a fragment. `read`: index of the read in the trace that completed it, -1 for
     unknown."""
 
     data: str
@@ -121,8 +120,8 @@ class Frame(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """What became of a frame: the events before `upto` in the stream's log (and after the arrival before) are
-    its own; `read` completed it; its data had `size` characters."""
+    """The events of a frame: those in the stream's log from the previous arrival's `upto` to its own. `read`:
+    index of the read that completed it; `size`: characters of its data."""
 
     upto: int
     read: int
@@ -130,13 +129,13 @@ class Arrival(NamedTuple):
 
 
 class Trace(msgspec.Struct):
-    """What a transport saw of one attempt. `marks`: perf_counter seconds by name (start, dns_start, dns,
-    connect_start, connected, tls_start, secured, send_start, sent, first_byte, headers, end,
-    eof; for processes spawned and exit), written by transports, and `done`, the arrival of the protocol's end
-    mark. `stalls`: when meanwhile the network's loop was too busy to look, (from, to). `whole`: text came in
-    whole messages, so that no time to first token can be told. `address`: where it really went, where that is
-    for the transport to find. `stderr`: the end of a command's standard error. `error`: what ended
-    this attempt, without secrets; None where nothing did."""
+    """What a transport observed of one attempt. `marks`: perf_counter seconds by name (start, dns_start, dns,
+    connect_start, connected, tls_start, secured, send_start, sent, first_byte, headers, end, eof; for
+    processes spawned and exit), set by transports, and `done`, the arrival of the protocol's end marker.
+    `stalls`: (from, to) of times at which the network loop was too busy to poll. `non_streaming`: text came
+    in complete messages, so there is no time to first token. `address`: the actual address, where the
+    transport finds it. `stderr`: the end of a command's standard error. `error`: the error that ended this
+    attempt, without secrets; None where there was none."""
 
     marks: dict[str, float] = msgspec.field(default_factory=dict)
     status: int | None = None
@@ -157,12 +156,12 @@ class Trace(msgspec.Struct):
 
     @property
     def simulated(self) -> bool:
-        """Whether the simulator says that it answered."""
+        """Whether the answer came from the simulator."""
         return "x-nbllm-simulated" in self.headers
 
 
 class HiddenTexts(tuple[str, ...]):
-    """Texts that no repr shows: tracebacks that show local variables look into attributes as well."""
+    """Texts that no repr shows, because tracebacks with local variables show attributes as well."""
 
     __slots__ = ()
 
@@ -171,29 +170,29 @@ class HiddenTexts(tuple[str, ...]):
 
 
 class Guard(msgspec.Struct, frozen=True):
-    """What a call holds that is secret: its texts, and the origins that they belong to."""
+    """The secrets of a call, and the origins that they belong to."""
 
     origins: tuple[str, ...] = ()
     secrets: HiddenTexts = msgspec.field(default_factory=HiddenTexts)
 
     @classmethod
     def for_provider(cls, row: Endpoint, key: Secret | None) -> Guard:
-        """The guard of calls to a row: its headers and query belong to its address, the key to its own."""
-        mine = (key.reveal(),) if key is not None and key.source != "simulator" else ()
+        """The guard of calls to a provider: its headers and query belong to its address, the key to the key's
+        own."""
+        key_texts = (key.reveal(),) if key is not None and key.source != "simulator" else ()
         return cls(
             (origin(row.base_url), *((key.origin,) if key is not None else ())),
-            HiddenTexts((*mine, *row.secrets)),
+            HiddenTexts((*key_texts, *row.secrets)),
         )
 
     def check(self, url: str) -> None:
-        """Raises ConfigError where `url`, as it will be sent, is of another origin than what would go with
-        it."""
-        where = str(parse(url)) if self.origins else ""
-        wrong = next((o for o in self.origins if o != where), None)
+        """Raises ConfigError where `url`, as it will be sent, has another origin than the secrets."""
+        target = str(parse(url)) if self.origins else ""
+        wrong = next((o for o in self.origins if o != target), None)
         if wrong is not None:
             raise ConfigError(
-                f"What belongs to {wrong or 'no address'} is not sent to {where}.",
-                hint="Check base_url and models of the provider; a key for another address is named with "
+                f"A secret for {wrong or 'no address'} is not sent to {target}.",
+                hint="Check base_url and models of the provider; to use a key at another address, give "
                 "base_url and key, or api_key.",
             )
 
@@ -210,42 +209,42 @@ SECRET_HEADERS = frozenset(
         "x-auth-token",
     }
 )
-_PUBLIC_HEADERS = frozenset({"accept", "content-type", "anthropic-version"})  # a row's own may hold anything
+_PUBLIC_HEADERS = frozenset({"accept", "content-type", "anthropic-version"})  # others may hold secrets
 
 
 class _Call:
-    """What every kind of call says of itself."""
+    """Base of all kinds of calls."""
 
     __slots__ = ()
-    no_key_hint: ClassVar[str] = ""  # what to do where it is refused and held no key
-    rate_limited: ClassVar[bool] = False  # it goes straight to a provider, who may limit how often
+    no_key_hint: ClassVar[str] = ""  # the hint where it was refused and had no key
+    rate_limited: ClassVar[bool] = False  # it goes directly to a provider, which may limit the rate
 
     @property
     def has_side_effects(self) -> bool:
-        """Whether who is asked does more than answer, so that it is not asked again once it has begun."""
+        """Whether it may do more than answer, so that it is not retried once it has begun."""
         return False
 
     def with_guard(self, guard: Guard) -> Self:
-        """It with what of it is secret, and where that may go; a command is told its key by its
-        environment."""
+        """A copy with a guard for its secrets. Commands have none: they get their key as an environment
+        variable."""
         return self
 
     def with_permit(self, permit: Permit | None, *, persistent: bool) -> Self:
-        """It where the user is asked what it asks to be allowed; most ask for nothing. stays: who is asked
-        goes on to the next turn."""
+        """A copy that asks the user through `permit` what it requests to be allowed; most calls request
+        nothing. persistent: the process continues for the next turn."""
         return self
 
     def preview(self, row: ProviderSpec) -> tuple[str, dict[str, Any]]:
-        """(what would be done with it: sent or run; what it holds, without secrets)."""
+        """("sent" or "run", its content without secrets), for a dry run."""
         raise NotImplementedError
 
     def describe_destination(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
-        """Where it went, which is `address` where the transport found it, and with which key."""
+        """A sentence that says where it was sent and with which key. address: as the transport found it."""
         raise NotImplementedError
 
 
 class _AddressedCall(_Call):
-    """A call that goes to an address."""
+    """A call to a network address."""
 
     __slots__ = ()
 
@@ -256,14 +255,14 @@ class _AddressedCall(_Call):
     def describe_destination(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
         """See _Call."""
         own = key is not None and bool(address) and same_host(address, row.base_url)
-        which = f"the key {key.masked} from {key.source}" if key is not None and own else "no key"
-        return f"Sent to {display_url(address, row.secrets)} with {which}." if address else ""
+        key_text = f"the key {key.masked} from {key.source}" if key is not None and own else "no key"
+        return f"Sent to {display_url(address, row.secrets)} with {key_text}." if address else ""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class HttpCall(_AddressedCall):
-    """An HTTP request, ready to be sent: `body` is a JSON object. guard: what of it is secret, and where it
-    may go. content: what is sent in place of a body, where it is no JSON object of ours."""
+    """An HTTP request; `body` is a JSON object. guard: its secrets and where they may be sent. content: bytes
+    to send instead of `body`."""
 
     url: str
     headers: Mapping[str, str]
@@ -273,7 +272,7 @@ class HttpCall(_AddressedCall):
     content: bytes = field(default=b"", repr=False)
     rate_limited: ClassVar[bool] = True
     no_key_hint: ClassVar[str] = (
-        "No key was sent to this address. Name one for it: key=VARIABLE in a cell, api_key=... in Python."
+        "No key was sent to this address. Give one: key=VARIABLE in a cell, api_key=... in Python."
     )
 
     def __repr__(self) -> str:
@@ -289,7 +288,7 @@ class HttpCall(_AddressedCall):
         return "sent", {
             "url": display_url(self.url, texts),
             "headers": headers,
-            "body": _shortened(self.body),
+            "body": _shorten(self.body),
         }
 
     def describe_destination(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
@@ -297,19 +296,19 @@ class HttpCall(_AddressedCall):
         return super(HttpCall, self).describe_destination(row, key, row.base_url)
 
     def with_guard(self, guard: Guard) -> HttpCall:
-        """See _Call; each call is."""
+        """See _Call."""
         return HttpCall(self.url, self.headers, self.body, self.method, guard, self.content)
 
 
-_LONGEST = 2_000  # characters of a text that a preview shows whole
+_MAX_TEXT = 2_000  # characters; a preview shows longer texts shortened
 
 
-def _shortened(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > _LONGEST:
+def _shorten(value: Any) -> Any:
+    if isinstance(value, str) and len(value) > _MAX_TEXT:
         return f"{value[:200]}... ({len(value)} characters)"
     if isinstance(value, Mapping):
-        return {k: _shortened(v) for k, v in value.items()}
-    return [_shortened(v) for v in value] if isinstance(value, (list, tuple)) else value
+        return {k: _shorten(v) for k, v in value.items()}
+    return [_shorten(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 class ProcessCall(_Call, msgspec.Struct, frozen=True):
@@ -327,7 +326,7 @@ class ProcessCall(_Call, msgspec.Struct, frozen=True):
     inputs: Mapping[str, str] = msgspec.field(default_factory=dict)
     files: tuple[str, ...] = ()
     foreign: bool = False
-    headers: ClassVar[None] = None  # it is told its key by its environment
+    headers: ClassVar[None] = None  # it gets its key as an environment variable
 
     def __repr__(self) -> str:
         return f"ProcessCall({self.argv[:1]}, +{len(self.argv) - 1}, env names={list(self.env)})"
@@ -360,9 +359,9 @@ class SessionTurn(msgspec.Struct, frozen=True):
 
 
 class Permission(msgspec.Struct, frozen=True):
-    """What a command asks to be allowed. request: its own name for the question, as it is answered; id, name
-    and arguments: of the tool's call; source: who asks, for people; words: what its protocol calls yes and
-    no."""
+    """A permission that a command requests. request: its id of the request, for the answer; id, name and
+    arguments: those of the tool call; source: the requester's name, for the user; decisions: the protocol's
+    values for yes and no."""
 
     request: str | int | float | None
     id: str
@@ -376,16 +375,16 @@ Permit = Callable[[Permission], Coroutine[Any, Any, bool]]
 
 
 class AgentCall(_Call, msgspec.Struct, frozen=True):
-    """A turn with a command that stays: how it is run, what is said, and `talk`, which makes both sides'
-    words for its working folder. fresh: with a process of its own, which does not stay. permit: asks the user
-    what the command asks to be allowed; None where nothing is."""
+    """A turn with a command-line agent that keeps running: its process, the turn, and a factory of the
+    protocol for a working folder. fresh: in a new process, which ends afterwards. permit: asks the user for
+    permissions that the command requests; None where all are refused."""
 
     process: ProcessCall
     turn: SessionTurn
     make_protocol: Callable[[str], AgentProtocol]
     fresh: bool = False
     permit: Permit | None = None
-    headers: ClassVar[None] = None  # it is told its key by its environment
+    headers: ClassVar[None] = None  # it gets its key as an environment variable
 
     @property
     def has_side_effects(self) -> bool:
@@ -406,10 +405,11 @@ class AgentCall(_Call, msgspec.Struct, frozen=True):
 
 
 class SessionCall(_AddressedCall, msgspec.Struct, frozen=True):
-    """A turn in a session of OpenCode's server: the addresses to try (`headers` are the first's alone: they
-    hold its password), the bodies that open a session and carry a message (its parts are the turn's), how to
-    start a server where none answers (None for never), the folder to work in ("" for its own). fresh: in a
-    session of its own, which is closed after."""
+    """A turn in a session of OpenCode's server. addresses: those to try (`headers` are for the first only:
+    they contain its password); session and message: the bodies that open a session and send a message
+    (without its parts, which the turn has); start: the command that starts a server where none answers, None
+    for never; folder: the working folder, "" for the server's own. fresh: in a new session, which is closed
+    afterwards."""
 
     addresses: tuple[str, ...]
     headers: Mapping[str, str]
@@ -437,8 +437,8 @@ class SessionCall(_AddressedCall, msgspec.Struct, frozen=True):
 
 
 class RemoteCall(_AddressedCall, msgspec.Struct, frozen=True):
-    """A turn with an agent on another machine: the address of its card, what goes to that origin alone, the
-    turn, and the files that go with it (as the protocol's parts, in JSON). fresh: in a context of its own."""
+    """A turn with an agent on another machine: the address of its card, headers for that origin only, the
+    turn, and its files (as JSON parts of the protocol). fresh: in a new context."""
 
     url: str
     headers: Mapping[str, str]
@@ -446,7 +446,7 @@ class RemoteCall(_AddressedCall, msgspec.Struct, frozen=True):
     files: tuple[Mapping[str, Any], ...] = ()
     fresh: bool = False
     guard: Guard = Guard()
-    no_key_hint: ClassVar[str] = "No key was sent. Name one in the agent's row: key_env."
+    no_key_hint: ClassVar[str] = "No key was sent. Set key_env in the agent's entry of the configuration."
 
     @property
     def has_side_effects(self) -> bool:
@@ -459,26 +459,26 @@ class RemoteCall(_AddressedCall, msgspec.Struct, frozen=True):
     def preview(self, row: ProviderSpec) -> tuple[str, dict[str, Any]]:
         """See _Call."""
         parts = [{"text": self.turn.full_prompt}, *self.files]
-        return "sent", {"card": display_url(self.url, self.guard.secrets), "parts": _shortened(parts)}
+        return "sent", {"card": display_url(self.url, self.guard.secrets), "parts": _shorten(parts)}
 
 
 class LocalCall(_Call, msgspec.Struct, frozen=True):
-    """A request for a model in a file, whose server is started where none runs: the request without its
-    address, the file, and the tokens that it is given room for."""
+    """A request to a model in a local file, whose server is started if none is running: the request without
+    an address, the file, and the size of its context in tokens."""
 
     http: HttpCall
     file: str
     context: int
-    headers: ClassVar[None] = None  # the server's key is made where it is started
+    headers: ClassVar[None] = None  # the server's key is generated when it is started
 
     @property
     def key(self) -> tuple[str, int]:
-        """What one server serves."""
+        """The identity of the server for this call."""
         return self.file, self.context
 
     def preview(self, row: ProviderSpec) -> tuple[str, dict[str, Any]]:
         """See _Call."""
-        return "sent", {"model": self.file, "n_ctx": self.context, "body": _shortened(self.http.body)}
+        return "sent", {"model": self.file, "n_ctx": self.context, "body": _shorten(self.http.body)}
 
     def describe_destination(self, row: ProviderSpec, key: Secret | None, address: str) -> str:
         """See _Call."""
@@ -486,21 +486,20 @@ class LocalCall(_Call, msgspec.Struct, frozen=True):
 
 
 AnyCall = HttpCall | ProcessCall | AgentCall | SessionCall | RemoteCall | LocalCall
-EMPTY_CALL = HttpCall("", {}, {})  # of an attempt that is never sent
+EMPTY_CALL = HttpCall("", {}, {})  # for an attempt that is never sent
 
 
 @dataclass(frozen=True, slots=True)
 class Quirks:
-    """What differs between providers of one dialect, as data.
+    """The differences between providers of one dialect, as data.
 
     max_tokens_field: the name of the limit in the body. system_role: "system" or "developer". stream_usage:
-    ask for usage in the stream (OpenAI's stream_options). reasoning_field: the field by which thinking is
-    sent back, "" for never. thinking_switch: thinking is turned on and off by an object of its own, beside
-    the effort. cannot: what of a Request (tools, schema, seed ...) this provider has no word for, so that
-    asking for it is an error here and not a loss there. limits: what its headers' rate limits count, where
-    their names do not say ("requests/day"; a minute where nothing is said). cache_key: takes OpenAI's words
-    for prompts that are kept (prompt_cache_key, prompt_cache_retention), as OpenAI's own address does without
-    saying so.
+    request usage in the stream (OpenAI's stream_options). reasoning_field: the field in which reasoning is
+    sent back, "" for never. thinking_switch: thinking is turned on and off by a separate object, in addition
+    to the effort. cannot: the fields of a Request (tools, schema, seed ...) that this provider does not
+    support, so that they are an error instead of being ignored. limits: what the rate limits in its headers
+    count, where their names do not say ("requests/day"; per minute by default). cache_key: accepts OpenAI's
+    fields for prompt caching (prompt_cache_key, prompt_cache_retention); OpenAI's own address always does.
     """
 
     max_tokens_field: str = ""
@@ -515,8 +514,8 @@ class Quirks:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What is known of a model: its context in tokens, and US dollars for a million tokens of input, output,
-    input read from a cache and input written to one. None where it is not known."""
+    """Facts about a model: its context window in tokens, and US dollars per million tokens of input, output,
+    input read from a cache and input written to one. None where unknown."""
 
     context: int | None = None
     input: float | None = None
@@ -527,8 +526,8 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class OAuth:
-    """How a person logs in by OAuth 2: the public client's name, where tokens come from, and where a device
-    code or a code for the browser comes from (one of the two)."""
+    """How the user logs in with OAuth 2: the public client id, the token endpoint, and the endpoint of device
+    codes or of authorization in the browser (one of the two)."""
 
     client_id: str
     token_url: str
@@ -539,14 +538,13 @@ class OAuth:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """All that a dialect sees of a provider: where it is, which words it takes, and how it is called.
+    """The part of a provider that a dialect sees: its address, dialect, quirks and how it is called.
 
-    base_url holds the version path where the provider has one ("https://api.openai.com/v1"); query is added
-    to it; key_header is the header that carries the key where it is not the dialect's own; key_env names the
-    variables that may hold the key, in order. command: the words that run a headless CLI, which has no
-    address but cli://NAME; passthrough_env names the environment variables that it may see in addition to
-    the usual ones, except those in pending_consent. secret_values: the values of variables, headers and
-    query, which nothing may show; None where they are not known.
+    base_url includes the version path where there is one ("https://api.openai.com/v1"); query is added to it;
+    key_header is the header for the key where it is not the dialect's default; key_env names the environment
+    variables that may hold the key, in order. command: the command line of a headless CLI, whose address is
+    cli://NAME; passes names further environment variables that it may see, except those in pending_consent.
+    secret_values: the values from variables, headers and query, which must not be shown; None for unknown.
     """
 
     name: str
@@ -565,7 +563,7 @@ class Endpoint:
 
     @property
     def secrets(self) -> HiddenTexts:
-        """The texts of this row that no message, repr or file may hold."""
+        """The texts of this provider that no message, repr or file may contain."""
         own = (
             (*self.headers.values(), *self.query.values())
             if self.secret_values is None
@@ -576,53 +574,52 @@ class Endpoint:
 
     @property
     def takes_cache_key(self) -> bool:
-        """Whether it takes OpenAI's words for prompts that are kept. Other servers may refuse what they do
-        not know, so only OpenAI's own hosts are sent them unasked."""
+        """Whether it accepts OpenAI's fields for prompt caching. Other servers may refuse unknown fields, so
+        by default only OpenAI's own hosts are sent them."""
         return self.dialect.startswith("openai_") and (self.quirks.cache_key or self.is_openai)
 
     @property
     def is_openai(self) -> bool:
-        """Whether it is at one of OpenAI's own hosts."""
+        """Whether it is on one of OpenAI's own hosts."""
         return _OPENAI.fullmatch(origin(self.base_url)) is not None
 
     @property
     def display_url(self) -> str:
-        """The address as people may see it."""
+        """The address, safe to show."""
         return display_url(self.base_url, self.secrets)
 
     def __repr__(self) -> str:
-        """Its address and entries, without what may be secret."""
-        told = {
+        """Its address and fields, without secrets."""
+        shown = {
             f.name: getattr(self, f.name)
             for f in fields(self)
             if f.name not in _HIDDEN_FIELDS and getattr(self, f.name) != f.default
         }
-        told |= {
+        shown |= {
             "base_url": self.display_url,
             "headers": dict.fromkeys(self.headers, MASK),
             "query": dict.fromkeys(self.query, MASK),
         }
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in told.items() if v)})"
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items() if v)})"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ProviderSpec(Endpoint):
-    """One row of providers.toml: an endpoint, under which names it is known, and whose keys it may use.
+    """One provider of providers.toml: an endpoint, its names, and the keys that it may use.
 
     base_url_env names the variables that may hold the address, timeout_env those that hold seconds; prefixes
-    are other words before the slash, bare are patterns of model names that need none; models is the path of
-    its model list; price its name in the price data; local: works without a key.
+    are other names before the slash, bare are patterns of model names that need no prefix; models is the path
+    of its model list; price its name in the price data; local: it works without a key.
 
-    base_url, headers and query may hold ${NAME} or ${NAME:-other} for an environment variable, and base_url
-    {model} for the model's name; both are filled in when a call is routed. opencode is its name in OpenCode's
-    store of keys; facts are the user's own on models, by the model's name; verified says by what the row
-    was checked; unavailable_reason why it cannot be called; source the file of the row, "" for nbllm's own;
-    pending_consent the variables and names that an untrusted project file uses and the user has not approved.
-    oauth: how to log in instead of typing a key. builtin_origin: the origin of this provider in nbllm's own
-    rows, where the name in `opencode` is theirs. batch: how it writes batches, a name out of
-    dialects.batches.FORMATS, "" where it takes none. embeddings: short names of models that embed, the first
-    of which is meant where none is named. folders: where model files lie whose names it answers to, in place
-    of an address.
+    base_url, headers and query may contain ${NAME} or ${NAME:-default} for an environment variable, and
+    base_url {model} for the model's name; both are filled in when a call is routed. opencode is its name in
+    OpenCode's key store; facts are the user's own facts about models, by name; verified says how the entry
+    was checked; refused why the provider cannot be used; source the file of the entry, "" for nbllm's own;
+    pending_consent the variables and names that wait for the user's consent because the entry is in a
+    project's file. oauth: how to log in instead of typing a key. builtin_origin: the provider's origin in
+    nbllm's own entries, where the name in `opencode` comes from them. batch: the format of batches, a name in
+    dialects.batches.FORMATS, "" where there are none. embeddings: short names of embedding models, the first
+    of which is the default. folders: the folders of its model files, instead of an address.
     """
 
     base_url_env: tuple[str, ...] = ()
@@ -647,14 +644,15 @@ class ProviderSpec(Endpoint):
 
     @property
     def mode(self) -> str:
-        """How it is reached: "api", "local", "headless" (a command) or "remote" (an agent elsewhere)."""
+        """How it is reached: "api", "local", "headless" (a command) or "remote" (an agent on another
+        machine)."""
         if self.dialect == "a2a":
             return "remote"
         return "headless" if self.dialect.startswith("cli") else "local" if self.local else "api"
 
     @property
     def needs_consent(self) -> bool:
-        """Whether the user has yet to allow where or how it is asked."""
+        """Whether the user has not approved its address or settings yet."""
         return any(h == self.name or h.startswith(f"{self.name}: ") for h in self.pending_consent)
 
 
@@ -662,48 +660,49 @@ _HIDDEN_FIELDS = frozenset({"secret_values", "facts", "quirks", "embeddings"})
 
 
 class Decoder(Protocol):
-    """Reads the frames of one answer. A frame may also be a whole, non-streamed answer in one JSON object.
+    """Decodes the frames of one answer. A frame may also be a complete, non-streaming answer in one JSON
+    object.
 
-    `done` turns true with the protocol's own end mark ([DONE], message_stop, a done line), after which a
-    server that leaves the connection open is not waited for. A decoder may have `ended` as well: the reason
-    of the end came, so that silence after it is no failure. And it may have `read_fast`, see FastRead.
+    `done` becomes true at the protocol's end marker ([DONE], message_stop, a done line), after which a server
+    that leaves the connection open is not waited for. A decoder may also have `ended`: the finish reason has
+    arrived, so silence afterwards is not an error. And it may have `read_fast`, see FastRead.
     """
 
     done: bool
 
     def feed(self, frame: Frame) -> Iterator[Event]:
         """The events in `frame`. Raises ProviderError for an error inside the stream, ProtocolError for
-        gibberish."""
+        malformed data."""
 
     def close(self) -> Iterator[Event]:
-        """The last events, Finished among them. Raises StreamCut where the answer has no proper end."""
+        """The last events, including Finished. Raises StreamCut where the answer has no proper end."""
 
 
-# Of frames from a place on, what those hold that are of the usual kind, one thing each, to the first that is
-# not: what `feed` would give, and to the same effect.
+# Fast path for frames that contain one item each: given frames and a start index, returns the items of the
+# frames from there to the first of another kind, with the same results and effects as `feed`.
 FastRead = Callable[[list[Frame], int], list[Item]]
 
 
 class Reply(Protocol):
-    """What came of a call that was opened; to be read on the loop of its transport."""
+    """The reply to a call; to be read on the event loop of its transport."""
 
     @property
     def status(self) -> int:
-        """HTTP's; 200 for a command."""
+        """The HTTP status; 200 for a command."""
 
     @property
     def headers(self) -> dict[str, str]:
-        """HTTP's, in lower case."""
+        """The HTTP headers, with names in lower case."""
 
     async def body(self, limit: int = ...) -> bytes:
-        """The page of an answer that refuses, at most `limit` bytes of it."""
+        """The body of an error response, at most `limit` bytes of it."""
 
     def frames(self) -> AsyncGenerator[list[Frame], None]:
-        """The answer's messages, those that came together in one list, which is never empty."""
+        """The frames of the answer; those that arrived together in one list, which is never empty."""
 
     async def for_each_batch(self, handle: Callable[[list[Frame]], bool]) -> None:
-        """Hands the answer's messages to `take`, as `frames` gives them; ends with the answer, or where
-        `take` says that this was all of it. Raises what `take` raises."""
+        """Passes each batch of `frames` to `handle`; ends with the answer, or when `handle` returns True
+        because the answer is complete. Raises what `handle` raises."""
         async with aclosing(self.frames()) as frames:
             async for batch in frames:
                 if handle(batch):
@@ -711,46 +710,49 @@ class Reply(Protocol):
                     break
 
     def decoder(self) -> Decoder | None:
-        """What reads these frames, where only the transport knows; None for the dialect's own."""
+        """The decoder of these frames, where only the transport knows it; None for the dialect's."""
         return None
 
     def finish(self, answer: Callable[[], str]) -> None:
-        """The turn is over, well or stopped; `answer` gives its text to who remembers what was said."""
+        """Called when the turn has ended, completed or stopped; `answer` gives its text for the session
+        history."""
         return
 
     async def drain(self, frames: AsyncIterator[list[Frame]]) -> None:
-        """Gives the other side a moment to end what was read to the answer's end, so that the connection can
-        be used again; whatever goes wrong by then is not the answer's business."""
+        """Gives the server a moment to end the body after the end of the answer, so that the connection can
+        be reused. Errors are ignored: the answer is complete."""
         return
 
 
 class Transport(Protocol):
-    """A way to send one kind of call. Used on one event loop."""
+    """Sends one kind of call. Used on one event loop."""
 
     def prepare_call(self, call: Any, *, fresh: bool) -> Any:
-        """The call as `open` takes it: all that can be made before a clock starts. fresh: over a connection,
-        to a command or in a session of its own. Raises ConfigError for what cannot be sent."""
+        """The call in the form that `open` takes, with all the work that can be done before the clock starts.
+        fresh: over a new connection, with a new process or in a new session. Raises ConfigError for what
+        cannot be sent."""
         return msgspec.structs.replace(call, fresh=fresh)
 
     def warm_up(self, call: Any) -> Coroutine[Any, Any, None] | None:
-        """What is to be done before the first call's clock starts; None where nothing is."""
+        """Work to do before the clock of the first call starts; None where there is none."""
         return None
 
     def describe_wait(self, call: Any) -> str:
-        """What the user waits for beside the answer, in words; "" for nothing."""
+        """What the user has to wait for before the answer, as text; "" for nothing."""
         return ""
 
     def open(self, call: Any, trace: Trace, connect: float | None) -> AbstractAsyncContextManager[Reply]:
-        """Sends, and gives what comes once its head is there; leaving closes it. connect: seconds allowed
-        for reaching the other side."""
+        """Sends the call; gives the reply once its headers are there; leaving the context closes it. connect:
+        seconds allowed for connecting."""
 
 
 class AgentProtocol(Protocol):
-    """What is said with a command that stays, and how. Pure: gives lines to write, is told every line that
-    comes.
+    """The protocol with a command-line agent that keeps running. Pure: gets every line that the agent writes,
+    returns lines to write.
 
-    many: one process holds several conversations. busy: a turn is under way. session: the conversation of the
-    last turn. asked: what the command asks to be allowed, in its order; whoever answers takes it out.
+    multi_session: one process holds several conversations. busy: a turn is under way. session: the
+    conversation of the last turn. pending_permissions: the agent's requests in order; whoever answers one
+    removes it.
     """
 
     multi_session: bool
@@ -759,32 +761,32 @@ class AgentProtocol(Protocol):
     pending_permissions: list[Permission]
 
     def start_turn(self, turn: SessionTurn, session: str) -> list[str]:
-        """Begins a turn in `session`, or in a new one ("")."""
+        """The lines that start a turn in `session`, or in a new one ("")."""
 
     def handle_line(self, line: str) -> list[str]:
-        """What to write in answer to a line."""
+        """The lines to write in reply to a line."""
 
     def answer_permission(self, permission: Permission, allow: bool) -> list[str]:
-        """What to write in answer to a question: this once, or no."""
+        """The lines that allow a request once, or refuse it."""
 
     def interrupt(self) -> list[str]:
-        """Ends the turn under way; the command stays."""
+        """The lines that stop the current turn; the process keeps running."""
 
     def decoder(self) -> Decoder:
-        """A reader of the turn under way."""
+        """The decoder of the current turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """One wire protocol, both directions, as pure functions.
 
-    encode: the call that asks for a request as a stream; raises ConfigError for what the protocol cannot say.
-    decoder: a fresh decoder for one answer. error: what an HTTP answer with a status of 300 and above means.
+    encode: the call for a streaming request; raises ConfigError for what the protocol does not support.
+    decoder: a new decoder for one answer. error: the error for an HTTP response with status 300 or above.
 
-    What few can do beside: counting makes of an answer's call the one that counts its tokens, and names the
-    field with them; unloading gives the calls that have a model leave the memory and that list those in it;
-    keeps_prompts says that servers keep what cache="1h" is for by a name; vouched, that who listens is asked
-    what it is before it is sent a password.
+    Optional: counting turns a call into the one that counts its tokens, and names the response's field for
+    them; unloading gives the calls that unload a model from memory and that list the loaded ones;
+    keeps_prompts: with cache="1h", servers store prompts under a name; vouched: a server must identify itself
+    before it is sent a password.
     """
 
     name: str

@@ -1,15 +1,15 @@
-"""Where a prompt holds code that is to stay as it is: fenced blocks, code spans, JSX, and literals of other
-template languages.
+"""Finds code in a prompt, which must stay unchanged: fenced blocks, code spans, JSX, and string literals of
+other template languages.
 
 Theory: fences and paragraphs are found by markdown-it, which knows that a fence in a quote or a list item
-ends with it and that an open one runs to the end. Code spans are CommonMark's too: a run of backticks closes
-with the next run of the same length in the same paragraph, and a backslash takes the first backtick of an
-opening run away.
+ends with it and that an unclosed one runs to the end. Code spans follow CommonMark too: a run of backticks is
+closed by the next run of the same length in the same paragraph, and a backslash escapes the first backtick of
+an opening run.
 
-Tags alone are no code: `<document>{text}</document>` is how prompts set a value apart. JSX is what JavaScript
-stands before (`=> <p>`, `return (<p>`, `const a = <p>`), up to the last end of its tag in the same paragraph;
-and its tags are those of HTML, of components (`<Foo>`, `<foo-bar>`) or empty:
-`question => <answer>{text}</answer>` is a notation of the prompt's own.
+Tags alone are not code: prompts delimit values by `<document>{text}</document>`. JSX follows JavaScript
+(`=> <p>`, `return (<p>`, `const a = <p>`) and extends to the last closing tag in the same paragraph; its tags
+are those of HTML, of components (`<Foo>`, `<foo-bar>`) or empty. `question => <answer>{text}</answer>` is a
+prompt's own notation.
 """
 
 from __future__ import annotations
@@ -27,19 +27,17 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 
-# Strings whose braces belong to a language: f"" and t"" (over lines, where tripled), C#'s $"", Rust's macros,
-# str.format.
+# Strings whose braces belong to a language: f"" and t"" (over several lines if triple-quoted), C#'s $"",
+# Rust's macros, str.format.
 _TRIPLE = r"""(?P<t>"{3}|'{3})[\s\S]*?(?:(?P=t)|\Z)"""
-_SINGLE = (
-    r"""(?P<q>["'])(?:\\.|(?!(?P=q))[^\\\n]){0,1000}+(?P=q)"""  # bounded, so that no text makes this slow
-)
+_SINGLE = r"""(?P<q>["'])(?:\\.|(?!(?P=q))[^\\\n]){0,1000}+(?P=q)"""  # bounded, so that no text makes it slow
 _LITERAL = re.compile(
     rf"""(?<![\w"'])(?:[fFtT][rR]?|[rR][fFtT]|\$@?|@\$)(?:{_TRIPLE}|{_SINGLE})"""
     r"""|\w!\([^"]{0,80}"(?:\\.|[^"\\\n]){0,1000}+\""""
     r"""|(?P<p>["'])(?:\\.|(?!(?P=p))[^\\\n]){0,1000}+(?P=p)\s{0,40}\.format(?:_map)?\("""
 )
-# The tags of JSX. Those of HTML and SVG that prompts have for what they hold (`<text>`, `<title>`, `<data>`)
-# are not among them.
+# The tags of JSX, without those of HTML and SVG that prompts use as delimiters (`<text>`, `<title>`,
+# `<data>`).
 TAG = (
     r"(?:[A-Z][\w.:-]*|[a-z]\w*[.:-][\w.:-]*|h[1-6]|(?:a|abbr|address|area|aside|audio|b|blockquote|body|br|button"
     r"|canvas|caption|circle|code|col|colgroup|dd|defs|del|details|dialog|div|dl|dt|ellipse|em|embed|fieldset"
@@ -58,7 +56,7 @@ _TICKS = re.compile(r"`+")
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Stretches of a text, in order of their starts; each ends no earlier than the one before."""
+    """Ranges of a text, ordered by start; each ends no earlier than the one before."""
 
     starts: tuple[int, ...]
     ends: tuple[int, ...]
@@ -71,33 +69,33 @@ class Spans:
 NO_SPANS = Spans((), ())
 
 
-def _spans(found: Iterator[Span]) -> Spans:
+def _build_spans(found: Iterator[Span]) -> Spans:
     ordered = sorted(found)
     return Spans(tuple(s for s, _ in ordered), tuple(accumulate((e for _, e in ordered), max)))
 
 
 def find_literals(text: str) -> Spans:
-    """Where string literals of other template languages stand."""
-    return _spans(m.span() for m in _LITERAL.finditer(text))
+    """The string literals of other template languages."""
+    return _build_spans(m.span() for m in _LITERAL.finditer(text))
 
 
 def find_code(text: str) -> Spans:
-    """Where fenced blocks, code spans and JSX stand."""
-    return _spans(chain(_code(text) if "`" in text or "~~~" in text else (), _jsx(text)))
+    """The fenced blocks, code spans and JSX."""
+    return _build_spans(chain(_code(text) if "`" in text or "~~~" in text else (), _jsx(text)))
 
 
 def _jsx(text: str) -> Iterator[Span]:
     for begin in _JSX.finditer(text):
-        limit, last = begin.end() + 4_000, f"</{begin['tag']}>"
+        limit, closing = begin.end() + 4_000, f"</{begin['tag']}>"
         blank = text.find("\n\n", begin.end(), limit)
-        end = text.rfind(last, begin.end(), limit if blank < 0 else blank) + len(last)
+        end = text.rfind(closing, begin.end(), limit if blank < 0 else blank) + len(closing)
         if end > begin.end() and not (begin["bare"] and text[end : end + 80].lstrip()[:1] not in (";", "}")):
             yield begin.start(), end
 
 
 @cache
 def _parser() -> MarkdownIt:
-    from markdown_it import MarkdownIt  # not needed for prompts without code
+    from markdown_it import MarkdownIt  # imported late: prompts without code do not need it
 
     parser = MarkdownIt("commonmark")
     parser.core.ruler.disable(["inline"])
@@ -106,7 +104,7 @@ def _parser() -> MarkdownIt:
 
 def _code(text: str) -> Iterator[Span]:
     starts = [0, *(m.end() for m in _LINE_END.finditer(text)), len(text)]
-    free = 0  # the first line that no block has claimed yet
+    free = 0  # the end of the last block
     for token in _parser().parse(text):
         if token.map is None or token.type not in ("fence", "inline"):
             continue
@@ -118,7 +116,7 @@ def _code(text: str) -> Iterator[Span]:
 
 
 def find_backtick_spans(text: str, start: int, end: int) -> Iterator[Span]:
-    """The code spans between `start` and `end`, each with its backticks."""
+    """The code spans between `start` and `end`, including their backticks."""
     runs = [m.span() for m in _TICKS.finditer(text, start, end)]
     by_length: dict[int, list[int]] = {}
     for at, stop in runs:
@@ -136,5 +134,5 @@ def find_backtick_spans(text: str, start: int, end: int) -> Iterator[Span]:
 
 
 def _escaped(text: str, at: int) -> bool:
-    """Whether an odd number of backslashes stands before `at`."""
+    """Whether the character at `at` follows an odd number of backslashes."""
     return (at - len(text[max(0, at - 100) : at].rstrip("\\")) - max(0, at - 100)) % 2 == 1

@@ -115,8 +115,7 @@ class EventLog(Sequence[tuple[float, Event]]):
     def __getitem__(self, index: int | slice) -> tuple[float, Event] | list[tuple[float, Event]]:
         if isinstance(index, int):
             position = range(self._size)[index]
-            offset = position % _BLOCK
-            times, items = self._blocks[position // _BLOCK].columns(offset, offset + 1)
+            times, items = next(self._columns(position, position + 1))
             return times[0], to_event(items[0])
         start, stop, step = index.indices(self._size)
         return list(self._events(start, stop)) if step == 1 else [self[i] for i in range(start, stop, step)]

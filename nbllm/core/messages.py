@@ -1,5 +1,4 @@
-"""The words of a conversation: messages, their parts, tools and the request that carries them. Pure
-values."""
+"""The types of a conversation: messages, their parts, tools and the request. Pure values."""
 
 from __future__ import annotations
 
@@ -11,12 +10,12 @@ from typing import Any, Literal
 Role = Literal["system", "user", "assistant", "tool"]
 
 
-def _unpack(part: Image | Document) -> None:
-    """Takes the bytes out of a data: URL, which not every provider reads as an address. Raises TypeError for
-    data that is none: the name of a file, say."""
+def _decode_data_url(part: Image | Document) -> None:
+    """Replaces a data: URL by its bytes, as not every provider accepts one. Raises TypeError where `data` is
+    not bytes, but a file name, for example."""
     if not isinstance(part.data, bytes | bytearray | None):
         kind = type(part.data).__name__
-        raise TypeError(f"data takes bytes, and no {kind}: Path(...).read_bytes() for a file, or url=.")
+        raise TypeError(f"data takes bytes, not {kind}: use Path(...).read_bytes() for a file, or url=.")
     head, comma, text = (part.url or "").partition(",")
     if (
         comma
@@ -30,7 +29,7 @@ def _unpack(part: Image | Document) -> None:
 
 
 def unbase64(text: str) -> bytes | None:
-    """The bytes in base64, of either alphabet and with or without its padding; None for other text."""
+    """Decodes base64 in either alphabet, with or without padding; None for other text."""
     text = "".join(text.split()).translate(_ALPHABET).rstrip("=")
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
@@ -44,22 +43,21 @@ _SOUNDS = {b"ID3": "audio/mpeg", b"\xff\xfb": "audio/mpeg", b"OggS": "audio/ogg"
 
 
 def picture_type(data: bytes) -> str | None:
-    """The media type of a picture, by its first bytes; None for anything else (SVG and HTML, whatever they
-    are called)."""
+    """The media type of an image, by its first bytes; None for anything else (SVG and HTML too)."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     return next((kind for head, kind in _PICTURES.items() if data.startswith(head)), None)
 
 
 def audio_type(data: bytes) -> str | None:
-    """The media type of sound, by its first bytes; None where they do not say."""
+    """The media type of sound, by its first bytes; None for anything else."""
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
         return "audio/wav"
     return next((kind for head, kind in _SOUNDS.items() if data.startswith(head)), None)
 
 
 def picture_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height of a PNG or JPEG; None for others, and where they are not told."""
+    """Width and height of a PNG or JPEG; None for others, or where they are missing."""
     if picture_type(data) == "image/png" and len(data) >= 24:
         return int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     at = 2 if picture_type(data) == "image/jpeg" else len(data)
@@ -67,22 +65,22 @@ def picture_size(data: bytes) -> tuple[int, int] | None:
         marker = data[at + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a start of frame
             return int.from_bytes(data[at + 7 : at + 9]), int.from_bytes(data[at + 5 : at + 7])
-        at += (
-            1 if marker == 0xFF else 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
-        )  # a byte of padding, or a segment
+        # a padding byte, or a segment
+        at += 1 if marker == 0xFF else 2 + max(2, int.from_bytes(data[at + 2 : at + 4]))
     return None
 
 
 def caption(part: Image | Document) -> str:
-    """A picture or document in words: [image, 1024x1024 PNG], [audio/wav, 12 kB], [image at https://...]."""
-    what = "image" if isinstance(part, Image) else part.name or part.media_type
+    """A textual placeholder for a file: [image, 1024x1024 PNG], [audio/wav, 12 kB], [image at
+    https://...]."""
+    name = "image" if isinstance(part, Image) else part.name or part.media_type
     if part.data is None:
         url = part.url or "nowhere"
-        return f"[{what} at {url if len(url) <= 200 else url[:199] + '…'}]"
+        return f"[{name} at {url if len(url) <= 200 else url[:199] + '…'}]"
     kind, size = picture_type(part.data), picture_size(part.data)
     if isinstance(part, Document) or kind is None:
         return (
-            f"[{what if isinstance(part, Document) else part.media_type}, "
+            f"[{name if isinstance(part, Document) else part.media_type}, "
             f"{max(1, round(len(part.data) / 1000)):,} kB]"
         )
     return f"[image, {f'{size[0]}x{size[1]} ' if size else ''}{kind.removeprefix('image/').upper()}]"
@@ -94,7 +92,7 @@ def _source(url: str | None, data: bytes | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Plain text. `signature` is an opaque token that some providers (Gemini) want back with it."""
+    """Plain text. `signature` is an opaque token that some providers (Gemini) want sent back with it."""
 
     text: str
     signature: str | None = None
@@ -102,9 +100,9 @@ class Text:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Image:
-    """A picture: its bytes in `data` with a `media_type`, or a `url` that the provider fetches itself. The
-    type is what the bytes say. `signature` is an opaque token that some providers (Gemini) want back with a
-    picture that they made."""
+    """An image: its bytes in `data` with a `media_type`, or a `url` that the provider fetches. The type is
+    detected from the bytes. `signature` is an opaque token that some providers (Gemini) want sent back with
+    an image that they generated."""
 
     data: bytes | None = None
     url: str | None = None
@@ -112,9 +110,9 @@ class Image:
     signature: str | None = None
 
     def __post_init__(self) -> None:
-        _unpack(self)
-        told = self.media_type.partition(";")[0].strip().lower().replace("image/jpg", "image/jpeg")
-        object.__setattr__(self, "media_type", picture_type(self.data or b"") or told)
+        _decode_data_url(self)
+        declared = self.media_type.partition(";")[0].strip().lower().replace("image/jpg", "image/jpeg")
+        object.__setattr__(self, "media_type", picture_type(self.data or b"") or declared)
 
     def _repr_png_(self) -> bytes | None:
         return self.data if self.media_type == "image/png" and picture_size(self.data or b"") else None
@@ -137,7 +135,7 @@ class Document:
     name: str | None = None
 
     def __post_init__(self) -> None:
-        _unpack(self)
+        _decode_data_url(self)
 
     def __repr__(self) -> str:
         return f"Document({self.name or _source(self.url, self.data)}, {self.media_type})"
@@ -145,9 +143,8 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """What a model thought. `signature` (or encrypted content) must go back unchanged with the next turn;
-    `redacted` holds a block whose text the provider withheld; `id` is the provider's own name for the
-    block."""
+    """A model's reasoning. `signature` (or encrypted content) must be sent back unchanged with the next turn;
+    `redacted` holds a block whose text the provider withheld; `id` is the provider's id of the block."""
 
     text: str = ""
     signature: str | None = None
@@ -157,9 +154,9 @@ class Reasoning:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call the model asks for. `arguments` is None where `arguments_raw` is not a valid JSON object;
-    such a call must not be run. `made_up`: the provider sent no id; `id` is ours, unique within the answer
-    only, and is made unique within a conversation when that is sent."""
+    """A tool call that the model requests. `arguments` is None where `arguments_raw` is not a JSON object;
+    such a call must not be run. `made_up`: the provider sent no id; `id` was generated, is unique within the
+    answer only, and is made unique within the conversation when that is sent."""
 
     id: str
     name: str
@@ -171,8 +168,8 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool call came to: text, or a tuple of Text, Image and Document parts. `name` is the tool's
-    (Gemini wants it)."""
+    """The result of a tool call: text, or a tuple of Text, Image and Document parts. `name` is that of the
+    tool (Gemini needs it)."""
 
     id: str
     content: str | tuple[Text | Image | Document, ...]
@@ -182,8 +179,8 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """A block of a provider's own that nbllm does not read and that must go back as it came: what a server's
-    own tool did, a compaction. `dialect` is the wire format that knows it; others are not sent it."""
+    """A block that nbllm does not interpret and that must be sent back unchanged: the result of a server-side
+    tool, a compaction. `dialect` is its wire format; it is not sent in others."""
 
     dialect: str
     block: Mapping[str, Any]
@@ -194,8 +191,8 @@ Part = Text | Image | Document | Reasoning | ToolCall | ToolResult | Raw
 
 @dataclass(frozen=True, slots=True, init=False)
 class Message:
-    """One turn. `parts` may be given as a string or a single part; it is kept as a tuple of parts.
-    pinned: the turn that begins here stays whole when the conversation is shortened; no provider is told."""
+    """One turn. `parts` may be given as a string or a single part; it is stored as a tuple of parts.
+    pinned: the turn that begins here stays complete when the conversation is shortened; it is not sent."""
 
     role: Role
     parts: tuple[Part, ...] = ()
@@ -212,13 +209,13 @@ class Message:
 
     @property
     def text(self) -> str:
-        """All text parts joined with nothing."""
+        """All text parts, joined without a separator."""
         return "".join(p.text for p in self.parts if isinstance(p, Text))
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """Something a model may call: `parameters` is the JSON schema of its arguments object."""
+    """A tool that a model may call: `parameters` is the JSON schema of its arguments object."""
 
     name: str
     description: str = ""
@@ -232,14 +229,13 @@ Cache = Literal["auto", "1h"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Everything one call asks for. Nothing is sent that was not asked for.
+    """The content of one call. Only what is set is sent.
 
-    reasoning: an effort word ("none", "minimal", "low", "medium", "high") or a budget in tokens; None leaves
-    it to the model. schema: a JSON schema that the answer must follow; strict: the
-    provider holds it to that, which is rewritten for it. tool_choice: "auto", "none",
-    "required" or a tool's name. cache: the provider is asked to keep the prompt for the next request that
-    begins like it, "1h" for longer than its usual minutes; None asks nothing. extra: merged into the request
-    body as it is, top level, after everything else.
+    reasoning: an effort ("none", "minimal", "low", "medium", "high") or a budget in tokens; None leaves it to
+    the model. schema: a JSON schema that the answer must match; strict: the provider enforces the schema,
+    which is rewritten for that. tool_choice: "auto", "none", "required" or a tool's name. cache: asks the
+    provider to cache the prompt for the next request with the same beginning, "1h" for longer than the usual
+    minutes; None asks for nothing. extra: merged into the top level of the request body, unchanged, last.
     """
 
     model: str

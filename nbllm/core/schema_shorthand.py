@@ -19,9 +19,9 @@ _TYPES: dict[str, dict[str, Any]] = {
     "date": {"type": "string", "format": "date"},
     "list": {"type": "array", "items": {"type": "string"}},
 }
-# `name: str` as Python writes it; what else stands behind a colon describes
-_PYTHONS = rf"^(\w+\??)\s*:\s*(?=(?:{'|'.join(_TYPES)})(?:\[\w+\])?\s*\??\s*(?::|$))"
-_DEEPEST = 8
+# `name: str` as in Python; any other text after a colon is a description
+_PYTHON_FIELD = rf"^(\w+\??)\s*:\s*(?=(?:{'|'.join(_TYPES)})(?:\[\w+\])?\s*\??\s*(?::|$))"
+_MAX_DEPTH = 8
 _FIELD = (
     r"(?P<name>[^\W\d]\w*)(?P<optional>\?)?"
     r"(?:\s+(?P<type>[a-z]+)(?:\[(?P<item>[a-z]+)\])?\s*(?P<optional2>\?)?)?(?:\s*:\s*(?P<about>.+))?"
@@ -29,33 +29,35 @@ _FIELD = (
 
 
 def schema(text: str, *, depth: int = 0) -> dict[str, Any]:
-    """A closed JSON schema of an object with the fields in `text`, which are separated by commas or line
-    ends.
+    """A closed JSON schema of an object with the fields in `text`, which are separated by commas or newlines.
 
-    A field is `name`, then a type, behind a colon or not (str, int, float, bool, date, object, list,
-    list[type]; str where there is none), `?` where it may be null, and `: a description`, which cannot hold
-    a comma. Every field is required, as strict modes want it. Fields in brackets, `[name, age int]`, mean a
-    list of such records; it stands under the one field `items`, since providers want an object at the root.
-    Raises ConfigError.
+    A field is a name, a type with or without a colon before it (str, int, float, bool, date, object, list,
+    list[type]; str by default), `?` where it may be null, and `: a description`, which cannot contain a
+    comma. Every field is required, as strict modes demand. Fields in brackets, `[name, age int]`, mean a list
+    of such records, in the single field `items`, because providers need an object at the root. Raises
+    ConfigError.
     """
     text = text.strip()
     if text.startswith("[") and text.endswith("]"):
-        if depth == _DEEPEST:
+        if depth == _MAX_DEPTH:
             raise ConfigError(
-                "The schema is nested too deep.", hint='Write a list of records as schema="[name, age int]".'
+                "The schema is nested too deeply.",
+                hint='Write a list of records as schema="[name, age int]".',
             )
         return _object({"items": {"type": "array", "items": schema(text[1:-1], depth=depth + 1)}})
-    pieces = [re.sub(_PYTHONS, r"\1 ", " ".join(p.split())) for p in re.split(r"[,\n]", text) if p.strip()]
-    if not pieces:
+    lines = [
+        re.sub(_PYTHON_FIELD, r"\1 ", " ".join(p.split())) for p in re.split(r"[,\n]", text) if p.strip()
+    ]
+    if not lines:
         raise ConfigError("The schema is empty.", hint='Write fields such as schema="name, age int".')
     fields: dict[str, Any] = {}
-    for name, made in map(_field, pieces):
+    for name, field in map(_field, lines):
         if name in fields:
             raise ConfigError(
                 f"The schema has two fields {name!r}.",
-                hint="A description cannot hold a comma; each field has its own name.",
+                hint="A description cannot contain a comma; field names must be unique.",
             )
-        fields[name] = made
+        fields[name] = field
     return _object(fields)
 
 
@@ -63,25 +65,25 @@ def _object(fields: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 
-def _field(piece: str) -> tuple[str, dict[str, Any]]:
-    match = re.fullmatch(_FIELD, piece)
+def _field(text: str) -> tuple[str, dict[str, Any]]:
+    match = re.fullmatch(_FIELD, text)
     if not match:
         raise ConfigError(
-            f"Not a field of a schema: {piece!r}.",
+            f"Not a field of a schema: {text!r}.",
             hint="A field is `name`, `name type` or `name type: description`.",
         )
-    made = _type(match["type"] or "str", match["item"], piece)
+    field = _type(match["type"] or "str", match["item"], text)
     if match["optional"] or match["optional2"]:
-        made = {**made, "type": [made["type"], "null"]}
-    return match["name"], {**made, "description": match["about"]} if match["about"] else made
+        field = {**field, "type": [field["type"], "null"]}
+    return match["name"], {**field, "description": match["about"]} if match["about"] else field
 
 
-def _type(word: str, item: str | None, piece: str) -> dict[str, Any]:
+def _type(word: str, item: str | None, text: str) -> dict[str, Any]:
     for name in (word, item):
         if name is not None and name not in _TYPES:
             raise ConfigError(
-                f"Unknown type {name!r} in {piece!r}.", hint=f"Types are {', '.join(_TYPES)}, list[type]."
+                f"Unknown type {name!r} in {text!r}.", hint=f"Types are {', '.join(_TYPES)}, list[type]."
             )
     if item and word != "list":
-        raise ConfigError(f"Only a list holds a type: {piece!r}.", hint=f"Write list[{item}].")
+        raise ConfigError(f"Only a list has an item type: {text!r}.", hint=f"Write list[{item}].")
     return {"type": "array", "items": dict(_TYPES[item])} if item else dict(_TYPES[word])
