@@ -29,9 +29,9 @@ from .notebook.syntax.parser import CellLine, parse
 from .notebook.view.hidden import plain_text
 from .notebook.view.static import answer_footer
 
-_MOST = 20 * 2**20  # characters of a pipe; providers refuse larger requests
+_MAX_INPUT = 20 * 2**20  # characters of a pipe; providers refuse larger requests
 _OPTION = re.compile(r"(?P<dash>-{0,2})(?P<name>[A-Za-z][\w.-]*)=(?P<value>.*)", re.DOTALL)
-_DASHED = re.compile(r"-[A-Za-z]|--[A-Za-z][\w.-]*")
+_FLAG = re.compile(r"-[A-Za-z]|--[A-Za-z][\w.-]*")
 _HINT = 'For example: python -m nbllm -m gemini/flash temperature=0 "Why is the sky blue?"'
 
 
@@ -47,17 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__version__ if given[0] == "--version" else __doc__)  # noqa: T201
         return 0
     try:
-        line, words = options(given)
-        prompt = "\n\n".join(filter(None, (" ".join(words).strip(), piped())))
+        line, prompt_words = split_options(given)
+        prompt = "\n\n".join(filter(None, (" ".join(prompt_words).strip(), read_pipe())))
         if not prompt:
             raise ConfigError("There is no question.", hint=_HINT)
         if len(line.models) > 1:
             raise ConfigError("One model answers here.", hint=f"{_HINT} Several are asked in a notebook.")
-        answer = default_client().stream(prompt, *line.models, **chosen(line))
+        answer = default_client().stream(prompt, *line.models, **call_options(line))
     except NbllmError as error:
-        return told(error, 2)
+        return print_error(error, 2)
     try:
-        return answered(answer)
+        return print_answer(answer)
     except KeyboardInterrupt:
         answer.cancel()
         return 130
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
 
 
-def answered(stream: Any) -> int:
+def print_answer(stream: Any) -> int:
     """Writes an answer as it comes."""
     out, screen, text = sys.stdout, sys.stdout.isatty(), ""
     try:
@@ -77,7 +77,7 @@ def answered(stream: Any) -> int:
         response = stream.response()
     except NbllmError as error:
         out.write("\n" if text and screen else "")
-        return told(error, 1)
+        return print_error(error, 1)
     out.write("" if text.endswith("\n") else "\n")
     out.flush()
     if sys.stderr.isatty():
@@ -85,41 +85,41 @@ def answered(stream: Any) -> int:
     return 0
 
 
-def options(words: list[str]) -> tuple[CellLine, list[str]]:
+def split_options(words: list[str]) -> tuple[CellLine, list[str]]:
     """(the options that come first, the question's words). Raises ConfigError as a cell's line does."""
-    read = []
+    parts = []
     while words and words[0] != "--":
-        if (said := _OPTION.fullmatch(words[0])) and (said["dash"] or _meant(said["name"])):
-            read.append(f"{said['dash']}{said['name']}={_quoted(said['value'], said['name'])}")
+        if (option := _OPTION.fullmatch(words[0])) and (option["dash"] or _is_option(option["name"])):
+            parts.append(f"{option['dash']}{option['name']}={_quote_value(option['value'], option['name'])}")
             words = words[1:]
-        elif _DASHED.fullmatch(words[0]):
+        elif _FLAG.fullmatch(words[0]):
             if len(words) == 1:
                 raise ConfigError(f"{words[0]} needs a value, and a question behind it.", hint=_HINT)
-            read.append(f"{words[0]} {_quoted(words[1])}")
+            parts.append(f"{words[0]} {_quote_value(words[1])}")
             words = words[2:]
         else:
             break
-    line = parse(" ".join(read))
+    line = parse(" ".join(parts))
     if words[:1] == ["--"]:
         return line, words[1:]
-    late = next((w for w in words if _DASHED.fullmatch(w) and _known(w)), None)
-    if late is not None:
+    late_flag = next((w for w in words if _FLAG.fullmatch(w) and _is_flag(w)), None)
+    if late_flag is not None:
         raise ConfigError(
-            f"{late} stands behind the question's first word.",
+            f"{late_flag} stands behind the question's first word.",
             hint=f"Options come first, or quote the question. {_HINT}",
         )
-    if not line.models and len(words) > 1 and "/" in words[0] and _leads(words[0]):
+    if not line.models and len(words) > 1 and "/" in words[0] and _is_model(words[0]):
         return replace(line, models=(words[0],)), words[1:]
     return line, words
 
 
-def _known(word: str) -> bool:
+def _is_flag(word: str) -> bool:
     """Whether a word with dashes is an option of a line."""
     name = word.lstrip("-").replace("-", "_")
     return name in (OPTIONS if word.startswith("--") else SHORT_OPTIONS)
 
 
-def _leads(word: str) -> bool:
+def _is_model(word: str) -> bool:
     """Whether a word is a model's name."""
     try:
         return bool(default_client().resolve(word))
@@ -127,41 +127,41 @@ def _leads(word: str) -> bool:
         return False
 
 
-def _meant(name: str) -> bool:
+def _is_option(name: str) -> bool:
     """Whether name= is an option, rightly written or nearly; else it is a word of the question."""
     return name.startswith("x.") or bool(get_close_matches(name.replace("-", "_"), OPTIONS, 1, 0.8))
 
 
-def _quoted(value: str, name: str = "") -> str:
+def _quote_value(value: str, name: str = "") -> str:
     """A value as the line of a cell has it: JSON as it is, for x.name= numbers too; else text."""
     literal = name.startswith("x.") and re.fullmatch(r"-?[\d.eE+-]+|true|false|null", value)
     return value if value[:1] in ("{", "[") or literal else '"' + value.replace('"', '""') + '"'
 
 
-def chosen(line: CellLine) -> dict[str, Any]:
+def call_options(line: CellLine) -> dict[str, Any]:
     """The keyword arguments of the call. Raises ConfigError for an option of a cell."""
-    own = next((n for n in line.options if OPTIONS[n].keyword not in CALL), None)
-    if own is not None or line.out:
-        raise ConfigError(f"{own or 'out'}= is an option of a cell.", hint=_HINT)
+    cell_option = next((n for n in line.options if OPTIONS[n].keyword not in CALL), None)
+    if cell_option is not None or line.out:
+        raise ConfigError(f"{cell_option or 'out'}= is an option of a cell.", hint=_HINT)
     found = {OPTIONS[n].keyword: value for n, value in line.options.items()}
     return {**found, "extra": dict(line.extra) or None}
 
 
-def piped() -> str:
+def read_pipe() -> str:
     """What comes through a pipe. Raises ConfigError for more than a request can be."""
     if sys.stdin is None or sys.stdin.isatty():
         return ""
-    text = sys.stdin.read(_MOST + 1)
-    if len(text) > _MOST:
+    text = sys.stdin.read(_MAX_INPUT + 1)
+    if len(text) > _MAX_INPUT:
         raise ConfigError("What comes through the pipe is too large.", hint="At most 20 MB can be asked.")
     return text.strip()
 
 
-def told(error: NbllmError, code: int) -> int:
+def print_error(error: NbllmError, code: int) -> int:
     """Says what went wrong, and what to do."""
-    lines = " (%llm ... is a line of a notebook.)" if "%llm" in (error.hint or "") else ""
+    note = " (%llm ... is a line of a notebook.)" if "%llm" in (error.hint or "") else ""
     sys.stderr.write(
-        plain_text(f"nbllm: {error.message}\n") + (plain_text(f"{error.hint}{lines}\n") if error.hint else "")
+        plain_text(f"nbllm: {error.message}\n") + (plain_text(f"{error.hint}{note}\n") if error.hint else "")
     )
     return code
 

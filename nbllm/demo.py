@@ -46,7 +46,7 @@ def run(notebook: Path, out: Path) -> tuple[Path, Path, str]:
     executed, page = out / notebook.name, out / f"{notebook.stem}.html"
     nbformat.write(nb, executed)  # type: ignore[no-untyped-call]
     page.write_text(HTMLExporter().from_notebook_node(nb)[0], "utf-8")  # type: ignore[no-untyped-call]
-    return executed, page, _table(nb)
+    return executed, page, _tagged_tables(nb)
 
 
 def store(notebooks: list[Path]) -> None:
@@ -65,7 +65,7 @@ def store(notebooks: list[Path]) -> None:
         nbformat.write(nb, path)  # type: ignore[no-untyped-call]
 
 
-def _table(nb: Any) -> str:
+def _tagged_tables(nb: Any) -> str:
     tagged = [c for c in nb.cells if TABLE_TAG in c.metadata.get("tags", [])]
     texts = [o["data"]["text/plain"] for c in tagged for o in c.outputs if "data" in o]
     return "\n".join(texts)
@@ -82,8 +82,8 @@ def main() -> int:
         return 1
     missing = [name for name in ("ipykernel", "nbclient", "nbconvert") if find_spec(name) is None]
     if missing:
-        lacks = f"The demo needs {', '.join(missing)}: `make demo`, or pip install -e '.[demo]'."
-        print(lacks, file=sys.stderr)  # noqa: T201
+        message = f"The demo needs {', '.join(missing)}: `make demo`, or pip install -e '.[demo]'."
+        print(message, file=sys.stderr)  # noqa: T201
         return 1
     began = time.monotonic()
     print("Running notebooks/quickstart.ipynb against the simulator (no key, no network) ...", flush=True)  # noqa: T201

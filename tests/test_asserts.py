@@ -7,7 +7,7 @@ import pytest
 from nbllm.core.errors import ConfigError
 from nbllm.core.events import Response, Timing, all_checks_pass
 from nbllm.core.messages import Text
-from nbllm.notebook.assertions import asserted, with_asserts
+from nbllm.notebook.assertions import check_response, resolve_asserts
 from nbllm.notebook.view.static import answer_footer
 from nbllm.simulator.scripts import script
 
@@ -37,8 +37,8 @@ def broken(answer, more):
 )
 def test_what_an_answer_must_be(given, found):
     """Words, and functions of the notebook; one that fails by itself says nothing of the answer, and why."""
-    options = with_asserts({"short": short, "broken": broken, "json": 5}, {"asserts": given, "seed": 1})
-    response = asserted(PARIS, options["asserts"], "Capital?")
+    options = resolve_asserts({"short": short, "broken": broken, "json": 5}, {"asserts": given, "seed": 1})
+    response = check_response(PARIS, options["asserts"], "Capital?")
     assert found == response.checks
     assert all_checks_pass(found.values()) is response.passed
     told = answer_footer(response).text
@@ -50,8 +50,8 @@ def test_what_an_answer_must_be(given, found):
 @pytest.mark.parametrize("missing", [{"cost": None}, {"timing": Timing()}])
 def test_what_is_not_known_is_not_passed(missing):
     """A cost without a price, the time of an answer that was known."""
-    wanted = with_asserts({}, {"asserts": ["latency: 2s", "cost: 1", "contains: P"]})["asserts"]
-    response = asserted(Response(PARIS.parts, **missing), wanted, "")
+    wanted = resolve_asserts({}, {"asserts": ["latency: 2s", "cost: 1", "contains: P"]})["asserts"]
+    response = check_response(Response(PARIS.parts, **missing), wanted, "")
     assert response.passed is None
 
 
@@ -59,7 +59,7 @@ def test_what_is_not_known_is_not_passed(missing):
 def test_what_is_no_assertion_is_said(text):
     """Before anything is sent."""
     with pytest.raises(ConfigError):
-        with_asserts({}, {"asserts": [text]})
+        resolve_asserts({}, {"asserts": [text]})
 
 
 @pytest.fixture(scope="module")

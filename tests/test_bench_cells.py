@@ -214,9 +214,9 @@ def test_a_line_may_score_and_assert_by_functions_of_the_notebook(kernel):
 
 def test_numbers_and_lists_are_read_as_they_are_written():
     """Sweeps, budgets, rungs."""
-    from nbllm.notebook.bench_magics import split
+    from nbllm.notebook.bench_magics import split_options
 
-    options, rest = split(
+    options, rest = split_options(
         "a/b,c/d --blocks=3 concurrency=1,4 budget=usd:0.5,seconds:60 cold=cold_conn,warm rate=2.5 "
         'idle=0,30 temperature=0 prompts="my prompts.txt"'
     )
@@ -234,10 +234,10 @@ def test_numbers_and_lists_are_read_as_they_are_written():
 
 def test_what_stands_in_the_quotes_of_a_call_s_option_is_its_own():
     """Not an option of the run; dashes inside a name are underscores."""
-    from nbllm.notebook.bench_magics import split
+    from nbllm.notebook.bench_magics import split_options
 
     line = 'a/b system="Use blocks=3, n=4." --stop \'rate=5 x\' x.a={"b": "idle=1 "} --max-errors 7 --keep'
-    options, rest = split(line)
+    options, rest = split_options(line)
     assert {"max_errors": 7} == options
     assert line.partition(" --max")[0] == rest.partition("   ")[0]
 
@@ -245,17 +245,19 @@ def test_what_stands_in_the_quotes_of_a_call_s_option_is_its_own():
 def test_a_call_s_option_and_the_run_s_have_names_of_their_own(kernel):
     """seed= is sent, bench.seed= orders the run; every option of a run has such a name."""
     from nbllm.core.options import OPTIONS
-    from nbllm.notebook.bench_magics import split
+    from nbllm.notebook.bench_magics import split_options
 
-    options, rest = split("a/b seed=7 --bench.seed=3 bench.budget=0.5 bench.blocks=2")
+    options, rest = split_options("a/b seed=7 --bench.seed=3 bench.budget=0.5 bench.blocks=2")
     assert ({"seed": 3, "budget": 0.5, "blocks": 2}, "a/b seed=7") == (options, " ".join(rest.split()))
-    assert {"asserts": ["contains: Paris", "json"]} == split('asserts="contains: Paris" asserts=json')[0]
+    assert {"asserts": ["contains: Paris", "json"]} == split_options(
+        'asserts="contains: Paris" asserts=json'
+    )[0]
     with pytest.raises(ConfigError, match="blocks is given twice"):
-        split("a/b blocks=2 bench.blocks=3")
+        split_options("a/b blocks=2 bench.blocks=3")
     clash = {o.name for o in OPTIONS if o.scope == "call"}
     for option in (o for o in OPTIONS if o.scope == "bench"):
         plain = option.name.removeprefix("bench.")
-        assert [plain] * (plain in clash) == [w[:-2] for w in split(f"{plain}=1")[1].split()]
+        assert [plain] * (plain in clash) == [w[:-2] for w in split_options(f"{plain}=1")[1].split()]
     line = "sim/openai@ttft=0.01,tokens=3 blocks=1 warmup=0 seed=7 bench.seed=3 out=seeded"
     ran = kernel.run(f"d = %llm bench {line}\nprint(list(seeded.params.unique()))")
     assert ran.ok, ran.error

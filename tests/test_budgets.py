@@ -18,8 +18,8 @@ from nbllm.client.policy import Retries
 from nbllm.core.calls import ModelFacts
 from nbllm.core.errors import BudgetExceeded, ConfigError, NbllmError
 from nbllm.core.messages import Text
-from nbllm.notebook.budget import budget as line
-from nbllm.notebook.budget import install
+from nbllm.notebook.budget import budget_command as line
+from nbllm.notebook.budget import install_daily_budget
 from nbllm.notebook.question import Question
 from nbllm.notebook.run import Run
 from nbllm.notebook.session import Session
@@ -296,7 +296,7 @@ def test_two_processes_share_a_limit_and_a_killed_one_gives_back(folder):
         with pytest.raises(BudgetExceeded, match="60 reserved"):
             budget.reserve(Amount(0.0, 41))
         other = SharedBudget("another", tokens=100)
-        other.flush(other.reserve(Amount(0.0, 100)), Amount(0.0, 100))
+        other.settle(other.reserve(Amount(0.0, 100)), Amount(0.0, 100))
         child.kill()
         child.wait(30)
         locks = len(list((folder / "budgets").glob("*.lock")))
@@ -393,25 +393,25 @@ def test_a_notebook_without_a_name_has_a_budget_of_its_own(session, monkeypatch)
 def test_a_day_of_all_notebooks(session, monkeypatch):
     """NBLLM_BUDGET, where a notebook has no budget of its own; a new day is a new one."""
     monkeypatch.setenv("NBLLM_BUDGET", "$9,tokens:5000")
-    install(session)
+    install_daily_budget(session)
     number = session.client.budget.reserve(Amount(1.0, 10))
     session.client.budget.name = "today, 1999-12-31"  # as if that had been at its time
     assert "$9: $0 spent, $1 reserved" in line(session, "")
     session.client.budget.settle(number, Amount(0.5, 5))
     other = Session(SimpleNamespace(user_ns={}), Client(session.client.registry))
-    install(other)
+    install_daily_budget(other)
     assert "$0.5 spent" in line(other, "")
     assert "stays" in line(other, "off")
     assert "$0.5 spent" in line(session, "")
     line(session, "$1")
-    install(session)
+    install_daily_budget(session)
     assert "$1" in line(session, "")
 
 
 def test_a_day_that_cannot_be_read_is_told(session, monkeypatch, capsys):
     monkeypatch.setenv("NBLLM_BUDGET", "twenty")
     session.shell.execution_count = 1
-    install(session)
+    install_daily_budget(session)
     assert session.client.budget is None
     assert "NBLLM_BUDGET" in capsys.readouterr().out
 

@@ -10,7 +10,7 @@ from nbllm.client.agent import Question
 from nbllm.client.client import Client
 from nbllm.core.errors import ConfigError
 from nbllm.core.messages import ToolCall
-from nbllm.notebook.tool_use import shown
+from nbllm.notebook.tool_use import call_bundle
 from nbllm.simulator import script
 from nbllm.tools.builtin import LIMIT, files
 from nbllm.tools.changes import AppliedChange, Change, Journal, resolve
@@ -115,14 +115,14 @@ def test_the_question_has_the_difference(client, undo, tmp_path):
     assert ["--- a", "+++ a", "@@ -1,2 +1,2 @@", " one", "-two", "+three"] == asked[0].change.diff.split("\n")
     assert [] == client.changes.entries
     assert [] == told(found)
-    both = shown(asked[0])
+    both = call_bundle(asked[0])
     assert all("+three" in text and "write_file" in text for text in both.values())
 
 
 def test_a_difference_is_shown_as_text():
     """What a file or a model holds is no markup, and nothing in it hides; a long one is folded."""
     change = Change("<b>", "<script>x</script>\u202e", "<img src=x>" * 2_000, bool, bool)
-    both = shown(Question(ToolCall("c", "f", {}, "{}"), files(".")[2], change=change))
+    both = call_bundle(Question(ToolCall("c", "f", {}, "{}"), files(".")[2], change=change))
     assert "<script" not in both["text/html"]
     assert "<img" not in both["text/html"]
     assert "\u202e" not in "".join(both.values())

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from nbllm.__main__ import main, options
+from nbllm.__main__ import main, split_options
 from nbllm.core.errors import ConfigError
 
 
@@ -132,14 +132,14 @@ def test_a_cut_answer_is_kept():
     ],
 )
 def test_options_come_first(words, models, found, rest):
-    line, left = options(words)
+    line, left = split_options(words)
     assert (models, found, rest) == (line.models, dict(line.options), left)
 
 
 def test_what_goes_to_the_provider_as_it_is():
-    assert {"top_k": 3} == options(["x.top_k=3", "hi"])[0].extra
+    assert {"top_k": 3} == split_options(["x.top_k=3", "hi"])[0].extra
     with pytest.raises(ConfigError, match="given twice"):
-        options(["seed=1", "seed=2", "hi"])
+        split_options(["seed=1", "seed=2", "hi"])
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 from nbllm import Client
 from nbllm.core import errors
 from nbllm.core.events import ToolStarted
-from nbllm.notebook.tool_names import named
+from nbllm.notebook.tool_names import resolve_tools
 from nbllm.routing import registry
 from nbllm.simulator import script
 from nbllm.store.budgets import Budget
@@ -87,9 +87,9 @@ def test_an_agent_that_nobody_knows(client):
     """Is told before anything is sent, with the nearest; a cell takes the name as the API does."""
     with pytest.raises(errors.ConfigError, match="No provider"):
         client.complete("x", SIM, tools="cli/nobody")
-    assert ["cli/mine"] == named(["cli/mine"], {}, list)
+    assert ["cli/mine"] == resolve_tools(["cli/mine"], {}, list)
     with pytest.raises(errors.ConfigError, match="did you mean cli/claude"):
-        named(["claude"], {}, lambda: ["cli/claude"])
+        resolve_tools(["claude"], {}, lambda: ["cli/claude"])
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def test_models_of_a_server_and_of_ready_providers():
     with simulator.serve(ttft=0.0, gap=0.0) as server:
         places = {"OLLAMA_HOST": server.base_url("ollama"), "OPENAI_BASE_URL": server.base_url("openai_chat")}
         client = Client(registry=registry.load(env={**places, "OPENAI_API_KEY": "k" * 8}))
-        frame = overview.models(client)
+        frame = overview.models_overview(client)
     ready = frame[frame["ready"]]
     assert list(frame["name"][: len(ready) - 1]) == list(ready["name"][:-1])
     assert "openai/mini" in set(ready["name"])

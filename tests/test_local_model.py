@@ -320,7 +320,7 @@ def test_lists_tell_the_files(models, monkeypatch):
     assert ("local", True) == (state.mode, state.ready)
     assert health(client, "local").reachable
     session = SimpleNamespace(client=client)
-    assert ("local/big", "model file") in completion.models(session, "local/")
+    assert ("local/big", "model file") in completion.model_candidates(session, "local/")
     assert "No model of a file is loaded." == COMMANDS["unload"](session, "")
     with pytest.raises(ConfigError, match="No model file is called"):
         COMMANDS["unload"](session, "local/none")

@@ -3,7 +3,7 @@
 import pytest
 
 from nbllm.core.values import format_value
-from nbllm.notebook.transcript import NotebookSoFar
+from nbllm.notebook.transcript import NotebookTranscript
 
 from .kernels import Kernel
 
@@ -11,7 +11,7 @@ KEY = "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789"
 
 
 def cells(*sources, **values):
-    return NotebookSoFar(("", *sources), {int(k[1:]): v for k, v in values.items()})
+    return NotebookTranscript(("", *sources), {int(k[1:]): v for k, v in values.items()})
 
 
 def test_cells_stand_in_order_with_what_they_gave():

@@ -6,7 +6,7 @@ import pytest
 
 from nbllm.core.errors import ConfigError
 from nbllm.notebook import prompt_files
-from nbllm.notebook.prompt_files import parsed
+from nbllm.notebook.prompt_files import parse_prompt
 
 from .kernels import Kernel
 
@@ -72,7 +72,7 @@ HEADS = [
 
 @pytest.mark.parametrize(("text", "options", "body"), HEADS)
 def test_a_head_says_options(text, options, body):
-    prompt = parsed("p", text)
+    prompt = parse_prompt("p", text)
     assert (options, body) == (prompt.options, prompt.text)
 
 
@@ -81,29 +81,31 @@ def test_a_head_says_options(text, options, body):
     [
         ("temprature: 0", "temperature?"),
         ("temperature: hot", "needs a number"),
-        ("model: evil/x", "cannot say 'model'"),
-        ("base_url: https://evil.example", "cannot say 'base_url'"),
-        ("key: OPENAI_API_KEY", "cannot say 'key'"),
-        ("tools: python", "cannot say 'tools'"),
-        ("approve: auto", "cannot say 'approve'"),
-        ("attach: /etc/passwd", "cannot say 'attach'"),
-        ("out: pd", "cannot say 'out'"),
-        ("bg: true", "cannot say 'bg'"),
+        ("model: evil/x", "cannot set 'model'"),
+        ("base_url: https://evil.example", "cannot set 'base_url'"),
+        ("key: OPENAI_API_KEY", "cannot set 'key'"),
+        ("tools: python", "cannot set 'tools'"),
+        ("approve: auto", "cannot set 'approve'"),
+        ("attach: /etc/passwd", "cannot set 'attach'"),
+        ("out: pd", "cannot set 'out'"),
+        ("bg: true", "cannot set 'bg'"),
         ("- a list", "line 2"),
         ("seed: 1\nseed: 2", "line 3"),
     ],
 )
 def test_a_head_that_says_what_it_may_not_is_refused_by_name(line, words):
     with pytest.raises(ConfigError, match=r"prompts/p\.md") as caught:
-        _ = parsed("p", f"---\n{line}\n---\nx").options
+        _ = parse_prompt("p", f"---\n{line}\n---\nx").options
     assert words in f"{caught.value.message} {caught.value.hint}"
 
 
 def test_a_version_is_of_the_text_alone():
     """Blanks around it and what its head says change nothing."""
-    versions = {parsed("p", t).version for t in ("Say {x}.", "\nSay {x}.\n", "---\nseed: 1\n---\nSay {x}.")}
+    versions = {
+        parse_prompt("p", t).version for t in ("Say {x}.", "\nSay {x}.\n", "---\nseed: 1\n---\nSay {x}.")
+    }
     assert len(versions) == 1
-    assert versions != {parsed("p", "Say {y}.").version}
+    assert versions != {parse_prompt("p", "Say {y}.").version}
 
 
 # --- in cells -----------------------------------------------------------------------------------------------
@@ -217,7 +219,7 @@ def test_a_name_leads_nowhere_else(kernel, name):
 
 def test_the_folder_is_the_projects(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert tmp_path / "prompts" == prompt_files.folder()
+    assert tmp_path / "prompts" == prompt_files.prompts_folder()
 
 
 def test_what_hides_in_a_file_is_seen(kernel, project):

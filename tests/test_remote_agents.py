@@ -16,7 +16,7 @@ from nbllm.core import errors
 from nbllm.core.calls import Frame, ProviderSpec
 from nbllm.core.events import Notice, Restarted, fold
 from nbllm.core.messages import Document, Image, Message, Text
-from nbllm.notebook.mcp_lines import mcp
+from nbllm.notebook.mcp_commands import mcp
 from nbllm.routing import registry
 from nbllm.routing.config import Places
 

@@ -3,7 +3,7 @@
 import pytest
 
 from nbllm.core.errors import ConfigError
-from nbllm.notebook.tool_names import named
+from nbllm.notebook.tool_names import resolve_tools
 from nbllm.simulator import script
 
 from .kernels import Kernel
@@ -104,7 +104,7 @@ def test_what_cannot_be_honoured_is_refused(kernel, line, words):
 def test_the_name_of_a_server_leads_to_it(name, near):
     """Without what stands before it, and misspelt."""
     with pytest.raises(ConfigError, match=f"did you mean {near}\\?"):
-        named([name], {}, lambda: ["mcp/db", "http/weather", "remote/travel"])
+        resolve_tools([name], {}, lambda: ["mcp/db", "http/weather", "remote/travel"])
 
 
 def test_a_cell_and_a_notebook_keep_to_their_budgets(kernel):

@@ -249,7 +249,7 @@ FORMATTERS: dict[tuple[str, str], Callable[[Any, int], str]] = {
     ("builtins", "bytes"): lambda value, limit: truncate(str(value), limit),
     ("builtins", "bytearray"): lambda value, limit: truncate(str(value), limit),
     ("collections", "deque"): _collection,
-    ("nbllm", "NotebookSoFar"): lambda cells, limit: str(cells.text(limit)),
+    ("nbllm", "NotebookTranscript"): lambda cells, limit: str(cells.text(limit)),
 }
 
 

@@ -21,7 +21,7 @@ from uuid import uuid4
 from ..core.errors import ConfigError, NbllmError
 from ..core.messages import Text
 from ..store import preferences
-from .comms import mended, page_widget
+from .comms import fix_reply_channel, widget_class
 from .question import Question
 from .run import GuardedPainter, Run, follow_safely, start_thread, store_results
 from .session import Session
@@ -77,7 +77,7 @@ class Actions:
         """Once the cell has ended: the widget says hello when the page has it, and is told of all places."""
         if self._widget is None:
             with suppress(Exception):  # a page without widgets shows no buttons
-                self._widget = mended(page_widget("actions.js")())
+                self._widget = fix_reply_channel(widget_class("actions.js")())
                 self._widget.on_msg(self._on_message)
 
     def close(self) -> None:

@@ -12,17 +12,17 @@ from ..core.errors import ConfigError, error_line
 from ..core.events import Notice, Response
 
 
-def with_asserts(namespace: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def resolve_asserts(namespace: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """The options with asserts= read: by name, words or a function of the notebook. Raises ConfigError before
     anything is sent."""
     if "asserts" not in options:
         return dict(options)
-    found = name_assertions([assertion(text, namespace) for text in options["asserts"]])
-    build_checks(found)  # raises for what is wrong with one
-    return {**options, "asserts": found}
+    asserts = name_assertions([resolve_assertion(text, namespace) for text in options["asserts"]])
+    build_checks(asserts)  # raises for what is wrong with one
+    return {**options, "asserts": asserts}
 
 
-def assertion(text: str, namespace: Mapping[str, Any]) -> Any:
+def resolve_assertion(text: str, namespace: Mapping[str, Any]) -> Any:
     """What a line says of an assertion: words, JSON, or the function of the notebook that is called so."""
     if text.startswith("{"):
         try:
@@ -35,21 +35,21 @@ def assertion(text: str, namespace: Mapping[str, Any]) -> Any:
     return function if callable(function) else text
 
 
-def asserted(response: Response, wanted: Mapping[str, Any], asked: str) -> Response:
+def check_response(response: Response, asserts: Mapping[str, Any], prompt: str) -> Response:
     """The response with what was asserted of it. A function that fails by itself says nothing of the answer:
     a notice says why."""
     total = response.timing.total
     about = {
-        "asked": asked,
+        "asked": prompt,
         "cost_usd": response.cost,
         "e2e_ms": None if total is None or response.cached else total * 1e3,
     }
-    found: dict[str, float | None] = {}
+    results: dict[str, float | None] = {}
     notices = list(response.notices)
-    for name, check in build_checks(wanted).items():
+    for name, check in build_checks(asserts).items():
         try:
-            found[name] = check(response.text, {}, about)
+            results[name] = check(response.text, {}, about)
         except Exception as error:  # noqa: BLE001 - a user's function
-            found[name] = None
+            results[name] = None
             notices.append(Notice("asserts", f"{name} could not be checked: {error_line(error)}"))
-    return replace(response, checks=found, notices=tuple(notices))
+    return replace(response, checks=results, notices=tuple(notices))

@@ -23,7 +23,7 @@ from ..core.errors import ConfigError, did_you_mean
 from ..core.messages import Message, Text
 from ..core.options import REQUEST
 from ..core.template import fill
-from .assertions import assertion
+from .assertions import resolve_assertion
 from .cell import build_parts
 from .session import Session
 from .syntax.lexer import column_error, read_value
@@ -33,12 +33,12 @@ from .syntax.placeholders import reject_placeholders
 if TYPE_CHECKING:
     import pandas as pd
 
-_SENT = {*REQUEST, "retries", "keep", "timeout"} - {
+_CALL_OPTIONS = {*REQUEST, "retries", "keep", "timeout"} - {
     "schema",
     "tools",
 }  # options of a call that a line passes on
-_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-_SHORT = {
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_METRIC_LABELS = {
     "ttft_ms": "ttft ms",
     "e2e_ms": "total ms",
     "out_tok_s": "tokens/s",
@@ -48,7 +48,7 @@ _SHORT = {
 _DIVIDER = re.compile(r"(?m)^-{3,}[ \t]*$")
 
 
-def _numbers(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+def _list_reader(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         found = [kind(word) for word in text.strip("[]() ").split(",") if word.strip()]
         return found if len(found) > 1 else found[0]
@@ -56,7 +56,7 @@ def _numbers(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return read
 
 
-def _budget(text: str) -> Any:
+def _read_budget(text: str) -> Any:
     """0.5 (dollars), or usd:0.5,seconds:60."""
     if ":" not in text:
         return float(text.removeprefix("$"))
@@ -71,19 +71,19 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "int": int,
     "float": float,
     "str": str,
-    "rungs": lambda text: _TRUTH.get(text.lower(), text.split(",")),
-    "truth": lambda text: _TRUTH[text.lower()],
-    "ints": _numbers(int),
-    "numbers": _numbers(float),
+    "rungs": lambda text: _BOOLEANS.get(text.lower(), text.split(",")),
+    "truth": lambda text: _BOOLEANS[text.lower()],
+    "ints": _list_reader(int),
+    "numbers": _list_reader(float),
     "pauses": lambda text: [float(word) for word in text.strip("[] ").split(",")],
     "warmup": lambda text: text if text == "auto" else int(text),
-    "budget": _budget,
+    "budget": _read_budget,
     "list": lambda text: [text],
 }
 _OPTION = re.compile(r"(?<!\S)(?P<dashes>--?)?(?P<name>[A-Za-z][\w.\-]*)(?:=|(?(dashes)[ \t]+|=))")
 
 
-def split(line: str) -> tuple[dict[str, Any], str]:
+def split_options(line: str) -> tuple[dict[str, Any], str]:
     """(options of the benchmark, the rest of the line). Raises ConfigError with the column of what cannot be
     read."""
     found: dict[str, Any] = {}
@@ -98,8 +98,8 @@ def split(line: str) -> tuple[dict[str, Any], str]:
                     f"{word} is no option of a benchmark",
                     f"Did you mean {OPTION_SYNONYMS[word]}?",
                 )
-            stop = end if quoted or match[0].endswith("=") else match.end()
-            rest, at = rest + line[at:stop], stop
+            rest_end = end if quoted or match[0].endswith("=") else match.end()
+            rest, at = rest + line[at:rest_end], rest_end
             continue
         name = option.name.removeprefix("bench.")
         if name in found and not option.many:
@@ -121,69 +121,77 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
     from ..bench import load, progress, run, summary
     from .dashboard import Dashboard
 
-    shown = Dashboard.for_process(brief=True) or progress.Bar()
-    options, rest = split(line)
-    read = session.parse(rest)
-    reject_placeholders(read, session.namespace)
-    names = session.expand_models(read.models)
+    display = Dashboard.for_process(brief=True) or progress.Bar()
+    options, rest = split_options(line)
+    cell_line = session.parse(rest)
+    reject_placeholders(cell_line, session.namespace)
+    names = session.expand_models(cell_line.models)
     if not names:
         raise ConfigError(
             "No model was named.", hint="For example: %llm bench openai/mini,claude/sonnet blocks=20"
         )
     if "asserts" in options:  # functions of the notebook by their names, as in a cell
-        options["asserts"] = [assertion(text, session.namespace) for text in options["asserts"]]
+        options["asserts"] = [resolve_assertion(text, session.namespace) for text in options["asserts"]]
     if "score" in options:
-        options["score"] = assertion(options["score"], session.namespace)
-    filling = str(read.options.get("fill", session.defaults.get("fill", "on")))
-    options["prompts"] = _prompts(session, options.get("prompts"), cell, filling)
-    passed = {name: chosen for name, chosen in read.options.items() if name in _SENT}
-    if passed.get("cache") in ("true", "refresh"):
+        options["score"] = resolve_assertion(options["score"], session.namespace)
+    fill_mode = str(cell_line.options.get("fill", session.defaults.get("fill", "on")))
+    options["prompts"] = _prompts(session, options.get("prompts"), cell, fill_mode)
+    call_options = {name: chosen for name, chosen in cell_line.options.items() if name in _CALL_OPTIONS}
+    if call_options.get("cache") in ("true", "refresh"):
         raise column_error(
-            read.spans["cache"][0],
+            cell_line.spans["cache"][0],
             "a benchmark takes no answer from the cache",
             "Leave cache= out, or say auto.",
         )
-    unknown = sorted(set(read.options) - set(passed) - {"fill"})
+    unknown = sorted(set(cell_line.options) - set(call_options) - {"fill"})
     if unknown:
         known = ", ".join(n for n, o in BENCH_OPTIONS.items() if n != o.name or n == "bench.seed")
         raise column_error(
-            read.spans[unknown[0]][0],
+            cell_line.spans[unknown[0]][0],
             f"{unknown[0]} is no option of a benchmark",
             f"The options are {known}, and those of a call.",
         )
-    models = [{"model": name, **passed} for name in names]  # seed= of a call is not the run's
+    models = [{"model": name, **call_options} for name in names]  # seed= of a call is not the run's
     try:
         with warnings.catch_warnings():  # in words alone: the line of ours that warns tells nobody anything
             warnings.showwarning = lambda told, *_a, **_k: session.print_text(str(told))
-            df = run(models, client=session.client, extra=dict(read.extra) or None, progress=shown, **options)
+            df = run(
+                models,
+                client=session.client,
+                extra=dict(cell_line.extra) or None,
+                progress=display,
+                **options,
+            )
     except KeyboardInterrupt:  # before the first request, or a second time: what was measured is on disk
-        if not shown.run_id:
+        if not display.run_id:
             raise
-        df = load(shown.run_id)
-        shown.end("stopped", len(df))
-    session.namespace[read.out or "_bench"] = df
-    return short(df, summary) if (df["phase"] == "measure").any() else None  # the display says why
+        df = load(display.run_id)
+        display.end("stopped", len(df))
+    session.namespace[cell_line.out or "_bench"] = df
+    return short_summary(df, summary) if (df["phase"] == "measure").any() else None  # the display says why
 
 
-def _prompts(session: Session, named: str | None, cell: str | None, filling: str) -> Any:
+def _prompts(session: Session, name: str | None, cell: str | None, fill_mode: str) -> Any:
     if cell is not None and cell.strip():
-        if named is not None:
+        if name is not None:
             raise ConfigError(
                 "The cell has prompts, and prompts= names others.", hint="Leave one of them out."
             )
-        return [_filled(session, text.strip(), filling) for text in _DIVIDER.split(cell) if text.strip()]
-    if named is not None and named.isidentifier() and named not in session.namespace:
+        return [
+            _fill_prompt(session, text.strip(), fill_mode) for text in _DIVIDER.split(cell) if text.strip()
+        ]
+    if name is not None and name.isidentifier() and name not in session.namespace:
         raise ConfigError(
-            f"No variable is called {named!r}.",
+            f"No variable is called {name!r}.",
             hint=did_you_mean(
-                named,
+                name,
                 [k for k, v in session.namespace.items() if k[:1] != "_" and isinstance(v, Sized)],
             ),
         )
-    return None if named is None else session.namespace.get(named, named)
+    return None if name is None else session.namespace.get(name, name)
 
 
-def _filled(session: Session, text: str, mode: str) -> str | Message:
+def _fill_prompt(session: Session, text: str, mode: str) -> str | Message:
     """A prompt with the notebook's values in it, as in a cell; what is not filled is told."""
     filled = fill(text, session.prompt_variables, session.evaluate, mode)
     if filled.skipped_summary:
@@ -192,45 +200,45 @@ def _filled(session: Session, text: str, mode: str) -> str | Message:
     return Message("user", parts) if any(not isinstance(p, Text) for p in parts) else filled.text
 
 
-def short(df: pd.DataFrame, summary: Callable[..., pd.DataFrame]) -> pd.DataFrame:
+def short_summary(df: pd.DataFrame, summary: Callable[..., pd.DataFrame]) -> pd.DataFrame:
     """By bench.summary, which is looked for before anything is sent: one line a model (and start, and load):
     answers, failures, medians with their intervals, speed, cost."""
     import pandas as pd
 
-    told = summary(df, metrics=[m for m in _SHORT if m in df], stats=("p50",))
+    figures = summary(df, metrics=[m for m in _METRIC_LABELS if m in df], stats=("p50",))
     keys = [
         k
         for k in ("name", "start_kind", "load_kind", "concurrency", "target_rate")
-        if k in told and told[k].nunique(dropna=False) > 1
+        if k in figures and figures[k].nunique(dropna=False) > 1
     ] or ["name"]
     costs = df.dropna(subset="cost_usd").groupby(keys, observed=True, dropna=False)["cost_usd"].sum()
     lines = []
-    for key, part in told.groupby(keys, sort=False, observed=True, dropna=False):
+    for key, part in figures.groupby(keys, sort=False, observed=True, dropna=False):
         line: dict[str, Any] = dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
         by_metric: Mapping[str, Any] = {row["metric"]: row for row in part.to_dict("records")}
         first = part.iloc[0]
         line |= {
             "answers": first["n"],
             "failed": first["n_failed"],
-            **({"contaminated": first["n_contaminated"]} if (told["n_contaminated"] > 0).any() else {}),
+            **({"contaminated": first["n_contaminated"]} if (figures["n_contaminated"] > 0).any() else {}),
         }
-        for metric, label in _SHORT.items():
+        for metric, label in _METRIC_LABELS.items():
             if metric not in ("in_tok_s", "texts_s") or (metric in df and df[metric].notna().any()):
-                line[label] = _interval(by_metric.get(metric))
+                line[label] = _format_interval(by_metric.get(metric))
         cost = costs.get(key if len(keys) > 1 or not isinstance(key, tuple) else key[0])
         line["cost $"] = "–" if cost is None else f"{cost:.3g}"
         lines.append(line)
     return pd.DataFrame(lines).set_index(keys)
 
 
-def _interval(row: Mapping[str, Any] | None) -> str:
+def _format_interval(row: Mapping[str, Any] | None) -> str:
     import pandas as pd
 
     if row is None or pd.isna(row["value"]):
         return "–"
-    middle, low, high = (_figure(row[part]) for part in ("value", "ci_lo", "ci_hi"))
+    middle, low, high = (_format_figure(row[part]) for part in ("value", "ci_lo", "ci_hi"))
     return middle if pd.isna(row["ci_lo"]) or pd.isna(row["ci_hi"]) else f"{middle} ({low} to {high})"
 
 
-def _figure(value: float) -> str:
+def _format_figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -10,37 +10,37 @@ from .session import Session
 from .syntax.options import OPTIONS, InvalidValue, parse_value
 
 
-def budget(session: Session, rest: str) -> str:
+def budget_command(session: Session, rest: str) -> str:
     """Sets a limit, shows what is left of it, or takes it away. A notebook that has a name shares its limit
     with its other kernels, before and after a restart too."""
     words = rest.split()
     if words == ["off"]:
-        return _off(session)
+        return _remove_budget(session)
     name = next((w.removeprefix("name=") for w in words if w.startswith("name=")), "")
     limits = [w for w in words if not w.startswith("name=")]
     if limits:
-        amounts, name = _read(limits), name or session.notebook_file
+        amounts, name = _parse_limits(limits), name or session.notebook_file
         session.client.budget = SharedBudget(name, **amounts) if name else Budget(**amounts)
     elif name:
         raise ConfigError("Which limit?", hint=f"For example: %llm budget $5 name={name[:40]}")
-    there = session.client.budget
-    if there is None:
+    current = session.client.budget
+    if current is None:
         return "No budget is set. For example: %llm budget $5, or %llm budget tokens:100000"
-    return f"{there.who[0].upper()}{there.who[1:]} is {there.state()}."
+    return f"{current.who[0].upper()}{current.who[1:]} is {current.state()}."
 
 
-def install(session: Session) -> None:
+def install_daily_budget(session: Session) -> None:
     """Takes NBLLM_BUDGET over: what all notebooks together may spend in a day, where none of their own is
     set."""
     words = os.environ.get("NBLLM_BUDGET", "").replace(",", " ").split()
     if words and session.client.budget is None:
         try:
-            session.client.budget = DailyBudget(**_read(words))
+            session.client.budget = DailyBudget(**_parse_limits(words))
         except ConfigError as error:
             session.print_text(f"nbllm leaves out NBLLM_BUDGET: {error.message} {error.hint}")
 
 
-def _read(words: list[str]) -> dict[str, float]:
+def _parse_limits(words: list[str]) -> dict[str, float]:
     try:
         found = parse_value(OPTIONS["budget"], ",".join(words))
     except InvalidValue as error:
@@ -52,10 +52,10 @@ def _read(words: list[str]) -> dict[str, float]:
     return found
 
 
-def _off(session: Session) -> str:
-    there, session.client.budget = session.client.budget, None
-    if isinstance(there, DailyBudget):
+def _remove_budget(session: Session) -> str:
+    removed, session.client.budget = session.client.budget, None
+    if isinstance(removed, DailyBudget):
         return "Calls of this notebook are not limited by NBLLM_BUDGET any more; what was spent today stays."
-    if isinstance(there, SharedBudget):
-        there.drop()
+    if isinstance(removed, SharedBudget):
+        removed.drop()
     return "No budget any more: calls are limited by their own budget= alone."

@@ -15,7 +15,7 @@ from html import escape
 from typing import Any
 from uuid import uuid4
 
-from .comms import mended, page_widget
+from .comms import fix_reply_channel, widget_class
 from .session import Session, current_session
 from .view.frontend import KernelPort, output_mode
 from .view.hidden import clean
@@ -35,22 +35,32 @@ class _ButtonBar:
 
         self.page_ready = threading.Event()
         self.buttons = [
-            mended(
+            fix_reply_channel(
                 widgets.Button(
-                    description=clean(word), tooltip=clean(told), layout=mended(widgets.Layout(width="auto"))
+                    description=clean(word),
+                    tooltip=clean(told),
+                    layout=fix_reply_channel(widgets.Layout(width="auto")),
                 )
             )
             for word, told in labels
         ]
         for i, button in enumerate(self.buttons):
             button.on_click(lambda _button, i=i: on_press(i))
-        self._layout = mended(widgets.Layout(display="none", flex_flow="row wrap", align_items="center"))
+        self._layout = fix_reply_channel(
+            widgets.Layout(display="none", flex_flow="row wrap", align_items="center")
+        )
         label = (
-            [mended(widgets.HTML(f"<span style='padding-right:1em'>{escape(clean(question))}</span>"))]
+            [
+                fix_reply_channel(
+                    widgets.HTML(f"<span style='padding-right:1em'>{escape(clean(question))}</span>")
+                )
+            ]
             if question
             else []
         )
-        self._box = mended(widgets.HBox([*label, *self.buttons], layout=self._layout, _view_count=0))
+        self._box = fix_reply_channel(
+            widgets.HBox([*label, *self.buttons], layout=self._layout, _view_count=0)
+        )
         self._box.observe(self._on_displayed, "_view_count")
         self._widgets = [*label, *self.buttons, self._box]
 
@@ -84,7 +94,7 @@ class StopButtons:
         self.placeholder_ids = [f"nbllm-{uuid4().hex}" for _ in labels]
         self._stop = stop
         titles = [clean(f"Stop {label}") for label in labels]
-        self._widget = mended(page_widget("stops.js")(places=self.placeholder_ids, words=titles))
+        self._widget = fix_reply_channel(widget_class("stops.js")(places=self.placeholder_ids, words=titles))
         self._widget.on_msg(self._on_message)
 
     def _on_message(self, _widget: Any, message: Any, _buffers: Any) -> None:

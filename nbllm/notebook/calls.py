@@ -15,7 +15,7 @@ from ..core.extras import require_packages
 from ..core.values import truncate
 from ..store.columns import COLUMNS, TEXTS, frame
 from ..store.search import search
-from .overview import calls
+from .overview import calls_overview
 from .session import Session
 
 if TYPE_CHECKING:
@@ -23,42 +23,42 @@ if TYPE_CHECKING:
 
 Period = tuple[float, float]  # from, and up to: seconds since 1970
 
-_MOST = 20  # calls that a search gives where n= says nothing else
-_LONGEST = 1_000  # characters of a text there
-_LAST = re.compile(r"(\d{1,4})([hdw])")
+_DEFAULT_RESULTS = 20  # calls that a search gives where n= says nothing else
+_MAX_TEXT = 1_000  # characters of a text there
+_RELATIVE = re.compile(r"(\d{1,4})([hdw])")
 _SECONDS = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
 def log(session: Session, rest: str) -> pd.DataFrame:
     """Calls as rows: of this notebook, or of all in a period; `n=20` the last ones, `all` every column.
     `-q words`: those whose stored prompt or answer has the words, of all notebooks."""
-    rest, asked, words = _query(rest)
-    period, others = _split(rest)
-    last, wide = None, False
+    rest, is_search, words = _split_query(rest)
+    period, others = _split_period(rest)
+    limit, all_columns = None, False
     for word in others:
         if word == "all":
-            wide = True
+            all_columns = True
         elif word.startswith("n="):
-            last = _number(word)
+            limit = _parse_count(word)
         else:
-            raise _unknown("log", word, "n=20, all, -q words")
-    if asked:
-        return _found(session, period or (0.0, math.inf), words, last or _MOST)
-    df = _frame(session, period)
-    df = df if last is None else df.tail(last)
-    return df if wide else calls(df.dropna(axis="columns", how="all"))
+            raise _unknown_word("log", word, "n=20, all, -q words")
+    if is_search:
+        return _search_calls(session, period or (0.0, math.inf), words, limit or _DEFAULT_RESULTS)
+    df = _calls_frame(session, period)
+    df = df if limit is None else df.tail(limit)
+    return df if all_columns else calls_overview(df.dropna(axis="columns", how="all"))
 
 
-def _query(rest: str) -> tuple[str, str, list[str]]:
+def _split_query(rest: str) -> tuple[str, str, list[str]]:
     """A line before -q, that word, and the words to search for, "" and none where there is no -q."""
     parts = re.split(r"(?:^|(?<=\s))(-q|--query)(?:\s+|$)", rest, maxsplit=1)
-    before, asked, words = parts if len(parts) == 3 else (rest, "", "")
-    if asked and not words.strip():
+    before, flag, words = parts if len(parts) == 3 else (rest, "", "")
+    if flag and not words.strip():
         raise ConfigError("Which words?", hint="For example: %llm log -q capital of France")
-    return before, asked, words.split()
+    return before, flag, words.split()
 
 
-def _found(session: Session, period: Period, words: list[str], most: int) -> pd.DataFrame:
+def _search_calls(session: Session, period: Period, words: list[str], limit: int) -> pd.DataFrame:
     """The calls with all the words, the best first; text that is long is cut."""
     import pandas as pd
 
@@ -76,11 +76,11 @@ def _found(session: Session, period: Period, words: list[str], most: int) -> pd.
         {
             "when": row["t_wall"],
             "model": row.get("model") or row.get("name"),
-            "found": truncate(found, _LONGEST),
-            **{name: truncate(str(row.get(name) or ""), _LONGEST) for name in ("prompt", "answer")},
+            "found": truncate(found, _MAX_TEXT),
+            **{name: truncate(str(row.get(name) or ""), _MAX_TEXT) for name in ("prompt", "answer")},
             **{name: row.get(name) for name in ("run_id", "request_id")},
         }
-        for row, found in search(rows, words, most)
+        for row, found in search(rows, words, limit)
     ]
     frame = pd.DataFrame(
         lines, columns=["when", "model", "found", "prompt", "answer", "run_id", "request_id"]
@@ -88,7 +88,7 @@ def _found(session: Session, period: Period, words: list[str], most: int) -> pd.
     return frame.astype({"when": "datetime64[ns, UTC]"})
 
 
-def _number(word: str) -> int:
+def _parse_count(word: str) -> int:
     number = word.removeprefix("n=")
     if not re.fullmatch(r"[0-9]{1,9}", number):
         raise ConfigError(f"n={number[:40]} is no number of calls.", hint="For example: %llm log n=20")
@@ -102,19 +102,19 @@ def cost(session: Session, rest: str) -> Any:
     is. `unpriced` calls are not in it; the tokens of `estimated` ones nobody counted."""
     import pandas as pd
 
-    period, others = _split(rest)
+    period, others = _split_period(rest)
     keys = ["model"] if period is None else ["day", "model"]
-    drawn = [word for word in others if word in ("plot", "plot=true")]
-    for word in (w for w in others if w not in drawn):
+    plot_words = [word for word in others if word in ("plot", "plot=true")]
+    for word in (w for w in others if w not in plot_words):
         if not word.startswith("by="):
-            raise _unknown("cost", word, "by=day,model")
-        keys = _keys(word)
-    df = _frame(session, period)
-    asked, sent = (df[name].astype("string") for name in ("model", "request_model"))
+            raise _unknown_word("cost", word, "by=day,model")
+        keys = _parse_group_keys(word)
+    df = _calls_frame(session, period)
+    requested, sent = (df[name].astype("string") for name in ("model", "request_model"))
     sent = (df["provider"].astype("string") + "/" + sent).str.rstrip("/").mask(df["simulated"].fillna(False))
     days = [str(at.astimezone().date()) for at in df["t_wall"].dt.to_pydatetime()] if len(df) else []
     df = df.assign(
-        model=sent.fillna(asked).fillna(df["name"].astype("string")).fillna("?"),
+        model=sent.fillna(requested).fillna(df["name"].astype("string")).fillna("?"),
         day=days,
         month=[day[:7] for day in days],
         kernel=df["run_id"].astype("string"),
@@ -122,10 +122,10 @@ def cost(session: Session, rest: str) -> Any:
     for name, unknown in {"provider": "?", "label": "-", "notebook": "-"}.items():
         if name in keys:
             df[name] = df[name].astype("string").fillna(unknown)
-    if drawn:
+    if plot_words:
         return _plot(df, keys[0])
     parts = [*df.groupby(keys, sort=period is not None, observed=True), (("all",) * len(keys), df)]
-    lines = [{**_sums(part), **dict(zip(keys, names, strict=True))} for names, part in parts]
+    lines = [{**_totals(part), **dict(zip(keys, names, strict=True))} for names, part in parts]
     return pd.DataFrame(lines).set_index(keys)
 
 
@@ -159,21 +159,22 @@ def _plot(df: pd.DataFrame, by: str) -> Any:
     return page.figure
 
 
-_BY = ("day", "month", "model", "provider", "notebook", "kernel", "label")
+_GROUP_KEYS = ("day", "month", "model", "provider", "notebook", "kernel", "label")
 
 
-def _keys(word: str) -> list[str]:
+def _parse_group_keys(word: str) -> list[str]:
     """What lines are told apart by."""
     keys = word.removeprefix("by=").split(",")
-    odd = next((key for key in keys if key not in _BY or keys.count(key) > 1), None)
-    if odd is not None:
+    unknown = next((key for key in keys if key not in _GROUP_KEYS or keys.count(key) > 1), None)
+    if unknown is not None:
         raise ConfigError(
-            f"%llm cost has no lines by {odd[:40]!r}.", hint=f"By {', '.join(_BY)}: %llm cost 7d by=day,model"
+            f"%llm cost has no lines by {unknown[:40]!r}.",
+            hint=f"By {', '.join(_GROUP_KEYS)}: %llm cost 7d by=day,model",
         )
     return keys
 
 
-def _sums(part: pd.DataFrame) -> dict[str, Any]:
+def _totals(part: pd.DataFrame) -> dict[str, Any]:
     answered = part["ok"].fillna(False).groupby([part["run_id"], part["request_id"]], dropna=False).any()
     return {
         "provider": ", ".join(sorted(set(part["provider"].dropna()))),
@@ -187,7 +188,7 @@ def _sums(part: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _frame(session: Session, period: Period | None) -> pd.DataFrame:
+def _calls_frame(session: Session, period: Period | None) -> pd.DataFrame:
     """The rows of a period, of this client where it is None."""
     ledger, problems = session.client.ledger, list[str]()
     rows = ledger.rows() if ledger is not None else []
@@ -198,25 +199,25 @@ def _frame(session: Session, period: Period | None) -> pd.DataFrame:
     return frame(rows, (*COLUMNS, *(TEXTS if any("prompt" in row for row in rows) else ())))
 
 
-def _split(rest: str) -> tuple[Period | None, list[str]]:
+def _split_period(rest: str) -> tuple[Period | None, list[str]]:
     """The period that a line names, None where it names none, and its other words."""
     period, others = None, []
     for word in rest.split():
-        found = _period(word)
-        if found is not None and period is not None:
+        word_period = _parse_period(word)
+        if word_period is not None and period is not None:
             raise ConfigError(f"{word[:40]} is a second period.", hint="Name one: %llm log 7d")
-        period = found or period
-        others += [] if found else [word]
+        period = word_period or period
+        others += [] if word_period else [word]
     return period, others
 
 
-def _period(word: str) -> Period | None:
+def _parse_period(word: str) -> Period | None:
     word = word.removeprefix("since=") if (since := word.startswith("since=")) else word
     today = date.today()
-    if word in _NAMED:
-        start, end = _NAMED[word](today)
+    if word in _NAMED_PERIODS:
+        start, end = _NAMED_PERIODS[word](today)
         return start, math.inf if since else end
-    if match := _LAST.fullmatch(word):
+    if match := _RELATIVE.fullmatch(word):
         return time.time() - int(match[1]) * _SECONDS[match[2]], math.inf
     if not since:
         return None
@@ -232,13 +233,13 @@ def _midnight(day: date) -> float:
     return datetime.combine(day, clock()).timestamp()
 
 
-_NAMED: dict[str, Callable[[date], Period]] = {
+_NAMED_PERIODS: dict[str, Callable[[date], Period]] = {
     "today": lambda today: (_midnight(today), math.inf),
     "yesterday": lambda today: (_midnight(today - timedelta(days=1)), _midnight(today)),
     "ever": lambda _today: (0.0, math.inf),
 }
 
 
-def _unknown(command: str, word: str, more: str = "") -> ConfigError:
-    words = ", ".join(filter(None, ("today, yesterday, 7d, 12h, ever, since=2026-11-20", more)))
+def _unknown_word(command: str, word: str, other_words: str = "") -> ConfigError:
+    words = ", ".join(filter(None, ("today, yesterday, 7d, 12h, ever, since=2026-11-20", other_words)))
     return ConfigError(f"%llm {command} has no {word[:40]!r}.", hint=f"There are {words}.")

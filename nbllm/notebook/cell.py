@@ -20,7 +20,7 @@ from ..core.template import FilledPrompt, fill
 from ..routing.registry import DEFAULT_MODEL, Route
 from . import background, dry_run, fix, prompt_files
 from .actions import get_actions
-from .assertions import with_asserts
+from .assertions import resolve_asserts
 from .comparison import Comparison
 from .functions import define_function
 from .painters import choose_painter
@@ -78,17 +78,17 @@ def run_cell(session: Session, line: CellLine, body: str) -> Any:
 def _run_cell(session: Session, line: CellLine, body: str) -> Any:
     reject_placeholders(line, session.namespace)
     line = replace(line, models=session.expand_models(line.models))
-    used = prompt_files.named(session, str(line.options.get("use", "")))
+    used = prompt_files.used_prompts(session, str(line.options.get("use", "")))
     options = dict(session.defaults)
     for prompt in used:
         options |= prompt.options
     if used and not line.options.keys() & {"save", "label"}:
-        options["label"] = prompt_files.label(used)
-    options = resolve_schema(session, with_asserts(session.namespace, resolve_options(line, options)))
+        options["label"] = prompt_files.version_label(used)
+    options = resolve_schema(session, resolve_asserts(session.namespace, resolve_options(line, options)))
     _check_supported(session, line, options)
     if used:
         mode = "single" if "each" in options else str(options.get("fill", "on"))
-        body = prompt_files.joined(session, used, body, mode, every="def" in options)
+        body = prompt_files.join_prompts(session, used, body, mode, any_name="def" in options)
     if options.get("save"):
         return _save_prompt(session, str(options["save"]), body)
     if options.get("def"):
@@ -123,10 +123,10 @@ def _save_prompt(session: Session, name: str, body: str) -> None:
     """Keeps a cell's text, in this session or in the project's folder."""
     folder, _, prompt_name = name.rpartition("/")
     if folder:
-        prompt = prompt_files.write(prompt_name, body)
+        prompt = prompt_files.write_prompt(prompt_name, body)
         session.fragments.pop(prompt_name, None)  # the file is newer
         session.print_text(
-            f"{prompt_files.label([prompt])} is saved in {name}.md. "
+            f"{prompt_files.version_label([prompt])} is saved in {name}.md. "
             f"%%llm use={prompt_name} puts it before a prompt."
         )
     else:

@@ -29,7 +29,7 @@ from ..core.values import plural
 from ..routing.registry import DEFAULT_MODEL
 from . import tool_use
 from .chats import Chat, Origin, Turn, chat_markdown, message_text
-from .comms import mended, page_widget, source
+from .comms import fix_reply_channel, read_asset, widget_class
 from .prompt.attachments import part_from_bytes
 from .question import Contestant, Question
 from .run import GuardedPainter, Run, follow_safely, start_thread
@@ -79,7 +79,7 @@ class ChatWidget:
             raise ConfigError(
                 f"Not true or false: show_reasoning={show_reasoning!r}.", hint="Say True or False."
             )
-        self._view, self._thoughts = view, show_reasoning
+        self._view, self._show_reasoning = view, show_reasoning
         self._session = current_session()
         self._chat = self._session.chats.open(chat)
         self._options: dict[str, Any] = {"compact": "auto", "cache": "auto", **options}
@@ -92,13 +92,13 @@ class ChatWidget:
         )
         self._run: Run | None = None
         self._thread: threading.Thread | None = None
-        self._busy = False  # whether an answer is on its way
+        self._is_busy = False  # whether an answer is on its way
         self._panel: Any = None
-        self._place = self._display = ""
+        self._placeholder_id = self._display = ""
         self._error: NbllmError | None = None
         self._answers: SimpleQueue[tuple[str, str]] = SimpleQueue()  # (id of a question, what was pressed)
         if self._options.get("tools") and self._options.get("approve") in (None, "ask"):
-            self._options["approve"] = self._ask
+            self._options["approve"] = self._ask_before_tool
 
     def __repr__(self) -> str:
         turns = plural(len(self._chat.turns), "turn")
@@ -119,10 +119,10 @@ class ChatWidget:
     def send(self, text: str, *attachments: Part) -> Stream:
         """Says something; the answer comes while other cells run. Raises ConfigError while one is on its
         way."""
-        asked = Message("user", [*([Text(text)] if text.strip() else []), *attachments])
-        if not asked.parts:
+        message = Message("user", [*([Text(text)] if text.strip() else []), *attachments])
+        if not message.parts:
             raise ConfigError("Nothing was said.", hint="Write something, or attach a file.")
-        return self._say(asked, None)
+        return self._send_message(message, None)
 
     def ask(self, text: str, *attachments: Part) -> Response:
         """As send, and waits for the answer. Raises what went wrong."""
@@ -149,11 +149,11 @@ class ChatWidget:
     def retry(self) -> Stream:
         """Asks the last question again; the new answer, once it is there, takes the place of the old one."""
         if self._failed is not None:
-            return self._say(self._failed[0], self._failed[2])
+            return self._send_message(self._failed[0], self._failed[2])
         if not self._chat.turns:
             raise ConfigError("There is nothing to ask again.", hint="Ask something first.")
         last = self._chat.turns[-1]
-        return self._say(last.question, last)
+        return self._send_message(last.question, last)
 
     def close(self) -> None:
         """Takes the panel away; the transcript stays."""
@@ -163,32 +163,34 @@ class ChatWidget:
 
     # --- an answer on its way ---
 
-    def _say(self, asked: Message, old: Turn | None) -> Stream:
+    def _send_message(self, message: Message, replaced: Turn | None) -> Stream:
         """Asks; the answer becomes a turn, in the place of `old`, which stays until the new one is there as a
         whole."""
-        if self._busy:
+        if self._is_busy:
             raise ConfigError("The panel is still answering.", hint="Stop it, or wait for it: panel.wait().")
-        history = self._chat.history(self._chat.position_of(old))
+        history = self._chat.history(self._chat.position_of(replaced))
         run = Run.of(
-            Question(asked.parts, (self._model,), {"show_reasoning": self._thoughts}, {}, history=history),
+            Question(
+                message.parts, (self._model,), {"show_reasoning": self._show_reasoning}, {}, history=history
+            ),
             self._send,
         )
         try:
             run.begin()
         except NbllmError as error:
-            self._failed = (asked, Outcome("", Response(), error=error), old)
+            self._failed = (message, Outcome("", Response(), error=error), replaced)
             raise
-        self._run, self._busy, self._failed, self._error = run, True, None, None
+        self._run, self._is_busy, self._failed, self._error = run, True, None, None
         with suppress(Exception):  # a page that is gone
-            self._set(
+            self._set_traits(
                 busy=True,
-                asked=_asked_html(asked),
+                asked=_question_html(message),
                 done="",
                 tail="",
                 status=run.states[0].status(run.states[0].began),
-                turns=self._turns(),
+                turns=self._turns_for_page(),
             )
-        self._thread = start_thread("chat", self._follow, run, asked, old)
+        self._thread = start_thread("chat", self._follow, run, message, replaced)
         stream = run.streams[0]
         assert isinstance(stream, Stream)  # begin raises where it is none
         return stream
@@ -198,52 +200,60 @@ class ChatWidget:
             [*question.history, question.message], contestant.model, **self._options
         )
 
-    def _follow(self, run: Run, asked: Message, old: Turn | None) -> None:
+    def _follow(self, run: Run, message: Message, replaced: Turn | None) -> None:
         """Shows the answer while it comes and keeps it. However that ends, the panel is ready for the next
         question."""
-        follow_safely(run, GuardedPainter(WidgetPainter(run.states[0], lambda frame: self._set(**frame))))
-        found = run.settled_outcomes()[0]
+        follow_safely(
+            run, GuardedPainter(WidgetPainter(run.states[0], lambda frame: self._set_traits(**frame)))
+        )
+        outcome = run.settled_outcomes()[0]
         try:
-            self._keep(asked, found, old)
+            self._store_answer(message, outcome, replaced)
         # nobody else would tell, and the panel would be busy for ever
         except BaseException as error:  # noqa: BLE001
             self._error = AnswerProcessingError(
                 f"The panel could not keep the answer: {error_line(error)}",
-                partial=found.response,
+                partial=outcome.response,
                 hint="Ask again.",
             )
-            self._failed = (asked, replace(found, error=self._error), old)
-        self._busy = False
+            self._failed = (message, replace(outcome, error=self._error), replaced)
+        self._is_busy = False
         with suppress(Exception):  # a page that is gone
-            self._set(
-                turns=self._turns(), busy=False, asked="", done="", tail="", status="", meter=self._meter()
+            self._set_traits(
+                turns=self._turns_for_page(),
+                busy=False,
+                asked="",
+                done="",
+                tail="",
+                status="",
+                meter=self._usage_text(),
             )
             if self._display:
-                self._publish(update=True)
+                self._publish_transcript(update=True)
 
-    def _keep(self, asked: Message, found: Outcome, old: Turn | None) -> None:
+    def _store_answer(self, message: Message, outcome: Outcome, replaced: Turn | None) -> None:
         """Puts an answer into the conversation. One that ended early is kept where there is none yet, and
         does not replace one."""
-        self._error = found.error
-        turn = Turn(Origin(f"panel:{uuid4().hex}"), asked, found.response)
-        early = found.error is not None or found.response.finish_reason == "cancelled"
-        if not found.response.empty:
-            self._session.outcomes = (found,)
-        if found.response.empty or (old is not None and early):
-            self._failed = (asked, found, old)
-        elif old is None:
+        self._error = outcome.error
+        turn = Turn(Origin(f"panel:{uuid4().hex}"), message, outcome.response)
+        ended_early = outcome.error is not None or outcome.response.finish_reason == "cancelled"
+        if not outcome.response.empty:
+            self._session.outcomes = (outcome,)
+        if outcome.response.empty or (replaced is not None and ended_early):
+            self._failed = (message, outcome, replaced)
+        elif replaced is None:
             self._chat.append(turn)
         else:
-            self._chat.replace(old, turn)
+            self._chat.replace(replaced, turn)
 
-    def _ask(self, question: agent.Question) -> str | None:
+    def _ask_before_tool(self, question: agent.Question) -> str | None:
         """Asks the user in the panel before a tool runs; no where it is stopped, None where there is no
         panel."""
         if self._panel is None:
             return None
         ident = uuid4().hex
-        about = {"id": ident, "words": clean(tool_use.asked(question)), "choices": tool_use.CHOICES}
-        self._set(question={**about, "html": tool_use.shown(question)["text/html"]})
+        about = {"id": ident, "words": clean(tool_use.question_text(question)), "choices": tool_use.CHOICES}
+        self._set_traits(question={**about, "html": tool_use.call_bundle(question)["text/html"]})
         try:
             while self._run is not None and not self._run.stopped:
                 with suppress(Empty):
@@ -252,7 +262,7 @@ class ChatWidget:
                         return answer
             return "no"
         finally:
-            self._set(question={})
+            self._set_traits(question={})
 
     # --- what is shown ---
 
@@ -268,23 +278,23 @@ class ChatWidget:
             return
         self.close()
         self._display = uuid4().hex
-        self._place = (
+        self._placeholder_id = (
             f"nbllm-{self._display}" if mode == "live" else "nbllm-chat"
         )  # the same at each run, where the notebook is only saved
         if mode == "live":
-            self._panel = mended(
-                page_widget("chat_widget.js")(
-                    place=self._place,
+            self._panel = fix_reply_channel(
+                widget_class("chat_widget.js")(
+                    place=self._placeholder_id,
                     placed=not self._view,
-                    style=f"{STYLE}<style>{source('chat_widget.css')}</style>",
+                    style=f"{STYLE}<style>{read_asset('chat_widget.css')}</style>",
                     model=self._model,
-                    models=self._names(),
-                    turns=self._turns(),
-                    meter=self._meter(),
-                    busy=self._busy,
+                    models=self._model_names(),
+                    turns=self._turns_for_page(),
+                    meter=self._usage_text(),
+                    busy=self._is_busy,
                 )
             )
-            self._panel.on_msg(self._heard)
+            self._panel.on_msg(self._on_message)
             self._panel.observe(
                 lambda change: setattr(self, "_model", change["new"] or DEFAULT_MODEL), "model"
             )
@@ -297,25 +307,25 @@ class ChatWidget:
                     }
                 }
                 if self._view
-                else {"text/html": f"<div id='{self._place}'></div>"}
+                else {"text/html": f"<div id='{self._placeholder_id}'></div>"}
             )
             # a view is an object
             KernelPort(self._session.shell).publish({**place, "text/plain": f"Chat panel: {self._chat.name}"})  # type: ignore[dict-item]
-        self._publish(update=False)
+        self._publish_transcript(update=False)
 
-    def _heard(self, _panel: Any, message: dict[str, Any], buffers: Sequence[Any]) -> None:
+    def _on_message(self, _panel: Any, message: dict[str, Any], buffers: Sequence[Any]) -> None:
         """What the page says. Whatever is wrong with it is shown there, and never raised: where nothing was
         asked, the page gives the text back to the user, and shows why."""
         try:
-            if (work := _DO.get(str(message.get("type")))) is not None:
+            if (work := _HANDLERS.get(str(message.get("type")))) is not None:
                 work(self, message, buffers)
         except NbllmError as error:
             if (self._failed is None or self._failed[1].error is not error) and self._panel is not None:
-                why = "\n".join(filter(None, (error.message, error.hint)))
-                self._panel.send({"type": "refused", "why": why})
-            self._set(turns=self._turns(), busy=self._busy)
+                reason = "\n".join(filter(None, (error.message, error.hint)))
+                self._panel.send({"type": "refused", "why": reason})
+            self._set_traits(turns=self._turns_for_page(), busy=self._is_busy)
 
-    def _sent(self, message: dict[str, Any], buffers: Sequence[Any]) -> None:
+    def _on_send(self, message: dict[str, Any], buffers: Sequence[Any]) -> None:
         files = zip(message.get("files") or (), buffers, strict=False)
         parts = (
             part_from_bytes(bytes(d), str(f.get("kind") or ""), str(f.get("name") or "file"))
@@ -323,16 +333,16 @@ class ChatWidget:
         )
         self.send(str(message.get("text") or ""), *parts)
 
-    def _set(self, **values: Any) -> None:
+    def _set_traits(self, **values: Any) -> None:
         if self._panel is not None:
             with self._panel.hold_sync():
                 for name, value in values.items():
                     setattr(self._panel, name, value)
 
-    def _names(self) -> list[str]:
+    def _model_names(self) -> list[str]:
         return sorted({self._model, *self._session.client.registry.names()})
 
-    def _meter(self) -> str:
+    def _usage_text(self) -> str:
         tokens, cost = self._chat.tokens, self._chat.cost
         return " · ".join(
             filter(
@@ -345,7 +355,7 @@ class ChatWidget:
             )
         )
 
-    def _so_far(self) -> list[tuple[str, Message, Response, NbllmError | None]]:
+    def _exchanges(self) -> list[tuple[str, Message, Response, NbllmError | None]]:
         """The conversation, and the question of which no turn came: (key, asked, answer, error)."""
         failed = [] if self._failed is None else [self._failed]
         return [
@@ -353,37 +363,41 @@ class ChatWidget:
             *((uuid4().hex, asked, found.response, found.error) for asked, found, _ in failed),
         ]
 
-    def _turns(self) -> list[dict[str, str]]:
+    def _turns_for_page(self) -> list[dict[str, str]]:
         """The conversation for the page: HTML that is safe, and each answer's source to copy."""
         return [
             {
                 "key": key,
-                "asked": _asked_html(asked),
-                "answer": self._answer(response, error).html,
+                "asked": _question_html(asked),
+                "answer": self._render_exchange(response, error).html,
                 "source": response.text,
             }
-            for key, asked, response, error in self._so_far()
+            for key, asked, response, error in self._exchanges()
         ]
 
-    def _answer(self, response: Response, error: NbllmError | None) -> Rendered:
+    def _render_exchange(self, response: Response, error: NbllmError | None) -> Rendered:
         if error is not None and response.empty:
             return render_note("⚠ " + "\n".join(filter(None, (error.message, error.hint))))
-        lines = render_answer(response, error=error, thoughts=self._thoughts)
+        lines = render_answer(response, error=error, thoughts=self._show_reasoning)
         return join_rendered([*lines, render_footer(answer_footer(response), simulated=response.simulated)])
 
-    def _publish(self, *, update: bool) -> None:
+    def _publish_transcript(self, *, update: bool) -> None:
         """The transcript."""
-        rows = [(asked, self._answer(response, error)) for _, asked, response, error in self._so_far()]
+        rows = [
+            (asked, self._render_exchange(response, error)) for _, asked, response, error in self._exchanges()
+        ]
         html = "".join(
             f"<p><b>You</b></p><div "
-            f"class=nbllm-text>{_asked_html(asked)}</div><p><b>Answer</b></p>{line.html}<hr>"
+            f"class=nbllm-text>{_question_html(asked)}</div><p><b>Answer</b></p>{line.html}<hr>"
             for asked, line in rows
         )
         text = "\n\n".join(
             f"You: {clean(message_text(asked))}\n\n{line.text.strip()}" for asked, line in rows
         )
         head = f"Conversation {self._chat.name}" + ("" if rows else ": nothing was said yet")
-        body = f"<div class='{self._place}-static'><p class=nbllm-foot>{escape(head)}</p>{html}</div>"
+        body = (
+            f"<div class='{self._placeholder_id}-static'><p class=nbllm-foot>{escape(head)}</p>{html}</div>"
+        )
         KernelPort(self._session.shell).publish(
             {"text/html": container(body, style=True), "text/plain": plain_text(f"{head}\n\n{text}".strip())},
             display_id=self._display,
@@ -393,18 +407,18 @@ class ChatWidget:
 
 
 # What the page may ask for.
-_DO: dict[str, Callable[[ChatWidget, dict[str, Any], Sequence[Any]], Any]] = {
-    "send": ChatWidget._sent,
+_HANDLERS: dict[str, Callable[[ChatWidget, dict[str, Any], Sequence[Any]], Any]] = {
+    "send": ChatWidget._on_send,
     "stop": lambda panel, _message, _buffers: panel.stop(),
     "retry": lambda panel, _message, _buffers: panel.retry(),
     "answer": lambda panel, m, _buffers: panel._answers.put((str(m.get("id")), str(m.get("answer")))),
 }
 
 
-def _asked_html(asked: Message) -> str:
+def _question_html(message: Message) -> str:
     return "<br>".join(
         plain_html(p.text.strip()).strip()
         if isinstance(p, Text)
         else f"<i>({escape(getattr(p, 'name', '') or type(p).__name__.lower())})</i>"
-        for p in asked.parts
+        for p in message.parts
     )

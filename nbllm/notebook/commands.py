@@ -29,7 +29,7 @@ from . import overview
 from .cell import resolve_schema, run_cell, run_question, selected_models
 from .chats import chat_markdown, chat_messages
 from .comparison import Comparison
-from .completion import choices
+from .completion import allowed_values
 from .question import Question, resolve_options
 from .session import Session
 from .syntax import parser as grammar
@@ -70,7 +70,7 @@ def _models(session: Session, rest: str) -> Any:
     instead of taking the list of today."""
     words = [w for w in rest.split() if w != "fresh"]
     if not words and "fresh" not in rest:
-        return overview.models(session.client)
+        return overview.models_overview(session.client)
     if rest.partition("/")[0].strip() == "sim":
         return "The built-in simulator: sim, sim/openai, sim/responses, sim/claude, sim/gemini, sim/ollama."
     if len(words) > 1:
@@ -78,18 +78,18 @@ def _models(session: Session, rest: str) -> Any:
     found = list_models(
         session.client, "".join(w for w in words if w != "all"), fresh="fresh" in rest.split()
     )
-    return overview.models_frame([asdict(m) for m in found])
+    return overview.models_to_frame([asdict(m) for m in found])
 
 
 def _providers(session: Session, rest: str) -> Any:
     for problem in session.client.registry.problems:
         session.print_text(f"Ignored in the configuration: {problem}")
     names = [session.provider(w).name for w in rest.replace(",", " ").split() if w != "all"]
-    return overview.providers(session.client, names, whole=bool(rest))
+    return overview.providers_overview(session.client, names, all_columns=bool(rest))
 
 
 def _ping(session: Session, rest: str) -> Any:
-    return overview.pings(
+    return overview.pings_overview(
         [
             ping(session.client, name)
             for name in rest.replace(",", " ").split() or [str(session.defaults.get("model", "auto"))]
@@ -106,10 +106,10 @@ def _unload(session: Session, rest: str) -> str:
 def _key(session: Session, rest: str) -> Any:
     """Shows where a key is found; asks for one where there is none."""
     word, _, name = rest.partition(" ")
-    if word in _KEY_WORDS:
-        return _KEY_WORDS[word](session, session.provider(name))
+    if word in _KEY_COMMANDS:
+        return _KEY_COMMANDS[word](session, session.provider(name))
     if not rest.strip():
-        return overview.providers(session.client)
+        return overview.providers_overview(session.client)
     if rest.partition("/")[0].strip() == "sim":
         return "The built-in simulator needs no key."
     row = session.provider(rest)
@@ -129,10 +129,10 @@ def _key(session: Session, rest: str) -> Any:
 
 def _key_set(session: Session, row: ProviderSpec) -> str:
     registry, label = session.client.registry, row.label or row.name
-    ring = registry.stores.keyring() is not None
+    has_keyring = registry.stores.keyring() is not None
     typed = session.prompt_for_key(
         f"Key for {label} at {keys.origin(registry.address(row))} "
-        f"({'kept in the keyring' if ring else 'kept for this session only'}): ",
+        f"({'kept in the keyring' if has_keyring else 'kept for this session only'}): ",
         row,
     )
     if keys.store_in_keyring(typed, registry.stores, registry.address(row)):
@@ -144,13 +144,13 @@ def _key_set(session: Session, row: ProviderSpec) -> str:
 
 def _key_unset(session: Session, row: ProviderSpec) -> str:
     registry, label = session.client.registry, row.label or row.name
-    places = [
+    removed = [
         *(["of this session"] if keys.forget_session_key(row.name) else []),
         *(["in the keyring"] if keys.delete_from_keyring(registry.stores, registry.address(row)) else []),
     ]
     return f"{label}: " + (
-        f"the key {' and that '.join(places)} was removed."
-        if places
+        f"the key {' and that '.join(removed)} was removed."
+        if removed
         else "no key was typed in this session, and none is in the keyring."
     )
 
@@ -192,9 +192,9 @@ def _key_login(session: Session, row: ProviderSpec) -> str:
             "Nobody can log in here.",
             hint="Log in from a notebook that somebody watches; the keyring keeps it.",
         )
-    kept = login(row, keys.origin(registry.address(row)), registry.stores, session.print_text)
+    stored = login(row, keys.origin(registry.address(row)), registry.stores, session.print_text)
     return f"{row.label or row.name}: you are logged in" + (
-        "." if kept else ", for this session: there is no keyring to keep it (pip install keyring)."
+        "." if stored else ", for this session: there is no keyring to keep it (pip install keyring)."
     )
 
 
@@ -202,11 +202,13 @@ def _key_logout(session: Session, row: ProviderSpec) -> str:
     from ..routing.oauth import logout
 
     registry = session.client.registry
-    there = logout(keys.origin(registry.address(row)), registry.stores)
-    return f"{row.label or row.name}: " + ("the login was removed." if there else "you were not logged in.")
+    was_logged_in = logout(keys.origin(registry.address(row)), registry.stores)
+    return f"{row.label or row.name}: " + (
+        "the login was removed." if was_logged_in else "you were not logged in."
+    )
 
 
-_KEY_WORDS: dict[str, Callable[[Session, ProviderSpec], str]] = {
+_KEY_COMMANDS: dict[str, Callable[[Session, ProviderSpec], str]] = {
     "set": _key_set,
     "unset": _key_unset,
     "forget": _key_unset,
@@ -222,7 +224,7 @@ def _alias(session: Session, rest: str) -> Any:
     words = [w for w in rest.split() if w != "--save"]
     registry = session.client.registry
     if not words:
-        return overview.frame(sorted(registry.aliases.items()), ["alias", "model"])
+        return overview.to_frame(sorted(registry.aliases.items()), ["alias", "model"])
     if len(words) != 2:
         raise ConfigError("An alias is a name and a model.", hint="For example: %llm alias fast gemini/flash")
     name, model = words
@@ -243,8 +245,8 @@ def _again(session: Session, rest: str) -> Response | Comparison | None:
         raise ConfigError("Nothing was asked yet.", hint="Ask in a %%llm cell first.")
     line = session.parse(rest)
     again = session.last_question.with_changes(line.models, resolve_schema(session, line.options), line.extra)
-    beside = bool(line.models) or len(again.contestants) > 1
-    return run_question(session, again, line.out, session.outcomes if beside else ())
+    side_by_side = bool(line.models) or len(again.contestants) > 1
+    return run_question(session, again, line.out, session.outcomes if side_by_side else ())
 
 
 def _last(session: Session, _rest: str) -> Response:
@@ -254,19 +256,19 @@ def _last(session: Session, _rest: str) -> Response:
     return session.last_response
 
 
-_SWITCH = {"on": True, "off": False}
+_SWITCH_VALUES = {"on": True, "off": False}
 
 
-def _switch(rest: str, name: str) -> bool:
-    if rest not in _SWITCH:
+def _parse_switch(rest: str, name: str) -> bool:
+    if rest not in _SWITCH_VALUES:
         raise ConfigError(f"%llm {name} takes on or off, not {rest!r}.")
-    return _SWITCH[rest]
+    return _SWITCH_VALUES[rest]
 
 
 def _simulate(session: Session, rest: str) -> str:
     registry = session.client.registry
     if rest:
-        registry.simulate = _switch(rest, "simulate")
+        registry.simulate = _parse_switch(rest, "simulate")
     if not registry.simulating:
         return "Simulation is off: names lead to their own providers. %llm simulate on turns it on."
     return (
@@ -277,7 +279,7 @@ def _simulate(session: Session, rest: str) -> str:
 
 def _nest(session: Session, rest: str) -> str:
     """Applies nest_asyncio for the user's own nested loops; nothing of nbllm needs it."""
-    if not _switch(rest or "on", "nest"):
+    if not _parse_switch(rest or "on", "nest"):
         raise ConfigError("A patched event loop cannot be mended.", hint="Restart the kernel.")
     newer = importlib.util.find_spec("nest_asyncio2") is not None  # newer kernels bring it
     nest = import_module("nest_asyncio2" if newer else "nest_asyncio")
@@ -291,13 +293,13 @@ def _nest(session: Session, rest: str) -> str:
 
 
 # What `%llm help` shows first: the lines by what they are for.
-_LINES = {
+_COMMAND_GROUPS = {
     "to begin": "models providers key ping use alias unload simulate help",
     "to ask": "ask again last stop fix insert kept",
     "to keep": "chat prompt record replay cache mcp batches",
     "to measure": "log cost budget bench",
 }
-_OFTEN = (
+_COMMON_OPTIONS = (
     "model system temperature max_tokens attach chat schema as tools format bg each runs cache budget dry_run"
 )
 
@@ -307,40 +309,42 @@ def _help(session: Session, rest: str) -> str:
     topic = rest.lstrip("-%").replace("-", "_")
     if topic == "options":
         return "\n".join(
-            _about(f"{o.name}{f' -{o.short}' if o.short else ''}", _what(o)) for o in OPTIONS.values()
+            _help_entry(f"{o.name}{f' -{o.short}' if o.short else ''}", _option_help(o))
+            for o in OPTIONS.values()
         )
     if topic == "lines":
-        return "\n".join(_about(name, text) for name, text in SUBCOMMANDS.items())
+        return "\n".join(_help_entry(name, text) for name, text in SUBCOMMANDS.items())
     if topic:
-        return _topic(session, topic)
+        return _topic_help(session, topic)
     return (
         "%%llm [NAME <<] [MODEL] [option=value ...] [>> NAME]\n"
         "the prompt, with {name} and {{expression}} filled in\n\n"
         "x = %llm ask -m MODEL one line\n\n"
-        f"Options, as temperature=0, --dry-run or -t 0\n{_about('often', ', '.join(_OFTEN.split()))}\n"
-        f"{_about('x.NAME=value', 'goes to the provider as it is')}\n\nLines, as %llm models\n"
-        + "\n".join(_about(what, ", ".join(names.split())) for what, names in _LINES.items())
+        "Options, as temperature=0, --dry-run or -t 0\n"
+        f"{_help_entry('often', ', '.join(_COMMON_OPTIONS.split()))}\n"
+        f"{_help_entry('x.NAME=value', 'goes to the provider as it is')}\n\nLines, as %llm models\n"
+        + "\n".join(_help_entry(what, ", ".join(names.split())) for what, names in _COMMAND_GROUPS.items())
         + "\n\n%llm help NAME explains one of these, %llm help options and %llm help lines all."
     )
 
 
-def _what(o: Option) -> str:
+def _option_help(o: Option) -> str:
     return o.help + (f" ({', '.join(o.values)})" if o.values else "")
 
 
-def _about(name: str, text: str) -> str:
+def _help_entry(name: str, text: str) -> str:
     """A name and what it is, in lines of at most 100 characters that break between words."""
     return textwrap.fill(text, 100, initial_indent=f"  {name:16}", subsequent_indent=18 * " ")
 
 
-def _topic(session: Session, topic: str) -> str:
+def _topic_help(session: Session, topic: str) -> str:
     """An option and a line may have one name."""
     found = [f"%llm {topic}: {SUBCOMMANDS[topic]}"] if topic in SUBCOMMANDS else []
     for options in (OPTIONS, BENCH_OPTIONS):
         if (o := options.get(topic)) and not (options is BENCH_OPTIONS and topic in OPTIONS):
             found.append(
                 f"{o.name}={f' (-{o.short})' if o.short else ''}: {o.help}"
-                + (f"\n  values: {', '.join(known)}" if (known := choices(session, o)) else "")
+                + (f"\n  values: {', '.join(known)}" if (known := allowed_values(session, o)) else "")
             )
     if not found:
         raise ConfigError(f"No help on {topic[:40]!r}.", hint="`%llm help` lists the topics.")
@@ -367,51 +371,51 @@ def _fix(session: Session, rest: str) -> Any:
 def _chat(session: Session, rest: str) -> Any:
     """list, open, show, pin, unpin, undo, fork, export, forget."""
     word, *names = rest.split() or ["list"]
-    if word not in _CHAT:
+    if word not in _CHAT_COMMANDS:
         raise ConfigError(
             f"%llm chat has no {word!r}.",
             hint="list, open NAME [MODEL], show NAME, pin NAME [N], unpin NAME [N], undo NAME, fork NAME "
             "OTHER, export NAME [FILE], forget NAME (--all: what is kept of all notebooks), list --all.",
         )
-    return _CHAT[word](session, "".join(names[:1]), " ".join(names[1:]))
+    return _CHAT_COMMANDS[word](session, "".join(names[:1]), " ".join(names[1:]))
 
 
-def _show(session: Session, name: str, _rest: str) -> None:
+def _show_chat(session: Session, name: str, _rest: str) -> None:
     session.show_bundle(markdown_bundle(chat_markdown(session.chats.get(name))))
 
 
-def _undo(session: Session, name: str, _rest: str) -> str:
+def _undo_turn(session: Session, name: str, _rest: str) -> str:
     undone = session.chats.undo(name).question.text[:60]
     return f"Undone: {undone!r}. {name} has {plural(len(session.chats.get(name).turns), 'turn')}."
 
 
-def _pin(session: Session, name: str, number: str, *, pinned: bool = True) -> str:
+def _pin_turn(session: Session, name: str, number: str, *, pinned: bool = True) -> str:
     turn = session.chats.pin(name, number.partition(" ")[0], pinned=pinned)
     return f"Turn {turn} of {name} is {'pinned' if pinned else 'no longer pinned'}."
 
 
-def _fork(session: Session, name: str, other: str) -> str:
-    made = session.chats.fork(name, other.partition(" ")[0])
-    return f"{made.name} goes on from {name} with {plural(len(made.turns), 'turn')}."
+def _fork_chat(session: Session, name: str, other: str) -> str:
+    copy = session.chats.fork(name, other.partition(" ")[0])
+    return f"{copy.name} goes on from {name} with {plural(len(copy.turns), 'turn')}."
 
 
-def _export(session: Session, name: str, file: str) -> Any:
-    said = chat_messages(chat := session.chats.get(name))
+def _export_chat(session: Session, name: str, file: str) -> Any:
+    messages = chat_messages(chat := session.chats.get(name))
     if not file:
-        return said
+        return messages
     path = Path(file)
-    path.write_text(f"{to_json(said) if path.suffix == '.json' else chat_markdown(chat)}\n", "utf-8")
+    path.write_text(f"{to_json(messages) if path.suffix == '.json' else chat_markdown(chat)}\n", "utf-8")
     return f"{name} is in {path}."
 
 
-def _listed(session: Session, name: str, _rest: str) -> Any:
+def _list_chats(session: Session, name: str, _rest: str) -> Any:
     if name == "--all":  # what is kept of all notebooks
         import pandas as pd
 
         from ..store.chats import KeptChats
 
-        kept = [(k.chat, k.place, k.turns, k.bytes, k.at) for k in KeptChats().listed()]
-        frame = overview.frame(kept, ["chat", "notebook", "turns", "bytes", "last"])
+        stored = [(k.chat, k.place, k.turns, k.bytes, k.at) for k in KeptChats().listed()]
+        frame = overview.to_frame(stored, ["chat", "notebook", "turns", "bytes", "last"])
         return frame.assign(last=pd.to_datetime(frame["last"], unit="s", utc=True).dt.round("s"))
     rows = [
         {
@@ -423,10 +427,10 @@ def _listed(session: Session, name: str, _rest: str) -> Any:
         }
         for c in session.chats
     ]
-    return overview.frame(rows, ["chat", "turns", "tokens", "cost_usd", "model"])
+    return overview.to_frame(rows, ["chat", "turns", "tokens", "cost_usd", "model"])
 
 
-def _forget(session: Session, name: str, _rest: str) -> str:
+def _forget_chat(session: Session, name: str, _rest: str) -> str:
     """Forgets a conversation; --all: all that are kept, of this notebook and the others."""
     from ..store.chats import KeptChats
 
@@ -437,33 +441,33 @@ def _forget(session: Session, name: str, _rest: str) -> str:
     return f"All conversations were deleted (also {plural(KeptChats().forget(), 'turn')} of other notebooks)."
 
 
-def _open(session: Session, name: str, rest: str) -> Any:
+def _open_chat(session: Session, name: str, rest: str) -> Any:
     from .chat_widget import ChatWidget
 
     if not name.isidentifier():
         raise ConfigError("Which conversation?", hint="%llm chat open NAME [MODEL] [key=value ...]")
     line = session.parse(rest)
-    asked = Question(
+    question = Question(
         (),
         selected_models(line.models, session.defaults),
         resolve_options(line, session.defaults),
         line.extra,
     )
-    route, spec = session.prepare_call(asked, asked.contestants[0])
+    route, spec = session.prepare_call(question, question.contestants[0])
     return ChatWidget(route.name, name, **spec.selected())
 
 
-_CHAT: dict[str, Callable[[Session, str, str], Any]] = {
-    "list": _listed,
-    "open": _open,
-    "show": _show,
-    "pin": _pin,
-    "unpin": partial(_pin, pinned=False),
-    "undo": _undo,
-    "fork": _fork,
-    "clear": _forget,
-    "forget": _forget,
-    "export": _export,
+_CHAT_COMMANDS: dict[str, Callable[[Session, str, str], Any]] = {
+    "list": _list_chats,
+    "open": _open_chat,
+    "show": _show_chat,
+    "pin": _pin_turn,
+    "unpin": partial(_pin_turn, pinned=False),
+    "undo": _undo_turn,
+    "fork": _fork_chat,
+    "clear": _forget_chat,
+    "forget": _forget_chat,
+    "export": _export_chat,
 }
 
 
@@ -474,19 +478,19 @@ def _cache(session: Session, rest: str) -> str:
         return f"Deleted: {plural(answers.clear(), 'answer')}."
     if rest:
         raise ConfigError(f"%llm cache has no {rest[:40]!r}.", hint="%llm cache, or %llm cache clear.")
-    told = answers.figures()
+    figures = answers.figures()
     return (
-        f"{plural(told['answers'], 'answer')} of {told['bytes'] / 1e6:,.1f} MB "
-        f"(at most {told['limit'] / 1e6:,.0f} MB) in {told['path']}; "
-        f"in this session {told['hits']} found, {told['misses']} not. cache=true uses them."
+        f"{plural(figures['answers'], 'answer')} of {figures['bytes'] / 1e6:,.1f} MB "
+        f"(at most {figures['limit'] / 1e6:,.0f} MB) in {figures['path']}; "
+        f"in this session {figures['hits']} found, {figures['misses']} not. cache=true uses them."
     )
 
 
-def _recording(session: Session, name: str, *, there: bool = False) -> Path:
+def _recording_path(session: Session, name: str, *, must_exist: bool = False) -> Path:
     """The file that a line names, with or without its ending; the notebook's where none is named."""
     path = Path(name.strip(" \"'"))
     if path.name in ("", "on"):
-        return beside(session.vscode_path, there=there)
+        return beside(session.vscode_path, there=must_exist)
     return path if path.suffix or path.is_file() else path.with_name(f"{path.name}{SUFFIX}")
 
 
@@ -495,7 +499,7 @@ def _record(session: Session, rest: str) -> str:
     if rest in ("off", "stop", "end"):
         problem, tapes.target = tapes.target.problem if tapes.target else "", None
         return f"Calls are not recorded any more. {problem}".strip()
-    tapes.target = Recording(_recording(session, rest))
+    tapes.target = Recording(_recording_path(session, rest))
     return f"Calls are recorded in {tapes.target.path} from now on; %llm record off ends it."
 
 
@@ -505,7 +509,7 @@ def _replay(session: Session, rest: str) -> str:
     if name.strip() in ("off", "stop", "end"):
         tapes.source = None
         return "Calls are sent again."
-    path = _recording(session, name, there=True)
+    path = _recording_path(session, name, must_exist=True)
     tapes.source = Tape(path, pace.strip() or "now")
     return (
         f"Calls are answered from {path} ({plural(tapes.source.calls, 'call')}): no key is needed, nothing "
@@ -513,9 +517,9 @@ def _replay(session: Session, rest: str) -> str:
     )
 
 
-def _in(place: str) -> Command:
+def _lazy_command(target: str) -> Command:
     """The function `FILE:NAME` of this package; its file loads with the first use."""
-    file, _, name = place.partition(":")
+    file, _, name = target.partition(":")
 
     def command(session: Session, rest: str) -> Any:
         return getattr(import_module(f".{file}", __package__), name)(session, rest)
@@ -537,19 +541,19 @@ COMMANDS: dict[str, Command] = {
     "simulate": _simulate,
     "nest": _nest,
     "help": _help,
-    "bench": _in("bench_magics:bench"),
-    "mcp": _in("mcp_lines:mcp"),
-    "log": _in("calls:log"),
-    "cost": _in("calls:cost"),
-    "budget": _in("budget:budget"),
+    "bench": _lazy_command("bench_magics:bench"),
+    "mcp": _lazy_command("mcp_commands:mcp"),
+    "log": _lazy_command("calls:log"),
+    "cost": _lazy_command("calls:cost"),
+    "budget": _lazy_command("budget:budget_command"),
     "chat": _chat,
-    "prompt": _in("prompt_files:command"),
-    "kept": _in("actions:kept_command"),
+    "prompt": _lazy_command("prompt_files:command"),
+    "kept": _lazy_command("actions:kept_command"),
     "fix": _fix,
-    "insert": _in("fix:insert"),
-    "undo": _in("tool_use:undo"),
-    "stop": _in("background:stop"),
-    "batches": _in("rows:batches"),
+    "insert": _lazy_command("fix:insert"),
+    "undo": _lazy_command("tool_use:undo"),
+    "stop": _lazy_command("background:stop"),
+    "batches": _lazy_command("rows:batches"),
     "cache": _cache,
     "record": _record,
     "replay": _replay,

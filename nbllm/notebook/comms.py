@@ -37,7 +37,7 @@ _TRAITS = {
 }
 
 
-def warm_up() -> Any:
+def open_comm() -> Any:
     """Opens the comm of an empty layout, as ipywidgets would (it is not loaded for it); to be kept by the
     caller."""
     from comm import create_comm
@@ -49,13 +49,13 @@ def warm_up() -> Any:
     )
 
 
-def source(name: str) -> str:
+def read_asset(name: str) -> str:
     """A file of this folder that is for the page."""
     return Path(__file__).with_name(name).read_text("utf-8")
 
 
 @lru_cache(maxsize=8)
-def page_widget(name: str) -> type[Any]:
+def widget_class(name: str) -> type[Any]:
     """The kernel's side of a widget without a view, of which the file `name` is the page's: a module of
     JavaScript, before which stands what they share. It is made when first needed: anywidget loads
     ipywidgets."""
@@ -64,11 +64,11 @@ def page_widget(name: str) -> type[Any]:
 
     kinds = {"str": Unicode, "bool": Bool, "list": List, "dict": Dict}
     traits = {trait: kinds[kind]().tag(sync=True) for trait, kind in _TRAITS[name].items()}
-    module = "\n".join(map(source, ("page.js", name)))
+    module = "\n".join(map(read_asset, ("page.js", name)))
     return type(name.partition(".")[0].title(), (anywidget.AnyWidget,), {"_esm": module, **traits})
 
 
-def mended(widget: Any) -> Any:
+def fix_reply_channel(widget: Any) -> Any:
     """The widget, its replies going the way by which the message came, also on ipykernel 7.4."""
     comm: Any = getattr(widget, "comm", None)
     if hasattr(comm, "_reply_subshell_for"):

@@ -47,7 +47,9 @@ class Comparison:
         output_tokens, cost_usd, error; what is not known is NA."""
         import pandas as pd
 
-        frame = pd.DataFrame([_row(e) for e in self.entries], index=pd.Index(self.labels, name="column"))
+        frame = pd.DataFrame(
+            [_outcome_row(e) for e in self.entries], index=pd.Index(self.labels, name="column")
+        )
         return frame.astype(
             {
                 "ttft_s": "float64",
@@ -82,7 +84,7 @@ class Comparison:
         return outcomes_bundle(self.entries, self.format)
 
 
-def _row(e: Outcome) -> dict[str, Any]:
+def _outcome_row(e: Outcome) -> dict[str, Any]:
     r, usage = e.response, e.response.usage
     return {
         "model": r.model,

@@ -23,41 +23,43 @@ def candidates(session: Session, text: str, column: int, row: int) -> tuple[str,
     before = lines[row][:column]
     match = _LINE.match(before)
     if match and match["rest"][:1].isspace():
-        return _on_line(session, match["rest"].lstrip(), subcommands=match["magic"] == "%")
+        return _line_candidates(session, match["rest"].lstrip(), subcommands=match["magic"] == "%")
     if row and lines[0].startswith(("%%llm", "%%nbllm")) and (brace := _BRACE.search(before)):
         return brace[1], [(n, "variable") for n in sorted(session.prompt_variables) if n.startswith(brace[1])]
     return "", []
 
 
-def _on_line(session: Session, typed: str, *, subcommands: bool) -> tuple[str, list[tuple[str, str]]]:
+def _line_candidates(session: Session, typed: str, *, subcommands: bool) -> tuple[str, list[tuple[str, str]]]:
     if subcommands and (known := re.match(r"mcp\s+(?:(\w+)\s+)?(?:mcp/)?(\S*)$", typed)):
-        return known[2], [o for o in _of_mcp(session, known[1]) if o[0].startswith(known[2])]
+        return known[2], [o for o in _mcp_candidates(session, known[1]) if o[0].startswith(known[2])]
     first, _, rest = typed.partition(" ")
-    place = grammar.completion_at(typed, subcommands=subcommands)
+    completion = grammar.completion_at(typed, subcommands=subcommands)
     if subcommands and (first in SUBCOMMAND_WORDS or first == "ping") and " " in typed and "=" not in rest:
         last = rest.rpartition(" ")[2]
         words = (
             [(word, "word") for word in SUBCOMMAND_WORDS.get(first, ())]
-            if rest == last or first in _SOLO
+            if rest == last or first in _REPEATABLE
             else []
         )
-        named = [*words, *_named(session, first, last)]
+        named = [*words, *_name_candidates(session, first, last)]
         return last, [pair for pair in named if pair[0].startswith(last)]
     options = [(f"{name}=", "option") for name in OPTIONS]
     offers: dict[str, Iterable[tuple[str, str]]] = {
         "subcommand": [(name, "subcommand") for name in SUBCOMMANDS],
-        "model": models(session, place.prefix),
+        "model": model_candidates(session, completion.prefix),
         "option": [(f"--{name.replace('_', '-')}", "option") for name in OPTIONS],
-        "value": _values(session, place.option),
-        "word": [*models(session, place.prefix), *options],
+        "value": _value_candidates(session, completion.option),
+        "word": [*model_candidates(session, completion.prefix), *options],
     }
-    return place.prefix, [(w, kind) for w, kind in offers[place.kind] if w.startswith(place.prefix)]
+    return completion.prefix, [
+        (w, kind) for w, kind in offers[completion.kind] if w.startswith(completion.prefix)
+    ]
 
 
-_SOLO = ("log", "cost", "budget")  # their words may stand one behind another
+_REPEATABLE = ("log", "cost", "budget")  # their words may stand one behind another
 
 
-def _named(session: Session, command: str, typed: str) -> list[tuple[str, str]]:
+def _name_candidates(session: Session, command: str, typed: str) -> list[tuple[str, str]]:
     """The names that a subcommand takes, each with what it is."""
     match command:
         case "key" | "providers":
@@ -72,11 +74,11 @@ def _named(session: Session, command: str, typed: str) -> list[tuple[str, str]]:
         case "help":
             return [(name, "topic") for name in (*SUBCOMMANDS, *OPTIONS)]
         case "ping" | "unload":
-            return models(session, typed)
+            return model_candidates(session, typed)
     return []
 
 
-def _of_mcp(session: Session, word: str | None) -> list[tuple[str, str]]:
+def _mcp_candidates(session: Session, word: str | None) -> list[tuple[str, str]]:
     """What follows %llm mcp, or a word of it: the names of servers."""
     if word is None:
         return [(w, "subcommand") for w in SUBCOMMAND_WORDS["mcp"]]
@@ -84,7 +86,7 @@ def _of_mcp(session: Session, word: str | None) -> list[tuple[str, str]]:
     return [(name, "MCP server") for name in dict.fromkeys(e.name for e in entries)]
 
 
-def _values(session: Session, option: str) -> list[tuple[str, str]]:
+def _value_candidates(session: Session, option: str) -> list[tuple[str, str]]:
     known = OPTIONS.get(option)
     if known is None:
         return []
@@ -93,20 +95,20 @@ def _values(session: Session, option: str) -> list[tuple[str, str]]:
     if known.name == "tools":
         return [(name, "tool") for name in tool_names(session)]
     if known.name == "approve":
-        return [(name, "value") for name in (*known.values, *functions(session))]
+        return [(name, "value") for name in (*known.values, *user_functions(session))]
     if known.kind == "variable":
         return [(n, "key variable") for row in session.client.registry.rows.values() for n in row.key_env]
-    return [(v, "value") for v in choices(session, known)]
+    return [(v, "value") for v in allowed_values(session, known)]
 
 
 def tool_names(session: Session) -> list[str]:
     """What tools= may name: the user's functions, what nbllm brings, servers and endpoints."""
     from .tool_names import BUILT_IN
 
-    return [*functions(session), *BUILT_IN, *session.external_tools]
+    return [*user_functions(session), *BUILT_IN, *session.external_tools]
 
 
-def functions(session: Session) -> list[str]:
+def user_functions(session: Session) -> list[str]:
     """The user's own."""
     return sorted(
         n
@@ -115,12 +117,12 @@ def functions(session: Session) -> list[str]:
     )
 
 
-def choices(session: Session, option: Option) -> Iterable[str]:
+def allowed_values(session: Session, option: Option) -> Iterable[str]:
     """The words that an option may have, () where it may have any."""
     return session.client.registry.dialects if option.name == "dialect" else option.values
 
 
-def models(session: Session, typed: str = "") -> list[tuple[str, str]]:
+def model_candidates(session: Session, typed: str = "") -> list[tuple[str, str]]:
     """Names that can be asked, each with a hint whether its key is there; explicit ones where api/ is
     typed, model files where their provider is."""
     registry = session.client.registry
@@ -128,10 +130,10 @@ def models(session: Session, typed: str = "") -> list[tuple[str, str]]:
     if row is not None and row.folders:
         return [(name, "model file") for name in list_model_files(registry.with_model_folders(row))]
     names = registry.explicit_names() if typed.startswith("api/") else registry.names()
-    return [(name, _hint(session, name)) for name in dict.fromkeys(names)]
+    return [(name, _key_hint(session, name)) for name in dict.fromkeys(names)]
 
 
-def _hint(session: Session, name: str) -> str:
+def _key_hint(session: Session, name: str) -> str:
     registry = session.client.registry
     full = registry.aliases.get(name, name).removeprefix("api/")
     row = registry.row(provider_prefix(full) or full)

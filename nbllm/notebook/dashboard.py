@@ -19,9 +19,9 @@ from .view.frontend import KernelPort
 from .view.progress import Display, progress_bar
 from .view.static import render_note
 
-_WIDEST = 40  # characters of a model's name
-_LEAST_SPAN = 1.5  # of the scale, as a factor
-_MARKS = 60  # requests that a model's strip shows, spread over its distribution
+_MAX_NAME = 40  # characters of a model's name
+_MIN_SPAN = 1.5  # of the scale, as a factor
+_MAX_MARKS = 60  # requests that a model's strip shows, spread over its distribution
 _BOX = "position:relative;display:inline-block;width:18em;height:1.1em;background:rgba(128,128,128,.1);border-radius:3px;vertical-align:middle"  # noqa: E501
 _MARK = "position:absolute;top:15%;width:2px;height:70%;background:currentColor;opacity:.45"
 _MEDIAN = "position:absolute;top:0;width:3px;height:100%;background:var(--jp-brand-color1,#3a82d6)"
@@ -61,7 +61,7 @@ class Dashboard(Display, RunFrontEnd):
     def _frame(self, ended: str | None) -> None:
         last = ended is not None
         shown = (self._sums, self.run_id, ended, self._brief and last)
-        self.publish(html(*shown), text(*shown), last=last)
+        self.publish(dashboard_html(*shown), dashboard_text(*shown), last=last)
 
 
 def headline(sums: RunTotals, ended: str | None) -> str:
@@ -79,13 +79,13 @@ def headline(sums: RunTotals, ended: str | None) -> str:
     return " · ".join(str(part) for part in parts if part)
 
 
-def _ending(sums: RunTotals, run_id: str, ended: str | None) -> str:
+def _ending_text(sums: RunTotals, run_id: str, ended: str | None) -> str:
     if ended is None:
         return "■ stops; what has been measured is kept."
     return ended_early_text(ended, sums.kept, run_id) if ended else ""
 
 
-def text(sums: RunTotals, run_id: str, ended: str | None, brief: bool = False) -> str:
+def dashboard_text(sums: RunTotals, run_id: str, ended: str | None, brief: bool = False) -> str:
     """The dashboard as text."""
     lines = [headline(sums, ended)]
     for name, values in () if brief else sums.values.items():
@@ -103,19 +103,19 @@ def text(sums: RunTotals, run_id: str, ended: str | None, brief: bool = False) -
             [
                 *lines,
                 f"  last failure: {sums.last_error}" if sums.last_error else "",
-                _ending(sums, run_id, ended),
+                _ending_text(sums, run_id, ended),
             ],
         )
     )
 
 
-def html(sums: RunTotals, run_id: str, ended: str | None, brief: bool = False) -> str:
+def dashboard_html(sums: RunTotals, run_id: str, ended: str | None, brief: bool = False) -> str:
     """The dashboard as HTML; whatever a provider said is escaped."""
-    far = "" if ended is not None else progress_bar(sums.done, sums.total)
+    progress = "" if ended is not None else progress_bar(sums.done, sums.total)
     failure = render_note(f"Last failure: {sums.last_error}", is_warning=True).html if sums.last_error else ""
-    foot = _ending(sums, run_id, ended)
+    foot = _ending_text(sums, run_id, ended)
     return (
-        f"<div><b>Benchmark</b> {escape(headline(sums, ended))}</div>{far}"
+        f"<div><b>Benchmark</b> {escape(headline(sums, ended))}</div>{progress}"
         + ("" if brief else _table(sums))
         + failure
         + (f'<div class="nbllm-foot">{escape(foot)}</div>' if foot else "")
@@ -123,33 +123,33 @@ def html(sums: RunTotals, run_id: str, ended: str | None, brief: bool = False) -
 
 
 def _table(sums: RunTotals) -> str:
-    every = [v for values in sums.values.values() for v in values if v > 0]
-    short = short_names(sums.values, _WIDEST)
-    rows = "".join(_model(name, short[name], sums, _ends(every)) for name in sums.values)
+    times = [v for values in sums.values.values() for v in values if v > 0]
+    short = short_names(sums.values, _MAX_NAME)
+    rows = "".join(_model_row(name, short[name], sums, _scale_ends(times)) for name in sums.values)
     return (
         "<table><thead><tr><th>model</th><th>answers</th><th>failed</th><th>cost</th><th>median</th>"
-        f"<th>time to {sums.awaited}, {_scale(every)}</th></tr></thead><tbody>{rows}</tbody></table>"
+        f"<th>time to {sums.awaited}, {_scale_text(times)}</th></tr></thead><tbody>{rows}</tbody></table>"
     )
 
 
-def _ends(every: Sequence[float]) -> tuple[float, float]:
+def _scale_ends(times: Sequence[float]) -> tuple[float, float]:
     """The logarithms at both ends of the scale, a factor of 1.5 at least: what is alike looks alike."""
-    low, high = (math.log(min(every)), math.log(max(every))) if every else (0.0, 0.0)
-    more = max(0.0, math.log(_LEAST_SPAN) - (high - low)) / 2
+    low, high = (math.log(min(times)), math.log(max(times))) if times else (0.0, 0.0)
+    more = max(0.0, math.log(_MIN_SPAN) - (high - low)) / 2
     return low - more, high + more
 
 
-def _scale(every: Sequence[float]) -> str:
-    low, high = map(math.exp, _ends(every))
-    return f"{low:,.0f} to {high:,.0f} ms (log)" if every else "ms"
+def _scale_text(times: Sequence[float]) -> str:
+    low, high = map(math.exp, _scale_ends(times))
+    return f"{low:,.0f} to {high:,.0f} ms (log)" if times else "ms"
 
 
-def _model(name: str, short: str, sums: RunTotals, ends: tuple[float, float]) -> str:
+def _model_row(name: str, short: str, sums: RunTotals, ends: tuple[float, float]) -> str:
     values, (low, high) = sums.values[name], ends
     ordered = sorted(v for v in values if v > 0)
     shown = (
-        [ordered[round(i * (len(ordered) - 1) / (_MARKS - 1))] for i in range(_MARKS)]
-        if len(ordered) > _MARKS
+        [ordered[round(i * (len(ordered) - 1) / (_MAX_MARKS - 1))] for i in range(_MAX_MARKS)]
+        if len(ordered) > _MAX_MARKS
         else ordered
     )
 

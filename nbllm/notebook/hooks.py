@@ -10,20 +10,20 @@ from typing import Any
 from .session import CellFailure, Session
 
 _CELL = re.compile(r"/ipykernel_\d+/\d+\.py$")
-_LONGEST = 6_000  # characters of a traceback: its end says most
-_DRAWN = (("nbllm.core.events", "Response"), ("nbllm.notebook.comparison", "Comparison"))
+_MAX_TRACEBACK = 6_000  # characters of a traceback: its end says most
+_DRAWN_TYPES = (("nbllm.core.events", "Response"), ("nbllm.notebook.comparison", "Comparison"))
 
 
 def install(session: Session) -> None:
     """Puts all into the session's shell; what is there already stays."""
     if session.matcher is None:
-        _note_failures(session)
-        _complete(session)
+        _record_failures(session)
+        _install_completion(session)
         if not session.in_kernel:
-            _quiet(session.shell.displayhook)
+            _delay_out_prompt(session.shell.displayhook)
     printer = session.shell.display_formatter.ipython_display_formatter
-    for names in _DRAWN:
-        printer.for_type_by_name(*names, lambda value: _draw(session, value))
+    for names in _DRAWN_TYPES:
+        printer.for_type_by_name(*names, lambda value: _display_value(session, value))
 
 
 def remove(session: Session) -> None:
@@ -37,7 +37,7 @@ def remove(session: Session) -> None:
     for name in ("write_output_prompt", "write_format_data"):
         vars(session.shell.displayhook).pop(name, None)
     printer = session.shell.display_formatter.ipython_display_formatter
-    for module, name in _DRAWN:
+    for module, name in _DRAWN_TYPES:
         printer.deferred_printers.pop((module, name), None)
         for kind in [k for k in printer.type_printers if (k.__module__, k.__name__) == (module, name)]:
             del printer.type_printers[kind]
@@ -46,18 +46,18 @@ def remove(session: Session) -> None:
 # --- failures ---
 
 
-def _note_failures(session: Session) -> None:
+def _record_failures(session: Session) -> None:
     def note(result: Any) -> None:
         error = result.error_in_exec or result.error_before_exec
         source = str(getattr(result.info, "raw_cell", "") or "")
         if error is not None and not source.lstrip().startswith(("%llm", "%%llm", "%nbllm", "%%nbllm")):
-            session.last_failure = CellFailure(source, _told(error))
+            session.last_failure = CellFailure(source, _format_traceback(error))
 
     session.failure_hook = note
     session.shell.events.register("post_run_cell", note)
 
 
-def _told(error: BaseException) -> str:
+def _format_traceback(error: BaseException) -> str:
     """The traceback without IPython's own frames and without values of variables."""
     frames = [
         f
@@ -68,13 +68,13 @@ def _told(error: BaseException) -> str:
         if _CELL.search(frame.filename.replace("\\", "/")):
             frame.filename = "<cell>"  # its file is a temporary one of this machine
     lines = [*traceback.format_list(frames), *traceback.format_exception_only(type(error), error)]
-    return "".join(lines)[-_LONGEST:].strip()
+    return "".join(lines)[-_MAX_TRACEBACK:].strip()
 
 
 # --- completion ---
 
 
-def _complete(session: Session) -> None:
+def _install_completion(session: Session) -> None:
     from IPython.core.completer import context_matcher
 
     def matcher(context: Any) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def _matches(session: Session, text: str, column: int, row: int) -> dict[str, An
 # --- drawing ---
 
 
-def _draw(session: Session, value: Any) -> None:
+def _display_value(session: Session, value: Any) -> None:
     """The safe bundle of a Response or a Comparison, unless that cell has just streamed it."""
     if not session.was_drawn(value):
         from .view.static import answer_bundle, answer_footer
@@ -109,7 +109,7 @@ def _draw(session: Session, value: Any) -> None:
         session.show_bundle(drawn() if drawn else answer_bundle(value, footer=answer_footer(value)))
 
 
-def _quiet(hook: Any) -> None:
+def _delay_out_prompt(hook: Any) -> None:
     """A terminal's Out[n] stands before what is written there, and not where a value has drawn itself."""
     prompt, write = hook.write_output_prompt, hook.write_format_data
 

@@ -18,14 +18,14 @@ from .session import Session
 COMMAND = "jupyter-mcp-server"
 
 
-def table(session: Session) -> dict[str, Any]:
+def server_entry(session: Session) -> dict[str, Any]:
     """The entry of the server. Raises ConfigError where the command, the server or the notebook's name is not
     known."""
-    beside = Path(sys.executable).with_name(COMMAND)
-    command = str(beside) if beside.exists() else shutil.which(COMMAND)
+    own_command = Path(sys.executable).with_name(COMMAND)
+    command = str(own_command) if own_command.exists() else shutil.which(COMMAND)
     if command is None:
         raise ConfigError(f"{COMMAND} is not installed.", hint="Run `%pip install 'nbllm[jupyter]'`.")
-    server = _server()
+    server = _running_server()
     root, file = Path(str(server.get("root_dir"))), session.notebook_file
     if not file or not Path(file).is_relative_to(root):
         raise ConfigError(
@@ -33,13 +33,13 @@ def table(session: Session) -> dict[str, Any]:
             hint=f"%llm mcp add jupyter -- {COMMAND} start --jupyter-url URL --document-id FILE",
         )
     document = Path(file).relative_to(root).as_posix()
-    where = ["--jupyter-url", str(server["url"]).rstrip("/"), "--document-id", document]
+    location = ["--jupyter-url", str(server["url"]).rstrip("/"), "--document-id", document]
     # it would wait for the notebook's own kernel, which is busy with the cell that asks
-    where += ["--start-new-code-sandbox", "false"]
-    return {"command": command, "args": ["start", *where], "env": {"JUPYTER_TOKEN": str(server["token"])}}
+    location += ["--start-new-code-sandbox", "false"]
+    return {"command": command, "args": ["start", *location], "env": {"JUPYTER_TOKEN": str(server["token"])}}
 
 
-def _server() -> dict[str, Any]:
+def _running_server() -> dict[str, Any]:
     """What the Jupyter server that started this kernel says of itself, in its own file."""
     pid = os.environ.get("JPY_PARENT_PID", "")
     try:

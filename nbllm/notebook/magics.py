@@ -28,7 +28,7 @@ _PRELOAD_DELAY = 0.3  # seconds after loading
 def load_ipython_extension(shell: Any) -> None:
     """Registers the magics, completion and the drawing of responses in `shell`."""
     from . import hooks, settings
-    from .comms import warm_up
+    from .comms import open_comm
     from .view.frontend import hook_printed_text, output_mode
 
     session = session_of(shell)
@@ -38,11 +38,11 @@ def load_ipython_extension(shell: Any) -> None:
     if session.matcher is None:
         settings.install(session)
         if os.environ.get("NBLLM_BUDGET"):
-            from .budget import install
+            from .budget import install_daily_budget
 
-            install(session)
+            install_daily_budget(session)
         if output_mode(shell) == "live":
-            session.comm = warm_up()
+            session.comm = open_comm()
             hook_printed_text(session.on_stream_message)
             with suppress(AttributeError):  # another kernel's than ipykernel's
                 shell.display_pub.register_hook(session.on_display_message)
@@ -74,9 +74,9 @@ def _preload() -> None:
 
 def _ask_before_tool(question: Any) -> Any:
     """Asks the user before a tool runs."""
-    from .tool_use import ask
+    from .tool_use import ask_before_call
 
-    return ask(question)
+    return ask_before_call(question)
 
 
 def unload_ipython_extension(shell: Any) -> None:
@@ -222,7 +222,7 @@ def _as_ask_line(session: Session, line: str) -> str:
 
 def _run_line_magic(session: Session, line: str) -> Any:
     from .commands import COMMANDS
-    from .overview import or_none
+    from .overview import note_if_empty
     from .syntax.parser import split_subcommand
 
     try:
@@ -242,4 +242,4 @@ def _run_line_magic(session: Session, line: str) -> Any:
     if isinstance(result, str):
         session.print_text(result)
         return None
-    return or_none(result)
+    return note_if_empty(result)

@@ -30,12 +30,12 @@ from .view.tables import render_table
 if TYPE_CHECKING:
     import pandas as pd
 
-_LISTED = 8  # models of a server's own list that stand among the known ones
-_CALLS = 20  # the last calls that %llm log shows
+_MAX_LISTED = 8  # models of a server's own list that stand among the known ones
+_CALLS_SHOWN = 20  # the last calls that %llm log shows
 
 
 @cache
-def _kind() -> Callable[[pd.DataFrame], Any]:
+def _overview_class() -> Callable[[pd.DataFrame], Any]:
     """A DataFrame with a first view, until it is changed; what is taken from it is a plain one."""
     import pandas as pd
 
@@ -60,51 +60,53 @@ def _kind() -> Callable[[pd.DataFrame], Any]:
     return Overview
 
 
-def overview(frame: pd.DataFrame, *lines: Rendered | str) -> pd.DataFrame:
+def make_overview(frame: pd.DataFrame, *lines: Rendered | str) -> pd.DataFrame:
     """`frame` as it is, shown as tables, and under them words of ours."""
-    made = _kind()(frame)
-    drawn = [render_footer(Rendered(line, line)) if isinstance(line, str) else line for line in lines if line]
-    made.view, made.size_then = to_bundle(join_rendered(drawn)), made.shape
-    return made  # type: ignore[no-any-return]
+    result = _overview_class()(frame)
+    rendered = [
+        render_footer(Rendered(line, line)) if isinstance(line, str) else line for line in lines if line
+    ]
+    result.view, result.size_then = to_bundle(join_rendered(rendered)), result.shape
+    return result  # type: ignore[no-any-return]
 
 
-def or_none(value: Any) -> Any:
+def note_if_empty(value: Any) -> Any:
     """`value`, which a command gave; a table without rows says so, where it has no view of its own."""
-    viewed = not hasattr(value, "columns") or hasattr(value, "view")
-    return value if viewed or len(value) else overview(value, "There is none.")
+    has_own_view = not hasattr(value, "columns") or hasattr(value, "view")
+    return value if has_own_view or len(value) else make_overview(value, "There is none.")
 
 
 # --- models and providers -----------------------------------------------------------------------------------
 
 
-def models(client: Client) -> pd.DataFrame:
+def models_overview(client: Client) -> pd.DataFrame:
     """Names that can be asked: those of ready providers first, then those that need a key or a server."""
-    named = _named(client)
+    named = _named_models(client)
     found = [
         (m, s)
         for s in sorted(provider_states(client), key=lambda s: not s.ready)
-        for m in _of(client, s, named.get(s.name, []))
+        for m in _provider_models(client, s, named.get(s.name, []))
     ]
     rows = [{**asdict(m), "ready": s.ready, "note": "" if s.ready else s.note} for m, s in found]
     simulator = {"name": "sim/openai", "provider": "sim", "id": "sim-openai", "ready": True, "note": ""}
-    heads = ["model", "is now", "context", "$ in", "$ out", "ready"]
+    headings = ["model", "is now", "context", "$ in", "$ out", "ready"]
     lines = [_model_line(row) for row in (*rows, simulator)]
-    for line, (_, s), before in zip(lines[1:], found[1:], found, strict=False):
-        line[-1] = "" if s is before[1] and not s.ready else line[-1]  # how is said once for each provider
-    return overview(
-        models_frame([*rows, simulator], "ready", "note"),
-        render_table(heads, lines, numeric=heads[2:5]),
-        _SIMULATING if client.registry.simulating else "",
+    for line, (_, s), previous in zip(lines[1:], found[1:], found, strict=False):
+        line[-1] = "" if s is previous[1] and not s.ready else line[-1]  # how is said once for each provider
+    return make_overview(
+        models_to_frame([*rows, simulator], "ready", "note"),
+        render_table(headings, lines, numeric=headings[2:5]),
+        _SIMULATION_NOTE if client.registry.simulating else "",
         "Prices: US dollars per million tokens. %llm models openai/ lists all models of a provider, "
         "%llm models all those of every ready one. %llm key openai takes a key, typed hidden; "
         "%%llm sim needs none.",
     )
 
 
-_SIMULATING = "Simulation is on: every name leads to the simulator. %llm simulate off ends it."
+_SIMULATION_NOTE = "Simulation is on: every name leads to the simulator. %llm simulate off ends it."
 
 
-def models_frame(rows: Sequence[Mapping[str, Any]], *more: str) -> pd.DataFrame:
+def models_to_frame(rows: Sequence[Mapping[str, Any]], *more: str) -> pd.DataFrame:
     """Models as rows, what is not known as NA."""
     import pandas as pd
 
@@ -119,16 +121,16 @@ def _model_line(row: Mapping[str, Any]) -> list[str]:
         "" if name.endswith(model) else model,
         "" if size is None else f"{size / 1e6:g}M" if size >= 1_000_000 else f"{round(size / 1e3):,}k",
         *("" if (v := row.get(n)) is None else f"{v:,.2f}" for n in ("input_price", "output_price")),
-        "✓" if row["ready"] else _first(row["note"]),
+        "✓" if row["ready"] else _short_note(row["note"]),
     ]
 
 
-def _first(note: str) -> str:
+def _short_note(note: str) -> str:
     """What to do, in a few words: one variable of several, no address."""
     return note.partition(" (")[0].partition(" or ")[0]
 
 
-def _named(client: Client) -> dict[str, list[ModelInfo]]:
+def _named_models(client: Client) -> dict[str, list[ModelInfo]]:
     """The short names and default models of every provider, each model once."""
     found: dict[str, dict[str, ModelInfo]] = {}
     for name in client.registry.names():
@@ -144,7 +146,7 @@ def _named(client: Client) -> dict[str, list[ModelInfo]]:
     return {provider: list(models.values()) for provider, models in found.items()}
 
 
-def _of(client: Client, state: ProviderState, named: list[ModelInfo]) -> list[ModelInfo]:
+def _provider_models(client: Client, state: ProviderState, named: list[ModelInfo]) -> list[ModelInfo]:
     """The names of a provider; of a server on this machine, and of one without short names, the beginning of
     its own list."""
     if not state.ready or (named and state.mode == "api"):
@@ -152,13 +154,13 @@ def _of(client: Client, state: ProviderState, named: list[ModelInfo]) -> list[Mo
     if state.mode in ("headless", "remote"):
         return named or [ModelInfo(state.name, state.name, state.name)]
     try:
-        return list_models(client, f"{state.name}/")[:_LISTED] or named
+        return list_models(client, f"{state.name}/")[:_MAX_LISTED] or named
     except NbllmError:
         return named
 
 
 # What a note about a provider begins or ends with, and what all those need.
-_NEEDS = {
+_NEED_TITLES = {
     "set ": "Need a key, by `%llm key NAME` or in a variable",
     "nothing answers at ": "Need their server to run",
     " is not installed": "Need their command to be installed",
@@ -166,46 +168,50 @@ _NEEDS = {
 }
 
 
-def providers(client: Client, names: Sequence[str] = (), *, whole: bool = False) -> pd.DataFrame:
+def providers_overview(
+    client: Client, names: Sequence[str] = (), *, all_columns: bool = False
+) -> pd.DataFrame:
     """Every provider, the ready ones first, then by what they need; `names`: those alone, with all that is
     known of them, as `whole` has it of every one."""
-    found = sorted(provider_states(client), key=lambda s: not s.ready)
-    found = [s for s in found if not names or s.name in names]
-    df = frame([asdict(s) for s in found])
-    if names or whole:
-        cells = [[k, *("" if (v := getattr(s, k)) is None else str(v) for s in found)] for k in df.columns]
-        told = cells if names else list(zip(*cells, strict=True))
-        return overview(df.set_index("name"), render_table(told[0], told[1:]))
-    rows = [[s.name, s.note if s.mode == "headless" else s.key or "needs none"] for s in found if s.ready]
-    return overview(
+    selected = sorted(provider_states(client), key=lambda s: not s.ready)
+    selected = [s for s in selected if not names or s.name in names]
+    df = to_frame([asdict(s) for s in selected])
+    if names or all_columns:
+        cells = [[k, *("" if (v := getattr(s, k)) is None else str(v) for s in selected)] for k in df.columns]
+        table_rows = cells if names else list(zip(*cells, strict=True))
+        return make_overview(df.set_index("name"), render_table(table_rows[0], table_rows[1:]))
+    rows = [[s.name, s.note if s.mode == "headless" else s.key or "needs none"] for s in selected if s.ready]
+    return make_overview(
         df.set_index("name"),
         render_table(["ready", "key"], [*rows, ["sim", "needs none: the built-in simulator"]]),
-        *_lacking([s for s in found if not s.ready]),
-        _SIMULATING if client.registry.simulating else "",
+        *_need_paragraphs([s for s in selected if not s.ready]),
+        _SIMULATION_NOTE if client.registry.simulating else "",
         "%llm providers NAME tells all that is known of one, %llm providers all of every one; "
         "%llm models shows what can be asked.",
     )
 
 
-def _lacking(states: Iterable[ProviderState]) -> Iterable[Rendered]:
+def _need_paragraphs(states: Iterable[ProviderState]) -> Iterable[Rendered]:
     """A paragraph for every need."""
-    groups: dict[str, list[str]] = {need: [] for need in _NEEDS}
+    groups: dict[str, list[str]] = {need: [] for need in _NEED_TITLES}
     for s in states:
-        need = next(n for n in _NEEDS if n in s.note)
-        what = _first(s.note.replace(need, "")) if need else ""
-        groups[need].append(f"{s.name} `{what}`" if what and what != s.name.partition("/")[2] else s.name)
+        need = next(n for n in _NEED_TITLES if n in s.note)
+        detail = _short_note(s.note.replace(need, "")) if need else ""
+        groups[need].append(
+            f"{s.name} `{detail}`" if detail and detail != s.name.partition("/")[2] else s.name
+        )
     for need, found in groups.items():
         if found:
-            words = f"**{_NEEDS[need]}:** {', '.join(found)}."
-            yield Rendered(to_html(words), words)
+            paragraph = f"**{_NEED_TITLES[need]}:** {', '.join(found)}."
+            yield Rendered(to_html(paragraph), paragraph)
 
 
 # --- calls --------------------------------------------------------------------------------------------------
 
 
-def pings(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def pings_overview(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """What models that were asked for one word did."""
-    heads = ["asked", "", "answered", "connect", "first token", "total"]
+    headings = ["asked", "", "answered", "connect", "first token", "total"]
     lines = [
         [
             str(r["asked"]),
@@ -215,36 +221,38 @@ def pings(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         ]
         for r in rows
     ]
-    return overview(frame(rows).set_index("asked"), render_table(heads, lines, numeric=heads[3:]))
+    return make_overview(
+        to_frame(rows).set_index("asked"), render_table(headings, lines, numeric=headings[3:])
+    )
 
 
-def calls(frame: pd.DataFrame) -> pd.DataFrame:
+def calls_overview(frame: pd.DataFrame) -> pd.DataFrame:
     """A log, its last calls in the figures that one looks for."""
-    heads = ["time", "model", "first token", "total", "tokens in", "out", "cost", "status"]
+    headings = ["time", "model", "first token", "total", "tokens in", "out", "cost", "status"]
     if not len(frame):
-        words = "No calls in this notebook yet. %llm log yesterday, 7d, ever: those of all notebooks."
-        return overview(frame, words)
+        note = "No calls in this notebook yet. %llm log yesterday, 7d, ever: those of all notebooks."
+        return make_overview(frame, note)
     number = len(frame)
-    shown = f"The last {_CALLS} of {number:,} calls. " if number > _CALLS else ""
-    rows = [_call_line(row) for row in frame.tail(_CALLS).to_dict("records")]
-    return overview(
+    shown = f"The last {_CALLS_SHOWN} of {number:,} calls. " if number > _CALLS_SHOWN else ""
+    rows = [_call_line(row) for row in frame.tail(_CALLS_SHOWN).to_dict("records")]
+    return make_overview(
         frame,
-        render_table(heads, rows, numeric=heads[2:7]),
+        render_table(headings, rows, numeric=headings[2:7]),
         f"{shown}The value has {plural(len(frame.columns), 'column')}: log = %llm log. "
         "%llm log all shows them.",
     )
 
 
 def _call_line(row: Mapping[Any, Any]) -> list[str]:
-    at, told = row["t_wall"].to_pydatetime().astimezone(), {k: v for k, v in row.items() if _is_known(v)}
-    ms = [told.get("ttft_ms"), told.get("e2e_ms")]
+    at, known = row["t_wall"].to_pydatetime().astimezone(), {k: v for k, v in row.items() if _is_known(v)}
+    ms = [known.get("ttft_ms"), known.get("e2e_ms")]
     return [
         f"{at:%H:%M:%S}" if at.date() == date.today() else f"{at:%Y-%m-%d %H:%M}",
-        str(told.get("model") or told.get("name") or "?"),  # of this attempt, which may be another one's
+        str(known.get("model") or known.get("name") or "?"),  # of this attempt, which may be another one's
         *("" if v is None else format_seconds(v / 1000) for v in ms),
-        *(format_count(int(told[n])) if n in told else "" for n in ("in_tokens", "out_tokens")),
-        format_money(told["cost_usd"]) if "cost_usd" in told else "",
-        str(told.get("status") or "") + (", simulated" if told.get("simulated") else ""),
+        *(format_count(int(known[n])) if n in known else "" for n in ("in_tokens", "out_tokens")),
+        format_money(known["cost_usd"]) if "cost_usd" in known else "",
+        str(known.get("status") or "") + (", simulated" if known.get("simulated") else ""),
     ]
 
 
@@ -254,9 +262,9 @@ def _is_known(value: Any) -> bool:
     return not pd.isna(value)
 
 
-def frame(rows: Sequence[Any], columns: Sequence[str] = ()) -> pd.DataFrame:
+def to_frame(rows: Sequence[Any], columns: Sequence[str] = ()) -> pd.DataFrame:
     """Rows as a DataFrame; with `columns`, those alone, of which the first is the index."""
     import pandas as pd
 
-    made = pd.DataFrame(rows, columns=list(columns) or None)
-    return made.set_index(columns[0]) if columns else made
+    result = pd.DataFrame(rows, columns=list(columns) or None)
+    return result.set_index(columns[0]) if columns else result

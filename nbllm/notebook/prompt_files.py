@@ -40,7 +40,11 @@ _HEAD = re.compile(r"---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)(.*)", re.DOTALL | re.MU
 _LINE = re.compile(r"([A-Za-z_][\w.]*)[ \t]*:[ \t]*(.*)")
 _QUOTED = re.compile(r"([\"'])(.*)\1")
 # What a file may say of the cell that uses it: what a project may choose, and what an answer looks like.
-_SAYS = {n for n, o in OPTIONS.items() if o.project and o.default and o.kind} - {"model", "use", "cache"} | {
+_ALLOWED_OPTIONS = {n for n, o in OPTIONS.items() if o.project and o.default and o.kind} - {
+    "model",
+    "use",
+    "cache",
+} | {
     "schema",
     "as",
 }
@@ -54,8 +58,8 @@ class Prompt:
     name: str
     text: str
     path: Path | None = None
-    about: Mapping[str, str] = field(default_factory=dict)
-    head: str = ""
+    header: Mapping[str, str] = field(default_factory=dict)
+    header_text: str = ""
 
     @property
     def version(self) -> str:
@@ -66,17 +70,18 @@ class Prompt:
     def options(self) -> dict[str, Any]:
         """The options it has for a cell. Raises ConfigError naming the file for one that it may not have."""
         found: dict[str, Any] = {}
-        for name, said in self.about.items():
+        for name, value in self.header.items():
             if name == "description":
                 continue
-            if name not in _SAYS:
-                near = similar_names(name, _SAYS)
+            if name not in _ALLOWED_OPTIONS:
+                near = similar_names(name, _ALLOWED_OPTIONS)
                 raise ConfigError(
-                    f"{FOLDER}/{self.name}.md cannot say {name!r}" + (f": {near[0]}?" if near else "."),
-                    hint=f"A prompt's file says description, {', '.join(sorted(_SAYS))}; the cell says the "
-                    "rest.",
+                    f"{FOLDER}/{self.name}.md cannot set {name!r}"
+                    + (f": did you mean {near[0]}?" if near else "."),
+                    hint=f"A prompt file can set description, {', '.join(sorted(_ALLOWED_OPTIONS))}. "
+                    "Set other options in the cell.",
                 )
-            quoted = said if said[:1] in "{[" else '"' + said.replace('"', '""') + '"'
+            quoted = value if value[:1] in "{[" else '"' + value.replace('"', '""') + '"'
             try:
                 found |= parse(f"{name}={quoted}").options
             except ConfigError as error:
@@ -84,16 +89,16 @@ class Prompt:
         return found
 
 
-def folder() -> Path:
+def prompts_folder() -> Path:
     """Where the project's prompts are: beside its pyproject.toml, else where the kernel runs."""
     project = nearest_pyproject(Path.cwd())
     return (project.parent if project else Path.cwd()) / FOLDER
 
 
-def read(name: str) -> Prompt | None:
+def read_prompt(name: str) -> Prompt | None:
     """The prompt in a file; None where there is none. Raises ConfigError for a file that is not to be read,
     OSError's words in it."""
-    path = folder() / f"{name}.md"
+    path = prompts_folder() / f"{name}.md"
     if not _NAME.fullmatch(name) or not os.path.lexists(path):
         return None
     try:
@@ -104,54 +109,54 @@ def read(name: str) -> Prompt | None:
         raise ConfigError(
             f"{FOLDER}/{path.name} cannot be read: {error}.", hint="A prompt is a small UTF-8 text file."
         ) from None
-    return parsed(name, text.replace("\r\n", "\n"), path)
+    return parse_prompt(name, text.replace("\r\n", "\n"), path)
 
 
-def parsed(name: str, text: str, path: Path | None = None) -> Prompt:
+def parse_prompt(name: str, text: str, path: Path | None = None) -> Prompt:
     """The prompt in a file's text. Raises ConfigError for a line at its head that is no `name: value`."""
     head = _HEAD.fullmatch(text)
     if head is None:
         return Prompt(name, text, path)
-    about: dict[str, str] = {}
+    header: dict[str, str] = {}
     for number, line in enumerate(head[1].splitlines(), 2):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = _LINE.fullmatch(line.rstrip())
-        if match is None or match[1] in about:
+        if match is None or match[1] in header:
             raise ConfigError(
                 f"{FOLDER}/{name}.md, line {number}, is no `name: value`"
                 + (" of its own: it is there already." if match else "."),
                 hint="Between the two --- stand lines such as temperature: 0.",
             )
         quoted = _QUOTED.fullmatch(match[2])
-        about[match[1]] = quoted[2] if quoted else match[2]
-    return Prompt(name, head[2], path, about, head[1])
+        header[match[1]] = quoted[2] if quoted else match[2]
+    return Prompt(name, head[2], path, header, head[1])
 
 
-def write(name: str, text: str) -> Prompt:
+def write_prompt(name: str, text: str) -> Prompt:
     """Writes a prompt's text; what the file says at its head stays. Raises ConfigError where it cannot be."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
             f"{name[:40]!r} is no name for a prompt.",
             hint=f"save={FOLDER}/NAME has letters, digits, _ and -.",
         )
-    there = read(name)
-    path = folder() / f"{name}.md"
-    head = there.head if there else ""
+    existing = read_prompt(name)
+    path = prompts_folder() / f"{name}.md"
+    head = existing.header_text if existing else ""
     try:
         write_atomic(path, (f"---\n{head}---\n" if head else "") + text.rstrip("\n") + "\n")
         path.chmod(0o644)
     except OSError as error:
         raise ConfigError(f"{FOLDER}/{path.name} cannot be written: {error.strerror or error}.") from None
-    return Prompt(name, text, path, there.about if there else {}, head)
+    return Prompt(name, text, path, existing.header if existing else {}, head)
 
 
-def known(session: Session) -> tuple[list[Prompt], list[ConfigError]]:
+def all_prompts(session: Session) -> tuple[list[Prompt], list[ConfigError]]:
     """All that are kept, those of this session first, and what is wrong with those that cannot be read."""
     found, problems = [Prompt(name, text) for name, text in session.fragments.items()], []
-    for file in sorted(folder().glob("*.md")) if folder().is_dir() else []:
+    for file in sorted(prompts_folder().glob("*.md")) if prompts_folder().is_dir() else []:
         try:
-            prompt = read(file.stem) if file.stem not in session.fragments else None
+            prompt = read_prompt(file.stem) if file.stem not in session.fragments else None
         except ConfigError as error:
             problems.append(error)
             continue
@@ -159,42 +164,46 @@ def known(session: Session) -> tuple[list[Prompt], list[ConfigError]]:
     return found, problems
 
 
-def named(session: Session, used: str) -> tuple[Prompt, ...]:
+def used_prompts(session: Session, used: str) -> tuple[Prompt, ...]:
     """The prompts that use= names, joined by commas. Raises ConfigError for one that is not there, with the
     nearest name."""
-    return tuple(_one(session, n.strip().removeprefix(f"{FOLDER}/")) for n in used.split(",") if n.strip())
+    return tuple(
+        _find_prompt(session, n.strip().removeprefix(f"{FOLDER}/")) for n in used.split(",") if n.strip()
+    )
 
 
-def _one(session: Session, name: str) -> Prompt:
+def _find_prompt(session: Session, name: str) -> Prompt:
     if name in session.fragments:
         return Prompt(name, session.fragments[name])
-    if (found := read(name)) is not None:
+    if (found := read_prompt(name)) is not None:
         return found
-    there = [p.name for p in known(session)[0]]
-    near = similar_names(name, there)
+    names = [p.name for p in all_prompts(session)[0]]
+    near = similar_names(name, names)
     raise ConfigError(
         f"No prompt is called {name!r}" + (f": did you mean {near[0]}?" if near else "."),
-        hint=f"There are: {', '.join(there) or 'none yet'}. A cell with save=NAME keeps one, "
+        hint=f"There are: {', '.join(names) or 'none yet'}. A cell with save=NAME keeps one, "
         f"save={FOLDER}/NAME in the project.",
     )
 
 
-def joined(session: Session, prompts: Sequence[Prompt], body: str, mode: str, *, every: bool = False) -> str:
+def join_prompts(
+    session: Session, prompts: Sequence[Prompt], body: str, mode: str, *, any_name: bool = False
+) -> str:
     """The texts of prompts, then the cell's own.
 
     Raises ConfigError where an `{{expression}}` comes from a file. every: any name may come to be there, as
     the parameters of def= do.
     """
-    text, theirs = "", []
+    text, file_spans = "", []
     for prompt in prompts:
         if prompt.path is not None:
-            theirs.append((len(text), len(text) + len(prompt.text.strip()), prompt))
+            file_spans.append((len(text), len(text) + len(prompt.text.strip()), prompt))
         text += prompt.text.strip() + "\n\n"
     text += body
     for start, end in (
-        find_expressions(text, None if every else session.prompt_variables, mode) if theirs else ()
+        find_expressions(text, None if any_name else session.prompt_variables, mode) if file_spans else ()
     ):
-        for first, last, prompt in theirs:
+        for first, last, prompt in file_spans:
             if start < last and end > first:
                 raise ConfigError(
                     f"{FOLDER}/{prompt.name}.md has {text[start:end][:60]!r}, which would run as Python.",
@@ -204,7 +213,7 @@ def joined(session: Session, prompts: Sequence[Prompt], body: str, mode: str, *,
     return text
 
 
-def label(prompts: Sequence[Prompt]) -> str:
+def version_label(prompts: Sequence[Prompt]) -> str:
     """What the log calls calls of these: NAME@VERSION, joined by +."""
     return "+".join(f"{p.name}@{p.version}" for p in prompts)
 
@@ -221,13 +230,13 @@ def command(session: Session, rest: str) -> Any:
         raise ConfigError(
             f"%llm prompt has no {rest[:40]!r}.", hint="list, show NAME, diff NAME, edit NAME, forget NAME."
         )
-    return _WORDS[word](session, _one(session, names[0].removeprefix(f"{FOLDER}/")))
+    return _WORDS[word](session, _find_prompt(session, names[0].removeprefix(f"{FOLDER}/")))
 
 
 def _list(session: Session) -> Any:
     import pandas as pd
 
-    found, problems = known(session)
+    found, problems = all_prompts(session)
     for problem in problems:
         session.print_text(f"Left out: {problem.message}")
     rows = [
@@ -236,7 +245,7 @@ def _list(session: Session) -> Any:
             "version": p.version,
             "takes": ", ".join(parameters_in(p.text, session.namespace)[0]),
             "kept": f"{FOLDER}/{p.name}.md" if p.path else "this session",
-            "description": p.about.get("description") or " ".join(p.text.split())[:60],
+            "description": p.header.get("description") or " ".join(p.text.split())[:60],
         }
         for p in found
     ]
@@ -246,8 +255,8 @@ def _list(session: Session) -> Any:
 
 
 def _show(session: Session, prompt: Prompt) -> str:
-    said = "".join(f"{name}: {value}\n" for name, value in prompt.about.items())
-    return f"{label([prompt])}\n{said}\n{prompt.text.strip()}"
+    header = "".join(f"{name}: {value}\n" for name, value in prompt.header.items())
+    return f"{version_label([prompt])}\n{header}\n{prompt.text.strip()}"
 
 
 def _edit(session: Session, prompt: Prompt) -> str:
@@ -268,11 +277,11 @@ def _forget(session: Session, prompt: Prompt) -> str:
 def _diff(session: Session, prompt: Prompt) -> str:
     """What has changed since the last commit; of a session's prompt, since its file."""
     if prompt.path is None:
-        filed = read(prompt.name)
+        filed = read_prompt(prompt.name)
         before, where = (filed.text if filed else None), f"{FOLDER}/{prompt.name}.md"
     else:
-        before, where = _committed(prompt.path), "the last commit"
-        before = parsed(prompt.name, before).text if before is not None else None
+        before, where = _committed_text(prompt.path), "the last commit"
+        before = parse_prompt(prompt.name, before).text if before is not None else None
     if before is None:
         return f"{prompt.name} is not in {where}."
     lines = difflib.unified_diff(
@@ -281,18 +290,23 @@ def _diff(session: Session, prompt: Prompt) -> str:
     return "\n".join(lines) or f"{prompt.name} is as in {where}."
 
 
-def _committed(path: Path) -> str | None:
+def _committed_text(path: Path) -> str | None:
     """A file's text in the last commit; None where there is none. Only the object is read: nothing that a
     repository's configuration names is run or fetched."""
     git = shutil.which("git")
     if git is None:
         return None
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "SYSTEMROOT") if name in os.environ}
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "SYSTEMROOT") if name in os.environ}
     try:
         found = subprocess.run(  # noqa: S603 - the name was checked by read()
             [git, "cat-file", "blob", f"HEAD:./{path.name}"],
             cwd=path.parent,
-            env={**kept, "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"},
+            env={
+                **environment,
+                "GIT_NO_LAZY_FETCH": "1",
+                "GIT_OPTIONAL_LOCKS": "0",
+                "GIT_TERMINAL_PROMPT": "0",
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=10,

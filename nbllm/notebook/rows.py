@@ -25,10 +25,10 @@ from .view.progress import Display, progress_bar
 if TYPE_CHECKING:
     import pandas as pd
 
-_SHOWN = 5  # rows of the table that the cell shows
+_ROWS_SHOWN = 5  # rows of the table that the cell shows
 
 
-class Panel(Display, TableFrontEnd):
+class RowsDisplay(Display, TableFrontEnd):
     """Shows a run in a kernel's front end; see rows.progress.Progress."""
 
     def ask(self, question: str) -> bool | None:
@@ -59,36 +59,37 @@ def run(
     options = question.options
     name = str(options["each"])
     with line.locate_errors("each"):
-        df = _table(session, name)
-    target, sent = line.out or name, _sent(session, question)
+        df = _data_frame(session, name)
+    target, call_options = line.out or name, _call_options(session, question)
     executor = _executor(session, line, options.get("executor"))
     try:
-        made = rows.map(df, template, client=session.client, executor=executor, **sent)
+        result = rows.map(df, template, client=session.client, executor=executor, **call_options)
     except Unfit as error:
         raise column_error(line.spans["executor"][0], error.message.rstrip("."), error.hint) from None
-    if isinstance(made, BatchJob):
-        session.namespace[line.out or "_llm"] = session.namespace["_llm"] = made
-        return None if options.get("quiet") else made
-    session.namespace[target] = session.namespace["_llm"] = made
-    ended = str(made.attrs.get("nbllm_ended") or "")
-    if ended in (rows.STOPPED, rows.WAITING):
+    if isinstance(result, BatchJob):
+        session.namespace[line.out or "_llm"] = session.namespace["_llm"] = result
+        return None if options.get("quiet") else result
+    session.namespace[target] = session.namespace["_llm"] = result
+    ending = str(result.attrs.get("nbllm_ended") or "")
+    if ending in (rows.STOPPED, rows.WAITING):
         raise CellStopped(target)
-    if ended and ended != rows.DECLINED:
+    if ending and ending != rows.DECLINED:
         raise NbllmError(
-            f"The run ended early: {ended}",
-            hint=f"What was finished is in {target}; nbllm.rows.resume({made.attrs['nbllm_run']!r}) goes on.",
+            f"The run ended early: {ending}",
+            hint=f"The finished rows are in {target}. "
+            f"To continue: nbllm.rows.resume({result.attrs['nbllm_run']!r}).",
         )
-    return None if options.get("quiet") else made.head(_SHOWN)
+    return None if options.get("quiet") else result.head(_ROWS_SHOWN)
 
 
-def _sent(session: Session, question: Question) -> Mapping[str, Any]:
+def _call_options(session: Session, question: Question) -> Mapping[str, Any]:
     """What rows.map takes of a cell's options."""
     options, contestants = question.options, question.contestants
     if len(contestants) > 1:
         raise ConfigError("each= asks one model.", hint="Run the cell again with out=NAME for another.")
     _, spec = session.prepare_call(question, contestants[0])
-    own = {n: options[n] for n in ("into", "run", "width", "mode", "wait") if n in options}
-    return {**spec.selected(), **own, "model": contestants[0].model, "schema": question.shape}
+    row_options = {n: options[n] for n in ("into", "run", "width", "mode", "wait") if n in options}
+    return {**spec.selected(), **row_options, "model": contestants[0].model, "schema": question.shape}
 
 
 def _executor(session: Session, line: CellLine, name: str | None) -> Any:
@@ -110,11 +111,11 @@ def batches(session: Session, rest: str) -> Any:
         return ", ".join(f"{count:,} {state}" for state, count in counts.items())
     if len(words) > 2:
         raise ConfigError("That is no run and its table.", hint="As in df = %llm batches reviews df")
-    df = _table(session, words[1]) if len(words) > 1 else None
+    df = _data_frame(session, words[1]) if len(words) > 1 else None
     return rows.collect(words[0], df, client=session.client)
 
 
-def _table(session: Session, name: str) -> Any:
+def _data_frame(session: Session, name: str) -> Any:
     """The DataFrame of that name. Raises ConfigError."""
     df = session.namespace.get(name)
     if not (hasattr(df, "iloc") and hasattr(df, "columns")):

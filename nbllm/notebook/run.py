@@ -30,7 +30,7 @@ from ..core.events import Event, Response
 from ..core.messages import Text
 from ..core.schema import Shape, parse_answer, repair_prompt
 from ..store.budgets import Budget
-from .assertions import asserted
+from .assertions import check_response
 from .chats import Turn
 from .comparison import Comparison
 from .question import Contestant, Question, spending_limits
@@ -369,7 +369,7 @@ def build_outcome(question: Question, label: str, stream: Stream | NbllmError) -
     if error is None and question.shape is not None and response.finish_reason != "cancelled":
         value, error = _convert(question, question.shape, response)
     if (asserts := question.options.get("asserts")) and not response.empty:
-        response = asserted(response, asserts, question.text)
+        response = check_response(response, asserts, question.text)
         last = stream.turns[-1] if stream.turns else stream
         if last.add_to_row is not None:
             last.add_to_row({"checks": json.dumps(dict(response.checks))})

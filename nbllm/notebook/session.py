@@ -195,12 +195,12 @@ class Session:
         """What the names in tools= and approve= mean. Raises ConfigError for one that means nothing."""
         if options.keys().isdisjoint(("tools", "approve")):
             return {}
-        from .tool_names import approver, check, named
+        from .tool_names import check_cell_tools, resolve_approver, resolve_tools
 
-        found: dict[str, Any] = {"approve": approver(options.get("approve"), self.namespace)}
+        found: dict[str, Any] = {"approve": resolve_approver(options.get("approve"), self.namespace)}
         if "tools" in options:
-            check(options["tools"], can_ask=self.can_prompt_user)
-            found["tools"] = named(options["tools"], self.namespace, lambda: self.external_tools)
+            check_cell_tools(options["tools"], can_prompt_user=self.can_prompt_user)
+            found["tools"] = resolve_tools(options["tools"], self.namespace, lambda: self.external_tools)
         return found
 
     @property
@@ -350,10 +350,10 @@ class Session:
     @property
     def _extra_variables(self) -> dict[str, Any]:
         """What a prompt may name that is no variable: the notebook so far, and the last error."""
-        from .transcript import NotebookSoFar
+        from .transcript import NotebookTranscript
 
         failed = {"Err": self.last_failure.error} if self.last_failure is not None else {}
-        return {"notebook": NotebookSoFar.of(self.shell), **failed}
+        return {"notebook": NotebookTranscript.of(self.shell), **failed}
 
     def evaluate(self, expression: str, overrides: Mapping[str, Any] | None = None) -> Any:
         """The value of the user's own expression, in one scope: the notebook's names, and over them those

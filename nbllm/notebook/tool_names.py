@@ -30,49 +30,51 @@ BUILT_IN: dict[str, Callable[[Namespace], Any]] = {
 }
 
 
-def named(names: Sequence[str], namespace: Namespace, others: Callable[[], Iterable[str]]) -> list[Any]:
+def resolve_tools(
+    names: Sequence[str], namespace: Namespace, others: Callable[[], Iterable[str]]
+) -> list[Any]:
     """What a line gives as tools; `others` are the names of servers, endpoints and agents. Raises ConfigError
     with the nearest name."""
-    return [_named(name, namespace, others) for name in names]
+    return [_resolve_tool(name, namespace, others) for name in names]
 
 
-def check(names: Sequence[str], *, can_ask: bool) -> None:
+def check_cell_tools(names: Sequence[str], *, can_prompt_user: bool) -> None:
     """Raises ConfigError where a model would change cells, and nobody is there to be asked."""
-    own = next((n for n in names if n.split("/")[:2] == ["mcp", "jupyter"]), None)
-    if own is not None and not can_ask:
+    cell_tool = next((n for n in names if n.split("/")[:2] == ["mcp", "jupyter"]), None)
+    if cell_tool is not None and not can_prompt_user:
         raise ConfigError(
-            f"{own} changes cells of a notebook, and nobody is here to be asked.",
+            f"{cell_tool} changes cells of a notebook, and nobody is here to be asked.",
             hint="Run the cell in a notebook that somebody watches, or leave the tool out.",
         )
 
 
-def _named(name: str, namespace: Namespace, others: Callable[[], Iterable[str]]) -> Any:
+def _resolve_tool(name: str, namespace: Namespace, others: Callable[[], Iterable[str]]) -> Any:
     if name.startswith(PREFIXES):
         return name
     if name not in namespace and name in BUILT_IN:
         return BUILT_IN[name](namespace)
     hint = _HINT.format(", ".join(BUILT_IN))
-    value = _looked_up("tool", name, namespace, lambda: (*others(), *BUILT_IN), hint)
+    value = _look_up("tool", name, namespace, lambda: (*others(), *BUILT_IN), hint)
     if value is None or isinstance(value, (str, int, float)) or (isinstance(value, list) and not value):
         raise ConfigError(f"Not a tool: {name} is {type(value).__name__}.", hint=hint)
     return value
 
 
-def approver(name: Any, namespace: Namespace) -> Any:
+def resolve_approver(name: Any, namespace: Namespace) -> Any:
     """What a line gives as approve=: one of its words, or a function of the notebook. Raises ConfigError with
     the nearest name."""
     words = OPTIONS["approve"].values
     if name is None or name in words or callable(name):  # the panel asks by itself
         return name
     hint = f"approve= takes {', '.join(words)}, or a function of this notebook that is given the question."
-    value = _looked_up("function", name, namespace, lambda: words, hint)
+    value = _look_up("function", name, namespace, lambda: words, hint)
     if not callable(value):
         raise ConfigError(f"Not a function: {name} is {type(value).__name__}.", hint=hint)
     return value
 
 
-def _looked_up(
-    what: str, name: str, namespace: Namespace, others: Callable[[], Iterable[str]], hint: str
+def _look_up(
+    kind: str, name: str, namespace: Namespace, others: Callable[[], Iterable[str]], hint: str
 ) -> Any:
     """A variable of the notebook, or what stands behind dots in one. others: what else is called so."""
     root, *rest = name.split(".")
@@ -81,10 +83,10 @@ def _looked_up(
         known |= {n: n for n, v in namespace.items() if callable(v)}
         near = similar_names(name, known)
         raise ConfigError(
-            f"No {what} is called {name!r}" + (f": did you mean {known[near[0]]}?" if near else "."),
+            f"No {kind} is called {name!r}" + (f": did you mean {known[near[0]]}?" if near else "."),
             hint=hint,
         )
     try:
         return reduce(getattr, rest, namespace[root])
     except AttributeError as error:
-        raise ConfigError(f"No {what} is called {name!r}: {error}.", hint=hint) from None
+        raise ConfigError(f"No {kind} is called {name!r}: {error}.", hint=hint) from None

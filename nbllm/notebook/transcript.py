@@ -15,7 +15,7 @@ _WORD = re.compile(r"[\w\-.]{16,}")
 
 
 @dataclass(frozen=True, slots=True)
-class NotebookSoFar:
+class NotebookTranscript:
     """The cells of this session in the order in which they ran, without the one that runs now. Values are
     those that cells ended with; what was printed is not known to the kernel. Words that look like keys are
     masked."""
@@ -24,35 +24,35 @@ class NotebookSoFar:
     values: dict[int, Any] = field(repr=False)
 
     @classmethod
-    def of(cls, shell: Any) -> NotebookSoFar:
+    def of(cls, shell: Any) -> NotebookTranscript:
         """From IPython's history, whose last input is the cell that runs."""
         ran = shell.history_manager.input_hist_raw[:-1] if shell.history_manager else ()
         return cls(tuple(ran), dict(shell.user_ns.get("_oh", {})))
 
     def text(self, limit: int) -> str:
         """At most about `limit` characters: the last cells, in their order, and how many were left out."""
-        taken: list[str] = []
-        every = [n for n, source in enumerate(self.cells) if source.strip()]
-        for number in reversed(every):
-            told = "\n".join(self._cell(number))
-            limit -= len(told) + 2
-            if limit < 0 and taken:
+        texts: list[str] = []
+        numbers = [n for n, source in enumerate(self.cells) if source.strip()]
+        for number in reversed(numbers):
+            text = "\n".join(self._cell(number))
+            limit -= len(text) + 2
+            if limit < 0 and texts:
                 break
-            taken.append(told)
-        left = len(every) - len(taken)
-        first = [f"(left out: {plural(left, 'earlier cell')})"] if left else []
-        return "\n\n".join([*first, *reversed(taken)])
+            texts.append(text)
+        omitted = len(numbers) - len(texts)
+        header = [f"(left out: {plural(omitted, 'earlier cell')})"] if omitted else []
+        return "\n\n".join([*header, *reversed(texts)])
 
     def _cell(self, number: int) -> Iterator[str]:
         yield f"In [{number}]:"
-        yield _masked(truncate(self.cells[number].strip(), _CELL))
+        yield _mask_keys(truncate(self.cells[number].strip(), _CELL))
         if (value := self.values.get(number)) is not None:
             yield f"Out[{number}]:"
-            yield _masked(truncate(format_value(value, budget=_VALUE), _CELL))
+            yield _mask_keys(truncate(format_value(value, budget=_VALUE), _CELL))
 
     def __str__(self) -> str:
         return self.text(_CELL)
 
 
-def _masked(text: str) -> str:
+def _mask_keys(text: str) -> str:
     return _WORD.sub(lambda word: MASK if looks_like_key(word[0], known_prefix=True) else word[0], text)
