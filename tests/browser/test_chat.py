@@ -135,8 +135,8 @@ def test_enter_while_an_answer_streams_keeps_the_text(panel):
     """Also in the moment before the kernel has taken the first message, and where the kernel refuses it."""
     n = panel(
         OPEN.replace("openai/m", "openai/m@tokens=200"),
-        "panel._busy = True",
-        "panel._busy = False\npanel._set(busy=False)",
+        "panel._is_busy = True",
+        "panel._is_busy = False\npanel._set_traits(busy=False)",
     )
     n.page.click(AREA)
     n.page.keyboard.type("Why is the sky blue?")
