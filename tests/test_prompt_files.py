@@ -134,7 +134,8 @@ def test_what_a_prompt_cost_is_told_by_its_version(kernel, project):
     """In cells, functions and rows; a label of the cell's own comes first."""
     file = project / "prompts" / "praise.md"
     file.write_text("Praise {thing} aloud.\n")  # no other test's version
-    label = kernel.value("nbllm.notebook.prompt_files.version_label([nbllm.notebook.prompt_files.read_prompt('praise')])")
+    kernel.run("from nbllm.notebook.prompt_files import read_prompt, version_label")
+    label = kernel.value("version_label([read_prompt('praise')])")
     assert kernel.run("%%llm sim/openai label=mine use=praise\nx").ok
     assert kernel.run("%%llm sim/openai use=praise\nx").ok
     assert kernel.run("%llm ask -m sim/openai use=praise def=f").ok
