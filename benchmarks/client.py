@@ -60,19 +60,28 @@ class Row:
 
 
 ROWS = (
-    Row("CPU a warm request, ms", "request", "alone", "c3-g0-f0", 300, "cpu_ms"),
-    Row("warm request to first delta, ms", "request", "alone", "c3-g0-f0", 300, "first_ms"),
-    Row("CPU a chunk in a burst, µs", "burst", "alone", "c3000-g0-f0", 10, "chunk_us", "{:.1f}"),
-    Row("CPU a chunk that comes alone, µs", "apart", "alone", "c500-g2000-f20000", 1, "chunk_us", "{:.0f}"),
-    Row("256 streams, 20 ms apart: wall / ideal", "256", "together", "c100-g20000-f200000", 256, "ratio"),
+    Row("CPU per warm request, ms", "request", "alone", "c3-g0-f0", 300, "cpu_ms"),
+    Row("warm request: time to first delta, ms", "request", "alone", "c3-g0-f0", 300, "first_ms"),
+    Row("CPU per chunk in a burst, µs", "burst", "alone", "c3000-g0-f0", 10, "chunk_us", "{:.1f}"),
+    Row(
+        "CPU per chunk that arrives alone, µs", "apart", "alone", "c500-g2000-f20000", 1, "chunk_us", "{:.0f}"
+    ),
+    Row(
+        "256 streams, chunks 20 ms apart: wall time / ideal",
+        "256",
+        "together",
+        "c100-g20000-f200000",
+        256,
+        "ratio",
+    ),
     Row("the same, lateness p99, ms", "256", "together", "c100-g20000-f200000", 256, "late_ms", "{:,.0f}"),
     Row("the same, CPU s", "256", "together", "c100-g20000-f200000", 256, "cpu_s"),
-    Row("1,000 streams: wall / ideal", "1000", "together", "c100-g20000-f200000", 1000, "ratio"),
+    Row("1,000 streams: wall time / ideal", "1000", "together", "c100-g20000-f200000", 1000, "ratio"),
     Row("the same, lateness p99, ms", "1000", "together", "c100-g20000-f200000", 1000, "late_ms", "{:,.0f}"),
-    Row("bytes kept a chunk", "kept", "kept", "c200000-g0-f0", 1, "bytes", "{:,.0f}"),
+    Row("bytes stored per chunk", "kept", "kept", "c200000-g0-f0", 1, "bytes", "{:,.0f}"),
     Row("process start to first delta, ms", "start", "first", "", 0, "start_ms", "{:,.0f}"),
     Row("of which import, ms", "start", "first", "", 0, "import_ms", "{:,.0f}"),
-    Row("short calls a second, user's loop", "short", "short", "c3-g0-f0", 2000, "rate", "{:,.0f}", True),
+    Row("short calls per second, user's loop", "short", "short", "c3-g0-f0", 2000, "rate", "{:,.0f}", True),
     Row("the same, client's own loop", "own", "own", "c3-g0-f0", 2000, "rate", "{:,.0f}", True),
 )
 MANY = ("1000", "kept")  # not asked of those that are slow

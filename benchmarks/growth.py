@@ -52,7 +52,7 @@ class Panel:
 
 PANELS = {
     "streams": Panel(
-        "streams at once",
+        "concurrent streams",
         "chunk",
         "together",
         "c100-g20000-f200000",
@@ -94,7 +94,7 @@ def measured(panels: list[str], workers: list[Worker], server: Server) -> Found:
                     took, busy = time.perf_counter() - began, server.told()["busy"]
                     if "failed" in found or took > LONG:
                         left.discard(worker)
-                    what = found.get("failed") or f"{found['us']:.1f} µs a {panel.unit}"
+                    what = found.get("failed") or f"{found['us']:.1f} µs per {panel.unit}"
                     took_words = f"in {took:.1f} s, the server {busy:.0%} busy"
                     print(f"{name} {size:,} {worker.name}: {what} {took_words}", file=sys.stderr, flush=True)
                     if "us" in found:
@@ -114,7 +114,7 @@ def table(panels: list[str], names: list[str], found: Found) -> str:
         for size in panel.sizes:
             costs = [found.get((name, client, size)) for client in names]
             cells = ["" if c is None else f"{c:,.1f}" if c < 100 else f"{c:,.0f}" for c in costs]
-            lines.append(f"| a {panel.unit}, {panel.label} | {size:,} | " + " | ".join(cells) + " |")
+            lines.append(f"| per {panel.unit}, {panel.label} | {size:,} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -140,7 +140,7 @@ def drawn(path: str, panels: list[str], names: list[str], found: Found) -> None:
                             label=CLIENTS[client][0],
                             color=COLOURS.get(client),
                         )
-                axis.set(xlabel=panel.label, title=f"CPU a {panel.unit}, µs", xticks=panel.sizes)
+                axis.set(xlabel=panel.label, title=f"CPU per {panel.unit}, µs", xticks=panel.sizes)
                 axis.minorticks_off()
                 for side in (axis.xaxis, axis.yaxis):
                     side.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
