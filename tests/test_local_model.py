@@ -13,7 +13,7 @@ from nbllm.agents.local_server import CONTEXT, _exit_reason, local_call
 from nbllm.agents.model_files import list_model_files, memory_size, model_path
 from nbllm.client import auto
 from nbllm.client.catalog import health, list_models, provider_states
-from nbllm.client.unloading import unloaded
+from nbllm.client.unloading import unload_models
 from nbllm.core.calls import HttpCall, ProviderSpec, Trace
 from nbllm.core.errors import ConfigError
 from nbllm.notebook import completion
@@ -69,7 +69,7 @@ def test_a_call_of_a_file(folder):
     [
         ("models/none.gguf", {}, "cannot be read (No such file"),
         ("./folder.gguf", {}, "cannot be read"),
-        ("page.gguf", {}, "page.gguf is no GGUF file"),
+        ("page.gguf", {}, "page.gguf is not a GGUF file"),
         ("small.gguf", {"extra": {"n_ctx": 0}}, "n_ctx=0"),
         ("small.gguf", {"extra": {"n_ctx": True}}, "n_ctx=True"),
         ("small.gguf", {"extra": {"n_ctx": "8k"}}, "n_ctx='8k'"),
@@ -199,7 +199,7 @@ def test_a_name_means_a_file(name, file, models):
     [
         ("qwen3-4b-q8", "No model file is called 'qwen3-4b-q8'", "Did you mean local/qwen3-4b-q4?"),
         ("qwen", "No model file is called", "Did you mean local/qwen3-4b-q4?"),
-        ("zzz", "No model file is called", "`%llm models local` lists those in"),
+        ("zzz", "No model file is called", "`%llm models local` lists the files in"),
         (
             "gemma-3-1b",
             "local/gemma-3-1b means 2 files",
@@ -343,7 +343,7 @@ def test_a_model_of_ollama_is_unloaded_by_the_same_word():
         assert ["m:latest"] == [m["model"] for m in client.run(_loaded(client))]
         assert "Unloaded: ollama/m." == COMMANDS["unload"](SimpleNamespace(client=client), "ollama/m")
         assert [] == client.run(_loaded(client))
-        assert [] == unloaded(client)
+        assert [] == unload_models(client)
         client.close()
 
 
@@ -358,6 +358,6 @@ def test_what_cannot_be_told_to_unload_says_so(name):
     """With what can."""
     client = nbllm.Client(load({"OPENAI_API_KEY": "sk-1"}))
     with pytest.raises(ConfigError, match="cannot unload a model") as caught:
-        unloaded(client, name)
+        unload_models(client, name)
     assert "local/NAME" in caught.value.hint
     client.close()

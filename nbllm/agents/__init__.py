@@ -1,1 +1,1 @@
-"""Command-line agents and OpenCode's server: their words, their processes and their sessions."""
+"""Agents and local models: command-line agents, OpenCode's server, remote agents, models in files."""

@@ -471,7 +471,7 @@ class AgentDecoder:
                 raise errors.ProtocolError(
                     f"{self.provider.label or self.provider.name} restarted its answer more than "
                     f"{_MAX_RESTARTS} times.",
-                    hint="Run the command by hand to see more; the partial answer is stored.",
+                    hint="Run the command by hand to see more; the partial answer is kept.",
                 )
             yield Restarted(why)
             if self._messages:

@@ -1,8 +1,8 @@
-"""JSON objects in lines that need not be clean: with escape codes, with words before or after them, several
-in one line, torn by another one or by a line end. Pure.
+"""Lenient reading of JSON objects from lines: with escape codes, with text before or after them, several in
+one line, interrupted by another object or by a line break. Pure.
 
-What begins like an object and does not end stays open for a few lines: what other writers put between does
-not matter. Each line is looked at a limited number of times, so the cost grows with its size alone.
+Text that begins like an object and does not end stays open for a few lines, in which other writers may
+interleave output. Each line is scanned a limited number of times, so the cost is linear in its size.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import re
 from typing import Any
 
 ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()#][0-9A-Za-z]|[@-Z\\-_=>78])")
-_STRIPPED = "\ufeff\r\0\x07\x08"  # no blanks: those of an object that goes on elsewhere count
-_MAX_TRIES = 64  # places in a line at which an object is looked for
-_MAX_LINES = 8  # lines for which one that is open waits
-_MAX_PREFIXES = 4  # readings of what is open: with what stood between, and without
-_LONGEST = 2**22  # characters of an object that may come in several lines
+_STRIPPED = "\ufeff\r\0\x07\x08"  # not blanks, which may be part of an object over several lines
+_MAX_TRIES = 64  # positions in a line at which an object is tried
+_MAX_LINES = 8  # lines for which an open object waits
+_MAX_PREFIXES = 4  # alternatives for the open text: with the lines in between, and without
+_LONGEST = 2**22  # characters of an object over several lines
 _decoder = json.JSONDecoder()
 
 
 def parse_object(line: Any) -> dict[str, Any]:
-    """The JSON object in a line, {} where there is none."""
+    """The JSON object that a line consists of, else {}."""
     if isinstance(line, bytes):
         line = line.decode("utf-8", "replace")
     line = line.strip() if isinstance(line, str) else ""
@@ -30,7 +30,7 @@ def parse_object(line: Any) -> dict[str, Any]:
 
 
 def _object(text: str, at: int) -> tuple[dict[str, Any], int]:
-    """The object that begins at a place, and where it ends; {} for none."""
+    """The object that begins at index `at`, and the index of its end; {} for none."""
     try:
         value, end = _decoder.raw_decode(text, at)
     except (ValueError, RecursionError):
@@ -39,39 +39,39 @@ def _object(text: str, at: int) -> tuple[dict[str, Any], int]:
 
 
 class ObjectReader:
-    """Reads one line after another."""
+    """Reads JSON objects from one line after another."""
 
     def __init__(self) -> None:
-        self._prefixes: list[str] = []  # how what is open may begin
-        self._first_text = ""  # as it came
+        self._prefixes: list[str] = []  # alternatives for the text of the open object
+        self._first_text = ""  # the open text as it came
         self._lines_waited = 0
 
     def read(self, line: str) -> tuple[list[dict[str, Any]], list[str]]:
-        """The objects that a line completes, and the words in which none is."""
+        """The objects that a line completes, and the texts in it without an object."""
         line = (ANSI.sub("", line) if "\x1b" in line else line).strip(_STRIPPED)
         if line.lstrip().startswith("{") and (value := parse_object(line)):
             return [value], []
         if self._prefixes and (joined := self._try_join(line)) is not None:
             return joined
-        found, words, rest = self._scan(line)
+        found, texts, rest = self._scan(line)
         if rest and (more := self._try_join(rest)) is not None:
-            found, words = found + more[0], words + more[1]
+            found, texts = found + more[0], texts + more[1]
         elif rest and not self._prefixes and not rest.lstrip().startswith("{"):
-            words.append(rest.strip())
+            texts.append(rest.strip())
         elif rest:
-            words += self._store(rest)
-        return found, words
+            texts += self._store(rest)
+        return found, texts
 
     def take_unfinished(self) -> list[str]:
-        """What was open to the end, or for too long."""
+        """The text of an object that never ended; drops it."""
         lost, self._prefixes, self._first_text, self._lines_waited = self._first_text, [], "", 0
         return [lost] if lost else []
 
     def _scan(self, line: str) -> tuple[list[dict[str, Any]], list[str], str]:
-        """(objects, words, what may be a part of one)."""
+        """(objects, other texts, a rest that may be part of an object)."""
         found: list[dict[str, Any]] = []
-        words: list[str] = []
-        begun = at = 0  # of what is not accounted for; where to look
+        texts: list[str] = []
+        begun = at = 0  # where the unassigned text begins; where to search
         for _ in range(_MAX_TRIES):
             if (at := line.find('{"', at)) < 0:
                 break
@@ -80,21 +80,21 @@ class ObjectReader:
             if not value:
                 at += 2
             elif head.lstrip().startswith("{") and line[end:].strip():
-                whole = parse_object(head + line[end:])
-                if whole:  # one object in the middle of another
-                    return [*found, value, whole], words, ""
+                outer = parse_object(head + line[end:])
+                if outer:  # one object in the middle of another
+                    return [*found, value, outer], texts, ""
                 at += 2
-            elif head.lstrip().startswith("{"):  # at the end of what goes on in another line
+            elif head.lstrip().startswith("{"):  # after the beginning of an object that continues later
                 self._set_open(line[begun:], head)
-                return [*found, value], words, ""
+                return [*found, value], texts, ""
             else:
-                words += [head.strip()] if head.strip() else []
+                texts += [head.strip()] if head.strip() else []
                 found.append(value)
                 begun = at = end
-        return found, words, line[begun:] if line[begun:].strip() else ""
+        return found, texts, line[begun:] if line[begun:].strip() else ""
 
     def _try_join(self, rest: str) -> tuple[list[dict[str, Any]], list[str]] | None:
-        """What an open object and these words make; None for nothing."""
+        """What `read` returns for the open text together with `rest`; None if that is no object."""
         for head in self._prefixes:
             value, end = _object(head + rest, 0)
             if value:
@@ -102,8 +102,8 @@ class ObjectReader:
                 self._prefixes, self._first_text, self._lines_waited = [], "", 0
                 if not after:
                     return [value], []
-                found, words = self.read(after)
-                return [value, *found], words
+                found, texts = self.read(after)
+                return [value, *found], texts
         return None
 
     def _set_open(self, *heads: str) -> None:
@@ -111,7 +111,7 @@ class ObjectReader:
         self._first_text, self._lines_waited = self._first_text or heads[-1].strip(), 0
 
     def _store(self, rest: str) -> list[str]:
-        """Keeps words as part of what is open; those that were open for too long."""
+        """Stores a text as part of the open object; returns texts that were open for too long."""
         self._lines_waited += 1
         longer = [h + rest for h in self._prefixes if len(h) + len(rest) <= _LONGEST]
         lost = self.take_unfinished() if self._lines_waited > _MAX_LINES else []

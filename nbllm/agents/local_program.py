@@ -1,8 +1,8 @@
-"""The program in which a local model runs: llama.cpp's own server, as the package xllamacpp brings it. A
-process of its own, so that what it costs and how it ends is none of the kernel's business.
+"""The program in which a local model runs: llama.cpp's own server, from the package xllamacpp. It is a
+separate process, so that its memory, load and crashes do not affect the kernel.
 
 It reads one line of JSON (path, name, key, context), loads the model, writes one line with its address, and
-ends with its standard input. No other module of ours is imported here.
+ends when its standard input is closed. It imports no other module of this package.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import sys
 
 
 def main() -> None:
-    """Loads and serves until nobody needs it."""
+    """Loads the model and serves it until standard input is closed."""
     import xllamacpp  # type: ignore[import-untyped]
 
-    asked = json.loads(sys.stdin.readline())
+    settings = json.loads(sys.stdin.readline())
     params = xllamacpp.CommonParams()
-    params.model.path, params.model_alias = asked["path"], {asked["name"]}
-    params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [asked["key"]]
-    params.n_ctx, params.n_parallel, params.ui = asked["context"], 1, False
+    params.model.path, params.model_alias = settings["path"], {settings["name"]}
+    params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [settings["key"]]
+    params.n_ctx, params.n_parallel, params.ui = settings["context"], 1, False
     try:
         server = xllamacpp.Server(params)  # returns when the model is loaded
-    except RuntimeError:  # it has told why on standard error
+    except RuntimeError:  # the reason is on standard error
         os._exit(1)
     sys.stdout.write(json.dumps({"address": server.listening_address}) + "\n")
     sys.stdout.flush()
     sys.stdin.read()
-    os._exit(0)  # what it is doing for nobody is not waited for
+    os._exit(0)  # does not wait for answers under way
 
 
 if __name__ == "__main__":

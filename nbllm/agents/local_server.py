@@ -1,5 +1,5 @@
-"""Models that run on this machine from a file: a server for each, started at its first use in a process of
-its own, kept while it is used, ended when it was idle for ten minutes, with the client or with the kernel."""
+"""Models that run on this machine from a file: a server process for each, started at its first use, reused,
+and ended after ten idle minutes, with the client or with the kernel."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ from .model_files import check_model_file
 from .process import Command, ProcessTransport
 
 _LOAD_TIMEOUT = 600.0  # seconds for a model to load
-_IDLE_TIME = 600.0  # seconds without a question after which it is ended
-CONTEXT = 8_192  # tokens that a model is given room for, where nobody says another number
+_IDLE_TIME = 600.0  # seconds without a request after which a server is ended
+CONTEXT = 8_192  # default context of a model in tokens
 _PROGRAM = Path(__file__).with_name("local_program.py")
 _PASSES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "PYTHONPATH")
-_ERROR = re.compile(r"^[\d.]+ E +(?:\w+ +)?(.*)$")  # a line of llama.cpp's log that tells an error
-_EXCERPT = 400  # characters of what it wrote, in a message
+_ERROR = re.compile(r"^[\d.]+ E +(?:\w+ +)?(.*)$")  # an error line in llama.cpp's log
+_EXCERPT = 400  # characters of such a line in a message
 
 
 def local_call(path: Path, call: Any) -> LocalCall:
-    """The call for the model in a file. Raises ConfigError where the file is none, or the package is
-    missing."""
+    """The call for the model in a file. Raises ConfigError for a file that is not a model, an invalid n_ctx,
+    and if the package is missing."""
     require_packages("A model in a file", "local", "xllamacpp")
     check_model_file(path)
     body = dict(call.body)
     context = body.pop("n_ctx", CONTEXT)
     if isinstance(context, bool) or not isinstance(context, int) or not 0 < context <= 2**24:
         raise errors.ConfigError(
-            f"n_ctx={context!r} is no number of tokens.", hint="For example x.n_ctx=16384"
+            f"n_ctx={context!r} is not a number of tokens.", hint="Use a number, for example x.n_ctx=16384."
         )
     return LocalCall(replace(call, body={**body, "model": path.stem}), str(path), context)
 
 
 class _Server(msgspec.Struct):
-    """A server that runs. busy: questions that it answers now; idle: what ends it."""
+    """A running server. busy: number of requests under way; idle: the timer that ends it."""
 
     command: Command
     address: str
@@ -60,7 +60,7 @@ class _Server(msgspec.Struct):
         return f"_Server({self.address})"  # without its key
 
     def cancel_idle_timer(self) -> None:
-        """Nothing ends it for being idle."""
+        """Cancels the timer that ends an idle server."""
         if self.idle is not None:
             self.idle.cancel()
 
@@ -73,7 +73,7 @@ class LocalTransport(Transport):
         self._servers: dict[tuple[str, int], asyncio.Task[_Server]] = {}
 
     def prepare_call(self, call: LocalCall, *, fresh: bool) -> LocalCall:
-        """The call as it is: where it goes is known once the model is loaded."""
+        """The call as it is: its address is known once the model is loaded."""
         return call
 
     def describe_wait(self, call: LocalCall) -> str:
@@ -82,9 +82,9 @@ class LocalTransport(Transport):
 
     @asynccontextmanager
     async def open(self, call: LocalCall, trace: Trace, connect: float | None) -> AsyncIterator[Reply]:
-        """Asks the file's server, which is started where it does not run: the time that takes is the call's.
-        Stop does not end a load: the next question finds the model there. Raises ConfigError where it cannot
-        be loaded, with llama.cpp's words."""
+        """Sends the call to the file's server, which is started if necessary: that time is part of the
+        call's. Stop does not interrupt loading, so the next call finds the model loaded. Raises ConfigError
+        with llama.cpp's message for a model that cannot be loaded."""
         began = time.perf_counter()
         server = await self._server(call)
         server.busy += 1
@@ -113,28 +113,28 @@ class LocalTransport(Transport):
             if not task.cancelled():
                 raise
             raise errors.ConfigError(
-                f"{Path(call.file).name} was unloaded before it had loaded.", hint="Ask again to load it."
+                f"{Path(call.file).name} was unloaded while it was loading.", hint="Try again to load it."
             ) from None
 
     def _running_server(self, key: tuple[str, int]) -> _Server | None:
-        """A server that is loaded and runs."""
+        """The running server of a model, None while it loads or if it has ended."""
         task = self._servers.get(key)
         if task is None or not task.done() or task.cancelled() or task.exception() is not None:
             return None
         return task.result() if task.result().command.process.returncode is None else None
 
     def _end_idle(self, key: tuple[str, int]) -> None:
-        """Ends an idle server."""
+        """Ends a server if it is idle."""
         if (server := self._running_server(key)) is not None and not server.busy:
             self._ending = asyncio.create_task(self._close_servers([key]))
 
     async def unload(self, file: str | None = None) -> list[str]:
-        """Ends the servers of a file, or all, also those that still load; gives the files' names. Raises
-        ConfigError where one is answering."""
+        """Ends the servers of a file, or all servers, including those that are loading; returns the files'
+        names. Raises ConfigError if one has requests under way."""
         keys = [key for key in self._servers if file in (None, key[0])]
         if any(server is not None and server.busy for server in map(self._running_server, keys)):
             raise errors.ConfigError(
-                "The model is answering.", hint="Stop the answer first, or wait for it: %llm stop"
+                "The model is answering.", hint="Wait for the answer, or stop it with %llm stop."
             )
         await self._close_servers(keys)
         return [Path(name).name for name, _ in keys]
@@ -153,22 +153,22 @@ class LocalTransport(Transport):
         command = await self._processes.start(
             ProcessCall((sys.executable, "-P", str(_PROGRAM)), passthrough_env=_PASSES)
         )
-        asked = {"path": call.file, "name": Path(call.file).stem, "key": key, "context": call.context}
-        why = f"in {_LOAD_TIMEOUT:g} s"
+        settings = {"path": call.file, "name": Path(call.file).stem, "key": key, "context": call.context}
+        problem = f"in {_LOAD_TIMEOUT:g} s"
         try:
-            await command.write(json.dumps(asked) + "\n")
+            await command.write(json.dumps(settings) + "\n")
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOAD_TIMEOUT):
                     address = await _read_address(command)
-                    why = "" if address else _exit_reason(await command.wait_for_exit(), command.stderr)
+                    problem = "" if address else _exit_reason(await command.wait_for_exit(), command.stderr)
         except BaseException:
             await command.stop()
             raise
-        if why:
+        if problem:
             await command.stop()
             raise errors.ConfigError(
-                f"{Path(call.file).name} could not be loaded {why}.",
-                hint="Check the file, take a smaller one, or give it less room: x.n_ctx=2048.",
+                f"{Path(call.file).name} could not be loaded {problem}.",
+                hint="Check the file, use a smaller one, or a smaller context: x.n_ctx=2048.",
             )
         return _Server(command, address, key)
 
@@ -178,19 +178,21 @@ class LocalTransport(Transport):
 
 
 def _exit_reason(code: int | None, stderr: str) -> str:
-    """Why a program ended, in llama.cpp's own words where it has some."""
-    told = next((m[1].strip(": ") for m in map(_ERROR.search, stderr.splitlines()) if m), "")
-    how = f"signal {-code} ended it" if code and code < 0 else f"exit {code}"
-    return f"({told[:_EXCERPT] or how})"
+    """Why a program ended, in parentheses: llama.cpp's error message if there is one, else the exit code."""
+    message = next((m[1].strip(": ") for m in map(_ERROR.search, stderr.splitlines()) if m), "")
+    status = f"signal {-code} ended it" if code and code < 0 else f"exit {code}"
+    return f"({message[:_EXCERPT] or status})"
 
 
 async def _read_address(command: Command) -> str:
-    """Where the program says that it listens, "" where it ended before. What llama.cpp itself writes is
-    passed over."""
+    """The address that the program reports, "" if it ended before. Other lines, from llama.cpp, are
+    skipped."""
     async for lines, _, _ in command.lines():
         for line in lines:
             with suppress(ValueError):
-                said = json.loads(line)
-                if isinstance(said, dict) and str(said.get("address", "")).startswith("http://127.0.0.1:"):
-                    return str(said["address"])
+                report = json.loads(line)
+                if isinstance(report, dict) and str(report.get("address", "")).startswith(
+                    "http://127.0.0.1:"
+                ):
+                    return str(report["address"])
     return ""

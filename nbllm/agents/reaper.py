@@ -1,10 +1,9 @@
-"""What ends our commands where this process cannot: a kernel that is restarted is killed, and cleans nothing
-up.
+"""Ends our commands when this process is killed: a kernel that is restarted cannot clean up.
 
-A Reaper tells a small Python of its own which commands run. That one (this file, run as a program) waits for
-the end of its standard input, or for another parent, and then ends them with whatever they started: their
-group, and on Linux every process that has their folder as TMPDIR, however it was detached. Their folders,
-which may hold prompts, go too. No other module of ours is imported here.
+A Reaper tells a small Python process which commands run. That process (this file, run as a program) waits for
+the end of its standard input, or for a change of its parent, and then ends the commands and whatever they
+started: their process group, and on Linux every process with their folder as TMPDIR, even a detached one. It
+also deletes their folders, which may contain prompts. It imports no other module of this package.
 """
 
 from __future__ import annotations
@@ -22,18 +21,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _GRACE = 1.0  # seconds between a request to end and a kill
-_POLL = 1.0  # seconds between two looks at who our parent is: a forked child of it may hold our input open
+_POLL = 1.0  # seconds between checks of our parent: a forked child of it may hold our input open
 
 
 class Reaper:
-    """The commands that run here, told to a process that outlives this one."""
+    """The commands that run, reported to a process that outlives this one."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._running: dict[Path, int] = {}  # a command's folder, and its number: 0 while it is being started
+        self._running: dict[Path, int] = {}  # process id by folder: 0 while a command is being started
 
     def watch(self, home: Path, pid: int = 0) -> None:
-        """A command that runs in `home`, or is about to."""
+        """Registers a command that runs in folder `home`, or is about to be started there (pid 0)."""
         self._running[home] = pid
         if self._process is None or self._process.poll() is not None:
             self._start()
@@ -43,12 +42,12 @@ class Reaper:
             self._send(home, pid)
 
     def unwatch(self, home: Path) -> None:
-        """A command that has ended."""
+        """Removes the command in folder `home`, which has ended."""
         if self._running.pop(home, None) is not None:
             self._send(home, -1)
 
     def close(self) -> None:
-        """Ends the process that watches, where nothing runs that it could end."""
+        """Ends the watching process, unless a command still runs."""
         if self._process is not None and not self._running:
             process, self._process = self._process, None
             threading.Thread(
@@ -77,7 +76,7 @@ class Reaper:
 
 
 def main(parent: int) -> None:
-    """Waits for the end of `parent`, then ends what runs."""
+    """Waits for the end of the process `parent`, then ends all registered commands."""
     running: dict[bytes, int] = {}
     for line in _read_lines(parent):
         pid, _, home = line.partition(b" ")
@@ -89,8 +88,8 @@ def main(parent: int) -> None:
 
 
 def _read_lines(parent: int) -> Iterator[bytes]:
-    """The lines of our input, up to its end; or, where our parent is another, up to the last one that is
-    there. It may have been killed before we began to read."""
+    """The lines of our input, up to its end; if our parent has changed, up to the last line that is there,
+    because the parent may have been killed before we began to read."""
     rest, wait = b"", _POLL
     while True:
         if os.name == "posix" and not select.select([0], [], [], wait)[0]:
@@ -105,14 +104,14 @@ def _read_lines(parent: int) -> Iterator[bytes]:
 
 
 def _kill_all(running: dict[bytes, int]) -> None:
-    """A request to end, then a kill, then their folders."""
-    for sign in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
-        until, told = time.monotonic() + _GRACE, set[int]()
-        while there := _running_pids(running):
-            for pid in there - told:  # first, then the time: a look takes longer than that on a busy machine
+    """Sends SIGTERM, then SIGKILL, then deletes the folders."""
+    for signal_number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+        until, signalled = time.monotonic() + _GRACE, set[int]()
+        while pids := _running_pids(running):
+            for pid in pids - signalled:  # before the time check: listing may take long on a busy machine
                 with contextlib.suppress(OSError):
-                    os.kill(pid, sign)
-            told |= there
+                    os.kill(pid, signal_number)
+            signalled |= pids
             if time.monotonic() > until:
                 break
             time.sleep(0.05)
@@ -121,16 +120,16 @@ def _kill_all(running: dict[bytes, int]) -> None:
 
 
 def _running_pids(running: dict[bytes, int]) -> set[int]:
-    """The processes of the commands that are still there; a negative number is a whole group."""
-    found, marks = set(), {b"TMPDIR=" + home for home in running}
+    """The processes of the commands that still run; a negative number is a process group."""
+    found, variables = set(), {b"TMPDIR=" + home for home in running}
     for pid in filter(None, running.values()):
-        whole = -pid if hasattr(os, "killpg") else pid
+        group = -pid if hasattr(os, "killpg") else pid
         with contextlib.suppress(OSError):
-            os.kill(whole, 0)
-            found.add(whole)
+            os.kill(group, 0)
+            found.add(group)
     for entry in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
-            if not marks.isdisjoint(entry.read_bytes().split(b"\0")):
+            if not variables.isdisjoint(entry.read_bytes().split(b"\0")):
                 found.add(int(entry.parent.name))
     return found
 

@@ -1,4 +1,4 @@
-"""A server that says no to a step of a turn, and a reply that may be that."""
+"""HTTP errors in a step of a turn, and replies that may be such an error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..core.calls import Reply
 
 
 class Refusal(Exception):
-    """The server said no."""
+    """The server answered a step with an HTTP error."""
 
     def __init__(self, status: int, headers: dict[str, str], page: bytes) -> None:
         super().__init__(status)
@@ -14,21 +14,21 @@ class Refusal(Exception):
 
 
 class RefusableReply(Reply):
-    """A reply whose status, headers and page are those of its refusal, where there is one."""
+    """A reply with the status, headers and body of its refusal, if there is one."""
 
     __slots__ = ()
     refusal: Refusal | None
 
     @property
     def status(self) -> int:
-        """Of a refusal, else 200."""
+        """The status of the refusal, else 200."""
         return self.refusal.status if self.refusal else 200
 
     @property
     def headers(self) -> dict[str, str]:
-        """Those of a refusal."""
+        """The headers of the refusal."""
         return self.refusal.headers if self.refusal else {}
 
     async def body(self, limit: int = 0) -> bytes:
-        """The page of a refusal."""
+        """The body of the refusal."""
         return self.refusal.page if self.refusal else b""

@@ -1,4 +1,4 @@
-"""The ways that calls take, by their kinds: HTTP's, and those to commands, agents and models in files."""
+"""The transports for all kinds of calls: HTTP, commands, agents, and models in files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .sessions import AgentTransport
 
 
 class Transports:
-    """All of them, over the connections of `http`. by_kind: a call's class and its way."""
+    """All transports, over the connections of `http`. by_kind: the transport for each class of calls."""
 
     def __init__(self, http: HttpTransport) -> None:
         self.processes = ProcessTransport()
@@ -32,6 +32,6 @@ class Transports:
         }
 
     async def close(self) -> None:
-        """Closes sessions, and ends commands that stay."""
+        """Closes all sessions and ends all processes."""
         await asyncio.gather(self.sessions.close(), self.agents.close(), self.local.close())
         await self.processes.close()

@@ -146,7 +146,7 @@ def test_what_answers_is_not_unloaded_and_what_loads_is(tiny: Path) -> None:
         while not transport._servers:  # noqa: ASYNC110 - it begins at its first turn
             await asyncio.sleep(0)
         assert ["tiny.gguf"] == await transport.unload(str(tiny))
-        with pytest.raises(ConfigError, match="was unloaded before it had loaded"):
+        with pytest.raises(ConfigError, match="was unloaded while it was loading"):
             await loading
         async with transport.open(call, Trace(), 10.0) as reply:
             with pytest.raises(ConfigError, match="is answering"):
