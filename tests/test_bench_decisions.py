@@ -73,6 +73,7 @@ def test_a_leaderboard_is_in_the_given_order_and_fits():
     assert 12 == len(set(board.attrs["short"].values()))
 
 
+@pytest.mark.slow
 def test_a_leaderboard_of_one_and_of_levels():
     """No matrix; and a row for each setting, each with verdicts of its own."""
     assert 1 == len(leaderboard(frame(rows("a", 100))))
@@ -164,6 +165,7 @@ def test_what_names_share_is_left_out_and_their_ends_stay():
     assert isinstance(pd.Series(found).iloc[0], str)
 
 
+@pytest.mark.slow
 def test_a_check_passes_a_new_model_and_compares_the_others(tmp_path, capsys):
     """One more than the baseline has; where no model is in both, nothing is compared."""
     then, now = frame(rows("a", 100)), frame(rows("a", 100, run_id="s", seed=1), rows("b", 5, run_id="s"))

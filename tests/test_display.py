@@ -609,6 +609,7 @@ def columns(page):
     return page.text.split("## ")[1:]
 
 
+@pytest.mark.slow
 def test_columns_are_read_from_the_top_while_they_grow():
     """What was there stays where it is, frame after frame, and the final form begins with it; a frame has a
     bounded size."""

@@ -136,7 +136,7 @@ def test_a_limit_of_a_second_is_found_where_nobody_tells_it(style):
 
 
 @pytest.mark.parametrize("window", [0.5, 5.0, 60.0])
-@pytest.mark.parametrize("limit", [5, 60, 1000])
+@pytest.mark.parametrize("limit", [5, 60, pytest.param(1000, marks=pytest.mark.slow)])
 def test_the_window_is_learnt_where_nobody_names_it(limit, window):
     """From how far off `reset` is."""
     each = window / limit

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # `make check` runs it
+
 ROOT = Path(__file__).resolve().parent.parent / "nbllm"
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -399,7 +401,6 @@ def test_the_map_of_the_package_is_right():
     assert set() == {n for n in named if not any((at / n).exists() for at in (ROOT, ROOT.parent))}
 
 
-@pytest.mark.slow
 def test_import_nbllm_is_light():
     """`import nbllm` loads no heavy package."""
     code = "import sys, nbllm, nbllm.errors; print(*sorted(sys.modules))"

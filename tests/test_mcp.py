@@ -575,7 +575,7 @@ def test_what_is_odd_about_a_server_over_http_is_read_past(kind, servers):
 
 def test_an_answer_over_http_that_is_compressed_is_refused(servers):
     """None is asked for: a small one may be of any size, and would be undone on the engine's loop."""
-    page = gzip.compress(whole_call(2, 200_000_000))
+    page = gzip.compress(whole_call(2, 20_000_000))
     with Listener((200, hosted(lambda ident: page))) as listener:
         listener.more |= {"content-type": "text/event-stream"}
         known = servers(entry_of("bad", {"url": f"{listener.url}/mcp"}, here(trusted=True), {}))

@@ -22,7 +22,7 @@ DEVICE = {
     "device_code": "dc",
     "user_code": "ABCD-EFGH",
     "verification_uri": "https://provider.example/device",
-    "interval": 0.05,
+    "interval": 0.005,
     "expires_in": 60,
 }
 

@@ -188,7 +188,7 @@ def test_somebody_else_at_an_address_that_was_named_gets_nothing(client, kind):
         for question in (
             ask,
             lambda c: list_models(c, "opencode/"),
-            lambda c: c.complete("SECRET PROMPT", "opencode/a/b", base_url=server.url, api_key=PASSWORD),
+            lambda c: ask(c, base_url=server.url, api_key=PASSWORD),
         ):
             with pytest.raises(errors.ConnectFailed) as caught:
                 question(client(OPENCODE_SERVER_URL=server.url))

@@ -56,7 +56,7 @@ ODD = (
 def test_an_option_of_any_type_is_taken_or_refused_in_our_words(name):
     """Nothing foreign leaves a call, whatever stands in it."""
     for value in ODD:
-        given = {"prompt": "Hi", "model": "sim/openai@tokens=1", "timeout": 60, name: value}
+        given = {"prompt": "Hi", "model": "sim/openai@tokens=1,ttft=0", "timeout": 60, name: value}
         try:
             nbllm.complete(given.pop("prompt"), given.pop("model"), **given)
         except nbllm.NbllmError as error:

@@ -34,6 +34,7 @@ def told_in(tree):
                 yield ast.unparse(value.value)
 
 
+@pytest.mark.slow
 def test_no_plural_stands_behind_a_count_that_may_be_one():
     """`plural` says it."""
     found = {value for path in FILES for value in told_in(ast.parse(path.read_text()))}

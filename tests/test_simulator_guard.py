@@ -220,8 +220,8 @@ def test_such_values_from_python_are_bad_options(name, value):
 @pytest.mark.parametrize(
     "words",
     [
-        "tokens=1000000",
-        "tokens=1000000,gap=10000000",
+        pytest.param("tokens=1000000", marks=pytest.mark.slow),
+        pytest.param("tokens=1000000,gap=10000000", marks=pytest.mark.slow),
         "ttft=10000000",
         "stall=0,stall_for=10000000",
         "headers=10000000",
@@ -306,7 +306,9 @@ WRONG_SCHEMAS = [
 ]
 
 
-@pytest.mark.parametrize("kind", SCHEMAS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.slow) if k in ("many choices", "wide") else k for k in SCHEMAS]
+)
 def test_a_schema_that_stands_for_too_much_is_cut(server, kind):
     """As an answer's schema and as a tool's arguments."""
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMAS[kind]}}
