@@ -1,6 +1,6 @@
-"""`python -m nbllm.demo`: runs the quickstart notebook against the simulator and shows what came out.
+"""`python -m nbllm.demo`: runs the quickstart notebook against the simulator and prints its latency table.
 
-Needs no key, no server and no network. The executed notebook and its HTML are kept under .cache/demo.
+Needs no key, no server and no network. The executed notebook and its HTML are written to .cache/demo.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ TABLE_TAG = "latency-table"  # the notebook's cell whose output is printed
 
 
 def execute(notebook: Path) -> Any:
-    """The notebook with the outputs of a run against the simulator."""
-    import nbformat  # these come with the demo's extras only
+    """Runs `notebook` against the simulator and returns it with its outputs."""
+    import nbformat  # installed with the demo's extras only
     from nbclient import NotebookClient
 
     os.environ["NBLLM_SIMULATE"] = "1"
-    os.environ.setdefault("NBLLM_HOME", str(Path(".cache/demo").resolve()))  # not among the user's calls
+    os.environ.setdefault(
+        "NBLLM_HOME", str(Path(".cache/demo").resolve())
+    )  # keeps demo calls out of the user's log
     nb = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
-    quiet = ["--IPKernelApp.log_level=40"]  # a kernel on loopback need not warn that it is not encrypted
+    quiet = ["--IPKernelApp.log_level=40"]  # hides the warning that a loopback kernel is not encrypted
     NotebookClient(
         nb,
         timeout=120,
@@ -37,7 +39,8 @@ def execute(notebook: Path) -> Any:
 
 
 def run(notebook: Path, out: Path) -> tuple[Path, Path, str]:
-    """Executes `notebook`; gives the executed notebook, its HTML and the text of the table it ends with."""
+    """Executes `notebook`; returns the paths of the executed notebook and of its HTML, and the text of its
+    latency table."""
     import nbformat
     from nbconvert import HTMLExporter
 
@@ -50,12 +53,12 @@ def run(notebook: Path, out: Path) -> tuple[Path, Path, str]:
 
 
 def store(notebooks: list[Path]) -> None:
-    """Executes notebooks and writes them back with their outputs, without what differs from machine to
-    machine."""
+    """Executes notebooks and writes them back with their outputs, without metadata that differs between
+    machines."""
     import nbformat
 
     for path in notebooks:
-        with tempfile.TemporaryDirectory(prefix="nbllm-demo-") as home:  # no run of before
+        with tempfile.TemporaryDirectory(prefix="nbllm-demo-") as home:  # no earlier runs
             os.environ["NBLLM_HOME"] = home
             nb = execute(path)
         nb.metadata = {
@@ -72,7 +75,7 @@ def _tagged_tables(nb: Any) -> str:
 
 
 def main() -> int:
-    """Runs the demo and prints its table and where its files lie."""
+    """Runs the demo and prints the latency table and the paths of the files that it wrote."""
     if sys.argv[1:2] == ["--store"]:
         store([Path(name) for name in sys.argv[2:]])
         return 0

@@ -66,7 +66,7 @@ def test_an_answer_that_fails_leaves_the_one_before(kernel):
     kernel.run("_s.actions.slots[last()].answers[0] = (worse, _s.actions.slots[last()].answers[0][1])")
     ran = kernel.run(f"press('ask', place={place!r}, text='y')")
     assert [1, 1] == kernel.value("[told()['number'], told()['count']]")
-    assert "The answer before stays." in json.dumps([m["content"] for m in ran.messages])
+    assert "The previous answer is still shown." in json.dumps([m["content"] for m in ran.messages])
 
 
 def test_what_is_kept_is_found_and_taken_back(kernel):
@@ -99,7 +99,7 @@ def test_what_is_kept_is_preferred_to_what_stood_beside_it(kernel):
         ["a comparison", "sim/openai/sim-openai", "sim/gemini/sim-gemini", "sim/openai/sim-openai"],
     ] == found
     assert 3 == kernel.value("len(nbllm.bench.win_rates(nbllm.bench.preferences()))")
-    assert "No answer of 'x'" in kernel.run("%llm kept add x").error["evalue"]
+    assert "The last comparison has no answer of 'x'" in kernel.run("%llm kept add x").error["evalue"]
     kernel.run(
         "from nbllm.store import preferences\n"
         "for row in preferences.marked_answers(): preferences.unmark(row['id'])"

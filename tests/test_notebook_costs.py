@@ -218,7 +218,7 @@ print("---")
 shell.run_line_magic("llm", "use")
 """
     before, _, after = in_a_shell(code, tmp_path).partition("---")
-    assert "leaves out the default 'wrong'" in before
+    assert "ignores the default 'wrong'" in before
     assert "max_tokens=5" in after
 
 

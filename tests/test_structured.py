@@ -222,13 +222,14 @@ def test_a_structured_cell_finds_each_route_once(kernel, options):
 
 @pytest.mark.kernel
 @pytest.mark.parametrize(
-    ("schema", "words"), [('{"type":"strng"}', "not valid at $.type"), ('{"type" "x"}', "schema= is no JSON")]
+    ("schema", "words"),
+    [('{"type":"strng"}', "not valid at $.type"), ('{"type" "x"}', "schema= is not valid JSON")],
 )
 def test_a_schema_that_is_none_is_told_as_what_it_is(kernel, schema, words):
     """JSON that is no schema is not called no JSON; nothing is sent."""
     ran = kernel.run(f"%%llm sim/openai schema={schema}\nWho?")
     assert words in ran.error["evalue"]
-    assert 1 == sum(word in ran.error["evalue"] for word in ("not valid at", "is no JSON"))
+    assert 1 == sum(word in ran.error["evalue"] for word in ("not valid at", "is not valid JSON"))
 
 
 @pytest.mark.kernel

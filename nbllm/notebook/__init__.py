@@ -1,2 +1,2 @@
-"""Where people meet nbllm: magics, live display, safe rendering. IPython and ipywidgets are imported here
-alone."""
+"""The notebook front end: magics, live display, safe rendering. Only this subpackage imports IPython and
+ipywidgets."""

@@ -1,13 +1,13 @@
-"""What can be done with an answer, below it: copy, edit and ask again, ask again, see the one before, keep.
+"""The buttons below an answer: copy, edit and ask again, ask again, show the previous answer, keep.
 
-Theory. The answer's output ends in an empty place with an id. One widget without a view, whose page side puts
-the buttons into the places that it is told of, serves all answers of a kernel; so a saved notebook holds no
-button, and a front end that runs no widgets shows none. It is made after the first answer's cell has ended,
-so that no cell waits for it. An answer that is asked for again grows in the display of the old one, on a
-thread of its own; the old one stays beside it, a press away.
+Theory. The answer's output ends in an empty element with an id. One widget without a view serves all answers
+of a kernel: its code in the page puts the buttons into the elements that it is told about. So a saved
+notebook contains no buttons, and a front end without widgets shows none. The widget is created after the
+first answer's cell has ended, so that no cell waits for it. A repeated answer grows in the display of the old
+one, on a thread of its own; the old answer stays available by button.
 
-A cell's code cannot be put into a new cell from here: a front end takes that with the end of a cell only
-(`%llm insert`).
+Code cannot be put into a new cell from here: front ends accept that only at the end of a cell (`%llm
+insert`).
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ from .view.live import LivePainter
 from .view.outcome import Outcome
 from .view.static import render_note
 
-_MAX_SLOTS = 50  # answers that have buttons
-_MAX_QUESTION = 200_000  # characters of a question that is edited
+_MAX_SLOTS = 50  # answers with buttons
+_MAX_QUESTION = 200_000  # characters of an edited question
 
 
 @dataclass(slots=True)
 class _AnswerSlot:
-    """An answer's place: what was asked, the answers to that so far, and which of them is shown, from 0.
-    held: the variables that had the last one. kept: ids of those that are kept."""
+    """An answer below a cell: its run, all answers to that question so far, and the index of the one that is
+    shown. variables: the variables that hold the last answer. preference_ids: by index, the ids of kept
+    answers."""
 
     run: Run
     out: str | None
@@ -51,7 +52,7 @@ class _AnswerSlot:
 
 @dataclass(slots=True)
 class Actions:
-    """The buttons of one notebook's answers. Any thread."""
+    """The buttons of one notebook's answers. Thread-safe."""
 
     session: Session
     slots: dict[str, _AnswerSlot] = field(default_factory=dict)
@@ -59,7 +60,7 @@ class Actions:
     _lock: Any = field(default_factory=threading.RLock)
 
     def offer(self, run: Run, out: str | None) -> None:
-        """Gives an answer that has just been shown its buttons."""
+        """Adds the buttons to an answer that has just been displayed."""
         [outcome] = run.settled_outcomes()
         if not run.actions_id or outcome.is_only_error:
             return
@@ -74,14 +75,15 @@ class Actions:
             self.session.shell.kernel.io_loop.call_later(0, self._make_widget)
 
     def _make_widget(self) -> None:
-        """Once the cell has ended: the widget says hello when the page has it, and is told of all places."""
+        """Creates the widget, after the cell has ended; it sends "hello" when the page has loaded it, and
+        gets all slots."""
         if self._widget is None:
             with suppress(Exception):  # a page without widgets shows no buttons
                 self._widget = fix_reply_channel(widget_class("actions.js")())
                 self._widget.on_msg(self._on_message)
 
     def close(self) -> None:
-        """Takes all buttons away."""
+        """Removes all buttons."""
         if self._widget is not None:
             self._widget.close()
 
@@ -89,7 +91,7 @@ class Actions:
         names = [name for name in (slot.out, "_llm") if name]
         slot.variables = {name: self.session.namespace.get(name) for name in names}
 
-    # --- to the page ---
+    # --- messages to the page ---
 
     def _send_offers(self, *names: str) -> None:
         offers = [self._build_offer(name, self.slots[name]) for name in names if name in self.slots]
@@ -109,10 +111,10 @@ class Actions:
             "count": len(slot.answers),
         }
 
-    # --- from the page ---
+    # --- messages from the page ---
 
     def _on_message(self, _widget: Any, message: Any, _buffers: Any) -> None:
-        """What was pressed. Whatever is wrong with it is told below the answer, and never raised."""
+        """Handles a message of the page. Errors are shown below the answer, never raised."""
         with suppress(Exception):
             if message.get("type") == "hello":
                 self._send_offers(*self.slots)
@@ -130,7 +132,7 @@ class Actions:
         self._draw(slot, question, outcome)
 
     def set_kept(self, slot: _AnswerSlot, message: dict[str, Any]) -> None:
-        """Keeps the answer that is shown as a good one, or no longer."""
+        """Marks the displayed answer as a good one, or removes the mark."""
         with self._lock:
             number = slot.current
             question, outcome = slot.answers[number]
@@ -164,8 +166,8 @@ class Actions:
         return sorted({preferences.model_name(_preference_record(question, o)) for o in same_prompt})
 
     def retry(self, slot: _AnswerSlot, message: dict[str, Any]) -> None:
-        """Asks again, with other words where the message has some; the answer grows in the old one's
-        place."""
+        """Asks again, with an edited prompt if the message has one; the new answer replaces the old one in
+        its display."""
         question = slot.answers[slot.current][0]
         text = message.get("text")
         with self._lock:
@@ -203,20 +205,20 @@ class Actions:
         self._draw(slot, *slot.answers[slot.current], problem)
 
     def _painter(self, slot: _AnswerSlot, run: Run) -> LivePainter:
-        """Draws in the display that the place's answer has."""
+        """A painter that draws in the display of the slot's answer."""
         first, port = slot.run.states[0], KernelPort(self.session.shell)
         return LivePainter(port, run.states[0], actions_id=slot.run.actions_id, display_id=first.display_id)
 
     def _draw(self, slot: _AnswerSlot, question: Question, outcome: Outcome, problem: str = "") -> None:
-        """The final form of an answer in its place, and what went wrong with the one that was asked for."""
-        notes = [render_note(f"⚠ {clean(problem)} The answer before stays.")] if problem else []
+        """Draws the final form of an answer in its display, and the problem with the repeated one."""
+        notes = [render_note(f"⚠ {clean(problem)} The previous answer is still shown.")] if problem else []
         with suppress(Exception):  # a page that is gone
             self._painter(slot, slot.run).finish([outcome], notes)
         self._send_offers(slot.run.actions_id)
 
 
 def get_actions(session: Session) -> Actions:
-    """Those of a notebook."""
+    """The Actions of a notebook, created on first use."""
     if session.actions is None:
         session.actions = Actions(session)
     found: Actions = session.actions
@@ -227,8 +229,8 @@ _HANDLERS = {"show": Actions.show_answer, "keep": Actions.set_kept, "ask": Actio
 
 
 def _can_retry(question: Question) -> bool:
-    """Not what goes on with a conversation, whose turn would have to change under later ones; nor with tools,
-    whose questions belong to a cell that runs."""
+    """Whether a question can be asked again here: not within a conversation, where later turns depend on the
+    answer, and not with tools, whose prompts need a running cell."""
     return not question.options.keys() & {"chat", "tools"}
 
 
@@ -245,14 +247,14 @@ def _preference_record(question: Question, outcome: Outcome) -> dict[str, Any]:
 
 
 def kept_command(session: Session, rest: str) -> Any:
-    """`%llm kept`: the answers that were kept as good ones; `forget ID` takes one back, `add MODEL` keeps
-    that one's of the last comparison."""
+    """`%llm kept`: lists the kept answers; `forget ID` removes one, `add MODEL` keeps that model's answer of
+    the last comparison."""
     import pandas as pd
 
     word, _, ident = rest.partition(" ")
     if word == "forget" and ident:
         preferences.unmark(ident.strip())
-        return "It is no longer kept."
+        return "The answer is no longer kept."
     if word == "add" and ident:
         return _keep_from_comparison(session, ident.strip())
     if rest:
@@ -265,13 +267,11 @@ def kept_command(session: Session, rest: str) -> Any:
 
 
 def _keep_from_comparison(session: Session, label: str) -> str:
-    """Keeps one answer of the last comparison: it is preferred to the others."""
+    """Keeps one answer of the last comparison as the preferred one."""
     outcome = next((o for o in session.outcomes if o.label == label and not o.is_only_error), None)
     if session.comparison is None or session.last_question is None or outcome is None:
         labels = ", ".join(o.label for o in session.outcomes) if session.comparison else "none yet"
-        raise ConfigError(
-            f"No answer of {label[:40]!r} is in the last comparison.", hint=f"There are: {labels}."
-        )
+        raise ConfigError(f"The last comparison has no answer of {label[:40]!r}.", hint=f"It has: {labels}.")
     record = _preference_record(session.last_question, outcome)
     others = {
         preferences.model_name(_preference_record(session.last_question, o))

@@ -1,9 +1,9 @@
-"""bg=true: the prompt comes back at once, the answer grows in its own cell, and the variable is a Stream
-until it is done.
+"""bg=true: the cell ends at once, the answer grows in its output, and the variable holds a Stream until it
+ends.
 
-Where nobody watches (nbclient, papermill, nbval) a notebook is saved when its last cell has ended, so there
-such a cell waits. What is drawn later is an update of the display that the cell has made, so it stays in that
-cell whatever runs meanwhile.
+Without a user (nbclient, papermill, nbval) a notebook is saved when its last cell has ended, so there the
+cell waits. Later frames update the display that the cell has created, so they stay in that cell whatever runs
+meanwhile.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from .view.outcome import Painter
 
 
 def runs_in_background(session: Session, run: Run) -> bool:
-    """Whether a run goes to the background: its cell says so, and somebody watches."""
+    """Whether a run goes to the background: bg=true, and a user watches."""
     return bool(run.question.options.get("bg")) and render_mode(session, run) != "final"
 
 
 def start_background(session: Session, run: Run, out: str | None, append: TurnAppender | None) -> None:
-    """Asks, shows the beginning, and lets a thread do the rest. Raises ConfigError for what is wrong on this
-    side."""
+    """Sends the question, shows the first frame, and lets a thread do the rest. Raises ConfigError for errors
+    found before sending."""
     terminal = render_mode(session, run) == "terminal"
     guarded = GuardedPainter(Painter() if terminal else choose_painter(session, run, in_place=True))
     run.begin()
@@ -37,7 +37,8 @@ def start_background(session: Session, run: Run, out: str | None, append: TurnAp
         session.print_text(f"Asked in the background: {names[0]} is a Stream until the answer is there.")
 
     def finish() -> None:
-        """However it ends, the answer is kept; the cell's display, its variables and `%llm stop` end too."""
+        """Stores the answer however it ends, and ends the display, the variables and the entry for `%llm
+        stop`."""
         follow_safely(run, guarded)
         session.background_runs.remove(run)
         store_results(session, run, out, expected=placeholders)
@@ -49,12 +50,10 @@ def start_background(session: Session, run: Run, out: str | None, append: TurnAp
 
 
 def stop(session: Session, _rest: str) -> str:
-    """Stops what is answered in the background."""
+    """Stops all answers in the background."""
     running = session.background_runs[:]
     if not running:
-        raise ConfigError(
-            "Nothing runs in the background.", hint="A cell with bg=true does; ■ stops the cell that runs."
-        )
+        raise ConfigError("Nothing runs in the background.", hint="To stop the running cell, press ■.")
     for run in running:
         run.cancel()
     return f"Stopped {plural(sum(len(run.streams) for run in running), 'answer')}."

@@ -1,8 +1,7 @@
-"""Buttons that react while a cell runs: a ■ in the head of each column, and yes or no before something is
-done.
+"""Buttons that work while a cell runs: a ■ in the head of each column, and yes or no before an action.
 
-They are shown only once the page has proved that its messages come in time (see comms); where they do not,
-Stop is the kernel's own, and a question is asked through the keyboard. Nothing of them is left when the cell
+They are shown only after the page has proved that its messages arrive in time (see comms). Otherwise the
+kernel's own Stop remains, and questions are asked through the keyboard. The buttons are removed when the cell
 has ended.
 """
 
@@ -21,12 +20,12 @@ from .view.frontend import KernelPort, output_mode
 from .view.hidden import clean
 from .view.styles import container
 
-_READY_SECONDS = 1.5  # seconds that the page has to prove itself before a question is asked in another way
+_READY_SECONDS = 1.5  # seconds until the page must have reported, before the keyboard is used instead
 _TICK_SECONDS = 0.05
 
 
 class _ButtonBar:
-    """Buttons in a row, hidden until the page has said that it shows them."""
+    """A row of buttons, hidden until the page reports that it displays them."""
 
     def __init__(
         self, labels: Sequence[tuple[str, str]], on_press: Callable[[int], None], question: str = ""
@@ -70,7 +69,7 @@ class _ButtonBar:
 
     @property
     def bundle(self) -> dict[str, Any]:
-        """What shows the bar."""
+        """The MIME bundle that displays the bar."""
         return {
             "application/vnd.jupyter.widget-view+json": {
                 "version_major": 2,
@@ -81,14 +80,14 @@ class _ButtonBar:
         }
 
     def close(self) -> None:
-        """Takes the widgets away."""
+        """Removes the widgets."""
         for widget in self._widgets:
             widget.close()
 
 
 class StopButtons:
-    """A ■ for each of several answers, in `places` that the page finds by their ids: the heads of their
-    columns. `stop` is given the number of the one that was pressed."""
+    """A ■ for each of several answers, in elements of the page with the ids `placeholder_ids`: the heads of
+    the columns. `stop` is called with the number of the pressed button."""
 
     def __init__(self, labels: Sequence[str], stop: Callable[[int], None]) -> None:
         self.placeholder_ids = [f"nbllm-{uuid4().hex}" for _ in labels]
@@ -100,31 +99,30 @@ class StopButtons:
     def _on_message(self, _widget: Any, message: Any, _buffers: Any) -> None:
         if message.get("type") == "stop":
             self._stop(self.placeholder_ids.index(message["place"]))
-        else:  # messages come while the cell runs: a press will too
+        else:  # messages arrive while the cell runs, so presses will too
             self._widget.proved = True
 
     def close(self) -> None:
-        """Takes them away."""
+        """Removes the buttons."""
         self._widget.close()
 
 
 def approve(question: str, *, yes: str = "Approve", no: str = "Reject") -> bool:
-    """Asks the user before something is done, also while a cell runs: with two buttons where the front end
-    can deliver a click, else through the keyboard, and where nobody can answer (nbclient, papermill) it is
-    no. An interrupt raises KeyboardInterrupt, which is no too. What was answered stays in the cell as text.
-    """
+    """Asks the user before an action, also while a cell runs: with two buttons if the front end can deliver
+    clicks, otherwise through the keyboard. Returns False if nobody can answer (nbclient, papermill). An
+    interrupt raises KeyboardInterrupt, so the action does not run. The answer stays in the cell as text."""
     session = current_session()
     chosen = prompt_with_buttons(session, question, ((yes, yes), (no, no)), keep_answer=True)
     if chosen is not None:
         return chosen == 0
     if not session.can_prompt_user:
-        session.print_text(f"{question} Nobody can answer here: taken as no.")
+        session.print_text(f"{question} No user can answer here: taken as no.")
         return False
     return prompt_keyboard(f"{question} [y/N] ") in ("y", "yes", yes.lower())
 
 
 def prompt_keyboard(question: str) -> str:
-    """What is typed, in small letters; "" where nothing is."""
+    """The typed answer in lower case; "" if there is none."""
     try:
         return input(clean(question)).strip().lower()
     except EOFError:
@@ -134,11 +132,11 @@ def prompt_keyboard(question: str) -> str:
 def prompt_with_buttons(
     session: Session, question: str, choices: Sequence[tuple[str, str]], *, keep_answer: bool = False
 ) -> int | None:
-    """The number of the button that was pressed; None where the page does not deliver presses. choices: what
-    stands on a button, and what it does. stays: the answer stays in the cell as text."""
+    """The number of the pressed button; None if the page does not deliver clicks. choices: (label, tooltip)
+    of each button. keep_answer: whether the answer stays in the cell as text."""
     if (
         output_mode(session.shell) != "live" or not session.can_prompt_user
-    ):  # pages that show buttons let one type too
+    ):  # front ends with buttons also have a keyboard prompt
         return None
     pressed_event, chosen = threading.Event(), []
 

@@ -1,4 +1,4 @@
-"""What a `%%llm` cell does: fill the prompt, ask, show, keep."""
+"""Runs a `%%llm` cell: fills the prompt, sends it, displays and stores the answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .syntax.parser import CellLine
 from .syntax.placeholders import reject_placeholders
 from .view.outcome import Outcome, Painter
 
-# A class, or what Python writes a type with: list[City] | None, models.City. Names alone: nothing is called.
+# A class or a type expression: list[City] | None, models.City. Names only, no calls.
 _TYPE_EXPRESSION = re.compile(r"[A-Z]\w*|(?=.*[\[.|])[^\W\d][\w.\[\]|,\"' ]*")
 
 
@@ -52,8 +52,8 @@ _CHECKS = {"mode": _check_mode, "strict": _check_strict}
 
 
 def _check_supported(session: Session, line: CellLine, options: Mapping[str, Any]) -> None:
-    """Raises ConfigError, with the column, where mode= or strict= is no word for a model that is asked, and
-    where tools= or approve= names what is not there."""
+    """Raises ConfigError, with the column, if a model does not support mode= or strict=, or if tools= or
+    approve= names something unknown."""
     for name in _CHECKS.keys() & line.options.keys():
         for model in selected_models(line.models, options):
             route = session.client.resolve(model, options.get("base_url"), options.get("dialect"))
@@ -66,10 +66,10 @@ def _check_supported(session: Session, line: CellLine, options: Mapping[str, Any
 
 
 def run_cell(session: Session, line: CellLine, body: str) -> Any:
-    """Asks what the cell asks and gives the response (with each=, the first rows); shows it while it comes.
+    """Runs the cell and returns the response (with each=, the first rows); shows the answer while it arrives.
 
-    Raises ConfigError before anything is sent for what is wrong in the cell; the call's error after the
-    partial answer was shown and kept; Stopped where the user stopped it.
+    Raises ConfigError for errors found before sending, the call's error after the partial answer was shown
+    and stored, CellStopped if the user stopped it.
     """
     with session.client.span("cell", chat=line.options.get("chat")):
         return _run_cell(session, line, body)
@@ -120,11 +120,11 @@ def _run_cell(session: Session, line: CellLine, body: str) -> Any:
 
 
 def _save_prompt(session: Session, name: str, body: str) -> None:
-    """Keeps a cell's text, in this session or in the project's folder."""
+    """Stores a cell's text as a prompt, in this session or in the project's folder."""
     folder, _, prompt_name = name.rpartition("/")
     if folder:
         prompt = prompt_files.write_prompt(prompt_name, body)
-        session.fragments.pop(prompt_name, None)  # the file is newer
+        session.fragments.pop(prompt_name, None)  # the file replaces it
         session.print_text(
             f"{prompt_files.version_label([prompt])} is saved in {name}.md. "
             f"%%llm use={prompt_name} puts it before a prompt."
@@ -137,8 +137,7 @@ def _save_prompt(session: Session, name: str, body: str) -> None:
 def run_question(
     session: Session, question: Question, out: str | None = None, before: Sequence[Outcome] = ()
 ) -> Response | Comparison | None:
-    """Asks now and here, or in the background where the question says so; shows the answers beside those of
-    `before`."""
+    """Sends the question, in the background if it says so, and shows the answers beside those of `before`."""
     question, append = join_chat(session, question)
     if question.options.get("dry_run"):
         dry_run.show_dry_run(session, question)
@@ -149,25 +148,25 @@ def run_question(
         return None
     guarded = GuardedPainter(
         choose_painter(session, run, before)
-    )  # before the call: what this imports the first time must not count in its times
+    )  # before the call, so that first imports do not count in its times
     run.begin()
     problem: NbllmError | None = None
     with session.foreground_answer(), stop_on_interrupt(run):
         try:
             guarded.start()
             follow(run, guarded)
-        except KeyboardInterrupt:  # off the main thread, or pressed twice
+        except KeyboardInterrupt:  # outside the main thread, or pressed twice
             run.cancel(wait=1.0)
-        # SystemExit of a validator's: what came is kept, and one line says why
+        # also SystemExit, as a validator may raise: the answer is stored, the error is one line
         except BaseException as error:  # noqa: BLE001
             run.cancel()
             run.fail(error)
-            run.stopped = False  # not by the user
+            run.stopped = False  # not stopped by the user
         result = store_results(session, run, out, before=before)
         try:
             problem = append_turn(run, append)
             problem = guarded.finish(run.settled_outcomes()) or problem
-        except KeyboardInterrupt:  # pressed twice after the answer: it is kept
+        except KeyboardInterrupt:  # pressed twice after the answer: it stays stored
             run.stopped = True
     session.mark_drawn(result)
     if run.actions_id and problem is None:
@@ -191,7 +190,7 @@ def run_question(
 
 
 def selected_models(models: Sequence[str], options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Who is asked: the models of the line, else the notebook's default."""
+    """The models of the line, or the notebook's default model."""
     return tuple(models) or (str(options.get("model", DEFAULT_MODEL)),)
 
 
@@ -202,7 +201,7 @@ def build_question(
     extra: Mapping[str, Any],
     filled: FilledPrompt,
 ) -> Question:
-    """What a filled prompt asks."""
+    """The question for a filled prompt."""
     parts, attached = build_parts(session, filled, options)
     call_options = {k: v for k, v in options.items() if k != "model"}
     return Question(
@@ -219,8 +218,8 @@ def build_question(
 def _make_caller(
     session: Session, line: CellLine, options: Mapping[str, Any]
 ) -> Callable[[FilledPrompt], Any]:
-    """What a function made by def= does with a filled prompt: asks without a screen, and returns or raises
-    what came."""
+    """The function that def= calls with a filled prompt: sends it without display, returns the result or
+    raises the call's error."""
 
     def call(filled: FilledPrompt) -> Any:
         resolved, append = join_chat(
@@ -231,7 +230,7 @@ def _make_caller(
             follow(run, Painter())
             if run.error is not None:
                 raise run.error
-        except BaseException:  # an interrupt too: an answer that cannot be used is the notebook's last one
+        except BaseException:  # also an interrupt: the partial answer becomes the last one
             run.cancel()
             if any(not o.response.empty for o in run.settled_outcomes()):
                 store_results(session, run)
@@ -246,7 +245,7 @@ def _make_caller(
 def build_parts(
     session: Session, filled: FilledPrompt, options: Mapping[str, Any]
 ) -> tuple[tuple[Part, ...], tuple[str, ...]]:
-    """(the parts of the prompt, what was attached, for the footer)."""
+    """(parts of the prompt, descriptions of the attachments for the footer)."""
     parts: list[Part] = []
     for piece in filled.pieces:
         part = value_part(piece.source, piece.value) if not isinstance(piece, str) and piece.plain else None
@@ -256,7 +255,7 @@ def build_parts(
             text = part.text if part is not None else piece if isinstance(piece, str) else piece.text
             parts.append(Text((parts.pop().text if parts and isinstance(parts[-1], Text) else "") + text))  # type: ignore[union-attr]
     if parts and isinstance(parts[-1], Text):
-        parts[-1] = Text(parts[-1].text.rstrip("\n"))  # the line end that a cell always has is not the user's
+        parts[-1] = Text(parts[-1].text.rstrip("\n"))  # the final line end of a cell is not the user's
     if parts and isinstance(parts[0], Text):
         parts[0] = Text(parts[0].text.lstrip("\n"))
     references = options.get("attach", ())
@@ -269,14 +268,14 @@ def build_parts(
 
 
 def _attachment_parts(session: Session, reference: str, budget: int) -> Sequence[Part]:
-    """What attach= means: a resource of an MCP server, else a file, an address or a variable."""
+    """The parts for one value of attach=: an MCP resource, a file, a URL or a variable."""
     if reference.startswith("mcp://"):
         return session.client.run(session.client.mcp.resource(reference, budget))
     return (load_attachment(reference, session.namespace, budget),)
 
 
 def resolve_schema(session: Session, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with schema= read: JSON, the name of a variable, or the short form."""
+    """The options with schema= resolved: JSON, the name of a variable or type, or the short form."""
     text = options.get("schema")
     if text is None:
         return dict(options)
@@ -285,16 +284,17 @@ def resolve_schema(session: Session, options: Mapping[str, Any]) -> dict[str, An
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ConfigError(
-                f"schema= is no JSON: {error}.", hint='The short form needs none: schema="name, age int".'
+                f"schema= is not valid JSON: {error}.",
+                hint='The short form needs none: schema="name, age int".',
             ) from None
         return {**options, "schema": Shape.of(value)}
     value = session.namespace.get(text, "")
     try:
-        with suppress(SyntaxError):  # the short form may hold list[...] too
+        with suppress(SyntaxError):  # the short form may contain list[...] too
             value = session.evaluate(text) if _TYPE_EXPRESSION.fullmatch(text) else value
-    except Exception as error:  # noqa: BLE001 - what is no type takes no brackets; types may raise anything
+    except Exception as error:  # noqa: BLE001 - evaluating a user's expression can raise anything
         raise ConfigError(
-            f"schema= names no type: {error_line(error)}.",
+            f"schema= is not a type: {error_line(error)}.",
             hint=f'Run the cell that defines it; a field of that name is schema="{text} str".',
         ) from None
     return {**options, "schema": Shape.of(schema_shorthand.schema(text) if isinstance(value, str) else value)}

@@ -1,5 +1,5 @@
-"""dry_run: what would be sent, the messages first and the whole request folded, with keys masked and long
-data shortened; nothing is."""
+"""dry_run: shows the call without sending it: the messages, and below them the request as JSON (collapsed),
+with keys masked and long data shortened."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .view.static import Rendered, join_rendered, pretty_json, to_bundle
 
 
 def show_dry_run(session: Session, question: Question) -> None:
-    """Shows the call to each who would be asked."""
+    """Shows the call for each contestant."""
     if question.unfilled:
         session.print_text(f"Not filled: {question.unfilled}")
     many = len(question.contestants) > 1
@@ -37,7 +37,7 @@ def _call_lines(session: Session, question: Question, contestant: Contestant) ->
     request = client.request(session.build_messages(question, route), route.model, **parameters)
     placeholder_key = (
         None if route.provider.local else Secret("MISSING", "nowhere")
-    )  # so that the rest can be shown
+    )  # so that the request can be built
     call = client.encode(request, route, key or placeholder_key, keep=bool(spec.keep), mode=spec.mode)
     verb, payload = call.preview(route.provider)
     provider = route.provider.label or route.provider.name
@@ -58,7 +58,7 @@ def _call_lines(session: Session, question: Question, contestant: Contestant) ->
 
 
 def _message_line(message: Message) -> Rendered:
-    """One message as a person reads it; pictures, calls and thoughts in a few words."""
+    """One message for the user; images, calls and reasoning by their names."""
     texts = []
     for part in message.parts:
         shown = (

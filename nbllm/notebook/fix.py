@@ -1,5 +1,5 @@
-"""`%llm fix` and `%llm insert`: the last error explained and mended, code into the next cell. Nothing is ever
-run by itself."""
+"""`%llm fix` and `%llm insert`: explains the last error, and puts code into the next cell. Nothing is run
+automatically."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Say in one or two sentences why. Then give the whole cell, corrected, in one ```
 
 
 def build_fix_prompt(session: Session) -> tuple[Text, str]:
-    """(what asks why the last cell failed, that cell). Raises ConfigError where none has."""
+    """(the prompt about the last failed cell, its source). Raises ConfigError if no cell has failed."""
     failure = session.last_failure
     if failure is None:
         raise ConfigError("No cell has failed yet.", hint="Run the cell that fails, then %llm fix.")
@@ -38,7 +38,8 @@ def build_fix_prompt(session: Session) -> tuple[Text, str]:
 
 
 def propose_fix(session: Session, code: str, answer: str) -> None:
-    """Shows what an answer would change in `code`, and puts the corrected cell below, unrun."""
+    """Shows the difference between `code` and the corrected cell of an answer, and puts that into the next
+    cell, unrun."""
     proposed = longest_code_block(answer)
     if proposed is not None:
         warning = put_in_next_cell(session, proposed)
@@ -52,19 +53,19 @@ def propose_fix(session: Session, code: str, answer: str) -> None:
 
 
 def longest_code_block(text: str) -> str | None:
-    """The longest fence of an answer, None where it has none."""
+    """The longest code block of an answer, None if it has none."""
     found = [body for _, body in fences(text) if body.strip()]
     return max(found, key=len).strip("\n") if found else None
 
 
 def put_in_next_cell(session: Session, code: str) -> str:
-    """Puts code or a prompt into the next cell, unrun, with what hides in it made visible; a warning where
-    anything does."""
+    """Puts code or a prompt into the next cell, unrun, with hidden characters made visible; returns a warning
+    if there are any."""
     shown, hidden_count = clean_and_count(code.replace("\r\n", "\n").replace("\r", "\n"))
     session.shell.set_next_input(shown, replace=False)
     return (
-        f"⚠ {plural(hidden_count, 'hidden character')} in this cell: shown as ⟨U+...⟩, and to be "
-        f"removed before it is run."
+        f"⚠ {plural(hidden_count, 'hidden character')} in this cell: shown as ⟨U+...⟩. Remove "
+        "them before you run the cell."
         if hidden_count
         else ""
     )
@@ -82,8 +83,8 @@ def _rendered_diff(before: str, after: str) -> Rendered:
 
 
 def offer_code(session: Session, response: Response) -> None:
-    """Puts an answer that was asked for as code into the next cell, where a front end can do that; a cell
-    that is run again with the same result does not do it again."""
+    """Puts an answer with format=code into the next cell, if the front end supports that; not again when the
+    cell is run again with the same result."""
     code = _all_code(response.text)
     if (
         code
@@ -96,7 +97,7 @@ def offer_code(session: Session, response: Response) -> None:
 
 
 def _all_code(text: str) -> str:
-    """What an answer holds that was asked for as code: its fences, as they are shown, or all of it."""
+    """The code of an answer with format=code: all its code blocks, or its text."""
     return extract_code(text)[1].strip("\n")
 
 
@@ -109,7 +110,7 @@ def insert(session: Session, _rest: str) -> str:
         _all_code(session.last_response.text) if asked_for else longest_code_block(session.last_response.text)
     )
     if not code:
-        raise ConfigError("The last answer holds no code.", hint="Code stands between ``` fences.")
+        raise ConfigError("The last answer holds no code.", hint="Code is recognised between ``` fences.")
     return "\n".join(
         filter(None, ("The code is in the next cell; it has not been run.", put_in_next_cell(session, code)))
     )

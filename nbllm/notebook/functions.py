@@ -1,4 +1,4 @@
-"""A cell as a Python function of its `{names}` (def=)."""
+"""Turns a cell into a Python function of its `{names}` (def=)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .session import Session
 def define_function(
     session: Session, name: str, body: str, options: Mapping[str, Any], call: Callable[[FilledPrompt], Any]
 ) -> Callable[..., Any]:
-    """A function of the names in a prompt that asks what the cell would, each time with other values, and
-    shows nothing.
+    """Defines a function that fills the prompt with its arguments, sends it as the cell would, and displays
+    nothing.
 
     Its parameters are the names in single braces, and those in {{expressions}} that neither Python nor the
-    notebook knows; a name that the notebook knows may be given by keyword. It returns the Response, what as=
-    makes of it, or the Comparison of several, and raises the call's error. Raises ConfigError for a prompt
-    that takes no value.
+    notebook knows; names that the notebook knows can be passed by keyword. It returns the Response, the value
+    of as=, or the Comparison of several models, and raises the call's error. Raises ConfigError for a prompt
+    without such names.
     """
     mode, budget = str(options.get("fill", "on")), value_budget(options)
     names, known = parameters_in(body, session.namespace, mode)
     if not names:
         raise ConfigError(
-            "def= needs a prompt with {names} in it.", hint="For example: Summarise in one sentence: {text}"
+            "def= needs a prompt with {names}.", hint="For example: Summarise in one sentence: {text}"
         )
 
     def function(*args: Any, **kwargs: Any) -> Any:
@@ -40,7 +40,7 @@ def define_function(
         [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
     )
     function.__name__ = function.__qualname__ = name
-    more = f"\n\nTaken from the notebook unless given by keyword: {', '.join(known)}." if known else ""
+    more = f"\n\nTaken from the notebook unless passed by keyword: {', '.join(known)}." if known else ""
     function.__doc__ = f"Asks a model:\n\n{body.strip()}{more}"
     function.__signature__ = signature  # type: ignore[attr-defined]
     session.namespace[name] = function

@@ -1,7 +1,6 @@
-"""`%%llm` and `%llm` (and `%%nbllm`, `%nbllm`): loading, unloading, and what a cell does.
+"""`%%llm` and `%llm` (and `%%nbllm`, `%nbllm`): loading, unloading, and running the magics.
 
-A failed call fails its cell: our errors draw themselves as a few lines instead of a traceback, so that Run
-All stops.
+A failed call fails its cell, so that Run All stops; our errors are shown in a few lines without a traceback.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from .syntax.options import SUBCOMMANDS
 from .syntax.statements import TARGETS, statement_lines
 
 NAMES = ("llm", "nbllm")
-_API_MODULE = "nbllm.client.api"  # has the shared client
+_API_MODULE = "nbllm.client.api"  # holds the shared client
 _PRELOAD_DELAY = 0.3  # seconds after loading
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Registers the magics, completion and the drawing of responses in `shell`."""
+    """Registers the magics, completion and the display of responses in `shell`."""
     from . import hooks, settings
     from .comms import open_comm
     from .view.frontend import hook_printed_text, output_mode
 
     session = session_of(shell)
     session.asker = _ask_before_tool
-    if _API_MODULE in sys.modules:  # the shared client may be in use
+    if _API_MODULE in sys.modules:  # the shared client may exist already
         attach_user_prompt(shell)
     if session.matcher is None:
         settings.install(session)
@@ -44,9 +43,9 @@ def load_ipython_extension(shell: Any) -> None:
         if output_mode(shell) == "live":
             session.comm = open_comm()
             hook_printed_text(session.on_stream_message)
-            with suppress(AttributeError):  # another kernel's than ipykernel's
+            with suppress(AttributeError):  # kernels other than ipykernel
                 shell.display_pub.register_hook(session.on_display_message)
-            with suppress(Exception):  # a kernel without such a loop: the first cell loads it
+            with suppress(Exception):  # no such loop: the first cell loads the modules
                 shell.kernel.io_loop.call_later(_PRELOAD_DELAY, _preload)
     for name in NAMES:
         shell.register_magic_function(_make_magic(session), "line_cell", name)
@@ -57,7 +56,7 @@ def load_ipython_extension(shell: Any) -> None:
 
 
 def attach_user_prompt(shell: Any = None) -> None:
-    """Lets the shared client ask in the notebook where it is loaded, whatever asks a model."""
+    """Lets the shared client prompt the user in the notebook, if the extension is loaded."""
     from IPython import get_ipython
 
     session = existing_session(shell or get_ipython())
@@ -66,8 +65,8 @@ def attach_user_prompt(shell: Any = None) -> None:
 
 
 def _preload() -> None:
-    """Loads what the first cell needs, while the user writes it."""
-    with suppress(Exception):  # the first cell will say what is wrong
+    """Imports what the first cell needs while the user writes it."""
+    with suppress(Exception):  # the first cell will report the problem
         import_module(".cell", __package__)
         import_module(".view.markdown", __package__).parser()
 
@@ -80,12 +79,12 @@ def _ask_before_tool(question: Any) -> Any:
 
 
 def unload_ipython_extension(shell: Any) -> None:
-    """Takes away what loading brought; the notebook's variables stay."""
+    """Undoes load_ipython_extension; the notebook's variables stay."""
     from . import hooks, settings
     from .view.frontend import hook_printed_text
 
     session = session_of(shell)
-    if session.matcher is None:  # it is not loaded
+    if session.matcher is None:  # the extension is not loaded
         return
     if session.current_client is not None:
         session.current_client.asker = None
@@ -94,7 +93,7 @@ def unload_ipython_extension(shell: Any) -> None:
     if session.actions is not None:
         session.actions.close()
     hook_printed_text(session.on_stream_message, enabled=False)
-    with suppress(AttributeError):  # not of a kernel
+    with suppress(AttributeError):  # not in a kernel
         shell.display_pub.unregister_hook(session.on_display_message)
     reset_session(shell)
     if transform_questions in shell.input_transformers_cleanup:
@@ -113,9 +112,10 @@ _QUESTION = re.compile(
 
 
 def transform_questions(lines: list[str]) -> list[str]:
-    """IPython reads a line that ends in `?` as a wish for help; a question to a model is not one, where the
-    line is a command. What a cell magic takes is no line, and neither is what stands in a string. A cell of
-    ours without a body gets an empty one, so that we say what is wrong with it and not IPython."""
+    """Input transformer for questions to a model. IPython reads a line that ends in `?` as a request for
+    help; where such a line is a %llm command it is rewritten as a call of the magic. Lines of cell magics
+    and lines inside strings are left alone. A cell of ours without a body gets an empty one, so that our
+    own error is shown and not IPython's."""
     if lines and lines[0].startswith("%%"):
         return [*lines, "\n"] if _CELL_MAGIC.match(lines[0]) and not "".join(lines[1:]) else lines
     if not any(map(_QUESTION.fullmatch, lines)):
@@ -177,12 +177,12 @@ def _make_bench_magic(session: Session) -> Callable[..., Any]:
 
 
 def _run_magic(session: Session, work: Callable[[], Any]) -> Any:
-    """Runs `work`; one of our errors leaves as itself, drawn in a few lines."""
+    """Runs `work`; our own errors are raised again without a traceback, shown in a few lines."""
     try:
         return work()
     except CellStopped:
         raise
-    except KeyboardInterrupt:  # while a part of ours was loaded, or in a line that waits for something else
+    except KeyboardInterrupt:  # during an import, or while a line command waits
         raise CellStopped("") from None
     except NbllmError as error:
         from .view.static import error_lines
@@ -194,7 +194,7 @@ def _run_magic(session: Session, work: Callable[[], Any]) -> Any:
 
 def _run_cell_magic(session: Session, line: str, cell: str) -> Any:
     if line.split(maxsplit=1)[:1] in (["help"], ["--help"], ["-h"], ["?"]):
-        raise ConfigError("help is a line: %llm help.", hint="A %%llm cell asks a model.")
+        raise ConfigError("help is a line command: %llm help.", hint="A %%llm cell asks a model.")
     from .cell import run_cell
 
     return run_cell(session, session.parse(line), cell.replace("\r\n", "\n"))
@@ -207,8 +207,8 @@ def _run_bench_magic(session: Session, line: str, cell: str) -> Any:
 
 
 def _as_ask_line(session: Session, line: str) -> str:
-    """What `%llm ask` would be given, where a line is no command but a question: a model and a prompt (`%llm
-    sim "hi"`), options first, or words that end in a question mark; "" elsewhere."""
+    """The arguments of `%llm ask` for a line that is a question and not a command: a model and a prompt
+    (`%llm sim "hi"`), leading options, or words that end in a question mark; "" otherwise."""
     word, prompt = (*line.strip().split(maxsplit=1), "")[:2]
     if word.startswith("-"):
         return line if prompt else ""
@@ -234,10 +234,10 @@ def _run_line_magic(session: Session, line: str) -> Any:
     is_question = name == "ask" and re.match(r"\w\S*[/\d]\S*\s", rest) and _as_ask_line(session, rest)
     try:
         result = COMMANDS[name](session, is_question or rest)
-    except OSError as error:  # a folder that is gone, or that nobody may write to
+    except OSError as error:  # a folder that does not exist or is not writable
         raise ConfigError(
             f"{error.filename or 'The working folder'}: {error.strerror or error}.",
-            hint="Name another place, or os.chdir to a folder that is there.",
+            hint="Name another path, or os.chdir to an existing folder.",
         ) from None
     if isinstance(result, str):
         session.print_text(result)

@@ -1,4 +1,4 @@
-"""Which painter draws a run: by the front end, by how many are asked, and by what the cell says."""
+"""Chooses the painter of a run by front end, number of answers and options."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from .view.text import TextPainter
 def choose_painter(
     session: Session, run: Run, before: Sequence[Outcome] = (), *, in_place: bool = False
 ) -> Painter:
-    """What shows `run` beside the columns of `before`. in_place: the cell may have ended when the answers
-    come."""
+    """The painter for `run`, beside the columns of `before`. in_place: the cell may have ended when the
+    answers arrive."""
     options = run.question.options
     mode = render_mode(session, run)
     if options.get("quiet"):
@@ -30,14 +30,13 @@ def choose_painter(
     if mode == "terminal":
         return _terminal_painter(run, before)
     port = KernelPort(session.shell)
-    parser()  # loaded before the call, so that the first words do not wait for it
+    parser()  # imported before the call, so that the first text does not wait for it
 
     def alone() -> bool:
         return session.is_alone and not in_place
 
     if len(run.states) == 1 and not before and not in_place:
         run.actions_id = f"nbllm-{uuid4().hex}" if mode == "live" and session.comm is not None else ""
-        # the grammar checks
         return LivePainter(
             port,
             run.states[0],
@@ -61,7 +60,7 @@ def choose_painter(
 
 
 def _terminal_painter(run: Run, before: Sequence[Outcome]) -> Painter:
-    """Text; where rich is installed and somebody looks, Markdown drawn by it."""
+    """Plain text, or Markdown drawn by rich if that is installed and standard output is a terminal."""
     thoughts = run.question.show_reasoning
     if run.question.format == "md" and sys.stdout.isatty() and find_spec("rich") is not None:
         from .view.rich_text import RichPainter
@@ -71,5 +70,5 @@ def _terminal_painter(run: Run, before: Sequence[Outcome]) -> Painter:
 
 
 def render_mode(session: Session, run: Run) -> str:
-    """live, final, plain or terminal: what the cell says, else what the front end can do."""
+    """live, final, plain or terminal: render= of the cell, or what the front end supports."""
     return output_mode(session.shell, str(run.question.options.get("render", "auto")))

@@ -1,5 +1,4 @@
-"""What a cell asks: the prompt after filling, who is asked, and what is wanted of the answers. Values
-only."""
+"""What a cell asks: the filled prompt, the models, and the options of the answers. Plain values."""
 
 from __future__ import annotations
 
@@ -17,12 +16,12 @@ from .syntax.lexer import column_error
 from .syntax.options import OPTIONS
 from .syntax.parser import CellLine
 
-_MAX_COLUMNS = 24  # columns; more are a benchmark
+_MAX_COLUMNS = 24  # columns; more need a benchmark
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """One who is asked: what stands above its column, its name, and the options of its call."""
+    """One model to ask: its column's label, its name, and the options of its call."""
 
     label: str
     model: str
@@ -31,10 +30,10 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt as it is sent, to one model or to several. options: of the cell, over the notebook's defaults.
-    filled, attached: what was put into the prompt, for the footer. history: the messages before it, where it
-    goes on with a conversation. budget: what all its answers together may take, once it is asked. left: what
-    looks like a place to fill and stays, for the footer."""
+    """A prompt for one or several models. options: those of the cell over the notebook's defaults. filled,
+    attached: what was put into the prompt, for the footer. history: earlier messages of the conversation.
+    budget: the limit for all answers together, set when the question is sent. unfilled: text that looks
+    like a placeholder and was left as it is, for the footer."""
 
     parts: tuple[Part, ...]
     models: tuple[str, ...]
@@ -48,7 +47,7 @@ class Question:
 
     @property
     def shape(self) -> Shape | None:
-        """What the answer must look like, where that was said."""
+        """The schema of the answer, if one was given."""
         return self.options.get("schema")
 
     @property
@@ -58,28 +57,29 @@ class Question:
 
     @property
     def show_reasoning(self) -> bool | None:
-        """Whether reasoning is shown unfolded (True) or not at all (False); folded where nobody said."""
+        """Whether reasoning is shown expanded (True), not at all (False), or collapsed (None)."""
         return self.options.get("show_reasoning")
 
     @property
     def message(self) -> Message:
-        """The user's turn, as a conversation keeps it."""
+        """The user's message, as a conversation stores it."""
         return Message("user", self.parts)
 
     @property
     def text(self) -> str:
-        """The prompt's words."""
+        """The text of the prompt."""
         return "".join(p.text for p in self.parts if isinstance(p, Text))
 
     @property
     def contestants(self) -> tuple[Contestant, ...]:
-        """Who is asked: models, times temperatures, times runs. Raises ConfigError for too many."""
+        """One entry for each answer: models, times temperatures, times runs. Raises ConfigError for too
+        many."""
         return contestants(self.models, self.options)
 
     def with_changes(
         self, models: Sequence[str], options: Mapping[str, Any], extra: Mapping[str, Any]
     ) -> Question:
-        """The same prompt for other models or with other options."""
+        """The same prompt with other models, options or extra parameters."""
         return replace(
             self,
             models=tuple(models) or self.models[:1],
@@ -89,12 +89,12 @@ class Question:
 
 
 def asks_several(models: Sequence[str], options: Mapping[str, Any]) -> bool:
-    """Whether more than one answer is wanted."""
+    """Whether more than one answer is requested."""
     return len(models) > 1 or int(options.get("runs", 1)) > 1 or isinstance(options.get("temperature"), list)
 
 
 def contestants(models: Sequence[str], options: Mapping[str, Any]) -> tuple[Contestant, ...]:
-    """As Question.contestants."""
+    """See Question.contestants."""
     temperatures = options.get("temperature")
     sweep = list(temperatures) if isinstance(temperatures, (list, tuple)) else [temperatures]
     runs = int(options.get("runs", 1))
@@ -117,36 +117,36 @@ def contestants(models: Sequence[str], options: Mapping[str, Any]) -> tuple[Cont
 
 
 def value_budget(options: Mapping[str, Any]) -> int:
-    """Tokens that a value in the prompt may take: budget=, where that says tokens and not what may be
-    spent."""
+    """How many tokens a value in the prompt may take: budget= if it is a number of tokens, otherwise the
+    default."""
     found = options.get("budget")
     return int(found) if isinstance(found, (int, float)) else DEFAULT_BUDGET
 
 
 def spending_limits(options: Mapping[str, Any]) -> Mapping[str, float] | None:
-    """What may be spent, where budget= says that."""
+    """The limits on spending, if budget= sets them."""
     found = options.get("budget")
     return found if isinstance(found, Mapping) else None
 
 
 # --- options that exclude each other ---
 
-# What is said of a question that is sent; a time limit may stand beside anything.
+# The options of a question that is sent; timeouts can be combined with everything.
 _CALL_OPTIONS = tuple(n for n in OPTIONS if n not in ("save", "use") and not n.startswith("timeout"))
-# (option or "several", the others that it cannot stand beside, why and what to do). An option=value counts
-# with that value only.
+# (option or "several", the options that it excludes, why, what to do). An option=value excludes that value
+# only.
 _EXCLUSIONS: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     (
         "save",
         _CALL_OPTIONS,
-        "save= keeps the cell's text and sends nothing",
+        "save= stores the cell's text and sends nothing",
         "Give it where the fragment is used: %%llm use=NAME.",
     ),
     (
         "def",
         ("out", "bg", "dry_run", "quiet", "render", "format", "show_reasoning", "asserts"),
         "def= makes a function, which shows nothing and returns its answer",
-        "Leave it out; what the call returns goes into a variable of yours.",
+        "Leave it out, and assign the result of the function to a variable.",
     ),
     (
         "bg",
@@ -178,14 +178,14 @@ _EXCLUSIONS: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
             *("keep", "format", "render", "fill", "hedge", "mode=execute", "mode=query", "show_reasoning"),
             "asserts",
         ),
-        "each= asks for every row of a table, and its answers are columns",
+        "each= sends the prompt for every row of a table and returns columns",
         "Leave it out.",
     ),
     (
         "several",
         ("each",),
         "each= asks one model once for each row",
-        "Ask one model; out=NAME keeps another model's answers apart.",
+        "Ask one model; for another one run the cell again with out=NAME.",
     ),
     (
         "executor",
@@ -193,22 +193,22 @@ _EXCLUSIONS: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
         "an executor sends row by row, with the keys of its workers",
         "Leave one of them out; set the key in the workers' environment.",
     ),
-    ("hedge", ("tools", "keep"), "what it did would be done twice", "Leave one of them out."),
+    ("hedge", ("tools", "keep"), "its actions would run twice", "Leave one of them out."),
     (
         "quiet",
         ("render", "show_reasoning"),
-        "quiet shows nothing, so there is nothing to draw",
+        "quiet= shows nothing",
         "Leave one of them out.",
     ),
 )
 
 
 def resolve_options(line: CellLine, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a cell over the notebook's defaults, without those defaults that the cell's own words
-    rule out.
+    """The options of a cell over the notebook's defaults, without the defaults that the cell's own options
+    exclude.
 
-    Raises ConfigError with the column where two of the cell's own options exclude each other, or one lacks
-    what it needs.
+    Raises ConfigError with the column if two of the cell's own options exclude each other, or one lacks an
+    option that it needs.
     """
     own = {
         **line.options,
@@ -233,7 +233,7 @@ def resolve_options(line: CellLine, options: Mapping[str, Any]) -> dict[str, Any
                 )
             merged.pop(
                 name if key in own and name in options else key, None
-            )  # a default gives way to the cell's own word
+            )  # the cell's own option replaces the default
     for name, needed, why, hint in _REQUIREMENTS:
         alternatives = (needed,) if isinstance(needed, str) else needed
         key = name.partition("=")[0]
@@ -249,23 +249,23 @@ def resolve_options(line: CellLine, options: Mapping[str, Any]) -> dict[str, Any
 
 _ROW_OPTIONS = ("into", "run", "width", "executor", "mode=batch", "mode=now")
 _TOOL_EXAMPLE = "For example tools=price, where price is a function of this notebook."
-# (option, what it needs, what to say, what to do)
+# (option, the option that it needs, what is wrong, what to do)
 _REQUIREMENTS: tuple[tuple[str, str | tuple[str, ...], str, str], ...] = (
     ("as", "schema", "as= needs a schema", 'For example schema="[name, population int]" as=df'),
-    ("strict", ("tools", "schema"), "strict= is for the calls of tools, or a schema", _TOOL_EXAMPLE),
-    ("max_steps", "tools", "max_steps= counts the turns of a model with tools", _TOOL_EXAMPLE),
-    ("tool_choice", "tools", "tool_choice= says which tool a model has to call", _TOOL_EXAMPLE),
+    ("strict", ("tools", "schema"), "strict= needs tools or a schema", _TOOL_EXAMPLE),
+    ("max_steps", "tools", "max_steps= needs tools", _TOOL_EXAMPLE),
+    ("tool_choice", "tools", "tool_choice= needs tools", _TOOL_EXAMPLE),
     ("compact", ("chat", "tools"), "compact= is for conversations", "Give chat=NAME, or leave it out."),
     *(
         (n, "each", f"{n.partition('=')[0]}= is for the rows of a table", "For example each=df, a DataFrame.")
         for n in _ROW_OPTIONS
     ),
     ("wait", "mode", "wait= is for rows in batches", "For example each=df mode=batch wait=false"),
-    ("approve", ("tools", "mode"), "approve= says how tools may run", _TOOL_EXAMPLE),
+    ("approve", ("tools", "mode"), "approve= needs tools", _TOOL_EXAMPLE),
 )
 _CANNOT_APPROVE = (
     "a cell in the background cannot ask before a tool runs",
-    "Say approve=auto, or approve=never for those that only read; or leave bg out.",
+    "Set approve=auto, or approve=never for tools that only read; or leave bg out.",
 )
 
 
@@ -274,7 +274,7 @@ def _is_set(name: str, options: Mapping[str, Any]) -> bool:
     found = options.get(key)
     if equals:
         return found == value
-    return found is not None and (found is not False or name == "wait")  # wait=false is what it is for
+    return found is not None and (found is not False or name == "wait")  # wait=false is a real choice
 
 
 def _several_cause(line: CellLine) -> str:

@@ -1,14 +1,13 @@
-"""One question on its way: sent to everyone who is asked, followed until the last has answered, settled in
-the notebook.
+"""Runs of a question: sends it to every contestant, follows the answers to their end, stores the results.
 
-Theory. A Run is a question with its streams, one or several; a cell, a background cell, the chat panel and a
-function made by def= are the same Run with another painter and on another thread. `follow` is the loop over
-it, `outcome` says what came of a stream, `settle` puts that into variables and the conversation. What has
-come is kept first and looked at after: nothing that fails once an answer is there can lose it.
+Theory. A Run is a question with one or several streams. A cell, a background cell, the chat panel and a
+function made by def= use the same Run with different painters and on different threads. `follow` is the loop
+over it, `build_outcome` turns a finished stream into an outcome, `store_results` puts outcomes into variables
+and the conversation. Answers are stored first and processed afterwards: no later failure can lose an answer.
 
-While a cell streams, SIGINT (the Stop button, Ctrl-C) does not raise in the middle of whatever runs: it asks
-the engine to cancel the calls, which closes their sockets, and the loop ends by itself a few milliseconds
-later with all that had come. A second SIGINT raises as usual, should something ever hang.
+While a cell streams, SIGINT (the Stop button, Ctrl-C) does not raise an exception in the running code: it
+asks the engine to cancel the calls, which closes their sockets, and the loop ends a few milliseconds later
+with everything that had arrived. A second SIGINT raises as usual, in case something hangs.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ from .view.outcome import Outcome, Painter, RunObserver
 from .view.state import AnswerState, merge_events
 from .view.static import answer_footer, error_lines, render_data_frame
 
-FRAME_SECONDS = 0.05  # seconds between two looks at the logs while they grow: 20 frames a second
-_TICK_SECONDS = 0.1  # seconds between two looks while nothing comes, for the clock in the status line
+FRAME_SECONDS = 0.05  # seconds between two polls of the logs while they grow: 20 frames a second
+_TICK_SECONDS = 0.1  # seconds between two polls while nothing arrives; updates the clock in the status line
 
 
 class GuardedPainter(RunObserver):
-    """A painter whose failures end the drawing, never an answer on its way: `painter` draws until that fails,
-    and the final form is tried again, its text alone where that fails too."""
+    """Protects answers from failures of a painter: after an exception nothing more is drawn, except that the
+    final form is tried once, and its plain text if that fails too."""
 
     def __init__(self, painter: Painter) -> None:
         self._painter, self._works = painter, True
@@ -58,27 +57,27 @@ class GuardedPainter(RunObserver):
                 self._works = False
 
     def start(self) -> None:
-        """As Painter.start."""
+        """See Painter.start."""
         self._draw_safely(self._painter.start)
 
     def feed(self, column: int, event: Event) -> None:
-        """As Painter.feed."""
+        """See RunObserver.feed."""
         self._draw_safely(self._painter.feed, column, event)
 
     def tick(self, now: float) -> None:
-        """As Painter.tick."""
+        """See RunObserver.tick."""
         self._draw_safely(self._painter.tick, now)
 
     def flush(self, now: float) -> None:
-        """As Painter.settle."""
+        """See RunObserver.flush."""
         self._draw_safely(self._painter.flush, now)
 
     def column_ended(self, column: int) -> None:
-        """As Painter.ended."""
+        """See RunObserver.column_ended."""
         self._draw_safely(self._painter.column_ended, column)
 
     def finish(self, outcomes: Sequence[Outcome]) -> NbllmError | None:
-        """As Painter.finish; gives what went wrong."""
+        """See Painter.finish; returns the error if that failed."""
         try:
             with processing_answer(outcomes[-1].response, "showing it"):
                 self._painter.finish(outcomes)
@@ -95,8 +94,8 @@ class GuardedPainter(RunObserver):
 
 @dataclass(slots=True)
 class Run:
-    """A question and its answers, in the order of its contestants. A stream that could not begin is the error
-    that says why. send: sends a question to a contestant."""
+    """A question and its answers, in the order of its contestants. `streams` holds the error in place of a
+    stream that could not start. send: sends a question to a contestant."""
 
     question: Question
     contestants: tuple[Contestant, ...]
@@ -106,14 +105,14 @@ class Run:
     outcomes: list[Outcome | None] = field(default_factory=list)
     first_outcomes: dict[int, Outcome] = field(
         default_factory=dict
-    )  # by column, the first answer where it was asked for once more
+    )  # by column: the first answer, if a repair was requested
     stopped: bool = False
-    actions_id: str = ""  # the id of where what can be done with the answer stands
-    is_interruptible: bool = False  # a function of the user's runs: an interrupt must reach it
+    actions_id: str = ""  # the id of the element for the buttons below the answer
+    is_interruptible: bool = False  # a user's function runs: an interrupt must reach it
 
     @classmethod
     def of(cls, question: Question, send: Callable[[Question, Contestant], Stream]) -> Run:
-        """A run that has not begun."""
+        """A run that is not started."""
         limits = spending_limits(question.options)
         question = replace(question, budget=Budget.of(limits) if limits else None)
         contestants, now = question.contestants, time.perf_counter()
@@ -128,8 +127,8 @@ class Run:
         )
 
     def begin(self) -> Run:
-        """Sends the question to all. What is wrong with one of several on this side must not keep the others
-        from answering; raises ConfigError where it is wrong with the only one, or with all."""
+        """Sends the question to all contestants. An error with one of several contestants does not stop the
+        others; raises ConfigError if all of them fail."""
         for state, contestant in zip(self.states, self.contestants, strict=True):
             state.began = time.perf_counter()
             self.streams.append(stream := self._send_to(contestant))
@@ -149,12 +148,12 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether every answer is over."""
+        """Whether every answer has ended."""
         return all(self.outcomes) and bool(self.outcomes)
 
     def cancel(self, wait: float = 0.0) -> None:
-        """Stops what still comes, and waits at most `wait` seconds for its end; what came stays. Any
-        thread."""
+        """Cancels the answers that are still arriving and waits at most `wait` seconds for their end; what
+        had arrived is kept. Callable from any thread."""
         self.stopped = True
         running = [s for s in self.streams if isinstance(s, Stream)]
         for stream in running:
@@ -163,15 +162,15 @@ class Run:
             stream.wait_end(wait)
 
     def stop(self, column: int) -> None:
-        """Stops one answer."""
+        """Cancels the answer of one column."""
         stream = self.streams[column]
         if isinstance(stream, Stream):
             stream.cancel()
 
     def close_column(self, column: int) -> bool:
-        """Notes what came of a column whose stream has ended. False where it goes on: a structured answer
-        that does not fit is asked for once more, with what is wrong about it, in the same place. A second one
-        that does not come leaves the first."""
+        """Stores the outcome of a column whose stream has ended. Returns False if the column continues: an
+        answer that does not fit the schema is requested once more, with the problems named. If the second
+        request fails, the first answer stays."""
         stream = self.streams[column]
         outcome = build_outcome(self.question, self.contestants[column].label, stream)
         first = self.first_outcomes.get(column)
@@ -179,7 +178,7 @@ class Run:
             (not outcome.response.empty and outcome.error is None) or isinstance(outcome.error, Mismatch)
         ):
             error = outcome.error or first.error
-            assert error is not None  # the first one had one
+            assert error is not None  # it was stored because of its error
             error.partial = first.response
             outcome = replace(first, error=error)
         elif (
@@ -194,7 +193,7 @@ class Run:
         return True
 
     def _request_repair(self, column: int, first: Outcome, mismatch: Mismatch) -> bool:
-        """Sends the question once more with what was wrong; False where it cannot be sent."""
+        """Sends the question again with the problems of the first answer; False if it cannot be sent."""
         self.first_outcomes[column] = first
         q = self.question
         repair_question = replace(
@@ -206,24 +205,24 @@ class Run:
             self.streams[column] = self.send(repair_question, self.contestants[column])
         except NbllmError:
             return False
-        self.states[column].restart("The answer does not fit the schema; it is asked for once more.")
+        self.states[column].restart("The answer does not fit the schema; asking again.")
         return True
 
     def fail(self, cause: BaseException) -> None:
-        """Ends the columns that are still open because of something that nobody expected; what came stays."""
+        """Ends all open columns after an unexpected exception; what had arrived is kept."""
         for i, outcome in enumerate(self.outcomes):
             if outcome is None:
                 raw = _raw_outcome(self.contestants[i].label, self.streams[i])
                 problem = AnswerProcessingError(
                     f"The answer could not be finished: {error_line(cause)}",
                     partial=raw.response,
-                    hint="What came is in _llm and in the error's .partial.",
+                    hint="The partial answer is in _llm and in the error's .partial.",
                 )
                 self.outcomes[i] = replace(raw, error=raw.error or problem)
 
     def result(self, before: Sequence[Outcome] = ()) -> Response | Comparison:
-        """The response of the one who was asked, or the comparison of several and of those that stand before
-        them."""
+        """The response of a single contestant, otherwise the comparison of all answers, after those of
+        `before`."""
         outcomes = (*before, *self.settled_outcomes())
         if len(outcomes) == 1:
             return outcomes[0].response
@@ -231,12 +230,12 @@ class Run:
 
     @property
     def error(self) -> NbllmError | None:
-        """What makes the whole run a failure: the first error, where nobody has answered well."""
+        """The error of the run: the first one, if no contestant has answered successfully."""
         failed = [o.error for o in self.settled_outcomes() if o.error is not None]
         return failed[0] if len(failed) == len(self.streams) else None
 
     def settled_outcomes(self) -> list[Outcome]:
-        """What came of every column, also of those that nobody has looked at yet."""
+        """The outcomes of all columns, also of those that were not closed."""
         for i, stream in enumerate(self.streams):
             self.outcomes[i] = self.outcomes[i] or _raw_outcome(self.contestants[i].label, stream)
         return [o for o in self.outcomes if o is not None]
@@ -247,9 +246,8 @@ class Run:
 
 @contextmanager
 def stop_on_interrupt(run: Run) -> Iterator[None]:
-    """Within, SIGINT stops the run instead of raising; the second one raises, and one that comes while a
-    function of the user's runs, which is broken off by it. Only the main thread gets
-    signals: elsewhere KeyboardInterrupt, if it ever comes, passes through."""
+    """Inside the block, SIGINT cancels the run instead of raising. It raises the second time, and while a
+    user's function runs. Signals reach only the main thread; on other threads this does nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -266,14 +264,14 @@ def stop_on_interrupt(run: Run) -> Iterator[None]:
     finally:
         signal.signal(
             signal.SIGINT, before if before is not None else signal.SIG_DFL
-        )  # None: it was not set from Python
+        )  # None: the handler was not set from Python
 
 
 def follow(run: Run, painter: RunObserver) -> None:
-    """Shows the run's events in `painter` until the last answer is over. Any thread."""
+    """Passes the run's events to `painter` until the last answer has ended. Callable from any thread."""
     positions = [0] * len(run.streams)
     while True:
-        waiting = [  # looked at before the logs: what came before a question is read then
+        waiting = [  # checked before the logs, so that events before a prompt are read first
             i for i, s in enumerate(run.streams) if isinstance(s, Stream) and s.has_reader_tasks
         ]
         live = [
@@ -291,8 +289,8 @@ def follow(run: Run, painter: RunObserver) -> None:
 
 
 def follow_safely(run: Run, painter: RunObserver) -> None:
-    """As follow; what breaks that off ends the run, and what came stays. Even SystemExit: nobody else would
-    tell, and who waits for the run would wait for ever."""
+    """As follow, but an exception, also SystemExit, ends the run and is stored as its error: on a background
+    thread nobody would see it, and waiting threads would wait forever."""
     try:
         follow(run, painter)
     except BaseException as error:  # noqa: BLE001
@@ -301,7 +299,7 @@ def follow_safely(run: Run, painter: RunObserver) -> None:
 
 
 def start_thread(name: str, work: Callable[..., None], *arguments: Any) -> threading.Thread:
-    """Does `work` on a thread of its own, whose outputs belong to the cell that runs now."""
+    """Runs `work` on a new thread whose output belongs to the running cell."""
     thread = threading.Thread(
         target=copy_context().run, args=(work, *arguments), name=f"nbllm-{name}", daemon=True
     )
@@ -310,13 +308,13 @@ def start_thread(name: str, work: Callable[..., None], *arguments: Any) -> threa
 
 
 def _read_column(run: Run, column: int, positions: list[int], painter: RunObserver) -> bool:
-    """Takes over what is new in a column; whether it is over."""
+    """Reads the new events of a column; returns whether it has ended."""
     stream = run.streams[column]
     if isinstance(stream, Stream):
-        ended = stream.done  # before the log is read: what comes after is seen at the next look
+        ended = stream.done  # read before the log: later events are read at the next poll
         for at, event, count in merge_events(stream.log[positions[column] :]):
             positions[column] += count
-            with suppress(Exception):  # what cannot be drawn while it comes is in the answer all the same
+            with suppress(Exception):  # a failure to draw does not lose the event: the answer has it
                 run.states[column].feed(event, at, count)
                 painter.feed(column, event)
         if not ended or positions[column] < len(stream.log):
@@ -329,8 +327,7 @@ def _read_column(run: Run, column: int, positions: list[int], painter: RunObserv
 
 
 def _wait(run: Run, live: list[int], positions: list[int]) -> None:
-    """Until something is worth a look: the first words at once, an end, a frame's time, work for this
-    thread."""
+    """Waits for something to draw: the first text at once, an end, the next frame, work for this thread."""
     stream = run.streams[live[0]]
     if not isinstance(stream, Stream):
         return
@@ -357,11 +354,12 @@ def _run_reader_tasks(run: Run, column: int, painter: RunObserver) -> None:
         run.is_interruptible = False
 
 
-# --- what came of it ---
+# --- outcomes ---
 
 
 def build_outcome(question: Question, label: str, stream: Stream | NbllmError) -> Outcome:
-    """What came of a stream that has ended. What fails with an answer in hand is the outcome's error."""
+    """The outcome of a stream that has ended. An error in processing the answer becomes the outcome's
+    error."""
     found = _raw_outcome(label, stream)
     if isinstance(stream, NbllmError):
         return found
@@ -403,7 +401,7 @@ def _raw_outcome(label: str, stream: Stream | NbllmError) -> Outcome:
 
 
 def _convert(question: Question, shape: Shape, response: Response) -> tuple[Any, NbllmError | None]:
-    """(what as= makes of an answer, what is wrong with its shape)."""
+    """(the answer converted by as=, the error if it does not fit the schema)."""
     target = question.options.get("as")
     try:
         value = parse_answer(response, shape, target)
@@ -412,10 +410,10 @@ def _convert(question: Question, shape: Shape, response: Response) -> tuple[Any,
     return (None if target is None else value), None
 
 
-# --- settling ---
+# --- storing ---
 
 
-TurnAppender = Callable[[Outcome], None]  # adds an answer to a conversation
+TurnAppender = Callable[[Outcome], None]  # appends an answer to a conversation
 
 
 def store_results(
@@ -426,9 +424,9 @@ def store_results(
     before: Sequence[Outcome] = (),
     expected: Mapping[str, Any] | None = None,
 ) -> Response | Comparison:
-    """Puts what came into the notebook: `_llm`, the variable `out`, the last question. before: columns that
-    stand first. held: what those names hold where the answer came in the background; one that the user has
-    given another value meanwhile is left alone. Gives the value of the cell."""
+    """Stores the results in the notebook: `_llm`, the variable `out`, the last question; returns the value of
+    the cell. before: columns that stand first. expected: for a background answer, the values that the
+    variables must still have; a variable that the user has reassigned is left alone."""
     outcomes = (*before, *run.settled_outcomes())
     result = run.result(before)
     session.last_question, session.outcomes = run.question, outcomes
@@ -449,9 +447,9 @@ def _continues_chat(outcome: Outcome) -> bool:
 
 
 def append_turn(run: Run, append: TurnAppender | None) -> NbllmError | None:
-    """Hands the answer that a conversation goes on with to `keep`: the first that fits and was not stopped,
-    or stopped when its tools had run: a model must know what they have done. Gives what goes wrong with
-    that."""
+    """Passes the answer that continues the conversation to `append`: the first that fits the schema and was
+    not stopped; a stopped one counts if its tools have run, since the model must know what they did.
+    Returns the error if that fails."""
     outcome = next((o for o in run.settled_outcomes() if _continues_chat(o)), None)
     if outcome is None or append is None:
         return None
@@ -464,7 +462,7 @@ def append_turn(run: Run, append: TurnAppender | None) -> NbllmError | None:
 
 
 def join_chat(session: Session, question: Question) -> tuple[Question, TurnAppender | None]:
-    """(the question with what its conversation said before, what adds the answer to that)."""
+    """(the question with the history of its conversation, the function that appends the answer)."""
     name = question.options.get("chat")
     if name is None:
         return question, None

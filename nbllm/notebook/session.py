@@ -1,4 +1,5 @@
-"""What one notebook knows: its client, its defaults, what was asked last. One per IPython shell."""
+"""The state of one notebook: its client, its defaults, its last question and answers. One for each IPython
+shell."""
 
 from __future__ import annotations
 
@@ -41,8 +42,8 @@ class CellFailure:
 
 
 class CellStopped(KeyboardInterrupt):
-    """The user pressed Stop: the cell fails in one line, so that Run All stops; the answer, `whole` or not,
-    is kept in `name`, which is "" where there is none."""
+    """The user pressed Stop. The cell fails in one line, so that Run All stops. The answer, complete or not,
+    is in the variable `name`; "" if there is none."""
 
     def __init__(self, name: str, *, is_complete: bool = False) -> None:
         super().__init__(name)
@@ -58,41 +59,43 @@ class CellStopped(KeyboardInterrupt):
 
 @dataclass(slots=True)
 class Session:
-    """The state behind the magics. Light: what a call needs loads with the first one."""
+    """The state behind the magics. Cheap to create: modules that a call needs are imported with the first
+    call."""
 
     shell: Any
-    current_client: Client | None = None  # see client
+    current_client: Client | None = None  # created on first use, see `client`
     defaults: dict[str, Any] = field(default_factory=dict)
     last_question: Question | None = None
-    outcomes: tuple[Outcome, ...] = ()  # the last answers: one, or those of the last comparison
-    comparison: Comparison | None = None  # the last answers, where there were several
+    outcomes: tuple[Outcome, ...] = ()  # the last answers: one, or all of the last comparison
+    comparison: Comparison | None = None  # the last answers, if there were several
     drawn_values: tuple[int, list[object]] = (
         -1,
         [],
-    )  # the execution count, and the answers that its cell has drawn
+    )  # the execution count and the answers that its cell has displayed
     executions_with_output: deque[str] = field(
         default_factory=lambda: deque(maxlen=64)
-    )  # executions that have shown more than the answer under way
-    clear_count: int = 0  # how often a cell's outputs were cleared
-    active_answers: int = (
-        0  # answers of the foreground that are under way: a tool may ask a model in its turn
-    )
-    last_failure: CellFailure | None = None  # the cell that failed last
-    failure_hook: Any = None  # the hook that notes it
-    offered_code: dict[str, str] = field(default_factory=dict)  # code that cells have put below themselves
-    fragments: dict[str, str] = field(default_factory=dict)  # prompts kept by save=
+    )  # message ids of executions that have output of their own
+    clear_count: int = 0  # how often cell outputs were cleared
+    active_answers: int = 0  # foreground answers in progress; more than one if a tool asks a model
+    last_failure: CellFailure | None = None  # the last cell that failed
+    failure_hook: Any = None  # the hook that records it
+    offered_code: dict[str, str] = field(
+        default_factory=dict
+    )  # by cell id: the code that was put into the next cell
+    fragments: dict[str, str] = field(default_factory=dict)  # prompts stored by save=
     asker: Any = None  # asks the user before a tool runs
-    background_runs: list[Any] = field(default_factory=list)  # runs that are answered in the background
-    settings: Any = None  # what %config NbLLM shows
-    actions: Any = None  # what can be done with answers below them
-    comm: Any = None  # the small widget that was made so that later ones are heard while a cell runs
-    matcher: Any = None  # the completion that was installed
+    background_runs: list[Any] = field(default_factory=list)  # runs in the background
+    settings: Any = None  # the NbLLM object of %config
+    actions: Any = None  # the buttons below answers
+    comm: Any = None  # a first comm; it enables widget messages while a cell runs
+    matcher: Any = None  # the installed completion matcher
     _chats: Chats | None = None
-    _chats_notebook: str = ""  # whose conversations are kept
+    _chats_notebook: str = ""  # the notebook whose conversations are stored
 
     @property
     def client(self) -> Client:
-        """What asks: the one that the module's functions share, unless another was given."""
+        """The client of this notebook: the shared client of the module's functions, unless another one was
+        set."""
         if self.current_client is None:
             from ..client.api import default_client
 
@@ -121,18 +124,18 @@ class Session:
 
     @property
     def vscode_path(self) -> str:
-        """The notebook's path, "" where the front end does not say."""
+        """The notebook's path as VS Code reports it, "" elsewhere."""
         return str(self.namespace.get("__vsc_ipynb_file__") or "")
 
     @property
     def notebook_file(self) -> str:
-        """The notebook's file, where the front end or its server tells of it; "" where neither does."""
+        """The notebook's path as the front end or its server reports it; "" if neither does."""
         path = self.namespace.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
         return path if isinstance(path, str) else ""
 
     def _chat_storage(self) -> ChatStorage | None:
-        """Where conversations are kept, where the user's configuration says so; of a notebook without a name
-        by its folder."""
+        """Where conversations are stored, if the configuration says so. A notebook without a name is
+        identified by its working folder."""
         registry = self.client.registry
         if not registry.keep_chats:
             return None
@@ -148,22 +151,21 @@ class Session:
         """The last answer."""
         return self.outcomes[-1].response if self.outcomes else None
 
-    # --- asking ---
+    # --- questions ---
 
     def parse(self, line: str) -> CellLine:
-        """Reads the line of a cell or of a command, with the dialects that there are. Raises ConfigError."""
+        """Parses the line of a cell or command. Raises ConfigError."""
         from .syntax.parser import parse
 
         return parse(line, self.client.registry.dialects)
 
     def send(self, question: Question, contestant: Contestant) -> Stream:
-        """Sends a question to one who is asked; its name is resolved once. Raises ConfigError for what is
-        wrong on this side."""
+        """Sends a question to one contestant. Raises ConfigError for errors found before sending."""
         route, spec = self.prepare_call(question, contestant)
         return self.client.stream_to(route, self.build_messages(question, route), spec)
 
     def prepare_call(self, question: Question, contestant: Contestant) -> tuple[Route, CallSpec]:
-        """Where a name leads, and what the options mean for the call."""
+        """(route of the model, options of the call) for one contestant."""
         from ..core.options import CALL, CallSpec
         from .question import spending_limits
 
@@ -182,8 +184,7 @@ class Session:
         return route, CallSpec(**found)
 
     def build_messages(self, question: Question, route: Route) -> list[Message]:
-        """The conversation to send. Where the provider has no mode for schemas, the prompt asks for JSON in
-        words."""
+        """The messages to send. For providers without a schema mode the prompt asks for JSON in words."""
         from ..core.messages import Message, Text
 
         parts = question.parts
@@ -192,7 +193,7 @@ class Session:
         return [*question.history, Message("user", parts)]
 
     def resolve_tools(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """What the names in tools= and approve= mean. Raises ConfigError for one that means nothing."""
+        """The values behind the names in tools= and approve=. Raises ConfigError for an unknown name."""
         if options.keys().isdisjoint(("tools", "approve")):
             return {}
         from .tool_names import check_cell_tools, resolve_approver, resolve_tools
@@ -205,7 +206,7 @@ class Session:
 
     @property
     def external_tools(self) -> list[str]:
-        """The names of tools that are elsewhere: MCP servers, HTTP endpoints, agents."""
+        """The names of tools outside the notebook: MCP servers, HTTP endpoints, agents."""
         registry = self.client.registry
         return [
             *(f"mcp/{e.name}" for e in self.client.mcp.entries()[0]),
@@ -223,7 +224,7 @@ class Session:
 
     def _api_key(self, options: Mapping[str, Any]) -> Secret | None:
         name = options.get("key")
-        if name is None or self.client.tapes.get_source() is not None:  # a replay needs no key
+        if name is None or self.client.tapes.get_source() is not None:  # replays need no key
             return None
         from ..core.calls import Secret
 
@@ -237,7 +238,7 @@ class Session:
 
     @property
     def origin(self) -> Origin:
-        """Which cell runs, and which run of it."""
+        """The running cell and its execution."""
         from .chats import Origin
 
         message = parent_message(self.shell)
@@ -245,25 +246,25 @@ class Session:
 
     @property
     def is_alone(self) -> bool:
-        """Whether the cell that runs is one `%%llm` and has shown nothing else, so that its outputs may be
+        """Whether the running cell is a single `%%llm` without other output, so that its outputs may be
         cleared."""
         message = parent_message(self.shell)
         code = str(message.get("content", {}).get("code", ""))
         if code.split(maxsplit=1)[:1] not in (["%%llm"], ["%%nbllm"]):
             return False
-        with suppress(Exception):  # what was printed is heard when it is sent
+        with suppress(Exception):  # sends pending text to on_stream_message
             sys.stdout.flush()
             sys.stderr.flush()
         return _message_id(message) not in self.executions_with_output
 
     def mark_output(self) -> None:
-        """Notes that the cell that runs has an output that must stay."""
+        """Records that the running cell has output that must not be cleared."""
         self.executions_with_output.append(_message_id(parent_message(self.shell)))
 
     @contextmanager
     def foreground_answer(self) -> Iterator[None]:
-        """While an answer is on its way in the foreground. One that a tool of another asks for is not alone
-        in its cell."""
+        """Context of an answer in the foreground. A nested answer (asked by a tool) marks the cell's output,
+        so that it is not cleared."""
         if self.active_answers:
             self.mark_output()
         self.active_answers += 1
@@ -273,15 +274,15 @@ class Session:
             self.active_answers -= 1
 
     def on_stream_message(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The same of a message of printed text, which is sent on."""
+        """Hook for printed text: marks the output of its cell; returns the message unchanged."""
         execution = str(message.get("parent_header", {}).get("msg_id", ""))
         if execution not in self.executions_with_output:
             self.executions_with_output.append(execution)
         return message
 
     def on_display_message(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The same of a message of the display channel: what a tool of the notebook's shows must stay, and
-        what it clears is gone, also of ours."""
+        """Hook for the display channel: marks the output of cells that display something of their own, and
+        counts cleared outputs; returns the message unchanged."""
         if message["msg_type"] == "clear_output":
             self.clear_count += 1
         elif message["msg_type"] == "display_data" and not is_ours(message):
@@ -289,17 +290,17 @@ class Session:
         return message
 
     def expand_models(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Models as named on a line; a name that is no model's, but a variable's that holds text or a list of
-        texts, stands for these."""
+        """Model names of a line. A name that is no model but a variable with a text or a list of texts stands
+        for these."""
         return tuple(m for name in names for m in self._expand_model(name))
 
     def require_model(self, names: Sequence[str]) -> None:
-        """Raises ConfigError where `auto` found nobody but the simulator, whom the user did not ask for."""
+        """Raises ConfigError if `auto` resolves to the simulator without simulation being on."""
         if "auto" in names and not self.client.registry.simulating and self.client.resolve("auto").simulated:
             raise ConfigError(
                 "No model is ready.",
-                hint="Set OPENAI_API_KEY or another key, type one with `%llm key openai`, or name a model: "
-                "`%llm models` shows which there are.",
+                hint="Set OPENAI_API_KEY or another key, enter one with `%llm key openai`, or name a model: "
+                "`%llm models` lists them.",
             )
 
     def _expand_model(self, name: str) -> Sequence[str]:
@@ -321,12 +322,12 @@ class Session:
 
     @property
     def in_kernel(self) -> bool:
-        """Whether the shell lives in a Jupyter kernel and not in a terminal."""
+        """Whether the shell runs in a Jupyter kernel, not in a terminal."""
         return hasattr(self.shell, "kernel")
 
     @property
     def can_prompt_user(self) -> bool:
-        """Whether somebody can answer a question: not under nbclient, papermill and nbval."""
+        """Whether a user can answer prompts: not under nbclient, papermill and nbval."""
         return (
             bool(self.shell.kernel._allow_stdin)
             if self.in_kernel
@@ -335,7 +336,7 @@ class Session:
 
     @property
     def prompt_variables(self) -> dict[str, Any]:
-        """The variables that a prompt may name: not IPython's own (In, exit, quit ...)."""
+        """The variables that a prompt can use: without IPython's own (In, exit, quit ...)."""
         hidden = self.shell.user_ns_hidden
         return (
             {
@@ -349,15 +350,14 @@ class Session:
 
     @property
     def _extra_variables(self) -> dict[str, Any]:
-        """What a prompt may name that is no variable: the notebook so far, and the last error."""
+        """Names for prompts that are no variables: the notebook's transcript and the last error."""
         from .transcript import NotebookTranscript
 
         failed = {"Err": self.last_failure.error} if self.last_failure is not None else {}
         return {"notebook": NotebookTranscript.of(self.shell), **failed}
 
     def evaluate(self, expression: str, overrides: Mapping[str, Any] | None = None) -> Any:
-        """The value of the user's own expression, in one scope: the notebook's names, and over them those
-        that are `given`."""
+        """Evaluates an expression of the user's cell in the notebook's namespace, with `overrides` on top."""
         self.mark_output()  # it may print
         names = {**self.shell.user_global_ns, **self.namespace, **(overrides or {})}
         if self.last_failure is not None:
@@ -365,7 +365,8 @@ class Session:
         return eval(expression, names)  # noqa: S307 - the user wrote it in their own cell
 
     def mark_drawn(self, value: Response | Comparison) -> None:
-        """Notes that `value` is on screen in this cell, so that it is not drawn there again as its value."""
+        """Records that the running cell has displayed `value`, so that it is not displayed again as the
+        cell's result."""
         execution = self.shell.execution_count
         self.drawn_values = (
             execution,
@@ -374,44 +375,43 @@ class Session:
         self.mark_output()
 
     def was_drawn(self, value: Response | Comparison) -> bool:
-        """Whether this cell has drawn `value` already."""
+        """Whether the running cell has displayed `value`."""
         return self.drawn_values[0] == self.shell.execution_count and any(
             known is value for known in self.drawn_values[1]
         )
 
     def print_text(self, text: str) -> None:
-        """A line for the user."""
+        """Prints a text for the user, hidden characters made visible."""
         self.mark_output()
-        print(plain_text(text))  # noqa: T201 - a magic's answer goes to the cell's output
+        print(plain_text(text))  # noqa: T201 - output of a magic
 
     def show_bundle(self, data: Mapping[str, str]) -> None:
-        """A MIME bundle for the user; its text in a terminal."""
+        """Displays a MIME bundle; its text in a terminal."""
         self.mark_output()
         KernelPort(self.shell).publish(data)
 
     def provider(self, name: str) -> ProviderSpec:
-        """The row called `name`. Raises ConfigError with the nearest one."""
+        """The provider `name`. Raises ConfigError with the nearest name."""
         row = self.client.registry.row(name.strip())
         if row is None:
             raise self.client.registry.unknown_provider(name.strip())
         return row
 
     def prompt_for_key(self, prompt: str, row: ProviderSpec) -> str:
-        """A key typed without being shown. Raises ConfigError where nobody can answer, or nothing was
-        typed."""
+        """A key entered without echo. Raises ConfigError if no user can answer or nothing was entered."""
         from getpass import getpass
 
         typed = getpass(prompt).strip() if self.can_prompt_user else ""
         if not typed:
             raise ConfigError(
-                f"No key was given for {row.label}.",
+                f"No key was entered for {row.label}.",
                 hint=f"Set {row.key_env[0] if row.key_env else 'its variable'} in the environment.",
             )
         return typed
 
 
 def current_session() -> Session:
-    """The session of the shell that runs, made where there is none. Raises ConfigError outside IPython."""
+    """The session of the running shell, created if there is none. Raises ConfigError outside IPython."""
     from IPython import get_ipython
 
     shell = get_ipython()
@@ -421,13 +421,13 @@ def current_session() -> Session:
 
 
 def existing_session(shell: Any) -> Session | None:
-    """The session of `shell`, where there is one."""
+    """The session of `shell`, None if there is none."""
     session: Session | None = getattr(shell, _SESSION_ATTRIBUTE, None)
     return session
 
 
 def session_of(shell: Any) -> Session:
-    """The one session of `shell`."""
+    """The session of `shell`, created if there is none."""
     session = existing_session(shell)
     if session is None:
         session = Session(shell)
@@ -436,8 +436,8 @@ def session_of(shell: Any) -> Session:
 
 
 def reset_session(shell: Any) -> None:
-    """Drops the session of `shell`, except for what is the user's: conversations, kept prompts, answers that
-    are still on their way."""
+    """Replaces the session of `shell` by a new one that keeps the user's data: conversations, saved prompts,
+    background runs."""
     old = session_of(shell)
     own = Session(shell, fragments=old.fragments, background_runs=old.background_runs)
     own._chats, own._chats_notebook = old._chats, old._chats_notebook

@@ -1,8 +1,8 @@
-"""Defaults of the magics: `%config NbLLM.model = "gemini/flash"`, and what configuration files say in their
-`use` tables.
+"""Defaults of the magics: `%config NbLLM.model = "gemini/flash"`, and the `use` tables of configuration
+files.
 
-They are the same defaults that `%llm use` sets. A value that does not fit is told and left out: it must not
-keep the extension from loading.
+They are the defaults that `%llm use` sets. An invalid value is reported and ignored, so that the extension
+still loads.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from .session import Session, session_of
 from .syntax.options import OPTIONS, InvalidValue, parse_value
 
 DEFAULT_NAMES = tuple(n for n, o in OPTIONS.items() if o.default)
-_LEDGER_HELP = "where calls are noted: disk, memory, or texts (on disk, with prompts and answers)"
+_LEDGER_HELP = "where calls are recorded: disk, memory, or texts (on disk, with prompts and answers)"
 
 
 @lru_cache(maxsize=1)
 def _configurable_class() -> type[Any]:
-    """The Configurable; made of the options' table."""
+    """The Configurable class, built from the table of options."""
     from traitlets import Any as AnyTrait
     from traitlets import Enum, TraitError, validate
     from traitlets.config import Configurable
@@ -43,7 +43,7 @@ def _configurable_class() -> type[Any]:
         "NbLLM",
         (Configurable,),
         {
-            "__doc__": "Defaults of the %%llm magics; None where a cell decides.",
+            "__doc__": "Defaults of the %%llm magics; None: no default.",
             **traits,
             "ledger": Enum(LEDGERS, None, allow_none=True, help=_LEDGER_HELP).tag(config=True),
             "_checked": validate(*DEFAULT_NAMES)(checked),
@@ -58,7 +58,7 @@ def _parse_default(session: Session, name: str, value: Any) -> Any:
 
 
 def install(session: Session) -> None:
-    """Takes the files' defaults over, where there are files, and registers NbLLM with the shell."""
+    """Applies the defaults of configuration files and registers NbLLM with the shell."""
     from traitlets import TraitError
 
     for name, value in (
@@ -66,15 +66,15 @@ def install(session: Session) -> None:
     ):
         try:
             if name not in DEFAULT_NAMES:
-                raise InvalidValue("is no option that can be a default")
+                raise InvalidValue("is not an option that can have a default")
             session.defaults.setdefault(name, _parse_default(session, name, value))
         except InvalidValue as error:
-            session.print_text(f"nbllm leaves out the default {name!r} of a configuration file: it {error}.")
+            session.print_text(f"nbllm ignores the default {name!r} of a configuration file: it {error}.")
     shell = session.shell
     try:
         settings = _configurable_class()(parent=shell)
     except TraitError as error:  # from an earlier %config, or a profile's file
-        session.print_text(f"nbllm leaves out what %config says of it: {error}.")
+        session.print_text(f"nbllm ignores its %config settings: {error}.")
         shell.config.pop("NbLLM", None)
         settings = _configurable_class()(parent=shell)
     session.defaults.update({n: v for n in DEFAULT_NAMES if (v := getattr(settings, n)) is not None})
@@ -87,7 +87,7 @@ def install(session: Session) -> None:
 
 
 def _set_ledger(session: Session, mode: str | None) -> None:
-    """Where calls are noted from now on; as the configuration says where it is None."""
+    """Sets where calls are recorded; None restores the configured value."""
     if session.client.ledger is not None:
         session.client.ledger.mode = mode or session.client.registry.ledger
 
@@ -100,6 +100,6 @@ def _set_default(session: Session, name: str, value: Any) -> None:
 
 
 def remove(session: Session) -> None:
-    """Takes NbLLM away."""
+    """Unregisters NbLLM."""
     if session.settings in session.shell.configurables:
         session.shell.configurables.remove(session.settings)

@@ -1,1 +1,1 @@
-"""The prompt of a cell: places to fill, and the notebook's values in a form that a model reads."""
+"""Attachments of a cell's prompt."""

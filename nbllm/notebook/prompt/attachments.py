@@ -1,4 +1,4 @@
-"""Files, addresses and variables that a cell attaches to its prompt, as parts of a message."""
+"""Files, URLs and variables that a cell attaches to its prompt, as parts of a message."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ from ...core.values import (
 )
 
 _PDF = b"%PDF"
-_COMPLETE_TABLE_BYTES = (
-    4_000  # bytes of a table's file that goes along as it is; of a larger one a sample does
-)
+_COMPLETE_TABLE_BYTES = 4_000  # a table file up to this size is attached completely, a larger one as a sample
 _TEXT_TYPES = (
     "text/",
     "application/json",
@@ -56,7 +54,8 @@ _TEXT_SUFFIXES = {
 
 
 def describe_part(name: str, part: Part, budget: int) -> str:
-    """What the line of figures says of a part: a picture, or about how many tokens."""
+    """A part as the footer shows it: its name and its estimated tokens, or that it is an image or
+    document."""
     if isinstance(part, Text):
         size = token_estimate(part.text)
         share = f"≈ {size:,} of {budget:,} tokens" if size > 50 else plural(size, "token", estimated=True)
@@ -65,8 +64,8 @@ def describe_part(name: str, part: Part, budget: int) -> str:
 
 
 def load_attachment(reference: str, namespace: Mapping[str, Any], budget: int = DEFAULT_BUDGET) -> Part:
-    """The part that `what` means: a file's path, an http(s) address of a picture or document, or a variable's
-    name. Raises ConfigError for what is not there, too large, or of a type that no model reads."""
+    """The part for a file path, an http(s) URL of a picture or document, or a variable's name. Raises
+    ConfigError if it does not exist, is too large, or has a type that models do not read."""
     if reference.startswith(("http://", "https://")):
         return _url_part(reference)
     path = Path(reference).expanduser()
@@ -75,7 +74,7 @@ def load_attachment(reference: str, namespace: Mapping[str, Any], budget: int = 
     if reference.isidentifier() and reference in namespace:
         return _variable_part(reference, namespace[reference], budget)
     raise ConfigError(
-        f"Nothing to attach: {reference!r} is no file, address or variable.",
+        f"Nothing to attach: {reference!r} is not a file, URL or variable.",
         hint=f"Paths are looked up from {Path.cwd().name}/, the notebook's working directory.",
     )
 
@@ -97,8 +96,9 @@ def _file_part(path: Path) -> Part:
 
 
 def part_from_bytes(data: bytes, kind: str, name: str) -> Part:
-    """A part from a file's bytes: pictures and PDFs, by what they are and not by their name, text (SVG too)
-    as text under its name. Raises ConfigError for what is too large, or of a type that no model reads."""
+    """A part from a file's bytes: pictures and PDFs are recognised by content, not by name; text (also SVG)
+    is sent as text under its name. Raises ConfigError if it is too large or has a type that models do not
+    read."""
     _check_size(len(data), name)
     if media_type := picture_type(data):
         return Image(data, media_type=media_type)
@@ -128,9 +128,9 @@ def _is_text(data: bytes) -> bool:
 
 
 def value_part(name: str, value: Any) -> Part | None:
-    """The part that a variable is at its place in a prompt: a picture for what draws itself, a file's content
-    for a path; None where it becomes text. Raises ConfigError for a file that is too large or of a type that
-    no model reads."""
+    """The part for a variable in a prompt: an image for drawable objects, a file's content for a path; None
+    if it is sent as text. Raises ConfigError for a file that is too large or has a type that models do not
+    read."""
     if isinstance(value, (Text, Image, Document)):
         return value
     if isinstance(value, Path):
@@ -142,7 +142,7 @@ def value_part(name: str, value: Any) -> Part | None:
 
 
 def _table_part(path: Path) -> Text:
-    """A file of a table as its columns and first rows."""
+    """A table file as its columns and first rows."""
     if path.suffix == ".parquet":
         require_packages("A Parquet file", "bench", "pyarrow")
     import pandas as pd
@@ -152,7 +152,7 @@ def _table_part(path: Path) -> Text:
     )
     try:
         frame = read(path)
-    except Exception as error:  # noqa: BLE001 - a broken file may fail in any way
+    except Exception as error:  # noqa: BLE001 - a broken file can raise anything
         raise ConfigError(
             f"{path.name} cannot be read as a table ({type(error).__name__}).",
             hint="Read it with pandas, and put the DataFrame into the prompt.",
@@ -160,7 +160,7 @@ def _table_part(path: Path) -> Text:
     return Text(f"\n\n{path.name}:\n{format_value(frame)}")
 
 
-# How a variable becomes a part, by what it can do; the first that fits.
+# (test, conversion) of a variable into a part; the first test that holds decides.
 _FORMS: tuple[tuple[Callable[[Any], bool], Callable[[str, Any], Part]], ...] = (
     (lambda v: isinstance(v, (Text, Image, Document)), lambda _n, v: v),
     (lambda v: isinstance(v, Path), lambda _n, v: _file_part(v)),

@@ -1,1 +1,1 @@
-"""The line of a cell magic: values, options, grammar."""
+"""The line of a cell magic: values, options and grammar."""

@@ -1,6 +1,6 @@
-"""Values on the line of a cell magic: quoted text, balanced brackets, or all up to the next white space.
+"""Values on the line of a cell magic: quoted text, balanced brackets, or everything up to the next space.
 
-Quotes may be typographic, as word processors and web pages have them.
+Typographic quotes, as word processors and web pages insert them, are accepted.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _TYPOGRAPHIC = {
     "‘": "’",
     "‚": "‘’",
     "’": "’",
-}  # and what closes
+}  # opening quote: closing quotes
 _BARE = re.compile(r"[{}\[\]]")
 
 
 def column_error(column: int, problem: str, hint: str = "") -> ConfigError:
-    """The error about what stands at `column`, counted from 0 here and from 1 in the message."""
+    """A ConfigError whose message begins with the column; `column` counts from 0, the message from 1."""
     return ConfigError(f"Column {column + 1}: {problem}{'' if problem.endswith('?') else '.'}", hint=hint)
 
 
 def match_end(pattern: re.Pattern[str], line: str, position: int) -> int:
-    """Where `pattern` ends if it stands at `at`, else `at`."""
+    """The position where `pattern`, matched at `position`, ends; `position` itself if it does not match."""
     match = pattern.match(line, position)
     return match.end() if match else position
 
 
 def read_value(line: str, start: int) -> tuple[str, int, bool]:
-    """(value, where it ends, whether it was quoted) of the value that starts at `at`."""
+    """(value, end, whether it was quoted) of the value that starts at `start`."""
     first = line[start : start + 1]
     if first in _QUOTED:
         return _read_quoted(line, start, first)
@@ -77,10 +77,10 @@ def _read_quoted(line: str, start: int, quote: str) -> tuple[str, int, bool]:
 
 
 def _bracket_end(line: str, start: int) -> int:
-    """Where the bracket at `at` closes."""
+    """The position after the bracket that closes the one at `start`."""
     depth, position, pattern = 0, start, _BRACKETS
     while match := pattern.search(line, position):
-        if match.lastgroup:  # a quote that is never closed, and so none after it is
+        if match.lastgroup:  # an unclosed quote: from here on only brackets count
             position, pattern = match.start() + 1, _BARE
             continue
         position = match.end()

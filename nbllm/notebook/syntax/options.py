@@ -1,4 +1,5 @@
-"""How the text of an option is read, and what else a line may say; the options are core/options.py's."""
+"""Parsing of option values, and the names of subcommands. The table of options itself is in
+core/options.py."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from ...core.options import Option
 
 OPTIONS: dict[str, Option] = {o.name: o for o in options.OPTIONS if o.kind and o.scope != "bench"}
 SHORT_OPTIONS: dict[str, Option] = {o.short: o for o in OPTIONS.values() if o.short}
-# The options of a benchmark's line by every name that they have there: bench.blocks, and blocks too, as no
-# call has an option of that name.
+# Options of a benchmark's line by all their names: bench.blocks and also blocks, where no call option has
+# that name.
 BENCH_OPTIONS: dict[str, Option] = {
     name: o
     for o in options.OPTIONS
@@ -25,7 +26,7 @@ BENCH_OPTIONS: dict[str, Option] = {
     if o.scope == "bench" and name not in {c.name for c in options.OPTIONS if c.scope == "call"}
 }
 
-# What people's fingers write instead of a line's first word, and what they mean.
+# Words that users type by mistake instead of a subcommand, and the subcommand that they mean.
 SUBCOMMAND_SYNONYMS = {
     "list": "models",
     "list_models": "models",
@@ -105,7 +106,7 @@ SUBCOMMANDS: dict[str, str] = {
     "nest": "on: let your own asyncio.run work in cells (nest_asyncio)",
     "help": "this list, or one topic: %llm help temperature",
 }
-# Words that a subcommand takes, for completion.
+# Words that follow a subcommand, for completion.
 SUBCOMMAND_WORDS: dict[str, tuple[str, ...]] = {
     name: tuple(words.split())
     for name, words in {
@@ -130,37 +131,37 @@ SUBCOMMAND_WORDS: dict[str, tuple[str, ...]] = {
 }
 
 
-# What is a place and nothing else; and the options that take a variable by its name.
+# A text that consists of one placeholder; and the options that take a variable by its name.
 PLACEHOLDER = re.compile(r"\{+\s*[^\W\d][^{}\s]*\s*\}+|\$\{?[^\W\d]\w*\}?")
 _BY_NAME = frozenset(("model", "schema", "key", "attach", "tools", "approve", "each", "out"))
 
 
 def placeholder_hint(option: str, name: str) -> str:
-    """How to give an option the value of a variable: options are not filled."""
+    """The hint how to set an option to a variable's value: placeholders in options are not filled."""
     known = OPTIONS.get(option)
     if option in _BY_NAME:
         return f"Write {option}={name}: the variable's name without braces."
     if known and known.default:
         return f"In a line before the cell: %config NbLLM.{option} = {name}. Prompts are filled."
     if known and known.scope == "cell":
-        return f"Options are not filled: write what {option}= is to be."
+        return f"Options are not filled: write what {option}= should be."
     return f"Call nbllm.complete(prompt, {option}={name}), or name it in the prompt, which is filled."
 
 
 class InvalidValue(ValueError):
-    """A value that is not of its option's kind; the message says what was expected."""
+    """A text that is no valid value of its option; the message says what is expected."""
 
 
 def parse_value(option: Option, text: str, dialects: Iterable[str] = ()) -> Any:
-    """The value of `text` for `option`. dialects: those that dialect= may name, which packages add to;
-    without them it is refused where it is used. Raises Unreadable."""
+    """The value of `text` for `option`. dialects: the allowed values of dialect=; without them any name is
+    accepted here and checked later. Raises InvalidValue."""
     if option.name == "dialect":
         option = replace(option, values=tuple(dialects) or (text,))
     return _READERS[option.kind](option, text)
 
 
 def safe_repr(text: str) -> str:
-    """`text` as an error may show it: short, on one line, and never a key."""
+    """`text` for an error message: on one line, shortened, and never a key."""
     return "this" if looks_like_key(text) else repr(text if len(text) <= 40 else text[:37] + "...")
 
 
@@ -212,7 +213,7 @@ def _read_choice(option: Option, text: str) -> str:
 
 
 def _read_choice_or_function(option: Option, text: str) -> str:
-    """One of its words, or the name of a function of the notebook."""
+    """One of the option's words, or the name of a function of the notebook."""
     return text if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", text) else _read_choice(option, text)
 
 
@@ -226,15 +227,15 @@ def _read_name(_option: Option, text: str) -> str:
     if not text.isidentifier() or keyword.iskeyword(text):
         raise InvalidValue(f"needs a variable's name, not {safe_repr(text)}")
     if text in _IPYTHON_NAMES:
-        raise InvalidValue(f"is {text}, which IPython keeps for itself: take another name")
+        raise InvalidValue(f"is {text}, which IPython uses itself: choose another name")
     return text
 
 
 def _read_prompt_name(option: Option, text: str) -> str:
-    """A name, or a file of the project's prompts."""
+    """A name, or the path of a file in the project's prompts folder."""
     folder, _, name = text.rpartition("/")
     if folder not in ("", "prompts") or not re.fullmatch(r"[^\W\d][\w\-]{0,79}", name):
-        raise InvalidValue(f"needs a name, or prompts/NAME to keep it in the project, not {safe_repr(text)}")
+        raise InvalidValue(f"needs a name, or prompts/NAME to save it in the project, not {safe_repr(text)}")
     return text
 
 
@@ -314,7 +315,7 @@ _BUDGET_AMOUNT = Option("budget", least=1e-9)
 
 
 def _read_budget(option: Option, text: str) -> int | dict[str, float]:
-    """Tokens of a value, or what may be spent."""
+    """A number of tokens for values in the prompt, or limits on spending."""
     if "$" in (text[:1], text[-1:]):
         text = f"usd:{text.strip('$')}"
     if ":" not in text:
@@ -324,13 +325,13 @@ def _read_budget(option: Option, text: str) -> int | dict[str, float]:
     for pair in text.split(","):
         name, _, number = pair.partition(":")
         if name not in ("usd", "tokens"):
-            raise InvalidValue(f"has usd and tokens, as in usd:0.5,tokens:20000, not {safe_repr(name)}")
+            raise InvalidValue(f"takes usd and tokens, as in usd:0.5,tokens:20000, not {safe_repr(name)}")
         limits[name] = _number_reader(_finite_float, "a number")(_BUDGET_AMOUNT, number)
     return limits
 
 
 def _read_dollars(option: Option, text: str) -> Any:
-    """What may be spent, where a bare number is dollars."""
+    """Limits on spending, where a plain number means dollars."""
     return _read_budget(option, text if ":" in text or text.startswith("$") else f"usd:{text}")
 
 

@@ -1,14 +1,14 @@
-"""The line of a cell magic, read into models, options and names.
+"""Parser of a cell magic's line: models, options and names.
 
     %%llm [NAME <<] [MODEL[,MODEL...]] { key=value | --key value | --key=value | --flag | --no-flag | -X value
     } [>> NAME]
 
-Theory: one cursor goes over the line, and what stands at it says what is read: `key=` or a dash begins an
-option, all else is a model. Three characters are special, and only where a value starts: a quote opens text
-up to the same quote (which doubled means itself), `{` and `[` open JSON up to their match. Everything else is
-literal, the backslash always. So Windows paths, apostrophes and JSON need no escapes: "C:\\dir\\" ends where
-it seems to end. Whoever writes \\" all the same is told so, never half understood. Every error is one line
-that names a column, counted from 1.
+Theory: one cursor moves over the line, and the text at the cursor decides what is read: `key=` or a dash
+begins an option, everything else is a model. Three characters are special, and only at the start of a value:
+a quote opens text up to the same quote (a doubled quote stands for itself), `{` and `[` open JSON up to the
+matching bracket. Everything else is literal, also the backslash, so Windows paths, apostrophes and JSON need
+no escapes: "C:\\dir\\" ends where it seems to end. A user who writes \\" gets an error, never a value that is
+half right. Every error is one line that names a column, counted from 1.
 """
 
 from __future__ import annotations
@@ -46,10 +46,9 @@ _SPACE = re.compile(r"\s*")
 
 @dataclass(frozen=True, slots=True)
 class CellLine:
-    """A line as read. `extra` goes to the provider as it is (x.name=value).
+    """The parsed line. `extra` is sent to the provider unchanged (x.name=value).
 
-    `spans`: where each option stood, (first column, column after it) from 0; the last one of an option given
-    several times.
+    `spans`: for each option (start, end) as columns from 0; for a repeated option those of the last one.
     """
 
     models: tuple[str, ...] = ()
@@ -60,7 +59,7 @@ class CellLine:
 
     @contextmanager
     def locate_errors(self, option: str) -> Iterator[None]:
-        """Says where an option stands that cannot be honoured."""
+        """Adds the column of `option` to a ConfigError that is raised inside the block."""
         try:
             yield
         except ConfigError as error:
@@ -68,8 +67,8 @@ class CellLine:
 
 
 def parse(line: str, dialects: Iterable[str] = ()) -> CellLine:
-    """Reads a line; dialects: as `read` takes them. Raises ConfigError, one line with the column and the
-    nearest name, for what is not in the grammar."""
+    """Parses a line; dialects as in `parse_value`. Raises ConfigError: one line with the column and, for an
+    unknown name, the nearest known one."""
     reader = _LineReader(line, dialects)
     while reader.skip_spaces():
         if not reader.read_option():
@@ -78,7 +77,7 @@ def parse(line: str, dialects: Iterable[str] = ()) -> CellLine:
 
 
 def parse_ask(line: str, dialects: Iterable[str] = ()) -> tuple[CellLine, str]:
-    """(options, prompt) of `%llm ask`: options come first, the prompt is all from the first word that is
+    """(options, prompt) of `%llm ask`: options come first, the prompt begins at the first word that is
     none."""
     reader = _LineReader(line, dialects)
     while reader.skip_spaces() and reader.read_option(prose=True):
@@ -86,7 +85,7 @@ def parse_ask(line: str, dialects: Iterable[str] = ()) -> tuple[CellLine, str]:
     return reader.result(), line[reader.position :].strip()
 
 
-# What a bare word that is no model may be: (its form, what is wrong, what to do).
+# Words that are neither option nor model: (pattern, what is wrong, what to do).
 _NOT_A_MODEL = (
     (r"<<?|>>?|[-=]>", "{} in the wrong place", "Write NAME << first, or >> NAME last."),
     (r"\|+", "{} stands alone", "Write a|b without spaces around the |."),
@@ -100,13 +99,13 @@ _NOT_A_MODEL = (
     (r".*(?:<<|>>).*", "{} needs spaces", "Write NAME << first, or >> NAME last."),
     (
         r"[^\"']*\{[^{}\"'\s]+\}[^\"']*",
-        "model is not filled, so {} would be sent as it is",
+        "model= is not filled, so {} would be sent unchanged",
         "Write the variable's name without braces: model=NAME, where NAME holds the name of a model.",
     ),
     (
         r".*[\"'{}\[\]].*",
         "{} is no model's name",
-        "Quotes and brackets mean something only where a value starts; a quote inside quotes is doubled.",
+        "Quotes and brackets are special only at the start of a value; double a quote inside quotes.",
     ),
 )
 
@@ -119,17 +118,17 @@ class _LineReader:
         self.spans: dict[str, tuple[int, int]] = {}
 
     def result(self) -> CellLine:
-        """What was read."""
+        """The line as parsed."""
         models = tuple(self.options.pop("model", ()))
         return CellLine(models, self.options, self.extra, self.options.pop("out", None), self.spans)
 
     def skip_spaces(self) -> bool:
-        """Goes to the next word; whether there is one."""
+        """Moves to the next word; returns whether there is one."""
         self.position = match_end(_SPACE, self.line, self.position)
         return self.position < len(self.line)
 
     def read_option(self, *, prose: bool = False) -> bool:
-        """Reads one option, if one stands here. In prose, an unknown `name=` is a word like others."""
+        """Reads an option if there is one at the cursor. In prose, an unknown `name=` is an ordinary word."""
         if match := _ASSIGNMENT.match(self.line, self.position):
             if (
                 prose
@@ -173,7 +172,7 @@ class _LineReader:
             self._set_option(OPTIONS["model"], text, start)
 
     def _skip_arrow(self) -> bool:
-        """Goes past a `<<`, if one comes next."""
+        """Skips a `<<` if it comes next; returns whether it did."""
         match = _ARROW.match(self.line, self.position)
         self.position = match.end() if match else self.position
         return match is not None
@@ -243,7 +242,7 @@ class _LineReader:
         for step in path[:-1]:
             target = target.setdefault(step, {})
             if not isinstance(target, dict):
-                raise column_error(start, f"{name} goes through a value that is no object")
+                raise column_error(start, f"{name} continues below a value that is not an object")
         if path[-1] in target:
             raise column_error(start, f"{name} is given twice")
         target[path[-1]] = value
@@ -251,7 +250,7 @@ class _LineReader:
 
 
 def _json(text: str) -> Any:
-    """`text` as JSON where it is JSON, else as it is. NaN and Infinity are none."""
+    """`text` parsed as JSON if it is JSON, otherwise unchanged. NaN and Infinity are not JSON."""
     try:
         return json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -268,8 +267,7 @@ def _canonical_name(name: str) -> str:
 
 
 def _find_option(dash: str, name: str, start: int) -> Option:
-    """The option that is meant. Raises ConfigError with the nearest name for an unknown one, or one that is
-    not there yet."""
+    """The option of that name. Raises ConfigError, with the nearest name, for an unknown one."""
     if name.startswith("x."):
         return Option(name, "extra")
     found = SHORT_OPTIONS.get(name) if dash == "-" else OPTIONS.get(_canonical_name(name))
@@ -296,14 +294,14 @@ def _nearest_option(name: str) -> str:
 
 
 def split_subcommand(line: str) -> tuple[str, str]:
-    """(subcommand, rest) of a `%llm` line; "help" for an empty one. Raises ConfigError with the nearest
+    """(subcommand, rest) of a `%llm` line; "help" for an empty line. Raises ConfigError with the nearest
     name."""
     word, *rest = line.split(maxsplit=1) or [""]
     if word in ("", "?", "-h", "--help"):
         return "help", "".join(rest).strip()
     if word in SUBCOMMANDS:
         return word, "".join(rest).strip()
-    is_sentence = len(line.split()) > 2  # of which the first word is rarely a command's
+    is_sentence = len(line.split()) > 2  # the first word of a sentence is rarely a subcommand
     near = (
         []
         if re.search(r"^-|[=/]", word)
@@ -324,10 +322,9 @@ def split_subcommand(line: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What stands at the cursor; `prefix`, between `start` and `end`, is what was typed of it.
+    """The word at the cursor: `prefix` is its typed part, between `start` and `end`.
 
-    kind: model, option (--name), value (of `option`), subcommand, or word: a model or an option's name, still
-    open which.
+    kind: model, option (--name), value (of `option`), subcommand, or word (a model or an option).
     """
 
     start: int
@@ -338,7 +335,7 @@ class Completion:
 
 
 def completion_at(line: str, cursor: int | None = None, *, subcommands: bool = False) -> Completion:
-    """What could be typed at `cursor` (the end of the line where it is None)."""
+    """What is being typed at `cursor` (default: the end of the line)."""
     line = line[:cursor]
     start, before = _last_word(line)
     kind, prefix, option = _word_kind(line[start:], before, first=subcommands and not line[:start].strip())
@@ -373,8 +370,8 @@ def _value_kind(option: str, typed: str) -> tuple[str, str, str]:
 
 
 def _last_word(line: str) -> tuple[int, str]:
-    """(where the word at the end of `line` starts, the word before it); an open quote or bracket belongs to
-    its word."""
+    """(start of the last word of `line`, the word before it); an open quote or bracket belongs to its
+    word."""
     at, before = match_end(_SPACE, line, 0), ""
     while at < len(line):
         head = match_end(_ASSIGNMENT, line, at)

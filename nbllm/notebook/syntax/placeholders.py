@@ -1,4 +1,4 @@
-"""Options are not filled: what looks like a place in one is refused, with the way to put a value there."""
+"""Rejects placeholders in options: only prompts are filled; the error says how to pass the value instead."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .parser import CellLine
 
 
 def reject_placeholders(line: CellLine, names: Container[str]) -> None:
-    """Raises ConfigError, with the column, for a value that is `{name}` or `$name`, or holds what a prompt
-    would have filled: it would be sent as it is. What goes to a provider as it is may hold a template of its
-    own, in double braces."""
+    """Raises ConfigError, with the column, for an option value that is or contains a placeholder that would
+    be filled in a prompt. Values for the provider (x.NAME=) may contain templates of their own in double
+    braces."""
     for option, text in _option_texts(line):
         placeholder = text if PLACEHOLDER.fullmatch(text) else first_placeholder(text, names)
         if placeholder and not (option.startswith("x.") and "{{" in text):

@@ -1,7 +1,8 @@
-"""Which lines of a cell begin a statement: none within a string, brackets or after a backslash.
+"""Finds the lines of a cell that begin a statement: not those inside strings or brackets or after a
+backslash.
 
-The tokenizer of Python will not do: what stands behind a magic (an apostrophe in a question) is no Python. So
-this knows strings, comments and brackets, and leaves lines alone that are magics.
+Python's tokenizer cannot be used: the text after a magic (an apostrophe in a question) is not Python. This
+scanner knows strings, comments and brackets, and skips lines that are magics.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# What may stand before a magic: a name, an item, several of them, with an annotation.
+# Assignment targets that may precede a magic: names, items, several of them, with an annotation.
 TARGETS = r"""(?:[\w.,(\[*](?:"[^"\n]*"|'[^'\n]*'|[^=%#"'\n])*+=\s*+)?+"""
 _MAGIC = re.compile(rf"\s*{TARGETS}[%!?]")
 _OPEN, _CLOSE = frozenset("([{"), frozenset(")]}")
@@ -18,7 +19,7 @@ _CLOSING = {q: re.compile(rf"(?:[^\\]|\\[\s\S])*?(?P<end>{q})") for q in ('"""',
 
 
 def statement_lines(lines: list[str]) -> set[int]:
-    """The numbers of those lines, from 0."""
+    """The numbers of the lines that begin a statement, from 0."""
     found, state = set(), _State()
     for number, line in enumerate(lines):
         if state == _State():
@@ -31,7 +32,7 @@ def statement_lines(lines: list[str]) -> set[int]:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What is open at the end of a line: a string, brackets, the line itself (by a backslash)."""
+    """What is open at the end of a line: a string, brackets, a backslash continuation."""
 
     quote: str = ""
     depth: int = 0
@@ -45,6 +46,6 @@ def _state_after(line: str, state: _State) -> _State:
         depth = max(0, depth + (not quote) * ((text in _OPEN) - (text in _CLOSE)))
         is_continued = not quote and text == "\\\n"
         quote = "" if quote else match["q"] or ""
-    if len(quote) == 1 and not line.endswith("\\\n"):  # a string of one line that nobody closed
+    if len(quote) == 1 and not line.endswith("\\\n"):  # an unclosed single-line string
         quote = ""
     return _State(quote, depth, is_continued)
