@@ -57,7 +57,7 @@ def test_what_cannot_be_attached_says_so(tmp_path):
     """Nothing there, a type no model reads, a value of no form."""
     (tmp_path / "a.zip").write_bytes(b"PK\x03\x04\0\0")
     for what, words in (
-        ("nope.txt", "no file"),
+        ("nope.txt", "not a file"),
         (str(tmp_path / "a.zip"), "do not read"),
         ("v", "cannot be attached"),
     ):

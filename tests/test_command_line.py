@@ -41,17 +41,17 @@ def test_what_comes_through_a_pipe_stands_below_the_question():
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ([], 2, "no question"),
+        ([], 2, "question is missing"),
         (["temprature=0", "hi"], 2, "temperature"),
         (["--frob", "3", "hi"], 2, "frob"),
-        (["out=a", "hi"], 2, "option of a cell"),
-        (["each=df", "hi"], 2, "option of a cell"),
-        (["-m", "sim/a,sim/b", "hi"], 2, "One model"),
+        (["out=a", "hi"], 2, "for notebook cells"),
+        (["each=df", "hi"], 2, "for notebook cells"),
+        (["-m", "sim/a,sim/b", "hi"], 2, "Only one model"),
         (["-m", "nobody/x", "hi"], 2, "nobody"),
         (["-m"], 2, "-m needs a value"),
         (["--temperature"], 2, "needs a value"),
-        (["hi", "-m", "sim/openai"], 2, "Options come first"),
-        (["hi", "--max-tokens", "5"], 2, "Options come first"),
+        (["hi", "-m", "sim/openai"], 2, "Put options first"),
+        (["hi", "--max-tokens", "5"], 2, "Put options first"),
         (["-m", "openai", "hi"], 2, "is a line of a notebook"),
     ],
 )

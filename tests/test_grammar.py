@@ -164,7 +164,7 @@ def test_what_a_line_means(line, models, options, extra, out):
         ("budget=5", 1, "is at least 20"),
         ("show_reasoning=perhaps", 1, "true or false"),
         ("x.a=1 x.a=2", 7, "twice"),
-        ("x.a=1 x.a.b=2", 7, "no object"),
+        ("x.a=1 x.a.b=2", 7, "not an object"),
         ("x..a=1", 1, "no name"),
         ("x.=1", 1, "no name"),
         ("a << b << c", 8, "wrong place"),

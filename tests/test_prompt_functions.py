@@ -41,7 +41,7 @@ def test_a_prompt_without_names_is_no_function(kernel):
 
 def test_fragments_are_kept_and_put_together(kernel):
     """save= sends nothing; use= puts them first, and fills their names then."""
-    assert "tone is kept" in kernel.run("%%llm save=tone\nWrite like {author}.").text
+    assert "tone is saved" in kernel.run("%%llm save=tone\nWrite like {author}.").text
     kernel.run("%%llm save=size\nAt most ten words.")
     kernel.run("author = 'Basho'")
     assert kernel.run("%%llm sim/openai@echo=1 use=tone,size out=a\nOn rain.").ok

@@ -633,7 +633,7 @@ def test_names_of_variables():
     assert "नाम" == parse("sim out=नाम").out
     assert "fi" == parse("ﬁ << sim").out
     for name in ("In", "Out", "exit", "_", "get_ipython"):
-        with pytest.raises(ConfigError, match="IPython keeps"):
+        with pytest.raises(ConfigError, match="IPython uses"):
             parse(f"sim out={name}")
 
 

@@ -27,7 +27,7 @@ from .painters import choose_painter
 from .prompt.attachments import describe_part, load_attachment, value_part
 from .question import Question, resolve_options, value_budget
 from .run import GuardedPainter, Run, append_turn, follow, join_chat, stop_on_interrupt, store_results
-from .session import CellStopped, Session
+from .session import Session, Stopped
 from .syntax.parser import CellLine
 from .syntax.placeholders import reject_placeholders
 from .view.outcome import Outcome, Painter
@@ -69,7 +69,7 @@ def run_cell(session: Session, line: CellLine, body: str) -> Any:
     """Runs the cell and returns the response (with each=, the first rows); shows the answer while it arrives.
 
     Raises ConfigError for errors found before sending, the call's error after the partial answer was shown
-    and stored, CellStopped if the user stopped it.
+    and stored, Stopped if the user stopped it.
     """
     with session.client.span("cell", chat=line.options.get("chat")):
         return _run_cell(session, line, body)
@@ -172,7 +172,7 @@ def run_question(
     if run.actions_id and problem is None:
         get_actions(session).offer(run, out)
     if run.stopped:
-        raise CellStopped(
+        raise Stopped(
             out or "_llm",
             is_complete=all(
                 o.response.finish_reason not in (None, "cancelled") for o in run.settled_outcomes()

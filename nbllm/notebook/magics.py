@@ -15,7 +15,7 @@ from types import MethodType
 from typing import Any
 
 from ..core.errors import ConfigError, NbllmError
-from .session import CellStopped, Session, existing_session, reset_session, session_of
+from .session import Session, Stopped, existing_session, reset_session, session_of
 from .syntax.options import SUBCOMMANDS
 from .syntax.statements import TARGETS, statement_lines
 
@@ -180,10 +180,10 @@ def _run_magic(session: Session, work: Callable[[], Any]) -> Any:
     """Runs `work`; our own errors are raised again without a traceback, shown in a few lines."""
     try:
         return work()
-    except CellStopped:
+    except Stopped:
         raise
     except KeyboardInterrupt:  # during an import, or while a line command waits
-        raise CellStopped("") from None
+        raise Stopped("") from None
     except NbllmError as error:
         from .view.static import error_lines
 

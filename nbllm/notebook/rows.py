@@ -17,7 +17,7 @@ from ..rows.executors import Unfit
 from ..rows.progress import TableFrontEnd, Totals
 from .buttons import approve
 from .question import Question
-from .session import CellStopped, Session, current_session
+from .session import Session, Stopped, current_session
 from .syntax.lexer import column_error
 from .syntax.parser import CellLine
 from .view.progress import Display, progress_bar
@@ -72,7 +72,7 @@ def run(
     session.namespace[target] = session.namespace["_llm"] = result
     ending = str(result.attrs.get("nbllm_ended") or "")
     if ending in (rows.STOPPED, rows.WAITING):
-        raise CellStopped(target)
+        raise Stopped(target)
     if ending and ending != rows.DECLINED:
         raise NbllmError(
             f"The run ended early: {ending}",

@@ -41,7 +41,7 @@ class CellFailure:
     error: str
 
 
-class CellStopped(KeyboardInterrupt):
+class Stopped(KeyboardInterrupt):
     """The user pressed Stop. The cell fails in one line, so that Run All stops. The answer, complete or not,
     is in the variable `name`; "" if there is none."""
 
