@@ -35,7 +35,7 @@ from nbllm.core.messages import Image, Message, Text
 from nbllm.notebook.commands import COMMANDS
 from nbllm.notebook.view.static import answer_footer
 from nbllm.routing import registry
-from nbllm.store.answers import Answers, Known, key_of, leaks, worth
+from nbllm.store.answers import AnswerStore, CachedAnswer, cache_key, cacheable_events, contains_secret
 
 KEY = "sk-canary-0123456789abcdef"
 LONG = 30.0
@@ -151,8 +151,8 @@ def test_a_key_is_no_part_of_the_key():
         url = f"https://u:{secret}@a.test/v1?api={secret}&version=2"
         return HttpCall(url, {"authorization": secret}, {"m": 1, "stream": True}, guard=guard)
 
-    assert key_of(call("secret-one-1"), "d") == key_of(call("secret-two-22"), "d")
-    assert key_of(call("secret-one-1"), "d") != key_of(call("secret-one-1"), "e")
+    assert cache_key(call("secret-one-1"), "d") == cache_key(call("secret-two-22"), "d")
+    assert cache_key(call("secret-one-1"), "d") != cache_key(call("secret-one-1"), "e")
 
 
 @pytest.mark.parametrize(
@@ -161,17 +161,17 @@ def test_a_key_is_no_part_of_the_key():
 )
 def test_only_whole_answers_are_worth_keeping(ending):
     """What was made void, and what belongs to one sending, goes."""
-    assert worth((*EVENTS[:-1], Finished(ending)), ()) == ()
-    assert worth(EVENTS[:-1], ()) == () == worth((), ())
-    assert worth((TextDelta("x"), Restarted("why"), Notice("retry", "r"), *EVENTS), ()) == EVENTS
+    assert cacheable_events((*EVENTS[:-1], Finished(ending)), ()) == ()
+    assert cacheable_events(EVENTS[:-1], ()) == () == cacheable_events((), ())
+    assert cacheable_events((TextDelta("x"), Restarted("why"), Notice("retry", "r"), *EVENTS), ()) == EVENTS
 
 
 def test_an_answer_that_holds_a_key_is_not_kept():
     """Be it in pieces."""
     pieces = (TextDelta(KEY[:9]), TextDelta(KEY[9:]), Finished("stop"))
-    assert leaks(pieces, (KEY,))
-    assert worth(pieces, (KEY,)) == ()
-    assert not leaks(pieces, ("another-key",))
+    assert contains_secret(pieces, (KEY,))
+    assert cacheable_events(pieces, (KEY,)) == ()
+    assert not contains_secret(pieces, ("another-key",))
 
 
 def test_errors_and_what_was_stopped_are_not_kept(client, sim):
@@ -182,7 +182,7 @@ def test_errors_and_what_was_stopped_are_not_kept(client, sim):
         cut.cancel()
         cut.wait_end(LONG)
         assert cut.log[-1][1].reason == "cancelled"
-    assert engine().singleton(AnswerCache).answers.figures()["answers"] == 0
+    assert engine().singleton(AnswerCache).answers.statistics()["answers"] == 0
 
 
 def test_equal_calls_are_one(client, sim):
@@ -267,33 +267,33 @@ def test_where_it_cannot_be_honoured(client, own):
 
 @pytest.fixture
 def store(tmp_path):
-    return Answers(tmp_path)
+    return AnswerStore(tmp_path)
 
 
 def test_it_is_the_users_alone(store):
-    store.put("k", Known(EVENTS, 5.0, True))
-    assert store.get("k") == Known(EVENTS, 5.0, True)
+    store.put("k", CachedAnswer(EVENTS, 5.0, True))
+    assert store.get("k") == CachedAnswer(EVENTS, 5.0, True)
     assert store.path.stat().st_mode & 0o077 == 0 == store.path.parent.stat().st_mode & 0o077
-    assert store.figures() | {"path": ""} == {
+    assert store.statistics() | {"path": ""} == {
         "path": "",
         "answers": 1,
-        "bytes": store.figures()["bytes"],
+        "bytes": store.statistics()["bytes"],
         "limit": 10**9,
         "hits": 1,
         "misses": 0,
     }
     assert store.clear() == 1
     assert store.get("k") is None
-    assert not store.tell()
+    assert not store.take_problem()
 
 
 def test_what_was_used_least_goes_first(tmp_path):
-    size = Answers(tmp_path / "one")
-    size.put("k", Known(EVENTS, 1.0))
-    store = Answers(tmp_path, limit=size.figures()["bytes"] * 10)
+    size = AnswerStore(tmp_path / "one")
+    size.put("k", CachedAnswer(EVENTS, 1.0))
+    store = AnswerStore(tmp_path, limit=size.statistics()["bytes"] * 10)
     for i in range(40):
-        store.put(f"k{i}", Known(EVENTS, 1.0))
-    assert store.figures()["bytes"] <= store.limit
+        store.put(f"k{i}", CachedAnswer(EVENTS, 1.0))
+    assert store.statistics()["bytes"] <= store.limit
     assert store.get("k39") is not None
     assert store.get("k0") is None
 
@@ -339,24 +339,24 @@ def test_a_spoilt_file_breaks_no_call(client, sim, home, spoil):
     ],
 )
 def test_what_nbllm_did_not_write_is_no_answer(store, data):
-    store.put("k", Known(EVENTS, 1.0))
+    store.put("k", CachedAnswer(EVENTS, 1.0))
     with sqlite3.connect(store.path) as db:
         db.execute("update answers set data = ?", (data,))
     db.close()
     assert store.get("k") is None
-    assert store.tell()
+    assert store.take_problem()
 
 
 _WRITER = """
 import sys
 from pathlib import Path
 from nbllm.core.events import Finished, TextDelta
-from nbllm.store.answers import Answers, Known
-store, name = Answers(Path(sys.argv[1])), sys.argv[2]
+from nbllm.store.answers import AnswerStore, CachedAnswer
+store, name = AnswerStore(Path(sys.argv[1])), sys.argv[2]
 i = 0
 while True:
-    store.put(f"{name}-{i}", Known((TextDelta(name * 200), Finished("stop")), float(i)))
-    if problem := store.tell():
+    store.put(f"{name}-{i}", CachedAnswer((TextDelta(name * 200), Finished("stop")), float(i)))
+    if problem := store.take_problem():
         print("problem", problem, flush=True)
     print(i, flush=True)
     i += 1
@@ -387,7 +387,7 @@ def test_two_processes_write_and_one_is_killed(tmp_path):
             process.kill()
             process.communicate()
     assert all(line.isdecimal() for of in lines.values() for line in of), lines
-    store = Answers(tmp_path)
+    store = AnswerStore(tmp_path)
     for name, of in lines.items():
         assert all(store.get(f"{name}-{i}").at == int(i) for i in of)
     with sqlite3.connect(store.path) as db:

@@ -120,7 +120,7 @@ def older(seconds):
     """Makes the batches of the run older than they are."""
     with RunFile("r", create=False) as file:
         for part in file.parts():
-            file.put_part(part._replace(created=part.created - seconds))
+            file.save_part(part._replace(created=part.created - seconds))
 
 
 @pytest.mark.parametrize("status", [None, 500, 503, 429])

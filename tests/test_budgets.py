@@ -65,7 +65,7 @@ def folder(tmp_path, monkeypatch):
 
 def spent(budget):
     state = budget.state()
-    return state.spent.tokens, state.held.tokens
+    return state.spent.tokens, state.reserved.tokens
 
 
 @pytest.mark.parametrize("kind", [Budget, lambda **limits: SharedBudget("n", **limits)])
@@ -203,7 +203,7 @@ def test_a_budget_that_others_spend_ends_a_loop(make):
 
     def spends(article: str) -> str:
         """The price of an article."""
-        budget.settle(budget.reserve(Amount(0.0, 1), sure=True), Amount(0.0, 100_000))
+        budget.settle(budget.reserve(Amount(0.0, 1), unconditional=True), Amount(0.0, 100_000))
         return "4 EUR"
 
     answer = client.complete(
@@ -334,7 +334,7 @@ def test_asyncio_reads_it_too(make):
     client = make()
     client.budget = Budget(tokens=3 * ONE)
     asyncio.run(many(client))
-    assert 0 == client.budget.state().held.tokens
+    assert 0 == client.budget.state().reserved.tokens
 
 
 # --- in a notebook ---

@@ -332,7 +332,7 @@ def test_an_error_of_every_row_ends_the_run(server, capsys):
     assert len(server.records) <= 4
     assert "AuthenticationError" in capsys.readouterr().err
     assert AuthenticationError.__name__ in nbllm.rows.runs()["ended"][0]
-    assert b"wrong-key-canary" not in files.path_of("r").read_bytes()
+    assert b"wrong-key-canary" not in files.run_path("r").read_bytes()
 
 
 def test_a_limit_of_the_day_ends_the_run_with_its_hour(capsys):
@@ -365,7 +365,7 @@ def test_a_key_is_never_kept(server, home):
 
 
 def test_one_process_has_a_run(server):
-    with files.RunFile("r"), pytest.raises(ConfigError, match="going on in another process"):
+    with files.RunFile("r"), pytest.raises(ConfigError, match="open in another process"):
         mapped(server, texts(1), run="r")
     assert {"ok"} == set(mapped(server, texts(1), run="r")["llm_status"])
 
@@ -511,7 +511,7 @@ def test_a_disk_that_gets_full_costs_no_answer(server):
     out, err = child(server, FULL.replace("> 2", "> 1")).communicate(timeout=300)
     many, _, ended = out.partition(" ")
     assert 0 < int(many) < 400, err
-    assert "cannot be kept" in ended
+    assert "cannot be written" in ended
     assert int(many) == len(server.records)
     out, err = child(server, FULL).communicate(timeout=300)
     assert "400" == out.strip(), err
@@ -521,16 +521,16 @@ def test_a_disk_that_gets_full_costs_no_answer(server):
 def test_a_damaged_file_is_told_as_such(server, damage):
     """Room is not what it lacks."""
     mapped(server, texts(50), run="damaged")
-    path = files.path_of("damaged")
+    path = files.run_path("damaged")
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ConfigError, match="cannot be kept or read") as caught:
+    with pytest.raises(ConfigError, match="cannot be written or read") as caught:
         mapped(server, texts(50), run="damaged")
     assert "damaged: move it away" in caught.value.hint
 
 
 def answered():
     """The prompts of the killed run that are ok, as they lie on disk."""
-    if not files.path_of("killed").exists():
+    if not files.run_path("killed").exists():
         return set()
     with files.RunFile("killed") as file:
         ids = [row.id for _, row in file.results() if row.state == "ok"]
@@ -541,7 +541,7 @@ def test_a_place_that_cannot_be_written_is_named(server, home, monkeypatch):
     """Before anything is sent."""
     (home / "file").write_text("x")
     monkeypatch.setenv("NBLLM_HOME", str(home / "file"))
-    with pytest.raises(ConfigError, match="cannot be kept or read") as caught:
+    with pytest.raises(ConfigError, match="cannot be written or read") as caught:
         mapped(server, texts(2))
     assert str(home / "file") in str(caught.value)
     assert [] == list(server.records)

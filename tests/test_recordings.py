@@ -15,7 +15,7 @@ from nbllm.core import errors
 from nbllm.core.messages import Image, Message, Text
 from nbllm.notebook.commands import COMMANDS
 from nbllm.routing import registry
-from nbllm.store.recordings import Recording, Tape, beside
+from nbllm.store.recordings import Recording, Tape, recording_path
 
 CANARY = "sk-canary-0123456789abcdef"
 LONG = 30.0
@@ -131,7 +131,7 @@ def test_a_miss_names_the_nearest_and_the_difference(live, make, file, more, pat
     bare = make()
     with bare.tapes.replay(file), pytest.raises(errors.ConfigError) as caught:
         bare.complete(**asked)
-    assert "nearest is call 2: at " + path in caught.value.message
+    assert "most similar is call 2: at " + path in caught.value.message
     assert "Nothing was sent" in caught.value.hint
 
 
@@ -279,14 +279,14 @@ def test_an_odd_error_is_one_all_the_same(live, make, file, error):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("not json\n", "no JSON"),
-        ("not json", "no JSON"),
-        ('{"cells": []}', "no recording"),
-        ('{"cells": []}\n', "no recording"),
-        ("[" * 100_000 + "\n", "no JSON"),
+        ("not json\n", "not JSON"),
+        ("not json", "not JSON"),
+        ('{"cells": []}', "other than a recording"),
+        ('{"cells": []}\n', "other than a recording"),
+        ("[" * 100_000 + "\n", "not JSON"),
         ('{"nbllm": 99, "recording": 1}\n', "later nbllm"),
-        ('{"nbllm": 1, "recording": 1}\n{"hash": 1}\n', "without its fields"),
-        ('{"nbllm": 1, "recording": 1}\n[]\n', "no recording"),
+        ('{"nbllm": 1, "recording": 1}\n{"hash": 1}\n', "missing fields"),
+        ('{"nbllm": 1, "recording": 1}\n[]\n', "other than a recording"),
     ],
 )
 def test_what_is_no_recording(file, text, match):
@@ -337,7 +337,7 @@ def test_what_nbllm_did_not_write_is_no_answer(live, make, file, events):
     head, line = file.read_text().splitlines()
     file.write_text(f"{head}\n{json.dumps({**json.loads(line), 'events': events})}\n")
     bare = make()
-    with bare.tapes.replay(file), pytest.raises(errors.ConfigError, match="holds an answer"):
+    with bare.tapes.replay(file), pytest.raises(errors.ConfigError, match=r"holds an (incomplete )?answer"):
         bare.complete("Hi", "openai/m")
 
 
@@ -346,10 +346,10 @@ import sys
 from pathlib import Path
 from nbllm.core.events import Finished, TextDelta
 from nbllm.core.messages import Message, Request, Text
-from nbllm.store.recordings import Recording, told
+from nbllm.store.recordings import Recording, to_recorded_request
 to = Recording(Path(sys.argv[1]))
 for i in range(10**9):
-    about = told(Request("m", (Message("user", (Text(f"{i}"),)),)), "p", ())
+    about = to_recorded_request(Request("m", (Message("user", (Text(f"{i}"),)),)), "p", ())
     to.add(about, [(0.0, TextDelta("x" * 5000)), (0.1, Finished("stop"))], (), False)
     print(i, flush=True)
 """
@@ -380,20 +380,20 @@ def test_the_environment_says_so(live, make, file, monkeypatch):
     for said in (str(file), "1"):
         assert make(NBLLM_REPLAY=said).complete("Hi", "openai/m").text == text
     (file.parent / "b.llm.jsonl").write_text("")
-    with pytest.raises(errors.ConfigError, match="Which recording"):
+    with pytest.raises(errors.ConfigError, match="which recording"):
         make(NBLLM_REPLAY="1").complete("Hi", "openai/m")
     monkeypatch.setenv("JPY_SESSION_NAME", "work/nb.ipynb")
-    assert str(beside()) == "nb.llm.jsonl"
-    assert str(beside("/x/other.ipynb")) == "/x/other.llm.jsonl"
+    assert str(recording_path()) == "nb.llm.jsonl"
+    assert str(recording_path("/x/other.ipynb")) == "/x/other.llm.jsonl"
 
 
 def test_the_lines(live, make, file):
     """%llm record and %llm replay."""
-    session = SimpleNamespace(client=live, notebook="")
+    session = SimpleNamespace(client=live, vscode_path="")
     assert str(file) in COMMANDS["record"](session, str(file))
     live.complete("Hi", "openai/m")
     assert COMMANDS["record"](session, "off").startswith("Calls are not recorded")
-    bare = SimpleNamespace(client=make(), notebook=str(file).replace(".llm.jsonl", ".ipynb"))
+    bare = SimpleNamespace(client=make(), vscode_path=str(file).replace(".llm.jsonl", ".ipynb"))
     assert "(1 call)" in COMMANDS["replay"](bare, "pace=recorded")
     assert bare.client.complete("Hi", "openai/m").cached
     COMMANDS["replay"](bare, "off")
@@ -403,12 +403,12 @@ def test_the_lines(live, make, file):
 def test_a_recording_is_found_by_the_name_that_was_said(live, make, file, monkeypatch):
     """With its ending or without, in quotes; `on` is the notebook's, `stop` ends it; no file is called so."""
     monkeypatch.chdir(file.parent)
-    session = SimpleNamespace(client=live, notebook="")
+    session = SimpleNamespace(client=live, vscode_path="")
     for name in ("demo", '"demo.llm.jsonl"'):
         assert "demo.llm.jsonl from" in COMMANDS["record"](session, name)
     live.complete("Hi", "openai/m")
     assert COMMANDS["record"](session, "stop").startswith("Calls are not recorded")
-    other = SimpleNamespace(client=make(), notebook="")
+    other = SimpleNamespace(client=make(), vscode_path="")
     for name in ("demo", "'demo.llm.jsonl' pace=now"):
         assert "(1 call)" in COMMANDS["replay"](other, name)
     assert COMMANDS["replay"](other, "stop").startswith("Calls are sent")

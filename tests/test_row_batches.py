@@ -129,9 +129,9 @@ def test_rows_are_answered_in_one_batch(serve, kind):
 
 
 def _files():
-    from nbllm.store.runs import folder
+    from nbllm.store.runs import runs_folder
 
-    return [p for p in folder().iterdir() if p.is_file()]
+    return [p for p in runs_folder().iterdir() if p.is_file()]
 
 
 @pytest.mark.parametrize("kind", CREATES)
@@ -258,7 +258,7 @@ def test_a_crash_between_creation_and_id_makes_no_second_batch(serve, kind, runn
     mapped(client, texts(3), kind, run="third", wait=False)
     with RunFile("r", create=False) as file:
         (part,) = file.parts()
-        file.put_part(part._replace(state="creating", batch="", created=part.created - 300))
+        file.save_part(part._replace(state="creating", batch="", created=part.created - 300))
     job = mapped(client, texts(3), kind, run="r", wait=False)
     counts = job.poll()
     assert created(server) == 3
@@ -278,11 +278,11 @@ def test_a_crash_before_creation_loses_no_row(serve, kind):
     with RunFile("r", create=False) as file:
         there = Batches(file, first)
         file.plan(first.job.questions(texts(5)))
-        fresh = file.add_part(there.open_ids(), time.time())
+        fresh = file.add_part(there.unfinished_ids(), time.time())
         assert len(fresh.ids) == 2
         assert there.look()["waiting"] == 2
         assert created(server) == 1
-        file.put_part(fresh._replace(created=fresh.created - 300))
+        file.save_part(fresh._replace(created=fresh.created - 300))
         there.look()
         assert created(server) == 2
         assert there.look()["waiting"] == 0
@@ -376,7 +376,7 @@ def test_what_waits_for_room_waits_for_the_batches_that_are_there(serve):
     with RunFile("r", create=False) as file:
         there = Batches(file, job)
         file.plan(job.job.questions(texts(6)))
-        there.submit(there.open_ids())
+        there.submit(there.unfinished_ids())
         assert there.look()["waiting"] == 6
         assert [3] == [len(p.ids) for p in file.parts()]
         there.look()

@@ -18,7 +18,7 @@ from nbllm.core.messages import Document, Image, Message, Reasoning, Request, Te
 from nbllm.notebook.chats import Chats, ChatStorage, Origin, Turn
 from nbllm.routing import registry
 from nbllm.routing.config import Places
-from nbllm.store.chats import KeptChats
+from nbllm.store.chats import ChatStore
 
 from .examples import examples
 from .kernels import Kernel
@@ -37,7 +37,7 @@ def shelf(tmp_path):
     """shelf() -> Chats of a kernel that has just started; what it tells is in shelf.told."""
 
     def make(place="/n.ipynb", secrets=(), folder=tmp_path):
-        return Chats(lambda: ChatStorage(KeptChats(folder), place, secrets, make.told.append))
+        return Chats(lambda: ChatStorage(ChatStore(folder), place, secrets, make.told.append))
 
     make.told = []
     return make
@@ -113,8 +113,8 @@ def test_nothing_is_kept_unasked(tmp_path):
     chats = Chats()
     chats.open("eda").append(turn("secret"))
     assert [] == list(tmp_path.rglob("*"))
-    assert KeptChats(tmp_path).listed() == []
-    assert 0 == KeptChats(tmp_path).forget()
+    assert ChatStore(tmp_path).list_chats() == []
+    assert 0 == ChatStore(tmp_path).delete()
 
 
 def test_no_key_and_no_other_eyes(shelf, tmp_path):
@@ -122,7 +122,7 @@ def test_no_key_and_no_other_eyes(shelf, tmp_path):
     it."""
     chats = shelf(secrets=(KEY,))
     chats.open("eda").append(turn(f"my key is {KEY}", f"{KEY} it is"))
-    path = KeptChats(tmp_path).path
+    path = ChatStore(tmp_path).path
     assert KEY.encode() not in path.read_bytes()
     assert ["my key is •••"] == texts(shelf())
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
@@ -139,20 +139,20 @@ def test_a_turn_that_cannot_be_read_costs_no_other(text, shelf, tmp_path):
     """It is told, and stays in the file."""
     shelf().open("eda").append(turn("one"))
     shelf().open("eda").append(turn("two"))
-    with sqlite3.connect(KeptChats(tmp_path).path) as db:
+    with sqlite3.connect(ChatStore(tmp_path).path) as db:
         db.execute("insert into turns values ('/n.ipynb', 'eda', 'x', 1, 0, ?)", (text,))
     chats = shelf()
     assert ["one", "two"] == texts(chats)
     assert "1 of the 3 turns of eda cannot be read" in shelf.told[-1]
     chats.open("eda").append(turn("three"))
-    with sqlite3.connect(KeptChats(tmp_path).path) as db:
+    with sqlite3.connect(ChatStore(tmp_path).path) as db:
         assert 4 == db.execute("select count(*) from turns").fetchone()[0]
 
 
 @pytest.mark.parametrize("damage", ["bytes", "folder", "newer"])
 def test_a_file_that_cannot_be_used_costs_no_turn(damage, shelf, tmp_path):
     """It is told, once; the conversation goes on in this kernel."""
-    path = KeptChats(tmp_path).path
+    path = ChatStore(tmp_path).path
     shelf().open("eda").append(turn("before"))
     if damage == "newer":
         with sqlite3.connect(path) as db:
@@ -173,7 +173,7 @@ def test_a_file_that_cannot_be_used_costs_no_turn(damage, shelf, tmp_path):
 def test_what_is_kept_is_what_there_is(tmp_path_factory, work):
     """After any work on it."""
     folder = tmp_path_factory.mktemp("kept")
-    shelf = ChatStorage(KeptChats(folder), "/n.ipynb")
+    shelf = ChatStorage(ChatStore(folder), "/n.ipynb")
     chats = Chats(lambda: shelf)
     for n, (what, where, flag) in enumerate(work):
         chat = chats.open("eda")
@@ -290,7 +290,7 @@ def test_a_conversation_takes_its_size_on_disk(shelf, tmp_path):
         messages.append(new.question)
         said = replace(new.response, request=Request("m", tuple(messages)), raw={"all": "y" * 10_000})
         chat.append(replace(new, response=said))
-    (kept,) = KeptChats(tmp_path).listed()
+    (kept,) = ChatStore(tmp_path).list_chats()
     assert (40, True) == (kept.turns, kept.bytes < 40 * 2_500)
 
 

@@ -75,7 +75,7 @@ def runs_directory() -> Path:
 
 def translate_disk_errors(directory: Path) -> contextlib.AbstractContextManager[None]:
     """Raises ConfigError instead of errors of the disk."""
-    return run_base.told(f"in {directory}", "bench.resume")
+    return run_base.translate_run_errors(f"in {directory}", "bench.resume")
 
 
 @contextlib.contextmanager
@@ -84,7 +84,9 @@ def lock_run(directory: Path) -> Iterator[None]:
     ConfigError where one is."""
     lock = None
     with contextlib.suppress(OSError):  # a file system without locks
-        lock = run_base.taken(directory / "run.lock", f"in {directory}", "begin another with bench.run(...)")
+        lock = run_base.lock_run_file(
+            directory / "run.lock", f"in {directory}", "begin another with bench.run(...)"
+        )
     try:
         yield
     finally:
@@ -105,7 +107,7 @@ class Store(run_base.RunBase):
                 hint="bench.runs() lists the runs of this machine.",
             )
         self.directory = directory
-        with self._told():
+        with self._errors():
             if create:
                 directory.mkdir(parents=True, exist_ok=True)
             self._open(path, _TABLES, version=0)  # as it has always been: what only reads writes nothing
@@ -136,22 +138,22 @@ class Store(run_base.RunBase):
 
     def finished_slots(self) -> set[str]:
         """The slots that are finished."""
-        return {slot for (slot,) in self._asked("select slot from done")}
+        return {slot for (slot,) in self._query("select slot from done")}
 
     def rows(self) -> list[dict[str, Any]]:
         """Every row, in the order in which requests were planned."""
-        found = self._asked("select data from rows order by seq, request_id, attempt")
-        with self._told():
+        found = self._query("select data from rows order by seq, request_id, attempt")
+        with self._errors():
             return [json.loads(data) for (data,) in found]
 
     def _has_table(self, table: str) -> bool:
-        return bool(self._asked("select 1 from sqlite_master where name = ?", table))
+        return bool(self._query("select 1 from sqlite_master where name = ?", table))
 
     def answers(self) -> dict[str, tuple[str, float | None]]:
         """(text, score) of each request."""
         if not self._has_table("answers"):
             return {}
-        found = self._asked("select request_id, answer, score from answers")
+        found = self._query("select request_id, answer, score from answers")
         return {request_id: (text, score) for request_id, text, score in found}
 
     def put_scores(self, scores: Mapping[str, float]) -> None:
@@ -167,7 +169,7 @@ class Store(run_base.RunBase):
     def checks(self) -> dict[str, dict[str, float | None]]:
         """The results of checks, by request id and name."""
         checks: dict[str, dict[str, float | None]] = {}
-        rows = self._asked("select request_id, name, value from checks") if self._has_table("checks") else []
+        rows = self._query("select request_id, name, value from checks") if self._has_table("checks") else []
         for request_id, name, value in rows:
             checks.setdefault(request_id, {})[name] = value
         return checks
@@ -209,10 +211,10 @@ class Store(run_base.RunBase):
     def chunks(self, request_ids: Iterable[str] | None = None) -> pd.DataFrame:
         """The chunks frame of the given requests, or of all."""
         run_id = self.get("run_id", self.directory.name)
-        attempts = dict(self._asked("select request_id, max(attempt) from rows group by request_id"))
+        attempts = dict(self._query("select request_id, max(attempt) from rows group by request_id"))
         wanted = None if request_ids is None else set(request_ids)
         rows = []
-        for request_id, data in self._asked("select request_id, data from chunks order by rowid"):
+        for request_id, data in self._query("select request_id, data from chunks order by rowid"):
             if wanted is None or request_id in wanted:
                 key = {"run_id": run_id, "request_id": request_id, "attempt": attempts.get(request_id, 1)}
                 rows += [

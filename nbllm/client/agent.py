@@ -53,7 +53,7 @@ from ..core.history import complete_tool_results, match_results
 from ..core.messages import Message, Request, Text, Tool, ToolCall, ToolResult
 from ..core.options import CallSpec
 from ..core.values import plural
-from ..store.budgets import Turns
+from ..store.budgets import LoopBudget
 from ..tools.changes import AppliedChange, Change, Journal, resolve
 from ..tools.mcp_mend import clean
 from ..tools.names import resolve_choice, with_unique_names
@@ -98,7 +98,7 @@ class Limits:
     None for no limit."""
 
     max_steps: int = MAX_STEPS
-    budget: Turns | None = None
+    budget: LoopBudget | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.max_steps, bool) or not self.max_steps > 0:
@@ -108,10 +108,12 @@ class Limits:
         """The reason to stop where the budget is spent after these steps; else ""."""
         if self.budget is None:
             return ""
-        budget, used = self.budget.whole, sum_usage(s.usage for s in steps) or Usage()
+        budget, used = self.budget.parent, sum_usage(s.usage for s in steps) or Usage()
         tokens = (used.input_tokens or 0) + (used.output_tokens or 0)
         amounts = (budget.usd, sum(s.cost or 0.0 for s in steps)), (budget.tokens, tokens)
-        spent = self.budget.over or any(limit is not None and amount >= limit for limit, amount in amounts)
+        spent = self.budget.is_used_up or any(
+            limit is not None and amount >= limit for limit, amount in amounts
+        )
         return f"the budget of {budget} is spent" if spent else ""
 
 
@@ -647,7 +649,7 @@ class ToolUse:
         find_toolset: FindToolset | None = None,
         window: Callable[[], int | None] = lambda: None,
     ) -> ToolUse:
-        """From the options of a call, whose budget is a Turns. connections: for HTTP tools. sets: finds tools
+        """From a call's options, whose budget is a LoopBudget. connections: for HTTP tools. sets: finds tools
         by name. window: finds the model's context window. Raises ConfigError for what is not a tool, and for
         options of tools without a tool that runs."""
         found = parse_tools(() if spec.tools is None else spec.tools, connections, find_toolset)

@@ -17,7 +17,7 @@ from typing import Any
 from ..core.errors import ConfigError
 from ..core.eventlog import EventLog
 from ..core.events import Event, Finished, Notice
-from ..store.answers import Answers, Known, key_of, worth
+from ..store.answers import AnswerStore, CachedAnswer, cache_key, cacheable_events
 from .attempt import Attempt, ForwardingSink, Handler, Sink
 
 OWN_MODES = ("true", "refresh")  # the values of cache= for this cache; others are for a provider's
@@ -43,7 +43,7 @@ class AnswerCache:
     so anew in a forked process."""
 
     def __init__(self) -> None:
-        self.answers = Answers()
+        self.answers = AnswerStore()
         self.flights: dict[tuple[str, str], Flight] = {}
 
 
@@ -55,7 +55,7 @@ def cached(handler: Handler, cache: AnswerCache, mode: str, sample: int = 0) -> 
         if not attempt.call.rate_limited:  # a failover may lead to a command
             await handler(attempt, sink)
             return
-        key = key_of(attempt.call, attempt.dialect.name, sample)
+        key = cache_key(attempt.call, attempt.dialect.name, sample)
         flight_key = key, f"{mode} {replace(attempt.timeouts, total=None)}"  # equal time limits, too
         flight = cache.flights.get(flight_key)
         if flight is None:
@@ -71,7 +71,7 @@ def cached(handler: Handler, cache: AnswerCache, mode: str, sample: int = 0) -> 
 
 
 async def _look_up_or_send(
-    handler: Handler, attempt: Attempt, flight: Flight, answers: Answers, about: tuple[str, str]
+    handler: Handler, attempt: Attempt, flight: Flight, answers: AnswerStore, about: tuple[str, str]
 ) -> None:
     key, mode = about
     known = await asyncio.to_thread(answers.get, key) if mode != "refresh" else None
@@ -80,17 +80,17 @@ async def _look_up_or_send(
         for event in (_cached_notice(known), *known.events):
             flight.publish(event)
         return
-    if warning := answers.tell():
+    if warning := answers.take_problem():
         flight.publish(Notice("warning", warning))
     start = len(flight.log)
     await handler(attempt, flight)
-    events = worth([event for _, event in flight.log[start:]], attempt.guard.secrets)
+    events = cacheable_events([event for _, event in flight.log[start:]], attempt.guard.secrets)
     if events:
         simulated = attempt.route.simulated or any(trace.simulated for trace in flight.traces[-1:])
-        await asyncio.to_thread(answers.put, key, Known(events, time.time(), simulated))
+        await asyncio.to_thread(answers.put, key, CachedAnswer(events, time.time(), simulated))
 
 
-def _cached_notice(known: Known) -> Notice:
+def _cached_notice(known: CachedAnswer) -> Notice:
     age = max(0, time.time() - known.at)
     many, unit = next(((int(age // size), unit) for size, unit in _AGES if age >= size), (0, "s"))
     return Notice("cached", f"cached {many} {unit} ago", {"at": known.at, "simulated": known.simulated})

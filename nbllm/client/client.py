@@ -24,8 +24,8 @@ from ..dialects._media import dropped_files
 from ..http.transport import HttpTransport
 from ..routing import prices
 from ..routing.registry import DEFAULT_MODEL, Registry, Route, load
-from ..store.answers import Answers
-from ..store.budgets import Budget, Turns
+from ..store.answers import AnswerStore
+from ..store.budgets import Budget, LoopBudget
 from ..store.chunks import Row
 from ..store.ledger import Ledger
 from ..store.timeline import timing
@@ -226,7 +226,7 @@ class Client:
         return self._current_engine().run(work)
 
     @property
-    def answers(self) -> Answers:
+    def answers(self) -> AnswerStore:
         """The answers that cache=true stores."""
         return self._current_engine().singleton(answers.AnswerCache).answers
 
@@ -387,7 +387,7 @@ class Client:
 
             permits = PermissionHandler(parse_approve(spec.approve), self.asker)
             spec = replace(spec, approve=None)
-        turns = None if spec.budget is None else Turns(Budget.of(spec.budget))
+        turns = None if spec.budget is None else LoopBudget(Budget.of(spec.budget))
         tool_use = self._tool_use(replace(spec, budget=turns), route) if _needs_agent(spec) else None
         parameters = self.request_parameters(spec)
         if "cache" not in parameters and tool_use is not None and tool_use.needs_loop:
@@ -398,7 +398,7 @@ class Client:
         if permits is not None:
             send_options["permits"] = permits
         if turns:
-            send_options["budgets"] = (turns if tool_use and tool_use.has_runnable_tools else turns.whole,)
+            send_options["budgets"] = (turns if tool_use and tool_use.has_runnable_tools else turns.parent,)
 
         def send_once(request: Request) -> Stream:
             return self.send(request, route, **send_options)

@@ -16,14 +16,16 @@ from ..core.codec import digest
 from ..core.errors import NbllmError
 from ..core.events import Notice
 from ..routing.registry import Registry, Route
-from ..store.recordings import Recording, Tape, Told, beside, told
+from ..store.recordings import RecordedRequest, Recording, Tape, recording_path, to_recorded_request
 from .attempt import Attempt, Handler, Sink
 
 
-def _request_record(attempt: Attempt, others: Sequence[Attempt] = ()) -> Told:
+def _request_record(attempt: Attempt, others: Sequence[Attempt] = ()) -> RecordedRequest:
     """A request in its recorded form. With `others`, the models of a failover, it is found again in whatever
     order they are given."""
-    records = [told(a.request, a.route.provider.name, a.guard.secrets) for a in (attempt, *others)]
+    records = [
+        to_recorded_request(a.request, a.route.provider.name, a.guard.secrets) for a in (attempt, *others)
+    ]
     if not others:
         return records[0]
     request = {**records[0].request, "others": [f"{r.provider}/{r.model}" for r in records[1:]]}
@@ -98,9 +100,9 @@ class Tapes:
         if not self._env_read:
             replay, record = (self._env.get(name, "") for name in ("NBLLM_REPLAY", "NBLLM_RECORD"))
             if replay not in _OFF and self.source is None:
-                self.source = Tape(beside(there=True) if replay in _ON else Path(replay))
+                self.source = Tape(recording_path(must_exist=True) if replay in _ON else Path(replay))
             if record not in _OFF and self.target is None:
-                self.target = Recording(beside() if record in _ON else Path(record))
+                self.target = Recording(recording_path() if record in _ON else Path(record))
             self._env_read = True
         return self.source
 

@@ -26,7 +26,7 @@ def budget_command(session: Session, rest: str) -> str:
     current = session.client.budget
     if current is None:
         return "No budget is set. For example: %llm budget $5, or %llm budget tokens:100000"
-    return f"{current.who[0].upper()}{current.who[1:]} is {current.state()}."
+    return f"{current.label[0].upper()}{current.label[1:]} is {current.state()}."
 
 
 def install_daily_budget(session: Session) -> None:
@@ -57,5 +57,5 @@ def _remove_budget(session: Session) -> str:
     if isinstance(removed, DailyBudget):
         return "Calls of this notebook are not limited by NBLLM_BUDGET any more; what was spent today stays."
     if isinstance(removed, SharedBudget):
-        removed.drop()
+        removed.delete()
     return "No budget any more: calls are limited by their own budget= alone."

@@ -15,7 +15,7 @@ from ..core.errors import ConfigError, NbllmError, scrub
 from ..core.events import Response, total_cost
 from ..core.messages import Document, Image, Message, Part, caption
 from ..core.values import plural
-from ..store.chats import KeptChats
+from ..store.chats import ChatStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class ChatStorage:
     """Where conversations are kept, and how. place: the notebook that they belong to; secrets: what no file
     may hold; tell: what is to be told to the user."""
 
-    file: KeptChats
+    file: ChatStore
     notebook: str
     secrets: tuple[str, ...] = ()
     report: Callable[[str], None] = lambda _: None
@@ -178,7 +178,7 @@ class Chats:
     def __iter__(self) -> Iterator[Chat]:
         """Those of this session, and those that are kept."""
         if (storage := self._get_storage()) is not None:
-            for found in storage.file.listed(storage.notebook):
+            for found in storage.file.list_chats(storage.notebook):
                 self.open(found.chat)
         return iter(list(self._chats.values()))
 
@@ -254,7 +254,7 @@ class Chats:
         """Forgets a conversation, also where it is kept; gives how many turns it had."""
         chat, storage = self.get(name), self._get_storage()
         if storage is not None:
-            storage.file.forget(storage.notebook, name)
+            storage.file.delete(storage.notebook, name)
         del self._chats[name]
         self._stored.pop(name, None)
         return len(chat.turns)

@@ -24,7 +24,7 @@ from ..routing import keys
 from ..routing.config import is_provider_name
 from ..routing.config_files import user_file
 from ..routing.toml_edit import set_entry
-from ..store.recordings import SUFFIX, Recording, Tape, beside
+from ..store.recordings import SUFFIX, Recording, Tape, recording_path
 from . import overview
 from .cell import resolve_schema, run_cell, run_question, selected_models
 from .chats import chat_markdown, chat_messages
@@ -412,9 +412,9 @@ def _list_chats(session: Session, name: str, _rest: str) -> Any:
     if name == "--all":  # what is kept of all notebooks
         import pandas as pd
 
-        from ..store.chats import KeptChats
+        from ..store.chats import ChatStore
 
-        stored = [(k.chat, k.place, k.turns, k.bytes, k.at) for k in KeptChats().listed()]
+        stored = [(k.chat, k.place, k.turns, k.bytes, k.at) for k in ChatStore().list_chats()]
         frame = overview.to_frame(stored, ["chat", "notebook", "turns", "bytes", "last"])
         return frame.assign(last=pd.to_datetime(frame["last"], unit="s", utc=True).dt.round("s"))
     rows = [
@@ -432,13 +432,13 @@ def _list_chats(session: Session, name: str, _rest: str) -> Any:
 
 def _forget_chat(session: Session, name: str, _rest: str) -> str:
     """Forgets a conversation; --all: all that are kept, of this notebook and the others."""
-    from ..store.chats import KeptChats
+    from ..store.chats import ChatStore
 
     if name != "--all":
         return f"Conversation {name} was deleted ({plural(session.chats.clear(name), 'turn')})."
     for chat in list(session.chats):
         session.chats.clear(chat.name)
-    return f"All conversations were deleted (also {plural(KeptChats().forget(), 'turn')} of other notebooks)."
+    return f"All conversations were deleted (also {plural(ChatStore().delete(), 'turn')} of other notebooks)."
 
 
 def _open_chat(session: Session, name: str, rest: str) -> Any:
@@ -478,7 +478,7 @@ def _cache(session: Session, rest: str) -> str:
         return f"Deleted: {plural(answers.clear(), 'answer')}."
     if rest:
         raise ConfigError(f"%llm cache has no {rest[:40]!r}.", hint="%llm cache, or %llm cache clear.")
-    figures = answers.figures()
+    figures = answers.statistics()
     return (
         f"{plural(figures['answers'], 'answer')} of {figures['bytes'] / 1e6:,.1f} MB "
         f"(at most {figures['limit'] / 1e6:,.0f} MB) in {figures['path']}; "
@@ -490,7 +490,7 @@ def _recording_path(session: Session, name: str, *, must_exist: bool = False) ->
     """The file that a line names, with or without its ending; the notebook's where none is named."""
     path = Path(name.strip(" \"'"))
     if path.name in ("", "on"):
-        return beside(session.vscode_path, there=must_exist)
+        return recording_path(session.vscode_path, must_exist=must_exist)
     return path if path.suffix or path.is_file() else path.with_name(f"{path.name}{SUFFIX}")
 
 

@@ -139,12 +139,12 @@ class Session:
         registry = self.client.registry
         if not registry.keep_chats:
             return None
-        from ..store.chats import KeptChats
+        from ..store.chats import ChatStore
         from .chats import ChatStorage
 
         if not self._chats_notebook:
             self._chats_notebook = self.notebook_file or os.getcwd()
-        return ChatStorage(KeptChats(), self._chats_notebook, registry.secrets, self.print_text)
+        return ChatStorage(ChatStore(), self._chats_notebook, registry.secrets, self.print_text)
 
     @property
     def last_response(self) -> Response | None:

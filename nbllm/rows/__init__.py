@@ -127,7 +127,7 @@ def batches() -> pd.DataFrame:
     import pandas as pd
 
     names = ["run", "part", "state", "batch", "rows", "created"]
-    found = pd.DataFrame(files.parts(), columns=names)
+    found = pd.DataFrame(files.list_parts(), columns=names)
     return found.assign(created=pd.to_datetime(found["created"].astype("float64"), unit="s", utc=True))
 
 
@@ -157,7 +157,7 @@ def runs() -> pd.DataFrame:
     it ended early."""
     import pandas as pd
 
-    return pd.DataFrame([asdict(info) for info in files.runs()], columns=list(RunInfo.__slots__))
+    return pd.DataFrame([asdict(info) for info in files.list_runs()], columns=list(RunInfo.__slots__))
 
 
 def resume(
@@ -269,7 +269,7 @@ def _budget(given: Any, file: RunFile) -> Budget:
             hint="A Budget that several runs and calls share is their client's: client.budget = ...",
         )
     budget = Budget.of(given)
-    budget.spend(Amount(*file.spent()))
+    budget.add_spent(Amount(*file.spent()))
     return budget
 
 
@@ -319,9 +319,9 @@ class _Run:
         if df is not None:
             self.file.plan(self.job.questions(df))
         if failed:
-            self.file.reopen()
+            self.file.reset_failed()
         self.file.put(about={**self.job.about(), "budget": self.budget.limits}, ended="")
-        ids, progress = self.file.open_ids(), chosen()
+        ids, progress = self.file.unfinished_ids(), chosen()
         counts = self.file.counts()
         totals = Totals(self.file.name, len(ids), counts.get("ok", 0))
         runner = Runner(self.client, self.job, self.file, self.budget, facts, totals, self.width, self.raises)
@@ -354,10 +354,10 @@ class _Run:
         if df is not None:
             self.file.plan(self.job.questions(df))
         if failed:
-            self.file.reopen()
+            self.file.reset_failed()
         self.file.put(about=about, ended="")
         there.look()  # what is there already, an interrupted creation among it
-        if ids := there.open_ids():
+        if ids := there.unfinished_ids():
             there.check(ids)
             if self._wanted(ids, self._facts(), chosen()):
                 there.submit(ids)
@@ -368,7 +368,7 @@ class _Run:
         route = self.route
         facts = _FREE if route.simulated else prices.facts(route.model, route.provider)
         with contextlib.suppress(BudgetExceeded):  # it is told at the first row
-            self.budget.state().check(taken(1, 1, facts), self.budget.who)
+            self.budget.state().check(taken(1, 1, facts), self.budget.label)
         return facts
 
     def _wanted(self, ids: list[str], facts: ModelFacts, progress: Progress) -> bool:
@@ -389,7 +389,7 @@ class _Run:
         answer = None if estimate.small else progress.ask(question(estimate, str(self.budget)))
         if answer is None:
             try:
-                self.budget.state().check(estimate.amount, self.budget.who)
+                self.budget.state().check(estimate.amount, self.budget.label)
             except BudgetExceeded:
                 raise ConfigError(
                     f"The run would take {estimate}, more than its budget of {self.budget}.",

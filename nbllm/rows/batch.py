@@ -147,10 +147,10 @@ class Batches:
         self.run = file.get("batch_run") or uuid4().hex[:8]
         file.put(batch_run=self.run)
 
-    def open_ids(self) -> list[str]:
+    def unfinished_ids(self) -> list[str]:
         """The questions that are in no batch and have no end."""
         waiting = {id for part in self.file.parts() for id in part.ids}
-        return [id for id in self.file.open_ids() if id not in waiting]
+        return [id for id in self.file.unfinished_ids() if id not in waiting]
 
     def check(self, ids: list[str]) -> None:
         """Raises ConfigError for a row, or a call, that cannot be in a batch. Nothing is sent."""
@@ -185,7 +185,7 @@ class Batches:
             if there is not None:
                 self._look_at(there)
         most = self.file.get("batch_most")
-        if most and not self.file.parts() and (ids := self.file.open_ids()):
+        if most and not self.file.parts() and (ids := self.file.unfinished_ids()):
             self._hand_in(next(self._split(ids[:most])))
         counts = self.file.counts()
         ok, failed = counts.get("ok", 0), counts.get("failed", 0)
@@ -274,7 +274,7 @@ class Batches:
             self.file.record([], part=part.part)
             raise
         made = part._replace(state="running", batch=batches.check_id(found.id))
-        self.file.put_part(made)
+        self.file.save_part(made)
         return made
 
     def _adopted(self, part: Part, *, create: bool = True) -> Part | None:
@@ -284,7 +284,7 @@ class Batches:
         batch, waits = self.server.find(self.run, part.part, len(part.ids), part.created, first)
         if batch:
             made = part._replace(state="running", batch=batch)
-            self.file.put_part(made)
+            self.file.save_part(made)
             return made
         if waits or not create or time.time() - part.created < _LISTED:
             return None

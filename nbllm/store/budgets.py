@@ -1,12 +1,13 @@
-"""What may be spent: limits in US dollars and in tokens, kept by reserving before a call and settling after.
+"""Budgets: limits in US dollars and in tokens, enforced by a reservation before each call and a settlement
+after it.
 
-A limit that is looked at before a call and written down after it does not hold: calls under way at once all
-find it unspent. So each call reserves the most that it may take, and is refused where limit, spent and
-reserved leave no room for that; at its end the reservation gives way to what it really took.
+A limit that is only checked before a call and updated after it does not hold: simultaneous calls all find it
+unspent. So each call reserves the most that it may take, and is refused where the limit, less what is spent
+and reserved, leaves no room for that; at its end the actual amount replaces the reservation.
 
-A Budget is one process's. A SharedBudget is kept by its name in a small file, where all kernels of the user
-that name it meet, one transaction at a time (see database.shared). Each of them holds a lock for as long as
-it lives; what a killed one had reserved is dropped by the next that finds no room.
+A Budget belongs to one process. A SharedBudget is stored by name in a small file that all kernels of the user
+share, one transaction at a time (see database.open_shared). Each kernel holds a lock as long as it runs; the
+reservations of a killed one are deleted by the next kernel that finds no room.
 """
 
 from __future__ import annotations
@@ -29,166 +30,168 @@ from .database import hold_lock, open_shared, private_folder, state_folder, tran
 if TYPE_CHECKING:
     import sqlite3
 
-_BUSY = 30.0  # seconds to wait for other kernels' moments with the file
+_BUSY_TIMEOUT = 30.0  # seconds to wait for other kernels
 _ROUNDING = 1e-9  # dollars
-_RAISE = "Raise it (%llm budget, or budget= of this call), or ask for less with max_tokens=."
+_RAISE_HINT = "Raise it (%llm budget, or budget= of this call), or request less with max_tokens=."
 
 
 class Amount(msgspec.Struct, frozen=True):
-    """US dollars, None where a price is not known; and tokens, read and written."""
+    """US dollars, None where a price is unknown; and tokens of input and output."""
 
     usd: float | None = 0.0
     tokens: int = 0
 
 
-class State(msgspec.Struct, frozen=True):
-    """Limits (None for none), what is spent, and what calls under way have reserved."""
+class BudgetState(msgspec.Struct, frozen=True):
+    """Limits (None for none), what is spent, and what running calls have reserved."""
 
     usd: float | None
     tokens: int | None
     spent: Amount
-    held: Amount
+    reserved: Amount
 
-    def check(self, want: Amount, who: str) -> None:
-        """Raises BudgetExceeded where `want` does not fit any more, ConfigError for a price that is not
-        known under a limit in dollars."""
-        if self.usd is not None and want.usd is None:
+    def check(self, amount: Amount, label: str) -> None:
+        """Raises BudgetExceeded where `amount` is more than is left, ConfigError for an unknown price under a
+        limit in dollars. label: the budget's name in the message."""
+        if self.usd is not None and amount.usd is None:
             raise ConfigError(
-                f"The price of this model is not known, so {who} in US dollars cannot hold.",
+                f"The price of this model is not known, so {label} in US dollars cannot be kept.",
                 hint="Limit tokens instead (budget=tokens:20000, in Python budget={'tokens': 20_000}), or "
                 "give the model's prices in your providers.toml.",
             )
-        held, spent = self.held.usd or 0.0, self.spent.usd or 0.0
-        if self.usd is not None and spent + held + (want.usd or 0.0) > self.usd + _ROUNDING:
-            raise _exceeded(who, "", (f"${x:.4g}" for x in (self.usd, spent, held, want.usd or 0.0)))
-        counts = (self.tokens or 0, self.spent.tokens, self.held.tokens, want.tokens)
+        reserved, spent = self.reserved.usd or 0.0, self.spent.usd or 0.0
+        if self.usd is not None and spent + reserved + (amount.usd or 0.0) > self.usd + _ROUNDING:
+            raise _exceeded(label, "", (f"${x:.4g}" for x in (self.usd, spent, reserved, amount.usd or 0.0)))
+        counts = (self.tokens or 0, self.spent.tokens, self.reserved.tokens, amount.tokens)
         if self.tokens is not None and sum(counts[1:]) > self.tokens:
-            raise _exceeded(who, "tokens", (f"{x:,}" for x in counts))
+            raise _exceeded(label, "tokens", (f"{x:,}" for x in counts))
 
     def __str__(self) -> str:
         lines = []
         if self.usd is not None:
-            spent, held = self.spent.usd or 0.0, self.held.usd or 0.0
-            left = max(0.0, self.usd - spent - held)
-            lines.append(f"${self.usd:g}: ${spent:.4g} spent, ${held:.4g} reserved, ${left:.4g} left")
+            spent, reserved = self.spent.usd or 0.0, self.reserved.usd or 0.0
+            left = max(0.0, self.usd - spent - reserved)
+            lines.append(f"${self.usd:g}: ${spent:.4g} spent, ${reserved:.4g} reserved, ${left:.4g} left")
         if self.tokens is not None:
-            left = max(0, self.tokens - self.spent.tokens - self.held.tokens)
+            left = max(0, self.tokens - self.spent.tokens - self.reserved.tokens)
             lines.append(
                 f"{plural(self.tokens, 'token')}: {self.spent.tokens:,} spent, "
-                f"{self.held.tokens:,} reserved, {left:,} left"
+                f"{self.reserved.tokens:,} reserved, {left:,} left"
             )
         return "; ".join(lines)
 
 
-def _exceeded(who: str, unit: str, figures: Iterable[str]) -> BudgetExceeded:
-    limit, spent, held, want = figures
+def _exceeded(label: str, unit: str, figures: Iterable[str]) -> BudgetExceeded:
+    limit, spent, reserved, wanted = figures
     return BudgetExceeded(
-        f"This call was not sent: {who} is {f'{limit} {unit}'.strip()}, {spent} of it spent, {held} reserved "
-        f"by calls under way, and this one may take {want}.",
-        hint=_RAISE,
+        f"This call was not sent: {label} is {f'{limit} {unit}'.strip()}, {spent} of it spent, {reserved} "
+        f"reserved by running calls, and this one may take {wanted}.",
+        hint=_RAISE_HINT,
     )
 
 
 class Budget:
-    """Limits of the calls that are given it, in this process: usd US dollars, tokens read and written. Any
-    thread. Raises ConfigError for what is no limit."""
+    """A limit for the calls that use it, in this process: usd in US dollars, tokens of input and output. Any
+    thread may use it. Raises ConfigError for an invalid limit."""
 
-    who = "the budget"
+    label = "the budget"
 
     def __init__(self, usd: float | None = None, tokens: float | None = None) -> None:
         for name, value in (("usd", usd), ("tokens", tokens)):
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if value is not None and not (number and 0 < value < 1e18):
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (is_number and 0 < value < 1e18):
                 raise ConfigError(f"Not a budget: {name}={value!r}.", hint="Give a number above 0.")
         self.usd = None if usd is None else float(usd)
         self.tokens = None if tokens is None else int(tokens)
         self._lock = threading.Lock()
         self._usd, self._tokens = 0.0, 0  # spent
-        self._held: dict[int, Amount] = {}
+        self._reservations: dict[int, Amount] = {}
         self._last = 0
 
     @classmethod
-    def of(cls, given: Any) -> Budget:
-        """From US dollars, a mapping of usd and tokens, or a Budget, which is kept."""
-        if isinstance(given, Budget):
-            return given
-        most = dict(given) if isinstance(given, Mapping) else {"usd": given}
-        if odd := [name for name in most if name not in ("usd", "tokens")]:
-            raise ConfigError(f"Not a budget: {str(odd[0])[:40]!r}.", hint="It has usd and tokens.")
-        if not most:
+    def of(cls, value: Any) -> Budget:
+        """The budget of a number of US dollars or a mapping of usd and tokens; a Budget is returned as is."""
+        if isinstance(value, Budget):
+            return value
+        limits = dict(value) if isinstance(value, Mapping) else {"usd": value}
+        if unknown := [name for name in limits if name not in ("usd", "tokens")]:
+            raise ConfigError(f"Not a budget: {str(unknown[0])[:40]!r}.", hint="It has usd and tokens.")
+        if not limits:
             raise ConfigError("A budget without a limit.", hint="It has usd and tokens.")
-        return cls(**most)
+        return cls(**limits)
 
     @property
     def limits(self) -> dict[str, float]:
-        """As a mapping."""
-        found = {"usd": self.usd, "tokens": self.tokens}
-        return {name: value for name, value in found.items() if value is not None}
+        """The limits as a mapping."""
+        limits = {"usd": self.usd, "tokens": self.tokens}
+        return {name: value for name, value in limits.items() if value is not None}
 
     def __str__(self) -> str:
         usd = [] if self.usd is None else [f"${self.usd:g}"]
         return " and ".join([*usd, *([] if self.tokens is None else [plural(self.tokens, "token")])])
 
-    def reserve(self, want: Amount, *, sure: bool = False) -> int:
-        """Sets aside what a call may take; gives the reservation's number. sure: it is sent in any case.
-        Raises BudgetExceeded, and ConfigError for an unknown price under a limit in dollars."""
+    def reserve(self, amount: Amount, *, unconditional: bool = False) -> int:
+        """Reserves the amount that a call may take, and returns the reservation's number. unconditional:
+        without a check. Raises BudgetExceeded, and ConfigError for an unknown price under a limit in
+        dollars."""
         with self._lock:
-            if not sure and (self.usd is not None or self.tokens is not None):
-                self._state().check(want, self.who)
+            if not unconditional and (self.usd is not None or self.tokens is not None):
+                self._state().check(amount, self.label)
             self._last += 1
-            self._held[self._last] = want
+            self._reservations[self._last] = amount
             return self._last
 
     def settle(self, number: int, used: Amount) -> None:
-        """Puts what a call took in the place of its reservation."""
+        """Replaces a call's reservation by the amount that it took."""
         with self._lock:
-            if self._held.pop(number, None) is not None:
-                self.spend(used)
+            if self._reservations.pop(number, None) is not None:
+                self.add_spent(used)
 
-    def spend(self, used: Amount) -> None:
-        """Counts what was taken before there was this budget."""
+    def add_spent(self, used: Amount) -> None:
+        """Adds an amount to what is spent."""
         self._usd, self._tokens = self._usd + (used.usd or 0.0), self._tokens + used.tokens
 
-    def state(self) -> State:
-        """Limits, spent and reserved, as they are now."""
+    def state(self) -> BudgetState:
+        """The limits, and what is spent and reserved now."""
         with self._lock:
             return self._state()
 
-    def _state(self) -> State:
-        held = self._held.values()
-        reserved = Amount(sum(a.usd or 0.0 for a in held), sum(a.tokens for a in held))
-        return State(self.usd, self.tokens, Amount(self._usd, self._tokens), reserved)
+    def _state(self) -> BudgetState:
+        amounts = self._reservations.values()
+        reserved = Amount(sum(a.usd or 0.0 for a in amounts), sum(a.tokens for a in amounts))
+        return BudgetState(self.usd, self.tokens, Amount(self._usd, self._tokens), reserved)
 
 
-class Turns(Budget):
-    """A budget as a loop of tools keeps it, whoever else does: it begins while anything is left. Its turns
-    then count and are all sent, since it is the loop that ends, by a last answer, once nothing is left."""
+class LoopBudget(Budget):
+    """A budget as the tool loop applies it: the loop may begin while anything is left. All its turns are then
+    counted and sent; once nothing is left, the loop itself ends with a final answer."""
 
-    def __init__(self, whole: Budget) -> None:
+    def __init__(self, parent: Budget) -> None:
         super().__init__()
-        self.whole, self.over = whole, False  # over: nothing was left when the last turn ended
-        self._begun = False
+        self.parent, self.is_used_up = parent, False  # is_used_up: nothing was left after the last turn
+        self._has_begun = False
 
-    def reserve(self, want: Amount, *, sure: bool = False) -> int:
-        """Raises what Budget.reserve does where nothing is left at the first turn, or its price is not
-        known."""
-        if not (sure or self._begun):
-            self.whole.state().check(_least(want), self.whole.who)
-        self._begun = True
-        return self.whole.reserve(want, sure=True)
+    def reserve(self, amount: Amount, *, unconditional: bool = False) -> int:
+        """See Budget.reserve. It raises at the first turn only, where nothing is left or the price is
+        unknown."""
+        if not (unconditional or self._has_begun):
+            self.parent.state().check(_minimum(amount), self.parent.label)
+        self._has_begun = True
+        return self.parent.reserve(amount, unconditional=True)
 
     def settle(self, number: int, used: Amount) -> None:
-        """As Budget.settle."""
-        self.whole.settle(number, used)
+        """See Budget.settle."""
+        self.parent.settle(number, used)
         try:
-            self.whole.state().check(_least(Amount()), self.whole.who)
+            self.parent.state().check(_minimum(Amount()), self.parent.label)
         except BudgetExceeded:
-            self.over = True
+            self.is_used_up = True
 
 
-def _least(want: Amount) -> Amount:
-    """Of `want`: a budget without room for that has nothing left."""
-    return Amount(None if want.usd is None else 2 * _ROUNDING, 1)
+def _minimum(amount: Amount) -> Amount:
+    """The smallest amount, with the price of `amount` known or unknown: where it does not fit, nothing is
+    left."""
+    return Amount(None if amount.usd is None else 2 * _ROUNDING, 1)
 
 
 _TABLES = (
@@ -197,43 +200,43 @@ _TABLES = (
     "create table if not exists held (id integer primary key autoincrement, name text not null, "
     "holder text not null, usd real not null, tokens integer not null)",
 )
-_SET = (
+_SET_LIMITS = (
     "insert into budgets (name, usd, tokens) values (?, ?, ?) "
     "on conflict (name) do update set usd = excluded.usd, tokens = excluded.tokens"
 )
 
 
 class SharedBudget(Budget):
-    """A budget that all processes of the user which give the same name share; the limits of whoever came
-    last hold for all, what was spent stays. Raises ConfigError where its file cannot be used."""
+    """A budget that all processes of the user share by its name. The limits that were set last are valid for
+    all; what is spent is never reset. Raises ConfigError where its file cannot be used."""
 
     def __init__(self, name: str, usd: float | None = None, tokens: float | None = None) -> None:
         super().__init__(usd, tokens)
-        self._holder, self._pid, self._alive = "", 0, -1
-        self._begin(name)
+        self._holder, self._pid, self._lock_fd = "", 0, -1
+        self._select(name)
 
-    def _begin(self, name: str) -> None:
-        self.name, self.who = name, f"the budget of {name[-60:]}"
-        with self._file() as db:
-            db.execute(_SET, (name, self.usd, self.tokens))
+    def _select(self, name: str) -> None:
+        self.name, self.label = name, f"the budget of {name[-60:]}"
+        with self._transaction() as db:
+            db.execute(_SET_LIMITS, (name, self.usd, self.tokens))
 
-    def reserve(self, want: Amount, *, sure: bool = False) -> int:
-        """As Budget.reserve, among all that share it."""
-        with self._file() as db:
+    def reserve(self, amount: Amount, *, unconditional: bool = False) -> int:
+        """See Budget.reserve."""
+        with self._transaction() as db:
             try:
-                if not sure:
-                    self._found(db).check(want, self.who)
+                if not unconditional:
+                    self._read_state(db).check(amount, self.label)
             except BudgetExceeded:
-                if not self._sweep(db):
+                if not self._delete_stale_reservations(db):
                     raise
-                self._found(db).check(want, self.who)
-            row = (self.name, self._holder, want.usd or 0.0, want.tokens)
-            made = db.execute("insert into held (name, holder, usd, tokens) values (?, ?, ?, ?)", row)
-            return int(made.lastrowid or 0)
+                self._read_state(db).check(amount, self.label)
+            row = (self.name, self._holder, amount.usd or 0.0, amount.tokens)
+            cursor = db.execute("insert into held (name, holder, usd, tokens) values (?, ?, ?, ?)", row)
+            return int(cursor.lastrowid or 0)
 
     def settle(self, number: int, used: Amount) -> None:
-        """As Budget.settle."""
-        with self._file() as db:
+        """See Budget.settle."""
+        with self._transaction() as db:
             found = db.execute("select name from held where id = ?", (number,)).fetchone()
             if found is not None:
                 db.execute("delete from held where id = ?", (number,))
@@ -243,27 +246,27 @@ class SharedBudget(Budget):
                     (used.usd or 0.0, used.tokens, *found),
                 )
 
-    def state(self) -> State:
-        """As Budget.state, of all that share it."""
-        with self._file() as db:
-            self._sweep(db)
-            return self._found(db)
+    def state(self) -> BudgetState:
+        """See Budget.state."""
+        with self._transaction() as db:
+            self._delete_stale_reservations(db)
+            return self._read_state(db)
 
-    def drop(self) -> None:
-        """Ends it, for all that share it."""
-        with self._file() as db:
+    def delete(self) -> None:
+        """Deletes it, for all processes."""
+        with self._transaction() as db:
             db.execute("delete from budgets where name = ?", (self.name,))
 
-    def _found(self, db: sqlite3.Connection) -> State:
-        words = "select usd, tokens, spent_usd, spent_tokens from budgets where name = ?"
-        usd, tokens, *spent = db.execute(words, (self.name,)).fetchone() or (None, None, 0.0, 0)
-        held = db.execute(
+    def _read_state(self, db: sqlite3.Connection) -> BudgetState:
+        query = "select usd, tokens, spent_usd, spent_tokens from budgets where name = ?"
+        usd, tokens, *spent = db.execute(query, (self.name,)).fetchone() or (None, None, 0.0, 0)
+        reserved = db.execute(
             "select coalesce(sum(usd), 0.0), coalesce(sum(tokens), 0) from held where name = ?", (self.name,)
         ).fetchone()
-        return State(usd, tokens, Amount(*spent), Amount(*held))
+        return BudgetState(usd, tokens, Amount(*spent), Amount(*reserved))
 
-    def _sweep(self, db: sqlite3.Connection) -> bool:
-        """Drops what processes that are gone had reserved; whether there was anything."""
+    def _delete_stale_reservations(self, db: sqlite3.Connection) -> bool:
+        """Deletes the reservations of processes that have ended; whether there were such processes."""
         gone = []
         for path in _folder().glob("*.lock"):
             if path.stem != self._holder and (fd := try_lock(path)) is not None:
@@ -275,51 +278,51 @@ class SharedBudget(Budget):
         return bool(gone)
 
     @contextmanager
-    def _file(self) -> Iterator[sqlite3.Connection]:
-        """The file, within one transaction. In a child that was forked, with a lock of its own."""
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """The file, within one transaction. A forked child gets a lock of its own."""
         if self._pid != os.getpid():
             self._lock = threading.Lock()
         hint = "NBLLM_HOME chooses another folder; %llm budget off goes on without a budget."
         with self._lock, translate_errors("The file of shared budgets cannot be used", hint):
-            self._hold()
+            self._hold_lock()
             path = _folder() / "budgets.sqlite"
             with open_shared(
-                path, _TABLES, 1, synchronous="normal", wait=_BUSY
-            ) as db:  # undone where it raises
+                path, _TABLES, 1, synchronous="normal", wait=_BUSY_TIMEOUT
+            ) as db:  # rolled back on an error
                 db.execute("begin immediate")
                 yield db
                 db.execute("commit")
 
-    def _hold(self) -> None:
+    def _hold_lock(self) -> None:
         if self._pid != os.getpid():
             holder = f"{os.getpid()}-{time.time_ns()}"
-            self._alive = hold_lock(_folder() / f"{holder}.lock")
+            self._lock_fd = hold_lock(_folder() / f"{holder}.lock")
             self._holder, self._pid = holder, os.getpid()
 
     def __del__(self) -> None:
-        if getattr(self, "_alive", -1) >= 0 and self._pid == os.getpid():
-            os.close(self._alive)
+        if getattr(self, "_lock_fd", -1) >= 0 and self._pid == os.getpid():
+            os.close(self._lock_fd)
 
 
 class DailyBudget(SharedBudget):
-    """A budget of each day (of this machine's clock), which all processes of the user share."""
+    """A budget per day (by this machine's clock), which all processes of the user share."""
 
     def __init__(self, usd: float | None = None, tokens: float | None = None) -> None:
         super().__init__(_today(), usd, tokens)
 
-    def reserve(self, want: Amount, *, sure: bool = False) -> int:
-        """As Budget.reserve, of what is left of today's."""
-        self._renew()
-        return super().reserve(want, sure=sure)
+    def reserve(self, amount: Amount, *, unconditional: bool = False) -> int:
+        """See Budget.reserve."""
+        self._select_today()
+        return super().reserve(amount, unconditional=unconditional)
 
-    def state(self) -> State:
-        """As Budget.state, of today."""
-        self._renew()
+    def state(self) -> BudgetState:
+        """See Budget.state."""
+        self._select_today()
         return super().state()
 
-    def _renew(self) -> None:
+    def _select_today(self) -> None:
         if (today := _today()) != self.name:
-            self._begin(today)
+            self._select(today)
 
 
 def _today() -> str:

@@ -1,8 +1,8 @@
-"""Conversations on disk, where the user said so: `chats/chats.sqlite` in the user's state folder, one row a
-turn.
+"""Stored conversations, if the user has turned that on: `chats/chats.sqlite` in the user's state folder, one
+row per turn.
 
-Kernels may write at once: a turn that another one has added is left as it is, so that none is lost. A turn is
-text that its reader understands; nothing of it is looked at here.
+Several kernels may write: a turn that another kernel has added stays, so that none is lost. A turn is a text
+whose format only its caller knows.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _TABLES = (
     "create table if not exists turns (place text not null, chat text not null, id text not null, "
     "number integer not null, at real not null, turn text not null, primary key (place, chat, id))",
 )
-_LISTED = (
+_LIST = (
     "select place, chat, count(*), sum(length(turn)), max(at) from turns "
     "where :place is null or place = :place group by place, chat order by max(at)"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A conversation as a list shows it. place: the notebook that it belongs to; at: its last turn (seconds
-    since 1970)."""
+class ChatInfo:
+    """A conversation in a list. place: the notebook that it belongs to; at: the time of its last turn
+    (seconds since 1970)."""
 
     place: str
     chat: str
@@ -42,37 +42,37 @@ class Kept:
     at: float
 
 
-class KeptChats:
-    """The file. folder: where it lies, the user's state folder for None. Any thread. Raises ConfigError where
-    the file cannot be read or written."""
+class ChatStore:
+    """The file of conversations. folder: its parent folder, None for the user's state folder. Any thread may
+    use it. Raises ConfigError where the file cannot be read or written."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """The path of the file."""
         return (self._folder or state_folder()) / "chats" / "chats.sqlite"
 
     def load(self, place: str, chat: str) -> list[tuple[str, str]]:
-        """(id, text) of a conversation's turns, in their order."""
+        """(id, text) of each turn of a conversation, in order."""
         query = "select id, turn from turns where place = ? and chat = ? order by number, at, id"
         with self._open() as db:
             return db.execute(query, (place, chat)).fetchall() if db else []
 
     def write(
-        self, place: str, chat: str, order: Sequence[str], texts: Mapping[str, str], gone: Iterable[str]
+        self, place: str, chat: str, order: Sequence[str], texts: Mapping[str, str], deleted: Iterable[str]
     ) -> None:
-        """Adds or changes turns (texts by id), takes others out, and puts them in the order of their ids.
-        Turns that are named nowhere stay."""
+        """Adds or changes turns (`texts` by id), deletes others, and stores the order of the ids. Turns that
+        are in none of these stay."""
         key, now = (place, chat), time.time()
         number = {ident: n for n, ident in enumerate(order)}
-        with self._open(make=True) as db:
+        with self._open(create=True) as db:
             if db is None:
                 return
             db.execute("begin immediate")
             db.executemany(
-                "delete from turns where place = ? and chat = ? and id = ?", ((*key, i) for i in gone)
+                "delete from turns where place = ? and chat = ? and id = ?", ((*key, i) for i in deleted)
             )
             db.executemany(
                 "insert or replace into turns values (?, ?, ?, ?, ?, ?)",
@@ -83,31 +83,31 @@ class KeptChats:
             db.executemany("update turns set number = ? where place = ? and chat = ? and id = ?", moved)
             db.execute("commit")
 
-    def listed(self, place: str | None = None) -> list[Kept]:
-        """The conversations of a place, of all for None."""
+    def list_chats(self, place: str | None = None) -> list[ChatInfo]:
+        """The conversations of a notebook, None for all."""
         with self._open() as db:
-            return [Kept(*row) for row in db.execute(_LISTED, {"place": place})] if db else []
+            return [ChatInfo(*row) for row in db.execute(_LIST, {"place": place})] if db else []
 
-    def forget(self, place: str | None = None, chat: str | None = None) -> int:
-        """Forgets a conversation, or all of them; gives how many turns they had."""
+    def delete(self, place: str | None = None, chat: str | None = None) -> int:
+        """Deletes a conversation, those of a notebook, or all; returns the number of their turns."""
         with self._open() as db:
             if db is None:
                 return 0
-            db.execute("pragma secure_delete=on")  # its words do not stay in the file either
+            db.execute("pragma secure_delete=on")  # overwrites the text in the file
             return db.execute(
                 "delete from turns where coalesce(:place, place) = place and coalesce(:chat, chat) = chat",
                 {"place": place, "chat": chat},
             ).rowcount
 
     @contextmanager
-    def _open(self, *, make: bool = False) -> Iterator[sqlite3.Connection | None]:
-        """The file, None where there is none and none is to be made."""
-        if not make and not self.path.exists():
+    def _open(self, *, create: bool = False) -> Iterator[sqlite3.Connection | None]:
+        """A connection to the file; None where there is no file and `create` is false."""
+        if not create and not self.path.exists():
             yield None
             return
         hint = "Check the folder and its permissions, or take keep_chats out of the configuration."
         with (
-            translate_errors(f"Conversations cannot be kept in {self.path}", hint),
+            translate_errors(f"Conversations cannot be stored in {self.path}", hint),
             open_shared(self.path, _TABLES, _FORMAT, synchronous="full") as db,
         ):
             yield db

@@ -1,9 +1,10 @@
-"""The file of one run over a table: what is asked of each row and what came of it, in SQLite.
+"""The SQLite file of one run over a table: the prompt of each row and its result.
 
-A question is known by a hash of what is sent (and by its place, where equal rows are asked apart), so that a
-run that is started again asks what is new or changed, and nothing that was answered. `places` says which
-question each row of the table has now. States: pending -> sent -> ok | failed | stopped. One process has a
-file at a time, so what is `sent` when it is opened was cut off, and is pending again.
+A question is identified by a hash of what is sent (and by the row's position, where equal rows are sent
+separately), so a run that is started again sends only what is new, changed or unanswered. The table `places`
+maps positions in the DataFrame to questions. States: pending -> sent -> ok | failed | stopped. Only one
+process has the file open at a time, so a question that is `sent` when the file is opened was interrupted, and
+becomes pending again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import NamedTuple
 
 from ..core.errors import ConfigError
 from .database import open_readonly, private_folder, state_folder
-from .run_base import RunBase, taken
+from .run_base import RunBase, lock_run_file
 
 _NAME = re.compile(r"[A-Za-z0-9_][\w.\-]{0,79}", re.ASCII)
 _TABLES = (
@@ -31,13 +32,13 @@ _TABLES = (
     "create table if not exists batches (part integer primary key, state text not null, batch text not null, "
     "ids text not null, created real not null)",
 )
-_FETCH = 200  # prompts that are read at once
+_CHUNK = 200  # prompts that are read together
 _COUNTS = "select r.state, count(*) from places p join rows r on r.id = p.id group by r.state"
 
 
 class Row(NamedTuple):
-    """What came of a question. data: the answer as JSON; error: its type and message; usd and tokens: what it
-    took, None where that is not known."""
+    """The result of a question. data: the answer as JSON; error: its type and message; usd and tokens: its
+    cost, None where that is unknown."""
 
     id: str
     state: str
@@ -48,8 +49,8 @@ class Row(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Questions that are, or are about to be, in one batch. state: creating (its provider may have it, its id
-    is not known), running, or done; batch: its provider's id; created: seconds since 1970."""
+    """The questions of one batch. state: creating (the provider may have it, but its id is not known yet),
+    running, or done; batch: the provider's id; created: seconds since 1970."""
 
     part: int
     state: str
@@ -60,7 +61,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """A run as it lies on disk. left: rows without an answer or a failure; usd: what is known of its cost."""
+    """A run on disk. left: rows with neither answer nor failure; usd: its cost, as far as it is known."""
 
     run: str
     model: str
@@ -73,58 +74,57 @@ class RunInfo:
     ended: str
 
 
-def folder() -> Path:
-    """Where runs over tables are kept."""
+def runs_folder() -> Path:
+    """The folder of runs over tables."""
     return state_folder() / "rows"
 
 
-def path_of(name: str) -> Path:
-    """The file of a run. Raises ConfigError for what is no name."""
+def run_path(name: str) -> Path:
+    """The path of a run's file. Raises ConfigError for an invalid name."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ConfigError(
             f"A run cannot be called {name!r}.", hint="Use letters, digits, _, - and dots, at most 80."
         )
-    return folder() / f"{name}.sqlite"
+    return runs_folder() / f"{name}.sqlite"
 
 
 class RunFile(RunBase):
-    """A run that is open in this process alone. Any thread may use it. Raises ConfigError for what
-    cannot be written or read, and where another process has it."""
+    """A run that only this process has open. Any thread may use it. Raises ConfigError where it cannot be
+    written or read, and where another process has it open."""
 
     def __init__(self, name: str, *, create: bool = True) -> None:
         super().__init__(name, "nbllm.rows.resume")
-        self.name, path = name, path_of(name)
+        self.name, path = name, run_path(name)
         if not create and (path.is_symlink() or not path.exists()):
             raise ConfigError(
-                f"There is no run called {name!r}.", hint="nbllm.rows.runs() lists those of this machine."
+                f"There is no run called {name!r}.", hint="nbllm.rows.runs() lists the runs of this machine."
             )
-        with self._told():
+        with self._errors():
             private_folder(state_folder())
             private_folder(path.parent)
-            own = "give this one another name with run="
-            self._lock: int | None = taken(path.with_suffix(".lock"), name, own)
+            hint = "give this one another name with run="
+            self._lock_fd: int | None = lock_run_file(path.with_suffix(".lock"), name, hint)
             try:
                 self._open(path, _TABLES)
                 self._db.write(("update rows set state = 'pending' where state = 'sent'", None))
             except BaseException:
-                os.close(self._lock)
+                os.close(self._lock_fd)
                 raise
 
     def close(self) -> None:
-        """Closes the file and lets others have it."""
-        if self._lock is not None:
+        """Closes the file and releases the lock."""
+        if self._lock_fd is not None:
             super().close()
-            os.close(self._lock)
-            self._lock = None
+            os.close(self._lock_fd)
+            self._lock_fd = None
 
     def plan(self, questions: Iterable[tuple[str, str]]) -> None:
-        """Sets what is asked of each place, in their order: (id, prompt). Known questions keep what came of
-        them."""
+        """Stores the question (id, prompt) of each position, in order. Known questions keep their results."""
         ids: list[tuple[int, str]] = []
 
         def new() -> Iterator[tuple[str, str]]:
-            for place, (id, prompt) in enumerate(questions):
-                ids.append((place, id))
+            for position, (id, prompt) in enumerate(questions):
+                ids.append((position, id))
                 yield id, prompt
 
         self._write(
@@ -133,8 +133,8 @@ class RunFile(RunBase):
             ("insert into places values (?, ?)", ids),
         )
 
-    def reopen(self) -> None:
-        """Makes the questions of the table that have failed pending again."""
+    def reset_failed(self) -> None:
+        """Makes the failed questions of the table pending again."""
         self._write(
             (
                 "update rows set state = 'pending', error = null "
@@ -143,9 +143,9 @@ class RunFile(RunBase):
             )
         )
 
-    def open_ids(self) -> list[str]:
-        """The questions of the table that have no end yet, in the order of their first places."""
-        found = self._asked(
+    def unfinished_ids(self) -> list[str]:
+        """The unfinished questions of the table, in the order of their first positions."""
+        found = self._query(
             "select p.id from places p join rows r on r.id = p.id "
             "where r.state in ('pending', 'sent', 'stopped') group by p.id order by min(p.place)"
         )
@@ -154,39 +154,35 @@ class RunFile(RunBase):
     def prompts(self, ids: Sequence[str]) -> dict[str, str]:
         """The prompts of some questions."""
         marks = ",".join("?" * len(ids))
-        return dict(self._asked(f"select id, input from rows where id in ({marks})", *ids))  # noqa: S608
+        return dict(self._query(f"select id, input from rows where id in ({marks})", *ids))  # noqa: S608
 
     def questions(self, ids: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """(id, prompt) of some questions, in their order; read from disk by and by."""
-        for start in range(0, len(ids), _FETCH):
-            some = ids[start : start + _FETCH]
+        """(id, prompt) of some questions, in their order; read from disk in chunks."""
+        for start in range(0, len(ids), _CHUNK):
+            some = ids[start : start + _CHUNK]
             found = self.prompts(list(set(some)))
             yield from ((id, found[id]) for id in some)
 
     def parts(self) -> list[Part]:
-        """Its batches that have not ended, or are not read."""
+        """The batches that are not done: they have not ended, or their results were not read."""
         words = "select part, state, batch, ids, created from batches where state != 'done' order by part"
-        with self._told():
-            return [Part(p, s, b, json.loads(i), c) for p, s, b, i, c in self._asked(words)]
-
-    def taken(self) -> set[str]:
-        """The providers' ids of all its batches."""
-        return {id for (id,) in self._asked("select batch from batches")}
+        with self._errors():
+            return [Part(p, s, b, json.loads(i), c) for p, s, b, i, c in self._query(words)]
 
     def add_part(self, ids: list[str], created: float) -> Part:
-        """A new part, about to be created."""
-        (number,) = self._asked("select coalesce(max(part), -1) + 1 from batches")[0]
+        """Adds a part whose batch is about to be created."""
+        (number,) = self._query("select coalesce(max(part), -1) + 1 from batches")[0]
         part = Part(number, "creating", "", ids, created)
-        self.put_part(part)
+        self.save_part(part)
         return part
 
-    def put_part(self, part: Part) -> None:
-        """Keeps what is known of a part."""
+    def save_part(self, part: Part) -> None:
+        """Stores the current state of a part."""
         values = (*part[:3], json.dumps(part.ids), part.created)
         self._write(("insert or replace into batches values (?, ?, ?, ?, ?)", [values]))
 
     def record(self, rows: Iterable[Row], sent: Iterable[str] = (), part: int | None = None) -> None:
-        """Notes what was sent and what came of it, and that a part is done with, in one transaction."""
+        """Stores which questions were sent, the results, and that a part is done, in one transaction."""
         self._write(
             ("update rows set state = 'sent', attempts = attempts + 1 where id = ?", [(id,) for id in sent]),
             (
@@ -198,41 +194,41 @@ class RunFile(RunBase):
         )
 
     def counts(self) -> dict[str, int]:
-        """How many rows of the table are in each state."""
-        return dict(self._asked(_COUNTS))
+        """The number of rows of the table in each state."""
+        return dict(self._query(_COUNTS))
 
     def spent(self) -> tuple[float, int]:
-        """(US dollars, tokens) of all that was asked so far."""
-        usd, tokens = self._asked("select total(usd), total(tokens) from rows")[0]
+        """(US dollars, tokens) of all questions so far."""
+        usd, tokens = self._query("select total(usd), total(tokens) from rows")[0]
         return float(usd), int(tokens)
 
     def results(self) -> Iterator[tuple[int, Row]]:
-        """(place, what came of its question), in the order of the table."""
-        for place, *row in self._asked(
+        """(position, result of its question), in the order of the table."""
+        for position, *row in self._query(
             "select p.place, r.id, r.state, r.data, r.error, r.usd, r.tokens "
             "from places p join rows r on r.id = p.id order by p.place"
         ):
-            yield place, Row(*row)
+            yield position, Row(*row)
 
 
-def runs() -> list[RunInfo]:
-    """The runs of this machine, newest last. A file that cannot be read is left out."""
-    found = sorted(folder().glob("*.sqlite"), key=lambda p: p.stat().st_mtime) if folder().is_dir() else []
-    return [info for path in found if (info := _info(path)) is not None]
+def list_runs() -> list[RunInfo]:
+    """The runs of this machine, newest last. A file that cannot be read is skipped."""
+    paths = sorted(runs_folder().glob("*.sqlite"), key=lambda path: path.stat().st_mtime)
+    return [info for path in paths if (info := _run_info(path)) is not None]
 
 
-def parts() -> list[tuple[str, int, str, str, int, float]]:
+def list_parts() -> list[tuple[str, int, str, str, int, float]]:
     """(run, part, state, the provider's id, rows, created) of the batches of all runs of this machine. A file
-    that cannot be read, or has none, is left out."""
+    that cannot be read, or has none, is skipped."""
     found: list[tuple[str, int, str, str, int, float]] = []
-    words = "select part, state, batch, json_array_length(ids), created from batches order by part"
-    for path in sorted(folder().glob("*.sqlite")) if folder().is_dir() else ():
+    query = "select part, state, batch, json_array_length(ids), created from batches order by part"
+    for path in sorted(runs_folder().glob("*.sqlite")):
         with contextlib.suppress(sqlite3.Error, OSError, ConfigError), open_readonly(path) as db:
-            found += [(path.stem, *row) for row in db.execute(words)]
+            found += [(path.stem, *row) for row in db.execute(query)]
     return found
 
 
-def _info(path: Path) -> RunInfo | None:
+def _run_info(path: Path) -> RunInfo | None:
     try:
         with open_readonly(path) as db:
             meta = {name: json.loads(value) for name, value in db.execute("select name, value from meta")}
