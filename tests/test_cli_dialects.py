@@ -590,7 +590,7 @@ def test_a_strangers_folder_is_trusted_by_word_only(cli, read, inside, tmp_path,
 def test_a_folder_that_is_not_there_is_told(cwd):
     """Before anything is started."""
     for cli in ("claude", "gemini"):
-        with pytest.raises(errors.ConfigError, match="is no folder"):
+        with pytest.raises(errors.ConfigError, match="is not a folder"):
             encoded(cli, cwd=cwd)
 
 

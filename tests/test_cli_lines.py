@@ -568,8 +568,8 @@ SHAPES = {  # what stands where an error is told: the kind it is, and words that
     "JSON": (json.dumps(INNER), errors.RateLimited, "error 429: slow down"),
     "JSON in words": ({"message": f"API Error: {json.dumps(INNER)}"}, errors.RateLimited, "slow down"),
     "JSON in a list": ({"message": f"[API Error: [{json.dumps(INNER)}]]"}, errors.RateLimited, "slow down"),
-    "nothing": ({}, errors.ProviderError, "failed without a word"),
-    "null": (None, errors.ProviderError, "failed without a word"),
+    "nothing": ({}, errors.ProviderError, "failed without a message"),
+    "null": (None, errors.ProviderError, "failed without a message"),
     "odd": ({"message": ["a"], "data": 5}, errors.ProviderError, "5"),
 }
 TOLD = {

@@ -260,7 +260,7 @@ def test_a_session_without_a_name_is_our_error(client, ident):
     def page(path, given):
         return (200, {}, {"id": ident}) if path == "/session" else opencode()(path, given)
 
-    with Server(page) as server, pytest.raises(errors.ProtocolError, match="without a name"):
+    with Server(page) as server, pytest.raises(errors.ProtocolError, match="without an id"):
         ask(client(OPENCODE_SERVER_URL=server.url))
     assert "SECRET PROMPT" not in server.got
 

@@ -173,7 +173,7 @@ def test_an_agent_that_does_not_stream_is_looked_at(binding):
 FAILS = {
     "fail": (errors.ProviderError, "the task failed: no seats"),
     "reject": (errors.ProviderError, "was rejected: not mine"),
-    "login": (errors.AuthenticationError, "wants you to log in: at https://login.example"),
+    "login": (errors.AuthenticationError, "requires you to log in: at https://login.example"),
     "crash": (errors.ProviderError, "Travel desk"),
 }
 
@@ -373,7 +373,9 @@ def test_a_card_that_changed_is_asked_about_again(server, change):
 
         for later in asking(server):
             server.edit = changed
-            with pytest.raises(errors.ConfigError, match=r"not as you allowed(?s:.*)mcp allow remote/travel"):
+            with pytest.raises(
+                errors.ConfigError, match=r"changed since you allowed it(?s:.*)mcp allow remote/travel"
+            ):
                 later.complete("Use it.", SIM, tools=NAME, approve="auto")
             agent = later.remote(NAME)
             card, found = later.run(agent.changes())

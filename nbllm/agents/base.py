@@ -1,9 +1,8 @@
-"""What the machine-readable outputs of headless CLIs have in common: lines of JSON, an exit, errors told in
-words. Pure.
+"""What headless command-line agents have in common: checking options, building the command, reading lines of
+JSON and the exit, classifying errors in plain text. Pure.
 
-A CLI is an agent, not a model: by default it gets no tools, an empty folder and no permissions. What it does
-with tools is carried over as notices. What it sends again after a broken stream replaces what it had sent
-(Restarted).
+A CLI is an agent, not a model: by default it gets no tools, an empty folder and no permissions. Its use of
+tools becomes notices. What it sends again after a broken stream replaces what it had sent (Restarted).
 """
 
 from __future__ import annotations
@@ -49,8 +48,8 @@ _UNSUPPORTED = (
     "schema",
     "tools",
 )
-_SEARCH_LIMIT = 20_000  # characters of a message in which a status and the like are looked for
-_MAX_RESTARTS = 100  # times that a CLI may begin its answer again; they give up after some ten
+_SEARCH_LIMIT = 20_000  # characters of a message that are searched for a status and the like
+_MAX_RESTARTS = 100  # of one answer; CLIs give up after about ten
 _STATUS_PATTERN = re.compile(
     r"(?:status|code|error|http|api)\W{0,12}(?:(?:code|error)\W{0,4})?(\d{3})\b", re.IGNORECASE
 )
@@ -60,39 +59,39 @@ _LOGIN_PATTERN = re.compile(
 )
 
 
-def check_options(request: Request, provider: Endpoint, can: tuple[str, ...]) -> dict[str, Any]:
-    """The CLI's own options in `extra`. Raises ConfigError for what this one cannot do, for what no CLI can,
-    and for a model or a value that a command could read as an option of its own."""
+def check_options(request: Request, provider: Endpoint, supported: tuple[str, ...]) -> dict[str, Any]:
+    """The CLI's own options, from `extra`. Raises ConfigError for options that are not `supported`, for those
+    of requests that no CLI has, and for a model or value that a command could read as an option."""
     name = provider.label or provider.name
-    asked = [n for n in _UNSUPPORTED if getattr(request, n) not in (None, ())]
-    if asked:
+    unsupported = [n for n in _UNSUPPORTED if getattr(request, n) not in (None, ())]
+    if unsupported:
         raise ConfigError(
-            f"{name} has no word for {asked[0]}.", hint="Leave it out, or ask the provider's API."
+            f"{name} does not support {unsupported[0]}.", hint="Leave it out, or use the provider's API."
         )
-    unknown = [n for n in request.extra if n not in can]
+    unknown = [n for n in request.extra if n not in supported]
     if unknown:
         raise ConfigError(
             f"{name} has no option {unknown[0]!r}.",
-            hint=f"It takes {', '.join('x.' + c for c in can) or 'none'}.",
+            hint=f"It takes {', '.join('x.' + option for option in supported) or 'none'}.",
         )
     own = dict(request.extra)
     if own.get("cwd"):
         own["cwd"] = os.path.expanduser(str(own["cwd"]))
         if str(own.get("trust") or "").lower() in _OFF_VALUES:
             _check_folder(name, provider.dialect, own["cwd"])
-    named = {n: split_names(v) for n, v in own.items() if n not in ("cwd", "trust")}
-    words = {"model": request.model.split("/"), **named}
-    for what, word in ((n, w) for n, values in words.items() for w in values):
-        if word.startswith("-") or not word.isprintable() or (what == "model" and " " in word):
+    listed = {n: split_names(v) for n, v in own.items() if n not in ("cwd", "trust")}
+    arguments = {"model": request.model.split("/"), **listed}
+    for option, value in ((n, v) for n, values in arguments.items() for v in values):
+        if value.startswith("-") or not value.isprintable() or (option == "model" and " " in value):
             raise ConfigError(
-                f"{name} takes no {what} {word[:60]!r}: a command could read it as an option.",
-                hint="Give a name that does not begin with a dash, without blanks and control characters.",
+                f"{name} takes no {option} {value[:60]!r}: a command could read it as an option.",
+                hint="Use a name that does not begin with a dash, without blanks and control characters.",
             )
     return own
 
 
-# What these commands read in the folder they work in, or above it: it may start programs (servers, hooks,
-# plugins) or send a key elsewhere. claude and codex read nothing there. Tried in tests/real/test_clis.py.
+# Files that these commands read in their working folder or above it: they may start programs (servers, hooks,
+# plugins) or send a key elsewhere. claude and codex read no such files. Verified in tests/real/test_clis.py.
 _PROJECT_FILES = {
     "cli_gemini": (".gemini", ".env"),
     "cli_copilot": (
@@ -108,24 +107,24 @@ _PROJECT_FILES = {
 
 
 def _check_folder(name: str, dialect: str, cwd: str) -> None:
-    """Raises ConfigError where a folder, which may be somebody else's project, has such files. What stands in
-    the user's home is theirs."""
+    """Raises ConfigError if a folder, which may be an untrusted project, has such files. Files in the user's
+    home folder are trusted."""
     try:
         folder = Path(cwd).resolve(strict=True)
     except (OSError, ValueError):
-        raise ConfigError(f"x.cwd={cwd[:80]!r} is no folder.", hint="Name one that is there.") from None
-    for place in (folder, *folder.parents):
-        if place == Path(os.path.expanduser("~")):
+        raise ConfigError(f"x.cwd={cwd[:80]!r} is not a folder.", hint="Use an existing folder.") from None
+    for parent in (folder, *folder.parents):
+        if parent == Path(os.path.expanduser("~")):
             return
-        for found in (place / n for n in _PROJECT_FILES.get(dialect, ()) if (place / n).exists()):
+        for found in (parent / n for n in _PROJECT_FILES.get(dialect, ()) if (parent / n).exists()):
             raise ConfigError(
                 f"{name} would read {found}, which can start programs and send your key elsewhere.",
-                hint="Look at it, then say x.trust=true; or leave x.cwd out.",
+                hint="Check that file, then set x.trust=true; or leave x.cwd out.",
             )
 
 
 def split_names(value: Any) -> list[str]:
-    """The words of a list, which may be written as one text with commas."""
+    """The names in a list, or in one text with commas."""
     if isinstance(value, str):
         return [v.strip() for v in value.split(",")]
     return [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
@@ -134,32 +133,32 @@ def split_names(value: Any) -> list[str]:
 def system_and_prompt(request: Request, provider: Endpoint) -> tuple[str, str]:
     """(system, prompt). A conversation becomes a transcript in the prompt, since these CLIs take one prompt.
 
-    Raises ConfigError for parts that are no text.
+    Raises ConfigError for parts that are not text.
     """
     system = "\n\n".join(m.text for m in request.messages if m.role == "system")
-    said = [m for m in request.messages if m.role != "system"]
-    if len(said) == 1:
-        return system, message_text(said[0], provider)
-    who = {"user": "User", "assistant": "Assistant", "tool": "Tool result"}
-    told = "\n\n".join(f"{who[m.role]}: {message_text(m, provider)}" for m in said[:-1])
+    *earlier, last = [m for m in request.messages if m.role != "system"]
+    if not earlier:
+        return system, message_text(last, provider)
+    labels = {"user": "User", "assistant": "Assistant", "tool": "Tool result"}
+    transcript = "\n\n".join(f"{labels[m.role]}: {message_text(m, provider)}" for m in earlier)
     return (
         system,
-        f"The conversation so far:\n\n{told}\n\nAnswer the user's last "
-        f"message:\n\n{message_text(said[-1], provider)}",
+        f"The conversation so far:\n\n{transcript}\n\nAnswer the user's last "
+        f"message:\n\n{message_text(last, provider)}",
     )
 
 
 def session_turn(request: Request, provider: Endpoint) -> SessionTurn:
-    """The request's last message as a turn after all others. Raises ConfigError for parts that are no
-    text."""
-    system, retold = system_and_prompt(request, provider)
+    """The request as a turn: its last message, after the history of all others. Raises ConfigError for parts
+    that are not text."""
+    system, full_prompt = system_and_prompt(request, provider)
     *before, last = [(m.role, message_text(m, provider)) for m in request.messages if m.role != "system"]
-    return SessionTurn((("model", request.model), ("system", system), *before), last, last[1], retold)
+    return SessionTurn((("model", request.model), ("system", system), *before), last, last[1], full_prompt)
 
 
 def message_text(message: Message, provider: Endpoint) -> str:
-    """A message as text: tool calls and results told, thinking left out. Raises ConfigError for pictures and
-    documents."""
+    """A message as text, with tool calls and results as text, without thinking. Raises ConfigError for
+    pictures and documents of the user."""
     out = []
     for part in message.parts:
         if isinstance(part, Text):
@@ -177,7 +176,7 @@ def message_text(message: Message, provider: Endpoint) -> str:
         elif type(part).__name__ != "Reasoning":
             raise ConfigError(
                 f"{provider.label or provider.name} takes text only, no {type(part).__name__.lower()}.",
-                hint="Ask the provider's API.",
+                hint="Use the provider's API.",
             )
     return "\n".join(out)
 
@@ -185,8 +184,8 @@ def message_text(message: Message, provider: Endpoint) -> str:
 def build_process_call(
     provider: Endpoint, words: list[str], prompt: str, key: Secret | None, **more: Any
 ) -> ProcessCall:
-    """The command of the row with its words; the key goes into the first of the row's variables, never into a
-    word. What waits for the user's consent is not passed on."""
+    """The command of the row with its arguments. The key goes into the first of the row's key variables,
+    never into an argument. Variables without the user's consent are not passed on."""
     env = dict(more.pop("env", {}))
     if key is not None and provider.key_env:
         env[provider.key_env[0]] = key.reveal()
@@ -195,14 +194,15 @@ def build_process_call(
 
 
 def allowed_passthrough(provider: Endpoint) -> tuple[str, ...]:
-    """The variables that the row's command may see: none that waits for the user's consent."""
+    """The environment variables that the row's command may see: those that do not wait for the user's
+    consent."""
     mine = tuple(n for n in provider.passthrough_env if n not in provider.pending_consent)
-    clouds = _CLOUDS if provider.dialect == "cli_claude" else ()  # also where a row leaves the switch out
+    clouds = _CLOUDS if provider.dialect == "cli_claude" else ()  # even if a row does not list the switch
     switches = [s for names, own in clouds if any(map(names.fullmatch, mine)) for s in own]
     return tuple(dict.fromkeys((*mine, *switches)))
 
 
-# What only a cloud's customers need goes along where the cloud is switched on.
+# For each cloud: its variables, which are passed on only if one of its switches is on.
 _CLOUDS = (
     (re.compile(r"AWS_\w+|ANTHROPIC_BEDROCK_\w+"), ("CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_MANTLE")),
     (
@@ -217,8 +217,7 @@ _OFF_VALUES = frozenset({"", "0", "false", "no", "off"})
 
 
 def enabled_passthrough(passthrough_env: Sequence[str], env: Mapping[str, str]) -> list[str]:
-    """The variables out of a row's that are of use: those of a cloud for which the row has a switch, where it
-    is on."""
+    """A row's variables, without those of clouds for which the row has a switch that is off."""
     off = [
         names
         for names, switches in _CLOUDS
@@ -228,32 +227,32 @@ def enabled_passthrough(passthrough_env: Sequence[str], env: Mapping[str, str]) 
     return [n for n in passthrough_env if not any(names.fullmatch(n) for names in off)]
 
 
-# bytes that a word of a command, or a variable, may hold: 128 KiB on Linux, 32 KiB in all on Windows
+# bytes of one argument or variable: at most 128 KiB on Linux, 32 KiB for all on Windows
 _MAX_ARGUMENT = 24_000 if sys.platform == "win32" else 120_000
 
 
 def fit_system_prompt(system: str, prompt: str) -> tuple[str, str]:
-    """The system prompt and the prompt of a command that is told the former, as JSON, in one of its words or
-    variables: a long one stands before the prompt, which comes through standard input."""
+    """(system, prompt) for a command that takes the system prompt as JSON in an argument or a variable: one
+    that is too long is put before the prompt, which goes through standard input."""
     return (system, prompt) if len(json.dumps(system)) <= _MAX_ARGUMENT else ("", f"{system}\n\n{prompt}")
 
 
 def error_text(error: Any) -> str:
-    """The words of an error as CLIs tell it: a text, or an object that has a message, perhaps with data, or a
-    name."""
+    """The message of a CLI's error: a text, or an object with a message (perhaps with data) or a name."""
     outer, data = obj(error), obj(obj(error).get("data"))
     more = as_text(outer.get("data")) or as_text(data.get("message")) or as_text(data.get("details"))
-    words = ": ".join(filter(None, (as_text(outer.get("message")), more)))
-    return as_text(error) or words or as_text(outer.get("name"))
+    message = ": ".join(filter(None, (as_text(outer.get("message")), more)))
+    return as_text(error) or message or as_text(outer.get("name"))
 
 
 def agent_error(code: int | None, error: Any, provider: Endpoint, body: Any = None) -> errors.ProviderError:
-    """The error that a CLI tells (see said), by its HTTP status, else by that in its words. What a provider
-    answered may stand in them as JSON."""
+    """The error for a CLI's error (see error_text), classified by its HTTP status, else by the status in its
+    message. The message may contain a provider's answer as JSON."""
     name, message = provider.label or provider.name, error_text(error).strip()[:_SEARCH_LIMIT]
     inner = obj(parse_object(message[message.find("{") : message.rfind("}") + 1]).get("error"))
-    if words := as_text(inner.get("message")):
-        message = f"error {told}: {words}" if (told := as_text(inner.get("code"))) else words
+    if inner_message := as_text(inner.get("message")):
+        inner_code = as_text(inner.get("code"))
+        message = f"error {inner_code}: {inner_message}" if inner_code else inner_message
     code = code or as_status(obj(obj(error).get("data")).get("statusCode"))
     if code is None:
         found = _STATUS_PATTERN.search(message)
@@ -273,11 +272,11 @@ def agent_error(code: int | None, error: Any, provider: Endpoint, body: Any = No
     elif kind is errors.NotFound:
         hint = "Check the model's name."
     elif wait is None and kind is errors.RateLimited and "reset" in message.lower():
-        hint = "Ask again when the limit is reset, or choose another model."
+        hint = "Try again when the limit is reset, or choose another model."
     elif kind is not errors.ProviderError:
         hint = error_hint(kind, name, wait)
-    told = f"{name}: {message[:600] or 'it failed without a word'}"
-    return kind(told, status=code, body=body, hint=hint, retry_after=wait)
+    shown = message[:600] or "it failed without a message"
+    return kind(f"{name}: {shown}", status=code, body=body, hint=hint, retry_after=wait)
 
 
 _REFUSAL_PATTERN = re.compile(
@@ -292,8 +291,8 @@ _ERROR_WORD = re.compile(r"error|unknown|unexpected|unrecogni|invalid|no such", 
 
 
 def find_cause(stderr: str, provider: Endpoint) -> tuple[str, errors.ProviderError | None]:
-    """What a command says on standard error of why it does not answer: its last line that names a cause, and
-    the error that this is (None for none that is known), else its end."""
+    """(text, error) for the cause of a failure in standard error: the last line of a known error and that
+    error, else the end of standard error and None."""
     lines = [" ".join(line.split()) for line in stderr[-_SEARCH_LIMIT:].split("\n")]
     for line in reversed([line for line in lines if len(line) > _MIN_LINE and not line.startswith("at ")]):
         error = agent_error(None, line[:400], provider)
@@ -302,26 +301,26 @@ def find_cause(stderr: str, provider: Endpoint) -> tuple[str, errors.ProviderErr
     return " ".join(" ".join(lines).split())[-400:], None
 
 
-_MIN_LINE = 15  # characters: `status: 429` stands under a line that says more
+_MIN_LINE = 15  # characters of a cause: a line such as `status: 429` follows one with the message
 
 
-def timeout_error(which: errors.Timeout, stderr: str, provider: Endpoint) -> errors.NbllmError:
-    """A time limit that ran out while the command told its troubles on standard error: the error that they
-    are, where they are known. The command itself has asked again meanwhile, so nobody else does."""
-    said, error = find_cause(ANSI.sub("", stderr), provider)
-    if not said:
-        return which
-    words = f"{which.message.rstrip('.')}; on standard error it says: {said}"
+def timeout_error(timeout: errors.Timeout, stderr: str, provider: Endpoint) -> errors.NbllmError:
+    """The error for a time limit that was exceeded while the command wrote errors to standard error: the
+    error there if it is known. It is not retryable, because the command itself has retried."""
+    cause, error = find_cause(ANSI.sub("", stderr), provider)
+    if not cause:
+        return timeout
+    message = f"{timeout.message.rstrip('.')}; on standard error it says: {cause}"
     if error is None:
-        which.message, which.args = words, (words,)
-        return which
-    error.message, error.args, error.retryable = words, (words,), False
-    error.__cause__ = which
+        timeout.message, timeout.args = message, (message,)
+        return timeout
+    error.message, error.args, error.retryable = message, (message,), False
+    error.__cause__ = timeout
     return error
 
 
 def _argument_refusal(rc: Any, stderr: str) -> str:
-    """What a command says of arguments that it does not take; "" where it was no refusal."""
+    """A command's message about invalid arguments; "" if it did not fail for that reason."""
     if rc in (0, None) or not _REFUSAL_PATTERN.search(stderr):
         return ""
     lines = [" ".join(line.split()) for line in stderr.split("\n") if line.strip()]
@@ -329,8 +328,8 @@ def _argument_refusal(rc: Any, stderr: str) -> str:
 
 
 class AgentDecoder:
-    """Reads the lines of one run. A subclass has `_line`; `_at_exit` is asked at the exit, where no terminal
-    event came before."""
+    """Base class of decoders for agents: reads the lines of one run or turn. A subclass implements `_handle`
+    for each object, and `_at_exit` for the exit of the process."""
 
     non_streaming = False  # whether text comes in complete messages, so there is no time to first token
 
@@ -339,19 +338,17 @@ class AgentDecoder:
         self.done = False
         self._finished: Finished | None = None
         self._exit: dict[str, Any] = {}
-        self._messages: list[str] = []  # text of messages that are complete
-        self._pieces: list[str] = []  # text of the one that comes
-        self._part_start = (
-            0  # where in it the part begins that was not compared with what the CLI says it holds
-        )
+        self._messages: list[str] = []  # texts of complete messages
+        self._pieces: list[str] = []  # of the current message
+        self._part_start = 0  # index of the first piece that was not compared with the complete text
         self._joiner, self._restarts = SurrogateJoiner(), 0
         self._objects = ObjectReader()
-        self._unreadable: list[str] = []  # lines that are no JSON
-        self._tools: dict[str, tuple[str, Any]] = {}  # tools at work: name and arguments by their id
-        self._ended_tools: set[str] = set()  # and those of which the end was told
+        self._unreadable: list[str] = []  # lines that are not JSON
+        self._tools: dict[str, tuple[str, Any]] = {}  # running tools: name and arguments by id
+        self._ended_tools: set[str] = set()  # ids of tools whose end was emitted
 
     def feed(self, frame: Frame) -> Iterator[Event]:
-        """The events of a line; of the exit, what is left to say."""
+        """The events of a line, or of the exit."""
         if frame.name == "exit":
             self._exit = parse_object(frame.data)
             yield from self._emit_unreadable(self._objects.take_unfinished())
@@ -367,7 +364,7 @@ class AgentDecoder:
         raise NotImplementedError
 
     def _emit_unreadable(self, lines: list[str]) -> Iterator[Event]:
-        """Lines that cannot be read: banners, warnings, what was torn and never came together."""
+        """Notices for lines that are not JSON: banners, warnings, incomplete objects."""
         for line in lines:
             if len(self._unreadable) < _MAX_UNREADABLE:
                 self._unreadable.append(line[:_EXCERPT])
@@ -378,11 +375,11 @@ class AgentDecoder:
 
     @property
     def ended(self) -> bool:
-        """Whether a terminal event came: a command that does not exit after it is not waited for."""
+        """Whether the terminal event has come: nobody waits for a command that does not exit after it."""
         return self._finished is not None
 
     def close(self) -> Iterator[Event]:
-        """The end. Raises StreamCut with the last words of standard error where no terminal event came."""
+        """The Finished event. Raises StreamCut with the end of standard error if no terminal event came."""
         if self._finished is None:
             raise self._cut_error()
         yield self._finished
@@ -390,33 +387,33 @@ class AgentDecoder:
     def _cut_error(self) -> errors.NbllmError:
         name, rc = self.provider.label or self.provider.name, self._exit.get("rc")
         stderr, empty = as_text(self._exit.get("stderr")), not (self._messages or self._pieces)
-        told = stderr if stderr.strip() else "\n".join(self._unreadable)
-        if empty and (no := _argument_refusal(rc, told)):
+        output = stderr if stderr.strip() else "\n".join(self._unreadable)
+        if empty and (refusal := _argument_refusal(rc, output)):
             return errors.BadRequest(
-                f"{name} refuses how it was called: {no}",
+                f"{name} does not accept its arguments: {refusal}",
                 hint="Update the command (it may be older or newer than what nbllm knows), or leave its own "
                 "options out.",
             )
-        said, error = find_cause(told, self.provider)
+        cause, error = find_cause(output, self.provider)
         if error is not None and empty:
             return error
         ended = f"ended (exit code {rc})" if rc is not None else "ended"
         return errors.StreamCut(
-            f"{name} {ended} before its answer was complete{': ' + said if said else ''}.",
+            f"{name} {ended} before its answer was complete{': ' + cause if cause else ''}.",
             hint="Run the command by hand to see more; the partial answer is kept.",
         )
 
-    # --- what subclasses say ---
+    # --- for subclasses ---
 
-    def _emit_text(self, words: str) -> Iterator[Event]:
-        words = self._joiner.join("", words) if words else ""
-        if words:
-            self._pieces.append(words)
-            yield TextDelta(words)
+    def _emit_text(self, text: str) -> Iterator[Event]:
+        text = self._joiner.join("", text) if text else ""
+        if text:
+            self._pieces.append(text)
+            yield TextDelta(text)
 
-    def _emit_paragraph(self, words: str) -> Iterator[Event]:
-        """A whole message; one that follows another begins a paragraph."""
-        yield from self._emit_text(("\n\n" if self._messages else "") + words)
+    def _emit_paragraph(self, text: str) -> Iterator[Event]:
+        """The event for the beginning of a message, which is a new paragraph if it follows another."""
+        yield from self._emit_text(("\n\n" if self._messages else "") + text)
 
     def _end_message(self) -> None:
         if self._pieces:
@@ -429,42 +426,42 @@ class AgentDecoder:
 
     _last_pieces: Sequence[str] = ()  # the pieces of the last message, or of its last part
 
-    def _complete_part(self, told: str) -> Iterator[Event]:
-        """The part under way is what the CLI says it is: what is missing of it is shown."""
+    def _complete_part(self, full: str) -> Iterator[Event]:
+        """Emits what is missing of the current part, whose complete text the CLI has sent."""
         pieces, before = self._pieces[self._part_start :], self._pieces[: self._part_start]
-        told, shown = SurrogateJoiner().join("", told) if told else "", "".join(pieces)
-        if told.strip() and told.strip() not in shown:
-            if told.startswith(shown):
-                yield from self._emit_text(told[len(shown) :])
-            elif _in_order(pieces, told):
-                yield Restarted("Some of the CLI's lines were lost; its own record has the whole.")
+        full, shown = SurrogateJoiner().join("", full) if full else "", "".join(pieces)
+        if full.strip() and full.strip() not in shown:
+            if full.startswith(shown):
+                yield from self._emit_text(full[len(shown) :])
+            elif _in_order(pieces, full):
+                yield Restarted("Some of the CLI's lines were lost; its final record is complete.")
                 yield from (TextDelta(t) for t in ("".join((*self._messages, *before)),) if t)
                 self._pieces = before
-                yield from self._emit_text(told)
+                yield from self._emit_text(full)
             else:
-                yield from self._emit_text("\n\n" + told)
+                yield from self._emit_text("\n\n" + full)
             if shown:
                 yield Notice(
-                    "warning", f"{self.provider.label} told its answer incompletely; it was completed."
+                    "warning", f"{self.provider.label} sent its answer incompletely; it was completed."
                 )
         self._part_start = len(self._pieces)
 
-    def _check_result_text(self, told: str) -> Iterator[Event]:
-        """What the terminal event holds as the answer, compared with the last message."""
-        if not told.strip() or (self._messages and not self._pieces and told.strip() in self._messages[-1]):
+    def _check_result_text(self, full: str) -> Iterator[Event]:
+        """Compares the last message with the answer in the terminal event; emits what is missing."""
+        if not full.strip() or (self._messages and not self._pieces and full.strip() in self._messages[-1]):
             return
-        if not self._pieces and self._messages and _in_order(self._last_pieces, told):
+        if not self._pieces and self._messages and _in_order(self._last_pieces, full):
             before = self._messages.pop().removesuffix("".join(self._last_pieces))
             self._pieces = [*([before] if before else ()), *self._last_pieces]
             self._part_start = 1 if before else 0
         elif not self._pieces and self._messages:
-            told = "\n\n" + told
-        yield from self._complete_part(told)
+            full = "\n\n" + full
+        yield from self._complete_part(full)
         self._end_message()
 
     def _restart(self, why: str) -> Iterator[Event]:
-        """What came of the message under way is void; what was complete stands. Raises ProtocolError for one
-        that never ends to begin."""
+        """Discards the pieces of the current message; complete messages stay. Raises ProtocolError for too
+        many restarts."""
         if self._pieces:
             self._pieces, self._part_start, self._restarts = [], 0, self._restarts + 1
             if self._restarts > _MAX_RESTARTS:
@@ -485,7 +482,7 @@ class AgentDecoder:
             yield Notice("session", data={"session_id": session})
 
     def _emit_tool(self, ident: str, name: Any, arguments: Any, **more: Any) -> Iterator[Event]:
-        """A tool that the agent uses, told once: its name and its arguments."""
+        """The notice that the agent uses a tool, once for each id."""
         if ident and (ident in self._tools or ident in self._ended_tools):
             return
         self._tools[ident] = (name := as_text(name) or "tool", arguments)
@@ -494,33 +491,31 @@ class AgentDecoder:
     def _emit_tool_end(
         self, ident: str, result: Any, outcome: str, name: Any = None, arguments: Any = None
     ) -> Iterator[Event]:
-        """What a tool came to: "ran", "failed" or "refused", with its result or the reason. `name` and
-        `arguments` are those of one whose beginning was not told."""
+        """The notice for the end of a tool: outcome "ran", "failed" or "refused", with its result or the
+        reason. `name` and `arguments` are for a tool whose beginning was not emitted."""
         if ident and ident in self._ended_tools:
             return
         self._ended_tools.add(ident)
-        known, given = self._tools.pop(ident, (as_text(name) or "tool", arguments))
-        data = {"id": ident, "name": known, "arguments": given, "result": result, "outcome": outcome}
-        yield Notice("server_tool", known, data)
+        name, arguments = self._tools.pop(ident, (as_text(name) or "tool", arguments))
+        data = {"id": ident, "name": name, "arguments": arguments, "result": result, "outcome": outcome}
+        yield Notice("server_tool", name, data)
         if outcome == "refused":
             label = self.provider.label or self.provider.name
             why = " ".join(as_text(result).split())[:_EXCERPT]
-            yield Notice(
-                "warning", f"{label} was not allowed to use {known}{': ' + why if why else ''}", data
-            )
+            yield Notice("warning", f"{label} was not allowed to use {name}{': ' + why if why else ''}", data)
 
     def _set_finished(self, reason: FinishReason, raw: str | None = None) -> None:
         self._finished = Finished(reason, raw)
 
 
-_MAX_UNREADABLE, _EXCERPT = 20, 400  # lines that are no JSON: how many are told, and how much of each
+_MAX_UNREADABLE, _EXCERPT = 20, 400  # of lines that are not JSON: how many are shown, and characters of each
 
 
-def _in_order(pieces: Sequence[str], whole: str) -> bool:
-    """Whether a text holds all of these pieces, one after the other."""
+def _in_order(pieces: Sequence[str], text: str) -> bool:
+    """Whether a text contains all of these pieces, one after the other."""
     at = 0
     for piece in pieces:
-        found = whole.find(piece, at)
+        found = text.find(piece, at)
         if found < 0:
             return False
         at = found + len(piece)
@@ -528,33 +523,33 @@ def _in_order(pieces: Sequence[str], whole: str) -> bool:
 
 
 def tool_outcome(*, failed: bool, denied: bool) -> str:
-    """The word for what a tool came to."""
+    """The outcome of a tool as a word."""
     return "refused" if denied else "failed" if failed else "ran"
 
 
 def result_content(value: Any) -> Any:
-    """The text of a result that is a text or a list of blocks; what is neither, as it is."""
+    """The text of a tool's result that is a text or a list of blocks; any other result as it is."""
     if isinstance(value, list) and value and all(isinstance(b, dict) for b in value):
         texts = [as_text(b.get("text")) or as_text(obj(b.get("content")).get("text")) for b in value]
         return "\n".join(texts) if all(texts) else value
     return value
 
 
-# --- reading what may be odd: a wrong type is as good as nothing ---
+# --- lenient reading: a value of a wrong type counts as missing ---
 
 
 def as_text(value: Any) -> str:
-    """A text or a number as text, "" for all else."""
+    """A string or number as text, "" for all else."""
     return label(value) or ""
 
 
 def add_counts(first: int | None, *more: int | None) -> int | None:
-    """A count with its parts that are told apart from it; None where the count itself is not known."""
+    """A count plus those that it does not include; None if the count itself is unknown."""
     return None if first is None else first + sum(n or 0 for n in more)
 
 
 def as_number(value: Any) -> float | None:
-    """A number that can be reckoned with, None for all else."""
+    """A finite number as float, None for all else."""
     return (
         float(value)
         if isinstance(value, (int, float)) and not isinstance(value, bool) and -1e15 < value < 1e15
@@ -575,8 +570,8 @@ def usage_report(
     final: bool = True,
     **more: int | None,
 ) -> UsageReport:
-    """Usage in our meaning; None, never 0, for what the CLI did not tell."""
-    if not input_tokens:  # every request has some: a 0 is written where nothing was counted
+    """A usage report, with None, never 0, for what the CLI did not report."""
+    if not input_tokens:  # every request has input: CLIs write 0 if they counted nothing
         input_tokens, output_tokens = None, output_tokens or None
         more = {k: v or None for k, v in more.items()}
     return UsageReport(Usage(input_tokens, output_tokens, raw=raw, **more), final)

@@ -1,7 +1,7 @@
-"""OpenCode's server: sessions over HTTP, what happens in them as server-sent events. Pure.
+"""OpenCode's server: sessions over HTTP, their events as server-sent events. Pure.
 
-Paths, bodies and events as opencode 1.18.33 documents them at /doc and as they were seen. Its own retries are
-told as notices, what it sends again replaces what it had sent, and `session.idle` is the end.
+Paths, bodies and events as opencode 1.18.33 documents them at /doc and as observed. Its own retries become
+notices, what it sends again replaces what it had sent, and `session.idle` is the end of a turn.
 """
 
 from __future__ import annotations
@@ -27,21 +27,20 @@ from .base import (
 )
 from .one_shot import OpenCodeDecoder, emit_opencode_tool, gateway_error, opencode_settings
 
-# Where it listens by itself, and where people often put it: asked without the password, which was given for
-# the first alone.
+# Its default address, and another common one, which is tried without the password: that belongs to the first.
 DEFAULT_ADDRESS, OTHER_ADDRESS = "http://127.0.0.1:4096", "http://127.0.0.1:8787"
 
 
 class SessionDecoder(OpenCodeDecoder):
-    """The events of one turn in one session."""
+    """Decodes the events of one turn in a session."""
 
     non_streaming = False
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
-        self._kinds: dict[str, str] = {}  # a part's id, and its type
+        self._kinds: dict[str, str] = {}  # types of parts by id
         self._answer_ids: set[str] = set()  # ids of the assistant's messages
-        self._streamed_parts: set[str] = set()  # parts that came as deltas
+        self._streamed_parts: set[str] = set()  # ids of parts that came as deltas
 
     def _handle(self, value: dict[str, Any]) -> Iterator[Event]:
         kind, of = as_text(value.get("type")), obj(value.get("properties"))
@@ -52,8 +51,8 @@ class SessionDecoder(OpenCodeDecoder):
         elif kind == "message.updated":
             yield from self._message(obj(of.get("info")))
         elif kind == "session.status" and obj(of.get("status")).get("type") == "retry":
-            yield from self._restart("OpenCode asked again after a broken stream.")
-            yield Notice("retry", f"OpenCode asks again: {as_text(obj(of['status']).get('message'))}", of)
+            yield from self._restart("OpenCode sent its request again after a broken stream.")
+            yield Notice("retry", f"OpenCode retries: {as_text(obj(of['status']).get('message'))}", of)
         elif kind == "session.error":
             self._raise_error(obj(of.get("error")))
         elif kind == "session.idle":
@@ -70,15 +69,15 @@ class SessionDecoder(OpenCodeDecoder):
             )
 
     def _delta(self, of: dict[str, Any]) -> Iterator[Event]:
-        words, part = as_text(of.get("delta")), as_text(of.get("partID"))
+        text, part = as_text(of.get("delta")), as_text(of.get("partID"))
         if of.get("field") != "text":
             return
         if self._kinds.get(part) == "reasoning":
-            yield ReasoningDelta(words)
+            yield ReasoningDelta(text)
             return
         first = part not in self._streamed_parts
         self._streamed_parts.add(part)
-        yield from self._emit_paragraph(words) if first else self._emit_text(words)
+        yield from self._emit_paragraph(text) if first else self._emit_text(text)
 
     def _part(self, part: dict[str, Any]) -> Iterator[Event]:
         kind, ident = as_text(part.get("type")), as_text(part.get("id"))
@@ -111,14 +110,14 @@ class SessionDecoder(OpenCodeDecoder):
 
 
 def encode(request: Request, provider: Endpoint, key: Secret | None) -> SessionCall:
-    """A turn in a session of `opencode serve` (opencode/PROVIDER/MODEL) that may do nothing but what is
-    allowed. Raises ConfigError for what it cannot do."""
+    """A turn in a session of `opencode serve` (opencode/PROVIDER/MODEL), with only the tools that are
+    allowed. Raises ConfigError for unsupported options."""
     extra = check_options(request, provider, ("allowed_tools", "cwd", "start"))
     turn = session_turn(request, provider)
     maker, _, model = request.model.partition("/")
     if request.model and not model:
         raise ConfigError(
-            f"{provider.label} takes models by their provider.",
+            f"{provider.label} needs the provider of the model.",
             hint="Write opencode/PROVIDER/MODEL, as `opencode models` lists them.",
         )
     tools, system = split_names(extra.get("allowed_tools") or []), dict(turn.history[:2])["system"]

@@ -1,8 +1,8 @@
-"""Turns in sessions of OpenCode's server: found or started, a session for each conversation, its events, an
-abort on Stop.
+"""Turns in sessions of OpenCode's server: it is found or started, has a session for each conversation, and
+aborts the turn on Stop.
 
-Whoever listens at an address is asked what it is first, without a password and without a prompt: both go to
-an OpenCode server alone, and the password to the address that it was given for.
+An address is probed first, without a password and without a prompt: prompts are sent only to an OpenCode
+server, and the password only to the address that it belongs to.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from urllib.parse import quote
 import msgspec
 
 from ..core import errors
-from ..core.calls import Frame, Guard, HttpCall, SessionCall, Trace, Transport
+from ..core.calls import Frame, Guard, History, HttpCall, SessionCall, Trace, Transport
 from ..http.transport import HttpTransport, Reply
 from .base import as_text
 from .json_lines import parse_object
@@ -31,22 +31,20 @@ from .opencode_protocol import DEFAULT_ADDRESS, OTHER_ADDRESS
 from .process import Command, ProcessTransport
 from .refusal import RefusableReply, Refusal
 
-MAX_SESSIONS = 16  # sessions that are remembered; the one that was used longest ago is closed first
+MAX_SESSIONS = 16  # stored sessions; the least recently used one is closed first
 _PROBE_TIMEOUT, _SEND_TIMEOUT, _START_TIMEOUT = (
     1.0,
     20.0,
     60.0,
-)  # seconds for: is one there, a small question, a server that starts
+)  # seconds
 _ABORT_TIMEOUT = 0.8
 _LISTENS = re.compile(rb"listening on (http://(?:127\.0\.0\.1|localhost|\[::1\]):\d+)")
-_REALM = 'basic realm="secure area"'  # what a server with a password asks for it with, also at /global/health
+_REALM = 'basic realm="secure area"'  # challenge of a server with a password, also at /global/health
 _HEALTH_LIMIT = 2**16
-
-History = tuple[tuple[str, str], ...]
 
 
 class _Server(msgspec.Struct, frozen=True):
-    """A server: where it is, the headers it wants, the folder it is asked to work in."""
+    """A server: its URL, the headers for it, the folder to work in."""
 
     url: str
     headers: Mapping[str, str]
@@ -60,7 +58,7 @@ class _Server(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class SessionReply(RefusableReply):
-    """The events of one turn; or, where a step was refused, that answer."""
+    """The events of one turn, or the HTTP error of a step. is_over: the turn has ended."""
 
     transport: OpenCodeTransport
     server: _Server
@@ -72,7 +70,7 @@ class SessionReply(RefusableReply):
     is_over: bool = False
 
     async def frames(self) -> AsyncGenerator[list[Frame], None]:
-        """The session's events, to its rest. What it asks permission for is refused."""
+        """The session's events, until it is idle. Permissions that it requests are refused."""
         assert self.events is not None
         marks = self.trace.marks
         async for frame in self.events:
@@ -80,14 +78,14 @@ class SessionReply(RefusableReply):
                 continue
             marks.setdefault("headers", frame.at)
             marks.setdefault("first_byte", frame.at)
-            kind, asked = _type_and_id(frame.data)
+            kind, id = _type_and_id(frame.data)
             self.is_over = self.is_over or kind == "session.idle"
             if kind in ("permission.asked", "question.asked"):
-                await self.transport.reject(self.server, kind, asked)
+                await self.transport.reject(self.server, kind, id)
             yield [frame]
 
     def finish(self, answer: Callable[[], str]) -> None:
-        """Notes what was answered, so that the next turn goes to the same session."""
+        """Stores the session under its history with the answer, so that the next turn finds it."""
         if not self.call.fresh:
             self.transport.sessions[
                 _session_key(self.server, self.call), self.call.turn.history_after(answer())
@@ -98,13 +96,13 @@ class SessionReply(RefusableReply):
 
 
 def _session_key(server: _Server, call: SessionCall) -> str:
-    """What a session must have in common with a turn beside what was said: the server, its folder, what it
-    may do."""
+    """What a session must have in common with a turn, besides the history: the server, its folder, the
+    permissions."""
     return f"{server.url} {server.folder} {call.session}"
 
 
 def _type_and_id(data: str) -> tuple[str, str]:
-    """An event's type, and the id of what it asks."""
+    """(an event's type, the id of its request); ("", "") for other JSON."""
     try:
         value = json.loads(data)
         return str(value["type"]), str(value["properties"].get("id", ""))
@@ -120,17 +118,17 @@ class OpenCodeTransport(Transport):
         self.sessions: dict[tuple[str, History], tuple[_Server, str]] = {}
         self._own_servers: dict[
             str, tuple[Command, str, Mapping[str, str]]
-        ] = {}  # by what was asked for: the server, its address, its headers
+        ] = {}  # by requested address: the command, its address, its headers
         self._starting = asyncio.Lock()
 
     @asynccontextmanager
     async def open(
         self, call: SessionCall, trace: Trace, connect: float | None
     ) -> AsyncIterator[SessionReply]:
-        """Says a turn and gives its events; leaving in the middle of it aborts it.
+        """Starts a turn and yields its reply; leaving early aborts the turn.
 
-        Raises ConnectFailed where no server answers and none may be started; a server's own no is the reply's
-        status.
+        Raises ConnectFailed if no server answers and none may be started; an HTTP error of the server is the
+        reply's status.
         """
         began = time.perf_counter()
         server, session = await self._find_server(call, connect), ""
@@ -157,7 +155,7 @@ class OpenCodeTransport(Transport):
                         },
                     )
                 )
-                for name in ("headers", "first_byte"):  # of the events' stream, which was open before
+                for name in ("headers", "first_byte"):  # of the event stream, which was opened before
                     trace.marks.pop(name, None)
                 trace.marks.update(start=began, sent=time.perf_counter())
                 trace.reused = known is not None
@@ -180,7 +178,7 @@ class OpenCodeTransport(Transport):
         if reply.status >= 300:
             raise Refusal(reply.status, reply.headers, await reply.body())
         frames = (frame async for batch in reply.frames() for frame in batch)
-        await anext(frames, None)  # it says that it is connected: nothing of what follows is missed
+        await anext(frames, None)  # server.connected: from here on no event is missed
         return frames
 
     async def _send(self, call: HttpCall, seconds: float = _SEND_TIMEOUT) -> dict[str, Any]:
@@ -192,7 +190,7 @@ class OpenCodeTransport(Transport):
             value = json.loads(page or b"{}")
         except ValueError:
             raise errors.ProtocolError(
-                "The server's answer is no JSON.", hint="Check that it is OpenCode that listens there."
+                "The server's answer is not JSON.", hint="Check that an OpenCode server listens there."
             ) from None
         return value if isinstance(value, dict) else {}
 
@@ -200,21 +198,19 @@ class OpenCodeTransport(Transport):
         with contextlib.suppress(errors.NbllmError, Refusal, TimeoutError):
             await self._send(call, seconds)
 
-    async def reject(self, server: _Server, kind: str, asked: str) -> None:
-        """Says no to what a session asks."""
-        asked = quote(asked, safe="")
+    async def reject(self, server: _Server, kind: str, id: str) -> None:
+        """Refuses a permission or a question of a session."""
+        id = quote(id, safe="")
         path, body = (
-            (f"/permission/{asked}/reply", {"reply": "reject"})
+            (f"/permission/{id}/reply", {"reply": "reject"})
             if kind == "permission.asked"
-            else (f"/question/{asked}/reject", {})
+            else (f"/question/{id}/reject", {})
         )
         await self._send_quietly(server.call(path, body), _SEND_TIMEOUT)
 
     async def _close_sessions(self, server: _Server, session: str) -> None:
-        """Closes the session where nobody will come back to it, and those used longest ago where there are
-        many."""
-        there = {s for _, s in self.sessions.values()}
-        if session and session not in there:
+        """Closes the session if it was not stored, and the least recently used ones beyond MAX_SESSIONS."""
+        if session and session not in {s for _, s in self.sessions.values()}:
             await self._send_quietly(server.call(_session_path(session), method="DELETE"), _ABORT_TIMEOUT)
         while len(self.sessions) > MAX_SESSIONS:
             old, ident = self.sessions.pop(next(iter(self.sessions)))
@@ -242,15 +238,15 @@ class OpenCodeTransport(Transport):
             return await self._start(call)
 
     async def check(self, url: str) -> None:
-        """Raises ConnectFailed where no OpenCode server answers at `url`, or something else does."""
+        """Raises ConnectFailed if nothing answers at `url`, or something other than an OpenCode server."""
         found = await self._probe(url, _PROBE_TIMEOUT)
         if found not in ("open", "locked"):
             raise _not_found_error({url: found})
 
     async def _probe(self, url: str, seconds: float) -> str:
-        """Who answers at an address that is asked nothing but its health: "open" for an OpenCode server,
-        "locked" for one that wants a password, "other" for somebody else, "" for nobody. Where nobody named
-        the address, one with a password must ask for it as OpenCode does."""
+        """What answers a health check at an address: "open" for an OpenCode server, "locked" for one with a
+        password, "other" for something else, "" for nothing. At the default addresses, a server with a
+        password must send OpenCode's challenge."""
         try:
             async with (
                 asyncio.timeout(seconds),
@@ -289,17 +285,17 @@ class OpenCodeTransport(Transport):
         except TimeoutError:
             url = ""
         if not url:
-            said = " ".join(command.stderr.split())[-400:]
+            output = " ".join(command.stderr.split())[-400:]
             await command.stop()
             raise errors.ConnectFailed(
-                f"The OpenCode server did not start{': ' + said if said else ''}.",
+                f"The OpenCode server did not start{': ' + output if output else ''}.",
                 hint="Run `opencode serve` by hand to see more.",
             )
         self._own_servers[call.addresses[0]] = (command, url, headers)
         return _Server(url, headers, call.folder)
 
     async def close(self) -> None:
-        """Closes the sessions, and ends the servers that were started here."""
+        """Closes all sessions, and ends the servers that were started here."""
         sessions, self.sessions = self.sessions, {}
         await asyncio.gather(
             *(
@@ -312,38 +308,38 @@ class OpenCodeTransport(Transport):
 
 
 def _not_found_error(found: Mapping[str, str]) -> errors.ConnectFailed:
-    """The error for addresses at which no OpenCode server was found."""
-    others = [url for url, who in found.items() if who in ("other", "locked")]
-    also = (
+    """The error for addresses without an OpenCode server. found: what `_probe` returned for each."""
+    others = [url for url, answer in found.items() if answer in ("other", "locked")]
+    note = (
         f" Something else answers at {' and '.join(others)}; neither a password nor a prompt was sent there."
         if others
         else ""
     )
     return errors.ConnectFailed(
-        f"No OpenCode server answers at {' or '.join(found)}.{also}",
-        hint="Run `opencode serve`, or let nbllm start one with x.start=true; OPENCODE_SERVER_URL names "
+        f"No OpenCode server answers at {' or '.join(found)}.{note}",
+        hint="Run `opencode serve`, or let nbllm start one with x.start=true, or set OPENCODE_SERVER_URL to "
         "another address.",
     )
 
 
 def _session_path(name: str, step: str = "") -> str:
-    """The path of a session, whatever its name."""
+    """The URL path of a session, or of a `step` below it."""
     return f"/session/{quote(name, safe='')}{step}"
 
 
 def _session_id(session: Mapping[str, Any]) -> str:
-    """A new session's name. Raises ProtocolError where it has none."""
+    """The id of a new session. Raises ProtocolError for a session without one."""
     found = as_text(session.get("id"))
     if not found:
         raise errors.ProtocolError(
-            "The server opened a session without a name.",
-            hint="Check that it is OpenCode that listens there.",
+            "The server opened a session without an id.",
+            hint="Check that an OpenCode server listens there.",
         )
     return found
 
 
 async def _read_address(command: Command) -> str:
-    """The address that a server says it listens at, "" where it ended before."""
+    """The address at which a server reports to listen, "" if it ended before."""
     async for lines, _, _ in command.lines():
         for line in lines:
             found = _LISTENS.search(line)

@@ -1,9 +1,9 @@
-"""A command as a provider: run without a shell in a process group of its own, its output as frames, stopped
+"""Commands as providers: run without a shell in a process group of their own, their output as frames, stopped
 within a second.
 
 A line of standard output is a frame. After the last one comes a frame named "exit", whose data is a JSON
-object: rc, stderr (its end, without colours) and files (what the call wanted read). The exit code is no
-verdict: the dialect's terminal event is.
+object: rc, stderr (its end, without colours) and files (those that the call requests). Success is decided by
+the dialect's terminal event, not by the exit code.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from .reaper import Reaper
 LINE_LIMIT = 16 * 2**20  # bytes of one line
 _STDERR_LIMIT = 64 * 2**10
 _CHUNK = 2**16
-_GRACE = 0.35  # seconds that a signal is given before the next, harder one
-_LAST_OUTPUT = 0.05  # seconds for what a command that has ended wrote last
-# What a child may see of our environment; all else must be named by its row.
+_GRACE = 0.35  # seconds after a signal before the next, harder one
+_LAST_OUTPUT = 0.05  # seconds to read the last output of a command that has ended
+# Variables of our environment that a child may see; all others must be listed in its row.
 _ALLOWED_ENV = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|XDG_\w+|SYSTEMROOT|SYSTEMDRIVE|COMSPEC|PATHEXT|APPDATA|LOCALAPPDATA|USERPROFILE|"
     r"PROGRAMDATA|(?:HTTPS?|NO|ALL)_PROXY|SSL_CERT_(?:FILE|DIR)|NODE_EXTRA_CA_CERTS",
     re.IGNORECASE,
 )
-# And a command that knows nothing of us, such as an MCP server: what the MCP SDK gives.
+# Those for a command that does not know nbllm, such as an MCP server: the same as in the MCP SDK.
 _FOREIGN_ENV = re.compile(
     r"HOME|LOGNAME|PATH|SHELL|USER|APPDATA|HOMEDRIVE|HOMEPATH|LOCALAPPDATA|PATHEXT|PROCESSOR_ARCHITECTURE|"
     r"SYSTEMDRIVE|SYSTEMROOT|TEMP|USERNAME|USERPROFILE",
@@ -50,8 +50,8 @@ _FOREIGN_ENV = re.compile(
 
 
 class Command:
-    """A command that runs in a process group of its own, with a folder for it in the temporary place, which
-    only this user may read. `start` makes one."""
+    """A running command in a process group of its own, with a temporary folder that only this user may read.
+    Created by `start`."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, call: ProcessCall, home: Path, reaper: Reaper, path: str
@@ -64,8 +64,8 @@ class Command:
 
     @classmethod
     async def start(cls, call: ProcessCall, reaper: Reaper) -> Command:
-        """Runs the words of `call`, its standard input left open. `reaper` ends it where we are killed.
-        Raises ConfigError where the command is not there or cannot be started."""
+        """Starts the command of `call`; its standard input stays open. `reaper` ends it if this process is
+        killed. Raises ConfigError for a command that is not installed or cannot be started."""
         path, home = find_command(call.argv[0]), Path(tempfile.mkdtemp(prefix="nbllm-"))
         work = home / "work"
         reaper.watch(home)
@@ -95,47 +95,47 @@ class Command:
 
     @property
     def name(self) -> str:
-        """The command's own name."""
+        """The name of the command."""
         return Path(self.call.argv[0]).name
 
     @property
     def work(self) -> str:
-        """The folder it works in."""
+        """Its working folder."""
         return self.call.cwd or str(self.folder / "work")
 
     async def write(self, text: str) -> None:
-        """Writes to its standard input; that it reads no more is told by its end."""
+        """Writes to its standard input; does nothing if that is closed."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.process.stdin.write(text.encode("utf-8", "replace"))
             await self.process.stdin.drain()
 
     def close_stdin(self) -> None:
-        """Closes its standard input: an open one keeps several CLIs waiting."""
+        """Closes its standard input, for whose end several CLIs wait."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.process.stdin.close()
 
     async def lines(self) -> AsyncGenerator[tuple[list[bytes], float, int], None]:
-        """For each read of standard output: the lines it completed, when, and its bytes; what stands after
-        the last line end is `rest`. Raises ProtocolError for a line over LINE_LIMIT."""
+        """For each read of standard output: (the lines it completed, its time, its size in bytes). Text after
+        the last line break stays in `unfinished_line`. Raises ProtocolError for a line over LINE_LIMIT."""
         assert self.process.stdout is not None
         while chunk := await self.process.stdout.read(_CHUNK):
             at = time.perf_counter()
             first, *others = chunk.split(b"\n")
             self.unfinished_line += first
-            done = [bytes(self.unfinished_line), *others[:-1]] if others else []
+            complete = [bytes(self.unfinished_line), *others[:-1]] if others else []
             self.unfinished_line = bytearray(others[-1]) if others else self.unfinished_line
-            yield done, at, len(chunk)
+            yield complete, at, len(chunk)
             if len(self.unfinished_line) > LINE_LIMIT:
                 raise errors.ProtocolError(
                     f"One line of {self.name}'s output is larger than {LINE_LIMIT >> 20} MiB.",
-                    hint="Ask for less.",
+                    hint="Ask for a shorter answer.",
                 )
 
     async def exit_report(self) -> str:
-        """Waits for its end and tells it: the exit code, the end of standard error, the files that the call
-        wanted read, as JSON."""
+        """Waits for its end; returns JSON with the exit code, the end of standard error, and the files that
+        the call requests."""
         await self._stderr_reader
         return json.dumps({"rc": await self.process.wait(), "stderr": self.stderr, "files": self._files()})
 
@@ -161,61 +161,59 @@ class Command:
                 size -= len(self._stderr.popleft())
 
     async def _close_orphaned_pipes(self) -> None:
-        """Closes the pipes of a command that has ended, where something that it left behind, such as an
-        updater, holds them open: its answer would not end before that does."""
+        """Closes the pipes of a command that has ended, if a process that it started (such as an updater)
+        holds them open: otherwise its answer would end only with that process."""
         pipes = self.process._transport  # type: ignore[attr-defined]
         outputs = [pipe for fd in (1, 2) if (pipe := pipes.get_pipe_transport(fd)) is not None]
-        # no event tells of an end while pipes are open
+        # asyncio reports the end of a process only after its pipes were closed
         while self.process.returncode is None or not all(p.is_reading() or p.is_closing() for p in outputs):  # noqa: ASYNC110
             await asyncio.sleep(_GRACE)
-        await asyncio.sleep(_GRACE)  # for what it wrote last
+        await asyncio.sleep(_GRACE)  # for its last output
         for pipe in outputs:
             pipe.close()
 
-    async def stop(self, signs: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)) -> None:
-        """Ends the whole group: an interrupt, a request to end, a kill, a third of a second apart. Leaves
-        nothing behind."""
-        for sign in signs:
+    async def stop(self, signals: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)) -> None:
+        """Ends the process group with SIGINT, SIGTERM and SIGKILL, a third of a second apart, and deletes its
+        folder."""
+        for number in signals:
             if self.process.returncode is not None:
                 break
-            _signal(self.process, sign)
+            _signal(self.process, number)
             await self.wait_for_exit()
-        _signal(
-            self.process, getattr(signal, "SIGKILL", signal.SIGTERM)
-        )  # the group: the child may have left others behind
+        # the child may have left others of its group behind
+        _signal(self.process, getattr(signal, "SIGKILL", signal.SIGTERM))
         await self.wait_for_exit()
         self._stderr_reader.cancel()
         self._pipe_closer.cancel()
-        # What was not read to its end stays open with the loop, and is told of in a traceback at its end.
+        # A pipe that was not read to its end would cause a traceback when the loop is closed.
         self.process._transport.close()  # type: ignore[attr-defined]
         shutil.rmtree(self.folder, ignore_errors=True)
         self._reaper.unwatch(self.folder)
 
     async def close(self) -> None:
-        """As stop, but first lets it end by itself, as one does whose input has ended."""
+        """Closes standard input, at which most commands end by themselves; then as `stop`."""
         self.close_stdin()
         await self.wait_for_exit()
         await self.stop()
 
     async def wait_for_exit(self) -> int | None:
-        """Its exit code, for which it gets a third of a second; None where it runs on."""
+        """Its exit code, waiting at most a third of a second; None if it still runs."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.process.wait(), _GRACE)
         if self.process.returncode is not None and not self._stderr_reader.done():
-            await asyncio.wait(
-                [self._stderr_reader], timeout=_LAST_OUTPUT
-            )  # its last words; a child of it may hold them open
+            # a child of it may hold standard error open
+            await asyncio.wait([self._stderr_reader], timeout=_LAST_OUTPUT)
         return self.process.returncode
 
 
 class CommandReply(Reply):
-    """What all output of commands has in common: it has no head and no error page."""
+    """Base class for the output of commands, which has no headers and no error page."""
 
     status = 200
     headers: dict[str, str] = {}  # noqa: RUF012 - never written
 
     async def body(self, limit: int = 0) -> bytes:
-        """Nothing."""
+        """Always empty."""
         return b""
 
 
@@ -230,7 +228,7 @@ class ProcessReply(CommandReply):
         await drain_body(frames)
 
     async def frames(self) -> AsyncGenerator[list[Frame], None]:
-        """The lines of standard output, and the exit. Raises ProtocolError for a line over LINE_LIMIT."""
+        """The lines of standard output, then the exit. Raises ProtocolError for a line over LINE_LIMIT."""
         marks = self._trace.marks
         async for lines, at, size in self._command.lines():
             record_read(self._trace, at, size)
@@ -240,13 +238,13 @@ class ProcessReply(CommandReply):
             yield [
                 build_frame(self._trace, bytes(self._command.unfinished_line), time.perf_counter(), tail=True)
             ]
-        told = await self._command.exit_report()
+        report = await self._command.exit_report()
         marks["exit"] = marks["end"] = time.perf_counter()
-        yield [Frame(told, "exit", marks["exit"])]
+        yield [Frame(report, "exit", marks["exit"])]
 
 
 def record_read(trace: Trace, at: float, size: int) -> None:
-    """Writes a read of a pipe into the trace."""
+    """Records a read from a pipe in the trace."""
     marks = trace.marks
     marks.setdefault("stdout", at)
     marks.setdefault("first_byte", at)
@@ -259,14 +257,14 @@ def record_read(trace: Trace, at: float, size: int) -> None:
 
 
 def build_frame(trace: Trace, line: bytes, at: float, *, tail: bool = False) -> Frame:
-    """The frame of a line that the trace's last read completed."""
+    """The frame for a line that the trace's last read completed."""
     if line.strip():
         trace.marks.setdefault("init", at)
     return Frame(line.decode("utf-8", "replace").rstrip("\r"), "", at, tail, len(trace.reads) - 1)
 
 
 def _write_private(path: Path, text: str) -> None:
-    """A file that only this user may read: it holds a prompt, or what a command may do."""
+    """Writes a file that only this user may read: it contains a prompt, or the permissions of a command."""
     with open(
         os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600),
         "w",
@@ -277,22 +275,22 @@ def _write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _signal(process: asyncio.subprocess.Process, sign: int) -> None:
+def _signal(process: asyncio.subprocess.Process, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if sys.platform != "win32":
-            os.killpg(process.pid, sign)
+            os.killpg(process.pid, number)
         elif process.returncode is None:
             process.terminate()
 
 
 def fill_tmp(text: str, call: ProcessCall, work: Path) -> str:
-    """A word or value of `call`, with {tmp} filled; what a person wrote stands as it is."""
+    """An argument or value of `call` with {tmp} replaced; those of foreign programs are not changed."""
     return text if call.foreign else text.replace("{tmp}", str(work))
 
 
 def child_environment(call: ProcessCall, place: Path) -> dict[str, str]:
-    """What the child sees: the allow-list of ours, the variables its row names, what the call sets, no
-    colours."""
+    """The child's environment: allowed variables of ours, those that its row lists, those that the call
+    sets, and no colours."""
     allowed = _FOREIGN_ENV if call.foreign else _ALLOWED_ENV
     passes = frozenset(enabled_passthrough(call.passthrough_env, os.environ))
     kept = {k: v for k, v in os.environ.items() if allowed.fullmatch(k) or k in passes}
@@ -300,12 +298,12 @@ def child_environment(call: ProcessCall, place: Path) -> dict[str, str]:
 
 
 def find_command(command: str) -> str:
-    """The absolute path of a command. Raises ConfigError where it is not installed."""
+    """The absolute path of a command. Raises ConfigError if it is not installed."""
     path = shutil.which(command)
     if path is None:
         raise errors.ConfigError(
             f"The command {command!r} is not installed, or not in PATH.",
-            hint=_INSTALL_HINTS.get(command, "Install it, or give its path in the row's command."),
+            hint=_INSTALL_HINTS.get(command, "Install it, or put its path into the row's command."),
         )
     return os.path.abspath(path)
 
@@ -320,31 +318,31 @@ _INSTALL_HINTS = {
 
 
 class ProcessTransport(Transport):
-    """Runs commands. Keeps nothing between calls but the process that ends them where this one is killed."""
+    """Runs commands. Its only state is the reaper process that ends them if this process is killed."""
 
     def __init__(self) -> None:
         self._reaper = Reaper()
 
     async def start(self, call: ProcessCall) -> Command:
-        """A command that runs, its standard input left open. Raises ConfigError where it is not there or
-        cannot be started."""
+        """Starts a command; its standard input stays open. Raises ConfigError for a command that is not
+        installed or cannot be started."""
         return await Command.start(call, self._reaper)
 
     async def close(self) -> None:
-        """Lets go of that process; call it when no command runs any more."""
+        """Ends the reaper process; call it when no command runs any more."""
         self._reaper.close()
 
     def prepare_call(self, call: ProcessCall, *, fresh: bool) -> ProcessCall:
-        """The call: each has a command of its own."""
+        """The call as it is: each call starts a command of its own."""
         return call
 
     @asynccontextmanager
     async def open(
         self, call: ProcessCall, trace: Trace, connect: float | None = None
     ) -> AsyncIterator[ProcessReply]:
-        """Starts the command and gives its output; leaving ends it, and whatever it started.
+        """Starts the command and yields its output; leaving ends it and whatever it started.
 
-        Raises ConfigError where the command is not there or cannot be started.
+        Raises ConfigError for a command that is not installed or cannot be started.
         """
         trace.marks["start"], trace.http_version, trace.reused = time.perf_counter(), None, None
         command = await self.start(call)

@@ -1,10 +1,9 @@
-"""Turns with agents on other machines, through a2a-sdk: the card, a message that is streamed, a task that is
-followed to its end, cancelled on Stop.
+"""Turns with agents on other machines, through a2a-sdk: reads the card, streams a message, follows a task to
+its end, and cancels it on Stop.
 
-A card is untrusted. It may point to another origin: what is asked goes there, the key and the row's headers
-do not, and never into a private network from the internet. What is remembered of a conversation is the
-agent's context, and its task where it waits for an answer. The one place that imports the SDK, at the first
-use.
+A card is untrusted. It may point to another origin: the prompt is sent there, but not the key and the row's
+headers, and never from the internet into a private network. Stored for a conversation are the agent's
+context, and its task if that waits for input. The only module that imports the SDK, at the first use.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import importlib
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -26,26 +25,24 @@ from uuid import uuid4
 import msgspec
 
 from ..core import errors
-from ..core.calls import Frame, HttpCall, RemoteCall, Trace, Transport, origin
+from ..core.calls import Frame, History, HttpCall, RemoteCall, Trace, Transport, origin
 from ..http.transport import HttpTransport
 from .refusal import RefusableReply, Refusal
 
 if TYPE_CHECKING:
     from ..http.sdk import SdkClient
 
-MAX_SESSIONS = 64  # conversations that are remembered
-_CARD_LIMIT, _CARD_TIMEOUT = 2**20, 10.0  # bytes of a card, seconds for it
-_CARD_LIFETIME = 300.0  # seconds that a card is taken to be the same
-_CANCEL_TIMEOUT = 0.8  # seconds for a task to be told to stop
-_POLL_PAUSES = (0.2, 5.0)  # seconds between two looks at a task: the first, and the longest
+MAX_SESSIONS = 64  # conversations that are stored
+_CARD_LIMIT, _CARD_TIMEOUT = 2**20, 10.0  # bytes of a card, seconds to load it
+_CARD_LIFETIME = 300.0  # seconds that a card is cached
+_CANCEL_TIMEOUT = 0.8  # seconds to cancel a task
+_POLL_PAUSES = (0.2, 5.0)  # seconds between polls of a task: the first pause, and the longest
 _PATHS = ("/.well-known/agent-card.json", "/.well-known/agent.json")  # the second is that of version 0.2
 _BINDINGS = ("JSONRPC", "HTTP+JSON")
 
-History = tuple[tuple[str, str], ...]
-
 
 def load_sdk() -> Any:
-    """The SDK's parts. Raises ConfigError where it is not installed."""
+    """The SDK's parts. Raises ConfigError if it is not installed."""
     try:
         from a2a.client import ClientConfig, ClientFactory
         from a2a.client.card_resolver import parse_agent_card
@@ -54,7 +51,8 @@ def load_sdk() -> Any:
         forms = importlib.import_module("google.protobuf.json_format")  # it comes without types
     except ImportError:
         raise errors.ConfigError(
-            "Remote agents need the package a2a-sdk.", hint="Run `%pip install 'nbllm[a2a]'`, then restart."
+            "Remote agents require the package a2a-sdk.",
+            hint="Run `%pip install 'nbllm[a2a]'`, then restart the kernel.",
         ) from None
     logging.getLogger("a2a").addHandler(logging.NullHandler())
     logging.getLogger("a2a").propagate = False  # it logs what agents write
@@ -69,7 +67,7 @@ def load_sdk() -> Any:
 
 
 class _Task(msgspec.Struct):
-    """An agent's work on one turn, as far as it is known. over: it has ended, or waits for the user."""
+    """The state of an agent's task. is_over: it has ended, or waits for input (awaits_input)."""
 
     ident: str = ""
     context: str = ""
@@ -77,18 +75,18 @@ class _Task(msgspec.Struct):
     is_over: bool = False
 
     def update(self, event: Any, types: Any) -> None:
-        """What an event says of it."""
+        """Updates the state from an event."""
         kind = event.WhichOneof("payload")
-        told = getattr(event, kind) if kind else None
-        if told is None:
+        payload = getattr(event, kind) if kind else None
+        if payload is None:
             return
-        self.context = told.context_id or self.context
+        self.context = payload.context_id or self.context
         if kind == "message":
             self.is_over = True
             return
-        self.ident = (told.id if kind == "task" else told.task_id) or self.ident
+        self.ident = (payload.id if kind == "task" else payload.task_id) or self.ident
         if kind != "artifact_update":
-            state = told.status.state
+            state = payload.status.state
             self.awaits_input = state == types.TASK_STATE_INPUT_REQUIRED
             going = (types.TASK_STATE_UNSPECIFIED, types.TASK_STATE_SUBMITTED, types.TASK_STATE_WORKING)
             self.is_over = state not in going
@@ -96,7 +94,7 @@ class _Task(msgspec.Struct):
 
 @dataclass(slots=True)
 class RemoteReply(RefusableReply):
-    """The events of one turn; or, where the agent's server said no, that answer."""
+    """The events of one turn, or the HTTP error of the agent's server."""
 
     transport: RemoteTransport
     call: RemoteCall
@@ -111,23 +109,21 @@ class RemoteReply(RefusableReply):
     first_event: asyncio.Task[Frame | None] | None = None
 
     def finish(self, answer: Callable[[], str]) -> None:
-        """Notes the agent's context, and its task where it waits for an answer."""
+        """Stores the agent's context, and its task if that waits for input."""
         if not self.call.fresh and self.task.context:
             task = self.task.ident if self.task.awaits_input else ""
             self.transport.store_session(self.call, answer(), (self.task.context, task))
 
     async def begin(self, message: Any) -> None:
-        """Sends the message, and waits for the first of what comes. Raises Refusal, and errors of ours."""
+        """Sends the message, and waits for the first event. Raises Refusal and NbllmError."""
         self.events = self.agent.send_message(self.sdk.types.SendMessageRequest(message=message))
         self.first_event = asyncio.create_task(self._next())
-        first = await asyncio.shield(
-            self.first_event
-        )  # Stop needs what it tells: which task is to be cancelled
+        first = await asyncio.shield(self.first_event)  # Stop needs the id of the task in it
         self.first = [first] if first is not None else []
 
     async def frames(self) -> AsyncGenerator[list[Frame], None]:
-        """All events, to the task's end: a stream that ends before is taken up again, or the task looked
-        at."""
+        """All events, to the end of the task: after a stream that ends early, by subscribing again, then by
+        polling the task."""
         for frame in self.first:
             yield [frame]
         while (frame := await self._next()) is not None:  # type: ignore[assignment]
@@ -141,23 +137,23 @@ class RemoteReply(RefusableReply):
         while self.task.ident and not self.task.is_over:
             await asyncio.sleep(pace)
             pace = min(longest, 1.5 * pace)
-            self.events = _once(self._poll())
-            if (looked := await self._next()) is not None:
-                yield [looked]
+            self.events = self._poll()
+            if (polled := await self._next()) is not None:
+                yield [polled]
 
-    async def _poll(self) -> Any:
-        found = await self.agent.get_task(self.sdk.types.GetTaskRequest(id=self.task.ident))
-        return self.sdk.types.StreamResponse(task=found)
+    async def _poll(self) -> AsyncGenerator[Any, None]:
+        task = await self.agent.get_task(self.sdk.types.GetTaskRequest(id=self.task.ident))
+        yield self.sdk.types.StreamResponse(task=task)
 
     async def _next(self, *, quiet: bool = False) -> Frame | None:
-        """The next event as a frame; None at the end. An error that the protocol has words for is a frame
-        too."""
+        """The next event as a frame; None at the end. An error of the protocol becomes a frame too. quiet:
+        other errors end the events."""
         if self.events is None or self.task.is_over:
             return None
         try:
             event = await anext(self.events, None)
         except errors.StreamCut:
-            if not self.task.ident:  # else it goes on, and is taken up again
+            if not self.task.ident:  # else the task continues, and its stream is resumed
                 raise
             return None
         except errors.NbllmError:
@@ -168,8 +164,8 @@ class RemoteReply(RefusableReply):
             if quiet:
                 return None
             self.task.is_over = True
-            told = " ".join(str(getattr(exc, "message", "") or exc).split())[:2_000]
-            return Frame(json.dumps({"error": {"message": told or type(exc).__name__}}), at=self._at)
+            message = " ".join(str(getattr(exc, "message", "") or exc).split())[:2_000]
+            return Frame(json.dumps({"error": {"message": message or type(exc).__name__}}), at=self._at)
         if event is None:
             return None
         self.task.update(event, self.sdk.types)
@@ -180,8 +176,8 @@ class RemoteReply(RefusableReply):
         return self.sdk_client.at or time.perf_counter()
 
     async def stop(self) -> None:
-        """Ends the turn: a task that goes on is cancelled, as far as that takes no longer than a moment."""
-        with contextlib.suppress(Exception):  # it is told, and no more than that
+        """Ends the turn; cancels a task that still runs, within _CANCEL_TIMEOUT."""
+        with contextlib.suppress(Exception):  # only an attempt
             async with asyncio.timeout(_CANCEL_TIMEOUT):
                 if self.first_event is not None and not self.first_event.done():
                     await asyncio.wait([self.first_event])
@@ -195,10 +191,6 @@ class RemoteReply(RefusableReply):
                 await self.events.aclose()
 
 
-async def _once(work: Coroutine[Any, Any, Any]) -> AsyncGenerator[Any, None]:
-    yield await work
-
-
 class RemoteTransport(Transport):
     """Turns with remote agents. Used on one event loop, over the connections of `http`."""
 
@@ -207,19 +199,16 @@ class RemoteTransport(Transport):
         self.sessions: dict[tuple[str, History], tuple[str, str]] = {}
         self._cards: dict[str, tuple[float, Any]] = {}
 
-    def warm_up(self, call: RemoteCall) -> Coroutine[Any, Any, None] | None:
-        """Loads the SDK, and what the first request needs."""
-        return self._warm_up(call)
-
-    async def _warm_up(self, call: RemoteCall) -> None:
+    async def warm_up(self, call: RemoteCall) -> None:
+        """Loads the SDK, and prepares the first request."""
         await asyncio.to_thread(load_sdk)  # other answers stream meanwhile
         await self._http.prepare(call.url)
 
     @asynccontextmanager
     async def open(self, call: RemoteCall, trace: Trace, connect: float | None) -> AsyncIterator[RemoteReply]:
-        """Says a turn and gives its events; leaving in the middle of it cancels the task. Raises
-        ConnectFailed where nobody answers, ProtocolError for a card that cannot be used; a server's own no is
-        the reply's status."""
+        """Starts a turn and yields its reply; leaving early cancels the task. Raises ConnectFailed if nothing
+        answers, ProtocolError for a card that cannot be used; an HTTP error of the server is the reply's
+        status."""
         sdk = await asyncio.to_thread(load_sdk)
         from ..http.sdk import SdkClient
 
@@ -250,15 +239,15 @@ class RemoteTransport(Transport):
             reply.first.insert(0, Frame(json.dumps({"elsewhere": there}), at=reply._at))
 
     async def describe_agent(self, call: RemoteCall) -> str:
-        """What an agent's card says of it and of its skills, in its own words. Raises ProtocolError, and
-        errors of connections."""
+        """The description of an agent and its skills, from its card. Raises ProtocolError and
+        TransportError."""
         where, sdk = origin(call.url), await asyncio.to_thread(load_sdk)
         try:
             async with asyncio.timeout(_CARD_TIMEOUT):
                 card = await self._card(sdk, _CARD_TIMEOUT, call)
         except Refusal as no:
             raise errors.ProtocolError(
-                f"{where} answers {no.status} where an agent's card should be.",
+                f"{where} answered HTTP {no.status} to the request for an agent's card.",
                 hint="Check its address and key.",
             ) from None
         except TimeoutError as error:
@@ -271,7 +260,7 @@ class RemoteTransport(Transport):
         return "\n".join([f"{card.name}: {card.description}", *(["Skills:", *skills] if skills else ())])
 
     async def _card(self, sdk: Any, connect: float | None, call: RemoteCall) -> Any:
-        """The agent's card, as it is now or was minutes ago. Raises Refusal, ProtocolError."""
+        """The agent's card, which is cached for minutes. Raises Refusal and ProtocolError."""
         at, card = self._cards.get(call.url, (0.0, None))
         if card is None or time.monotonic() - at > _CARD_LIFETIME:
             page = await self._page(connect, call)
@@ -279,52 +268,52 @@ class RemoteTransport(Transport):
                 card = sdk.card(json.loads(page))
             except Exception:  # noqa: BLE001 - JSON's errors, protobuf's, and those of wrong types
                 raise errors.ProtocolError(
-                    f"What {origin(call.url)} has in the place of an agent's card cannot be read.",
+                    f"The agent's card at {origin(call.url)} cannot be read.",
                     hint="Check that base_url is an agent's address, such as https://host/agent.",
                 ) from None
             self._cards[call.url] = time.monotonic(), card
-        made = sdk.types.AgentCard()
-        made.CopyFrom(card)
-        return made
+        copy = sdk.types.AgentCard()
+        copy.CopyFrom(card)
+        return copy
 
     async def _page(self, connect: float | None, call: RemoteCall) -> bytes:
-        base, whole = call.url.rstrip("/"), call.url.endswith(".json")
-        for n, url in enumerate([base] if whole else [base + path for path in _PATHS]):
-            asked = HttpCall(url, {**call.headers, "accept": "application/json"}, {}, "GET", call.guard)
-            async with self._http.open(asked, Trace(), connect) as reply:
+        base, is_card_url = call.url.rstrip("/"), call.url.endswith(".json")
+        for n, url in enumerate([base] if is_card_url else [base + path for path in _PATHS]):
+            card_call = HttpCall(url, {**call.headers, "accept": "application/json"}, {}, "GET", call.guard)
+            async with self._http.open(card_call, Trace(), connect) as reply:
                 page = await reply.body(_CARD_LIMIT)
                 if reply.status < 300:
                     return page
-                if reply.status != 404 or whole or n:
+                if reply.status != 404 or is_card_url or n:
                     raise Refusal(reply.status, reply.headers, page)
         raise AssertionError
 
-    def store_session(self, call: RemoteCall, answer: str, place: tuple[str, str]) -> None:
-        """A conversation that may go on: (the agent's context, its task where it waits)."""
-        self.sessions[call.url, call.turn.history_after(answer)] = place
+    def store_session(self, call: RemoteCall, answer: str, session: tuple[str, str]) -> None:
+        """Stores (the agent's context, its task if that waits for input) for the next turn."""
+        self.sessions[call.url, call.turn.history_after(answer)] = session
         while len(self.sessions) > MAX_SESSIONS:
             del self.sessions[next(iter(self.sessions))]
 
     async def close(self) -> None:
-        """Forgets what was heard."""
+        """Drops stored sessions and cards."""
         self.sessions, self._cards = {}, {}
 
 
 def _interfaces(card: Any, url: str) -> tuple[Any, str]:
-    """(the card with the addresses that can be asked, those of its own origin where there are any; the
-    first). Raises ProtocolError for none."""
-    able = [i for i in card.supported_interfaces if i.protocol_binding in _BINDINGS and _is_web(i.url)]
-    own = [i for i in able if origin(i.url) == origin(url)]
-    kept = own or [i for i in able if origin(i.url) == origin(able[0].url)]
-    if not kept:
+    """(the card with only the interfaces that can be used: those of its own origin, else those of the first
+    origin; the first address). Raises ProtocolError if there are none."""
+    usable = [i for i in card.supported_interfaces if i.protocol_binding in _BINDINGS and _is_web(i.url)]
+    own = [i for i in usable if origin(i.url) == origin(url)]
+    selected = own or [i for i in usable if origin(i.url) == origin(usable[0].url)]
+    if not selected:
         raise errors.ProtocolError(
             f"The card at {origin(url)} names no address that speaks {' or '.join(_BINDINGS)}.",
-            hint="Ask the agent's owner, or for an address that speaks JSON-RPC.",
+            hint="Ask the agent's owner for an address that speaks JSON-RPC.",
         )
-    first = kept[0].url
-    made = [type(i).FromString(i.SerializeToString()) for i in kept]
+    first = selected[0].url
+    copies = [type(i).FromString(i.SerializeToString()) for i in selected]
     del card.supported_interfaces[:]
-    card.supported_interfaces.extend(made)
+    card.supported_interfaces.extend(copies)
     return card, first
 
 
@@ -338,13 +327,13 @@ def _is_web(url: str) -> bool:
 
 def _message(sdk: Any, call: RemoteCall, known: tuple[str, str] | None) -> Any:
     """The user's message in the protocol's form."""
-    words = call.turn.prompt if known else call.turn.full_prompt
+    text = call.turn.prompt if known else call.turn.full_prompt
     context, task = known or ("", "")
-    told = {
+    message = {
         "role": "ROLE_USER",
         "messageId": uuid4().hex,
-        "parts": [*([{"text": words}] if words else []), *call.files],
+        "parts": [*([{"text": text}] if text else []), *call.files],
         "contextId": context,
         "taskId": task,
     }
-    return sdk.from_dict({k: v for k, v in told.items() if v}, sdk.types.Message())
+    return sdk.from_dict({k: v for k, v in message.items() if v}, sdk.types.Message())

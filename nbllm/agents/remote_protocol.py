@@ -1,9 +1,9 @@
-"""Agents on other machines, over the Agent2Agent protocol (a2a): a message becomes a turn, what the agent
-streams becomes events. Pure: events are read in the protocol's JSON form, as the SDK gives it.
+"""Agents on other machines, over the Agent2Agent protocol (a2a): encodes a message as a turn, and decodes
+what the agent streams. Pure: events are read in the protocol's JSON form, as the SDK provides it.
 
-An agent answers with a message, or with a task: artifacts are its answer, messages of its status are its
-progress, and its state says how it ends. A file is a part of the answer, data is JSON in it, and what is said
-of an artifact again takes the place of what was said before.
+An agent answers with a message, or with a task: its artifacts are the answer, its status messages are
+progress, and its final state becomes the finish reason. A file is a part of the answer, data becomes JSON in
+it, and an artifact that is sent again replaces the earlier one.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from ..core.messages import Document, Image, Message, Request, Text, caption, pi
 from ..dialects._json import items, obj
 from .base import AgentDecoder, agent_error, as_text, check_options, session_turn
 
-_MAX_RESTARTS = 100  # times that an agent may say an artifact again
+_MAX_RESTARTS = 100  # times that an agent may replace an artifact
 _MAX_PROGRESS = 1_000  # characters of a message of progress
 
 
 class RemoteDecoder(AgentDecoder):
-    """Reads the events of one task."""
+    """Decodes the events of one turn: a message or a task."""
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
-        self._artifacts: dict[str, list[str]] = {}  # by artifact, in the order of their coming
-        self._last_artifact = ""  # the artifact that was spoken last
+        self._artifacts: dict[str, list[str]] = {}  # pieces of text by artifact id, in order of arrival
+        self._last_artifact = ""  # id of the artifact with the last text
         self._media = 0
         self._name = provider.label or provider.name
 
@@ -43,10 +43,10 @@ class RemoteDecoder(AgentDecoder):
             raise errors.ProviderError(
                 f"{self._name}: {as_text(error.get('message'))[:600] or 'it refused'}",
                 body=error,
-                hint="Ask otherwise; the agent's card says what it does.",
+                hint="Change the request; the agent's card describes what it can do.",
             )
-        if there := as_text(value.get("elsewhere")):  # not the protocol's: the transport says it
-            yield Notice("warning", f"{self._name}'s card leads to {there}: the question went there, no key.")
+        if origin := as_text(value.get("elsewhere")):  # not part of the protocol: added by the transport
+            yield Notice("warning", f"{self._name}'s card leads to {origin}: the prompt went there, no key.")
         if message := obj(value.get("message")):
             yield from self._emit_started(as_text(message.get("contextId")) or None, AGENT)
             yield from self._artifact("message", message.get("parts"), append=True)
@@ -65,76 +65,78 @@ class RemoteDecoder(AgentDecoder):
         if update := obj(value.get("statusUpdate")):
             yield from self._status(obj(update.get("status")))
 
-    # --- what is said ---
+    # --- the answer ---
 
     def _artifact(self, ident: str, parts: Any, *, append: bool = False) -> Iterator[Event]:
-        words, files = [], list[Image | Document]()
-        for part in items(parts):
-            made = parse_part(part)
-            words += [made] if isinstance(made, str) else []
-            files += [] if isinstance(made, str) else [made]
-        new = "".join(words)
+        texts, files = list[str](), list[Image | Document]()
+        for parsed in map(parse_part, items(parts)):
+            if isinstance(parsed, str):
+                texts.append(parsed)
+            else:
+                files.append(parsed)
+        new = "".join(texts)
         if append:
             yield from self._append(ident, new)
-        elif new.startswith(told := "".join(self._artifacts.get(ident, ()))):
-            yield from self._append(ident, new[len(told) :])
+        elif new.startswith(known := "".join(self._artifacts.get(ident, ()))):
+            yield from self._append(ident, new[len(known) :])
         else:
             yield from self._replace(ident, new)
         for n, file in enumerate(files):
             self._media += append
             yield MediaDelta(file, key=f"{ident}/{self._media}/{n}")
 
-    def _append(self, ident: str, words: str) -> Iterator[Event]:
-        if not words:
+    def _append(self, ident: str, text: str) -> Iterator[Event]:
+        if not text:
             return
         gap = "\n\n" if self._artifacts and ident != self._last_artifact else ""
-        self._artifacts.setdefault(ident, []).append(words)
+        self._artifacts.setdefault(ident, []).append(text)
         self._last_artifact = ident
-        yield from self._emit_text(gap + words)
+        yield from self._emit_text(gap + text)
 
-    def _replace(self, ident: str, words: str) -> Iterator[Event]:
+    def _replace(self, ident: str, text: str) -> Iterator[Event]:
         self._restarts += 1
         if self._restarts > _MAX_RESTARTS:
             raise errors.ProtocolError(
-                f"{self._name} changed its answer {_MAX_RESTARTS} times.", hint="What came is kept."
+                f"{self._name} replaced parts of its answer more than {_MAX_RESTARTS} times.",
+                hint="The partial answer is kept.",
             )
-        self._artifacts[ident] = [words]
+        self._artifacts[ident] = [text]
         self._last_artifact = next(reversed(self._artifacts))
-        yield Restarted("The agent said a part of its answer again.")
+        yield Restarted("The agent replaced a part of its answer.")
         yield TextDelta("\n\n".join("".join(of) for of in self._artifacts.values()))
 
-    # --- how it stands ---
+    # --- status ---
 
     def _status(self, status: dict[str, Any]) -> Iterator[Event]:
         state = as_text(status.get("state")).removeprefix("TASK_STATE_").lower()
         parts = obj(status.get("message")).get("parts")
-        said = "".join(p for part in items(parts) if isinstance(p := parse_part(part), str))
+        message = "".join(p for part in items(parts) if isinstance(p := parse_part(part), str))
+        detail = ": " + message[:600] if message else ""
         if state in ("failed", "rejected"):
             raise errors.ProviderError(
-                f"{self._name}: the task {'failed' if state == 'failed' else 'was rejected'}"
-                f"{': ' + said[:600] if said else ''}.",
+                f"{self._name}: the task {'failed' if state == 'failed' else 'was rejected'}{detail}.",
                 body=status,
-                hint="What came is kept. Ask otherwise, or ask the agent's owner.",
+                hint="The partial answer is kept. Change the request, or contact the agent's owner.",
             )
         if state == "auth_required":
             raise errors.AuthenticationError(
-                f"{self._name} wants you to log in{': ' + said[:600] if said else ''}.",
+                f"{self._name} requires you to log in{detail}.",
                 body=status,
-                hint="Log in where the agent says, and ask again.",
+                hint="Log in as the agent says, and try again.",
             )
         if state in ("completed", "input_required"):
-            told = "".join(words for of in self._artifacts.values() for words in of)
-            if said and said not in told:
+            answer = "".join(text for texts in self._artifacts.values() for text in texts)
+            if message and message not in answer:
                 yield from self._artifact("status", parts)
             if state == "input_required":
                 yield Notice(
-                    "warning", "The agent waits for more: ask on in the same conversation (chat=NAME)."
+                    "warning", "The agent waits for more input: continue the conversation (chat=NAME)."
                 )
             self._set_done("stop", state)
         elif state == "canceled":
             self._set_done("cancelled", state)
-        elif said:
-            yield Notice("server_tool", said[:_MAX_PROGRESS])
+        elif message:
+            yield Notice("server_tool", message[:_MAX_PROGRESS])
 
     def _set_done(self, reason: Any, raw: str | None = None) -> None:
         self.done = True
@@ -143,14 +145,14 @@ class RemoteDecoder(AgentDecoder):
     def _cut_error(self) -> errors.NbllmError:
         return errors.StreamCut(
             f"{self._name} ended the connection before its task was over.",
-            hint="The partial answer is kept; whether the agent goes on is not known.",
+            hint="The partial answer is kept. It is not known whether the agent still works.",
         )
 
 
 def parse_part(part: Mapping[str, Any]) -> str | Image | Document:
-    """A part of the protocol: text and links as text, data as JSON, files by what their bytes say."""
-    if isinstance(words := part.get("text"), str):
-        return words
+    """A part of a message or artifact: text and links as text, data as JSON, files as Image or Document."""
+    if isinstance(text := part.get("text"), str):
+        return text
     if isinstance(raw := part.get("raw"), str):
         data = unbase64(raw) or b""
         kind, name = as_text(part.get("mediaType")), as_text(part.get("filename"))[:200]
@@ -165,25 +167,25 @@ def parse_part(part: Mapping[str, Any]) -> str | Image | Document:
 
 
 def _file_part(part: Image | Document) -> dict[str, Any]:
-    """A picture or document as a part of the protocol."""
+    """A picture or document as a part of a message."""
     name = getattr(part, "name", None)
-    what = {"url": part.url} if part.data is None else {"raw": base64.b64encode(part.data).decode()}
-    return {**what, "mediaType": part.media_type, **({"filename": name} if name else {})}
+    content = {"url": part.url} if part.data is None else {"raw": base64.b64encode(part.data).decode()}
+    return {**content, "mediaType": part.media_type, **({"filename": name} if name else {})}
 
 
 def _with_captions(message: Message) -> Message:
-    """A message whose files are told in words."""
+    """A message with captions instead of its files."""
     parts = (Text(caption(p)) if isinstance(p, (Image, Document)) else p for p in message.parts)
     return Message(message.role, tuple(parts))
 
 
 def encode(request: Request, provider: Endpoint, key: Secret | None) -> RemoteCall:
-    """A turn with remote/NAME, an agent that is found by its card. Raises ConfigError for what agents have no
-    word for."""
+    """A turn with remote/NAME, an agent that is found by its card. Raises ConfigError for options that agents
+    do not have."""
     if request.model not in ("", AGENT):
         raise ConfigError(
             f"{provider.label or provider.name} is an agent, and has no models.",
-            hint=f"Ask it as {provider.name}.",
+            hint=f"Use {provider.name} without a model's name.",
         )
     check_options(request, provider, ())
     messages = [_with_captions(m) for m in request.messages]
@@ -204,13 +206,13 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> RemoteCa
 def refusal_error(
     status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
 ) -> errors.ProviderError:
-    """The error behind a refusal's page."""
-    said = body.decode("utf-8", "replace")
-    found = agent_error(status, " ".join(said.split())[:600] or f"HTTP {status}", provider)
-    if isinstance(found, errors.AuthenticationError):
+    """The error for an HTTP answer of an agent's server."""
+    message = " ".join(body.decode("utf-8", "replace").split())[:600]
+    error = agent_error(status, message or f"HTTP {status}", provider)
+    if isinstance(error, errors.AuthenticationError):
         names = " or ".join(provider.key_env)
-        found.hint = f"Set {names} to a key that the agent takes." if names else RemoteCall.no_key_hint
-    return found
+        error.hint = f"Set {names} to a key that the agent accepts." if names else RemoteCall.no_key_hint
+    return error
 
 
 DIALECT = Dialect("a2a", encode, RemoteDecoder, refusal_error)

@@ -1,8 +1,7 @@
-"""Commands that stay: each runs until it is closed, and is asked turn by turn.
+"""Pool of long-lived agent processes; each serves one turn at a time.
 
-Who heard what is remembered, so that a turn goes to the command that heard all before it, and otherwise to a
-new conversation: in a running command of the same kind where it can hold several, else in a new one. A
-command is asked one thing at a time.
+A turn is routed to the process whose session has its history, else to a new session: in an idle process of
+the same kind if that supports several sessions, else in a new process.
 """
 
 from __future__ import annotations
@@ -15,19 +14,18 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from ..core import errors
-from ..core.calls import AgentCall, Decoder, Frame, Permission, Permit, Trace, Transport
+from ..core.calls import AgentCall, Decoder, Frame, History, Permission, Permit, Trace, Transport
 from .process import Command, CommandReply, ProcessTransport, build_frame, record_read
 
-MAX_IDLE = 4  # commands that stay idle; the one that was idle longest goes first
-_MAX_SESSIONS = 64  # conversations of a command that are remembered
-_HEARTBEAT = 1.0  # seconds between the signs of life of somebody who is asked
-_GRACE = 0.8  # seconds that an interrupted turn gets to end, before the command is ended
-
-History = tuple[tuple[str, str], ...]
+MAX_IDLE = 4  # idle processes; the one that was idle longest is closed first
+_MAX_SESSIONS = 64  # of one process that are stored
+_HEARTBEAT = 1.0  # seconds between keep-alive lines while the user decides on a permission
+_GRACE = 0.8  # seconds for an interrupted turn to end, before its process is ended
 
 
 class _Line(NamedTuple):
-    """A line of output, b"" for its end; `read` is the same number for lines of one read."""
+    """A line of output, b"" for the end of output; `read` is equal for lines of one read, -1 for keep-alive
+    lines."""
 
     text: bytes
     at: float
@@ -36,15 +34,15 @@ class _Line(NamedTuple):
 
 
 class _AgentProcess:
-    """One running command."""
+    """One running agent process. process_call: how it was started; setup: the model and system prompt of its
+    sessions; sessions: ids by history; idle: set while no turn is under way; inbox: receives the lines of the
+    turn under way; error: what ended the reader."""
 
     def __init__(self, call: AgentCall, command: Command) -> None:
-        self.process, self.command, self.protocol = call.process, command, call.make_protocol(command.work)
-        self.setup = call.turn.history[
-            :2
-        ]  # the model and the system prompt for which its conversations are begun
-        self.sessions: dict[History, str] = {}  # what was said in which of its conversations
-        self.is_idle, self.idle_since = asyncio.Event(), 0.0  # no turn is under way, and since when
+        self.process_call, self.command = call.process, command
+        self.protocol, self.setup = call.make_protocol(command.work), call.turn.history[:2]
+        self.sessions: dict[History, str] = {}
+        self.idle, self.idle_since = asyncio.Event(), 0.0
         self.in_use = True
         self.inbox: asyncio.Queue[_Line] | None = None
         self.permit: Permit | None = None
@@ -56,8 +54,8 @@ class _AgentProcess:
     def has_ended(self) -> bool:
         return self.reader.done() or self.command.process.returncode is not None
 
-    async def write_lines(self, words: list[str]) -> None:
-        for line in words:
+    async def write_lines(self, lines: list[str]) -> None:
+        for line in lines:
             await self.command.write(line + "\n")
 
     async def _read(self) -> None:
@@ -70,49 +68,51 @@ class _AgentProcess:
                     if self.inbox is not None:
                         self.inbox.put_nowait(_Line(line, at, size, number))
                     if not self.protocol.busy:
-                        self.is_idle.set()
+                        self.idle.set()
                     await self.write_lines(answer)
                     self._ask_user()
         except errors.NbllmError as error:
             self.error = error
-        # a command may say anything; a reader that dies in silence would leave its turn waiting
+        # a command may write anything; if the reader failed silently, the turn would wait forever
         except Exception as error:  # noqa: BLE001
             self.error = errors.ProtocolError(
-                f"{self.command.name} said what cannot be understood ({type(error).__name__}).",
+                f"{self.command.name} sent a message that cannot be parsed ({type(error).__name__}).",
                 hint="Leave keep out, and report this.",
             )
         finally:
-            self.is_idle.set()
+            self.idle.set()
             if self.inbox is not None:
                 self.inbox.put_nowait(_Line(b"", time.perf_counter(), 0, number))
 
     def _ask_user(self) -> None:
-        """Has the user asked what the command asks; nobody there is a no, told in its own words."""
-        asked, self.protocol.pending_permissions = self.protocol.pending_permissions, []
-        for one in asked:
-            task = asyncio.create_task(self._decide(one))
+        """Starts a task for each pending permission, which asks the user and sends the answer."""
+        pending, self.protocol.pending_permissions = self.protocol.pending_permissions, []
+        for permission in pending:
+            task = asyncio.create_task(self._decide(permission))
             self._permission_tasks.add(task)
             task.add_done_callback(self._permission_tasks.discard)
 
-    async def _decide(self, asked: Permission) -> None:
-        yes, alive = False, asyncio.create_task(self._send_heartbeats())
+    async def _decide(self, permission: Permission) -> None:
+        """Sends the user's decision; without anybody to ask, or if cancelled, a refusal."""
+        allow, heartbeats = False, asyncio.create_task(self._send_heartbeats())
         try:
-            yes = self.permit is not None and await self.permit(asked)
+            allow = self.permit is not None and await self.permit(permission)
         finally:
-            alive.cancel()
-            await self.write_lines(self.protocol.answer_permission(asked, yes))
+            heartbeats.cancel()
+            await self.write_lines(self.protocol.answer_permission(permission, allow))
 
     async def _send_heartbeats(self) -> None:
-        """A person who thinks is no command that is silent."""
+        """Sends keep-alive lines, so that the time of the user's decision does not count as silence."""
         while self.inbox is not None:
             self.inbox.put_nowait(_Line(b" ", time.perf_counter(), 0, -1))
             await asyncio.sleep(_HEARTBEAT)
 
     async def cancel_permissions(self) -> None:
-        """Ends all questions, with a no."""
-        for task in (asking := list(self._permission_tasks)):
+        """Cancels all questions to the user, which refuses the permissions."""
+        tasks = list(self._permission_tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def close(self) -> None:
         await self.cancel_permissions()
@@ -129,19 +129,19 @@ class AgentReply(CommandReply):
         self._process, self._call, self._trace, self._inbox = process, call, trace, inbox
 
     def decoder(self) -> Decoder:
-        """The reader of this turn."""
+        """The decoder of this turn."""
         return self._process.protocol.decoder()
 
     def finish(self, answer: Callable[[], str]) -> None:
-        """Notes what was answered, so that the next turn finds who said it."""
+        """Stores the session under its history with the answer, so that the next turn finds it."""
         if self._process.protocol.session:
             self._process.sessions[self._call.turn.history_after(answer())] = self._process.protocol.session
         while len(self._process.sessions) > _MAX_SESSIONS:
             del self._process.sessions[next(iter(self._process.sessions))]
 
     async def frames(self) -> AsyncGenerator[list[Frame], None]:
-        """The lines of the turn; where the command ends in it, its exit. Raises ProtocolError for a line that
-        is too long."""
+        """The lines of the turn; if the process ends during the turn, its exit. Raises ProtocolError for a
+        line that is too long."""
         last = -1
         while (line := await self._inbox.get()).text:
             if line.read not in (last, -1):
@@ -156,7 +156,7 @@ class AgentReply(CommandReply):
 
 
 class AgentTransport(Transport):
-    """The commands that stay. Used on one event loop."""
+    """The pool of agent processes. Used on one event loop."""
 
     def __init__(self, processes: ProcessTransport) -> None:
         self._processes, self._agents = processes, list[_AgentProcess]()
@@ -165,9 +165,9 @@ class AgentTransport(Transport):
     async def open(
         self, call: AgentCall, trace: Trace, connect: float | None = None
     ) -> AsyncIterator[AgentReply]:
-        """Says a turn and gives what comes; leaving in the middle of it interrupts it, and keeps the command.
+        """Starts a turn and yields its reply; leaving early interrupts the turn, but keeps the process.
 
-        Raises ConfigError where the command is not there or cannot be started.
+        Raises ConfigError if the command is not installed or cannot be started.
         """
         marks = trace.marks
         marks["start"], trace.http_version = time.perf_counter(), None
@@ -179,7 +179,7 @@ class AgentTransport(Transport):
             marks["spawned"] = time.perf_counter()
         process.in_use, trace.address = True, process.command.path
         try:
-            process.is_idle.clear()
+            process.idle.clear()
             inbox: asyncio.Queue[_Line] = asyncio.Queue()
             process.inbox, process.permit = inbox, call.permit
             await process.write_lines(process.protocol.start_turn(call.turn, session))
@@ -187,29 +187,31 @@ class AgentTransport(Transport):
             yield AgentReply(process, call, trace, inbox)
         finally:
             trace.stderr = process.command.stderr
-            await asyncio.shield(self._release(process, stays=not call.fresh))
+            await asyncio.shield(self._release(process, persistent=not call.fresh))
 
     def _find(self, call: AgentCall) -> tuple[_AgentProcess | None, str]:
-        """An idle command that heard what was said before, and where; else one that can begin anew; else
-        none."""
-        idle = [k for k in self._agents if not k.in_use and not k.has_ended and k.process == call.process]
+        """(an idle process with the turn's history, its session), else (an idle process that can begin a new
+        session, ""), else (None, "")."""
+        idle = [
+            p for p in self._agents if not p.in_use and not p.has_ended and p.process_call == call.process
+        ]
         for process in idle:
             if call.turn.history in process.sessions:
                 return process, process.sessions.pop(call.turn.history)
         return next(
-            (k for k in idle if k.protocol.multi_session and k.setup == call.turn.history[:2]), None
+            (p for p in idle if p.protocol.multi_session and p.setup == call.turn.history[:2]), None
         ), ""
 
-    async def _release(self, process: _AgentProcess, *, stays: bool) -> None:
+    async def _release(self, process: _AgentProcess, *, persistent: bool) -> None:
         await process.cancel_permissions()
         process.permit = None
         if process.protocol.busy and not process.has_ended:
             await process.write_lines(process.protocol.interrupt())
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.is_idle.wait(), _GRACE)
+                await asyncio.wait_for(process.idle.wait(), _GRACE)
         process.inbox = None
         if (
-            not stays
+            not persistent
             or process.has_ended
             or process.protocol.busy
             or not (process.protocol.multi_session or process.sessions)
@@ -217,7 +219,7 @@ class AgentTransport(Transport):
             await self._close_process(process)
             return
         process.in_use, process.idle_since = False, time.monotonic()
-        idle = sorted((k for k in self._agents if not k.in_use), key=lambda k: k.idle_since)
+        idle = sorted((p for p in self._agents if not p.in_use), key=lambda p: p.idle_since)
         for old in idle[:-MAX_IDLE]:
             await self._close_process(old)
 
@@ -227,6 +229,6 @@ class AgentTransport(Transport):
         await process.close()
 
     async def close(self) -> None:
-        """Ends every command."""
-        everyone, self._agents = self._agents, []
-        await asyncio.gather(*(k.close() for k in everyone))
+        """Ends all processes."""
+        agents, self._agents = self._agents, []
+        await asyncio.gather(*(process.close() for process in agents))

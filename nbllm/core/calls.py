@@ -343,17 +343,20 @@ class ProcessCall(_Call, msgspec.Struct, frozen=True):
         )
 
 
+History = tuple[tuple[str, str], ...]
+
+
 class SessionTurn(msgspec.Struct, frozen=True):
     """A turn in a session with an agent that remembers. history: the messages that the session must already
     hold, as (role, text), the model first; message: the new one, likewise; prompt: the text for a session
     that has the history; full_prompt: the text for a new one."""
 
-    history: tuple[tuple[str, str], ...]
+    history: History
     message: tuple[str, str]
     prompt: str
     full_prompt: str
 
-    def history_after(self, answer: str) -> tuple[tuple[str, str], ...]:
+    def history_after(self, answer: str) -> History:
         """The history that the session holds once it has answered."""
         return (*self.history, self.message, ("assistant", answer))
 
