@@ -39,15 +39,15 @@ def replay(times: Iterable[Any]) -> tuple[float, ...]:
     """Recorded arrivals (seconds or datetimes), sorted and shifted so that the first is at 0. Raises
     ConfigError if there are none."""
     try:
-        found = sorted(t.timestamp() if hasattr(t, "timestamp") else float(t) for t in times)
+        sorted_times = sorted(t.timestamp() if hasattr(t, "timestamp") else float(t) for t in times)
     except (TypeError, ValueError):
         raise ConfigError(
             "Recorded arrivals are numbers of seconds or datetimes.",
             hint='arrivals=df["time"], or arrivals=[0, 0.4, 1.7].',
         ) from None
-    if not found or not all(map(math.isfinite, found)):
+    if not sorted_times or not all(map(math.isfinite, sorted_times)):
         raise ConfigError(
             "Recorded arrivals must be finite times, at least one.",
             hint="arrivals=[0, 0.4, 1.7]",
         )
-    return tuple(t - found[0] for t in found)
+    return tuple(t - sorted_times[0] for t in sorted_times)

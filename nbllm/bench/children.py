@@ -16,7 +16,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _BOOTSTRAP = """
 import sys, runpy
 from importlib.util import module_from_spec, spec_from_file_location
-sys.path += [place for place in {paths!r} if place not in sys.path]
+sys.path += [path for path in {paths!r} if path not in sys.path]
 spec = spec_from_file_location("nbllm", {init!r}, submodule_search_locations=[{package!r}])
 sys.modules["nbllm"] = package = module_from_spec(spec)
 spec.loader.exec_module(package)

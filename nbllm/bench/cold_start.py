@@ -99,7 +99,7 @@ async def run_in_fresh_process(
     if child.returncode != 0:
         message = err.decode("utf-8", "replace").strip().rpartition("\n")[2]
         raise errors.NbllmError(
-            f"The fresh process failed: {message[:300] or 'it said nothing'}",
+            f"The fresh process failed: {message[:300] or 'no error output'}",
             hint="Check that Python starts here: python -m nbllm.simulator --help.",
         )
     measured = json.loads(out)

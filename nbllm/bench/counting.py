@@ -22,16 +22,16 @@ _ACCEPTED = (
 )
 
 
-def token_counter(given: Any) -> TokenCounter | None:
+def token_counter(value: Any) -> TokenCounter | None:
     """A function that counts tokens: by a tiktoken encoding's name, a tokenizer.json or its folder, a
     tokenizer with `encode`, or a function from a text to a number or a list of tokens. None for None.
 
     Raises ConfigError, before anything costs money, where it does not work.
     """
-    if given is None:
+    if value is None:
         return None
     try:
-        count = _count_function(_load_tokenizer(given) if isinstance(given, (str, os.PathLike)) else given)
+        count = _count_function(_load_tokenizer(value) if isinstance(value, (str, os.PathLike)) else value)
         counted = count("One, two, three.")
         if isinstance(counted, bool) or counted < 1:
             raise TypeError(f"{counted!r} tokens for a text of three words")

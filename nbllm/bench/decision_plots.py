@@ -29,15 +29,15 @@ def pareto(sheet: Sheet) -> None:
     hollow."""
     used, setting = _lowest_load(sheet.df)
     points, unknown = [], []
-    for look, part in sheet.groups(used):
+    for style, part in sheet.groups(used):
         values, _, _ = split_values(part, sheet.metric)
         price = 1000.0 * cost_columns(part)["cost_usd"]
         if len(values) and not math.isnan(price):
             points.append(
-                (look, price, st.quantile(values, 0.5), st.order_interval(values, 0.5), _mean_score(part))
+                (style, price, st.quantile(values, 0.5), st.order_interval(values, 0.5), _mean_score(part))
             )
         else:
-            unknown.append(look.short)
+            unknown.append(style.short)
     if not points:
         return sheet.show_message("No model that answered has a known price.")
     judged = all(not math.isnan(p[4]) for p in points)
@@ -50,17 +50,17 @@ def pareto(sheet: Sheet) -> None:
     )
     up = 1.0 if sheet.metric in HIGHER_IS_BETTER else -1.0
     objectives = [(-price, up * middle, score if judged else 0.0) for _, price, middle, _, score in points]
-    leading = [not any(_dominates(other, mine) for other in objectives) for mine in objectives]
-    for (look, price, middle, interval, score), leads in zip(points, leading, strict=True):
+    leading = [not any(_dominates(other, own) for other in objectives) for own in objectives]
+    for (style, price, middle, interval, score), leads in zip(points, leading, strict=True):
         if not math.isnan(interval.lo) and not math.isnan(interval.hi):
-            axes.vlines(price, interval.lo, interval.hi, color=look.colour, alpha=0.5, linewidth=1.5)
+            axes.vlines(price, interval.lo, interval.hi, color=style.colour, alpha=0.5, linewidth=1.5)
         axes.scatter(
             [price],
             [middle],
             s=40 + 260 * score if judged else 80,
-            marker=look.marker,
-            facecolor=look.colour if leads else sheet.theme.page,
-            edgecolor=look.colour,
+            marker=style.marker,
+            facecolor=style.colour if leads else sheet.theme.page,
+            edgecolor=style.colour,
             linewidth=1.6,
             zorder=3,
         )
@@ -81,8 +81,8 @@ def pareto(sheet: Sheet) -> None:
         for _, price, middle, _, score in points
     ]
     named = [
-        look._replace(short=f"{look.short}  {w}", dash="none")
-        for (look, *_), w in zip(points, labels, strict=True)
+        style._replace(short=f"{style.short}  {w}", dash="none")
+        for (style, *_), w in zip(points, labels, strict=True)
     ]
     sheet.legend(axes, named)
     sheet.figure.set_size_inches(9.6, max(3.8, 1.2 + 0.24 * len(points)))
@@ -134,27 +134,27 @@ def over_time(sheet: Sheet) -> None:
     bottom."""
     used, setting = _lowest_load(sheet.df)
     used = used[used["ns_call"].notna()]
-    groups = [(look, part) for look, part in sheet.groups(used) if len(part)]
+    groups = [(style, part) for style, part in sheet.groups(used) if len(part)]
     if not groups:
         return sheet.show_message("No request of this frame has a start time.")
-    begin = _call_seconds(used, used).min()
-    span = max(1e-9, float(_call_seconds(used, used).max() - begin))
+    start = _call_seconds(used, used).min()
+    span = max(1e-9, float(_call_seconds(used, used).max() - start))
     scale, unit = (60.0, "min") if span > 180 else (1.0, "s")
     n = max(1, min(_WINDOWS, min(len(part) for _, part in groups) // _MIN_VALUES))
     edges = np.linspace(0.0, span, n + 1)
     columns = min(3, len(groups))
     lines = -(-len(groups) // columns)
     first: Any = None
-    for i, (look, part) in enumerate(groups):
+    for i, (style, part) in enumerate(groups):
         axes = sheet.axes(
             lines,
             columns,
             i + 1,
-            title=look.short,
+            title=style.short,
             **({} if first is None else {"sharex": first, "sharey": first}),
         )
         first = first or axes
-        at = _call_seconds(part, used) - begin
+        at = _call_seconds(part, used) - start
         values = part[sheet.metric].astype("Float64").to_numpy(float, na_value=math.nan)
         ok = success_mask(part).to_numpy()
         window = np.clip(np.searchsorted(edges, at, side="right") - 1, 0, n - 1)
@@ -169,7 +169,7 @@ def over_time(sheet: Sheet) -> None:
                 for v, is_enough in zip(window_values, enough, strict=True)
             ]
             axes.plot(
-                centres, y, color=look.colour, linewidth=width, marker=look.marker, markersize=3, label=name
+                centres, y, color=style.colour, linewidth=width, marker=style.marker, markersize=3, label=name
             )
             axes.annotate(
                 name,
@@ -180,7 +180,7 @@ def over_time(sheet: Sheet) -> None:
                 fontsize=7,
                 color=sheet.theme.ink,
             )
-        axes.plot(at[ok] / scale, values[ok], ".", color=look.colour, alpha=0.45, markersize=5, mew=0)
+        axes.plot(at[ok] / scale, values[ok], ".", color=style.colour, alpha=0.45, markersize=5, mew=0)
         axes.plot(
             at[~ok] / scale,
             np.full((~ok).sum(), 0.02),
@@ -201,13 +201,13 @@ def over_time(sheet: Sheet) -> None:
     return None
 
 
-def _call_seconds(part: pd.DataFrame, whole: pd.DataFrame) -> np.ndarray[Any, Any]:
+def _call_seconds(part: pd.DataFrame, all_requests: pd.DataFrame) -> np.ndarray[Any, Any]:
     """When each request was called, in seconds since the first call of its run."""
-    begin = part["run_id"].map(whole.groupby("run_id", observed=True)["ns_call"].min())
-    found: np.ndarray[Any, Any] = (
-        (part["ns_call"].astype("Int64") - begin.astype("Int64")).to_numpy(float)
+    run_start = part["run_id"].map(all_requests.groupby("run_id", observed=True)["ns_call"].min())
+    seconds: np.ndarray[Any, Any] = (
+        (part["ns_call"].astype("Int64") - run_start.astype("Int64")).to_numpy(float)
     ) / 1e9
-    return found
+    return seconds
 
 
 def heatmap(sheet: Sheet) -> None:
@@ -224,7 +224,7 @@ def heatmap(sheet: Sheet) -> None:
     loads = ordered_values(df.dropna(subset=level), level) or [math.nan]
     lengths, classes = _length_classes(df)
     panels: list[tuple[ModelStyle, np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
-    for look, part in sheet.groups():
+    for style, part in sheet.groups():
         grid, n = np.full((len(classes), len(loads)), math.nan), np.zeros((len(classes), len(loads)), int)
         for y in range(len(classes)):
             for x, load in enumerate(loads):
@@ -233,7 +233,7 @@ def heatmap(sheet: Sheet) -> None:
                 n[y, x] = len(values)
                 grid[y, x] = st.quantile(values, 0.5) if len(values) else math.nan
         if n.any():
-            panels.append((look, grid, n))
+            panels.append((style, grid, n))
     medians = np.concatenate([grid[~np.isnan(grid)] for _, grid, _ in panels]) if panels else np.empty(0)
     if not len(medians):
         return sheet.show_message("No cell has an answer.")
@@ -242,8 +242,8 @@ def heatmap(sheet: Sheet) -> None:
     colours = mpl.colormaps["cividis_r"]
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
-    for i, (look, grid, n) in enumerate(panels):
-        axes = sheet.axes(lines, columns, i + 1, title=look.short)
+    for i, (style, grid, n) in enumerate(panels):
+        axes = sheet.axes(lines, columns, i + 1, title=style.short)
         axes.grid(False)
         axes.imshow(grid, norm=norm, cmap=colours, aspect="auto", origin="lower")
         for (y, x), value in np.ndenumerate(grid):
@@ -296,6 +296,6 @@ def _length_classes(df: pd.DataFrame) -> tuple[pd.Series, list[str]]:
         return pd.Series(0, index=df.index), ["not known"]
     length_groups = np.array_split(values, min(_MAX_LENGTH_CLASSES, len(values)))
     names = [f"{g[0]:,.0f}" if len(g) == 1 else f"{g[0]:,.0f} to {g[-1]:,.0f}" for g in length_groups]
-    ends = np.array([g[-1] for g in length_groups])
-    position = np.searchsorted(ends, lengths.fillna(-1.0).astype(float).to_numpy())
+    upper_bounds = np.array([g[-1] for g in length_groups])
+    position = np.searchsorted(upper_bounds, lengths.fillna(-1.0).astype(float).to_numpy())
     return pd.Series(np.where(lengths.isna(), -1, position), index=df.index), names

@@ -54,13 +54,13 @@ def check(
     """
     import pandas as pd
 
-    now, then = (
+    now, earlier = (
         normalize_requests(load(x) if isinstance(x, (str, os.PathLike)) else x) for x in (df, baseline)
     )
-    names, before = ([str(n) for n in ordered_values(x, "name")] for x in (now, then))
+    names, before = ([str(n) for n in ordered_values(x, "name")] for x in (now, earlier))
     now_frame = now
     now = now[now["name"].astype(str).isin(before)]
-    both = pd.concat([then.assign(side="baseline"), now.assign(side="now")], ignore_index=True)
+    both = pd.concat([earlier.assign(side="baseline"), now.assign(side="now")], ignore_index=True)
     both.attrs.update(now_frame.attrs)
     compared = compare(
         both, by="side", baseline="baseline", margin=margin, metrics=metrics, reference=reference, level=level
@@ -165,8 +165,8 @@ def cost_columns(part: pd.DataFrame) -> dict[str, float]:
     unknown."""
     if not part["cost_usd"].notna().any():
         return dict.fromkeys(("cost_usd", "total_usd"), math.nan)
-    known = part["cost_usd"].dropna().astype(float)
-    return {"cost_usd": float(known.mean()), "total_usd": float(known.sum())}
+    costs = part["cost_usd"].dropna().astype(float)
+    return {"cost_usd": float(costs.mean()), "total_usd": float(costs.sum())}
 
 
 def _marks(rows: pd.DataFrame, setting: list[str]) -> dict[tuple[tuple[str, ...], str, str], str]:
@@ -196,12 +196,14 @@ def goodput(
 
     if not limits or OK_SHARE in limits:
         raise ConfigError("goodput needs a limit.", hint="bench.goodput(df, ttft_ms=500, itl_ms=50)")
-    wrong = next(
+    invalid = next(
         (m for m, v in limits.items() if isinstance(v, bool) or not isinstance(v, Real) or not float(v) > 0),
         None,
     )
-    if wrong is not None:
-        raise ConfigError(f"{wrong} must be a limit above 0, not {limits[wrong]!r}.", hint=f"{wrong}=500")
+    if invalid is not None:
+        raise ConfigError(
+            f"{invalid} must be a limit above 0, not {limits[invalid]!r}.", hint=f"{invalid}=500"
+        )
     check_share("at_least", at_least)
     check_share("level", level)
     df = normalize_requests(df)

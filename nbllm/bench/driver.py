@@ -196,8 +196,8 @@ class LoadGenerator:
         prompt, batch = self.job.prompts[slot.prompt], self.job.contestants[turn.contestant].batch
         think_s = await self._wait_think_time(turn, slot, 0) if thinks else None
         if batch:
-            indices = (place % len(self.job.prompts) for place in range(slot.prompt, slot.prompt + batch))
-            texts = tuple(self.job.prompts[place].turns[0][0] for place in indices)
+            indices = (index % len(self.job.prompts) for index in range(slot.prompt, slot.prompt + batch))
+            texts = tuple(self.job.prompts[index].turns[0][0] for index in indices)
             await self._run_request(turn, _Request(slot, 0, prompt, texts, think_s), due)
             return
         history: tuple[Message, ...] = ()

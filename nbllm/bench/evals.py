@@ -35,7 +35,7 @@ def _request_rows(df: pd.DataFrame) -> list[Row]:
     for row in used.assign(epoch=epochs).to_dict("records"):
         prompt, answer = texts.get((row["run_id"], row["request_id"]), ("", ""))
         values = {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in plain_row(row).items()}
-        rows.append(values | {"asked": prompt, "said": answer})
+        rows.append(values | {"prompt_text": prompt, "answer_text": answer})
     return rows
 
 
@@ -103,7 +103,7 @@ def _with_total(usage: dict[str, int]) -> dict[str, int]:
 
 
 def _sample(row: Row) -> Row:
-    message = {"role": "assistant", "content": row["said"], "source": "generate"}
+    message = {"role": "assistant", "content": row["answer_text"], "source": "generate"}
     choice = {"message": message, "stop_reason": _STOP_REASONS.get(str(row["finish_reason"]), "unknown")}
     seconds = row["e2e_ms"] / 1e3 if row["e2e_ms"] is not None else None
     usage = _with_total({k: row[c] or 0 for k, c in _USAGE.items()})
@@ -117,11 +117,13 @@ def _sample(row: Row) -> Row:
     return {
         "id": str(row["prompt_id"]),
         "epoch": row["epoch"],
-        "input": row["asked"],
+        "input": row["prompt_text"],
         "target": "",
-        "messages": [{"role": "user", "content": row["asked"]}, *([message] if row["ok"] else [])],
+        "messages": [{"role": "user", "content": row["prompt_text"]}, *([message] if row["ok"] else [])],
         "output": output,
-        "scores": {name: {"value": value, "answer": row["said"]} for name, value in _scores_of(row).items()},
+        "scores": {
+            name: {"value": value, "answer": row["answer_text"]} for name, value in _scores_of(row).items()
+        },
         "metadata": {
             k: row[k] for k in ("request_id", "block", "ttft_ms", "e2e_ms", "out_tok_s", "cost_usd", "status")
         },
@@ -210,10 +212,10 @@ def _result(row: Row, test: int, position: int) -> Row:
         "promptIdx": position,
         "promptId": "prompt",
         "provider": {"id": str(row["name"]), "label": str(row["name"])},
-        "prompt": {"raw": row["asked"], "label": str(row["prompt_id"])},
-        "vars": {"prompt": row["asked"]},
-        "testCase": {"vars": {"prompt": row["asked"]}, "description": str(row["prompt_id"])},
-        "response": {"output": row["said"], "tokenUsage": {**tokens, "total": sum(tokens.values())}},
+        "prompt": {"raw": row["prompt_text"], "label": str(row["prompt_id"])},
+        "vars": {"prompt": row["prompt_text"]},
+        "testCase": {"vars": {"prompt": row["prompt_text"]}, "description": str(row["prompt_id"])},
+        "response": {"output": row["answer_text"], "tokenUsage": {**tokens, "total": sum(tokens.values())}},
         "success": passed,
         "score": score,
         "failureReason": 0 if passed else 1 if row["ok"] else 2,

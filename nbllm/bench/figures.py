@@ -90,16 +90,17 @@ class Sheet:
         axes.set_axisbelow(True)
         return axes
 
-    def legend(self, axes: Axes, looks: list[ModelStyle], **line: Any) -> None:
+    def legend(self, axes: Axes, styles: list[ModelStyle], **line: Any) -> None:
         """Adds a legend beside the axes; if there is one model only, it goes into the title."""
         from matplotlib.lines import Line2D
 
-        if len(looks) == 1:
-            axes.set_title(f"{looks[0].short}: {axes.get_title(loc='left')}", loc="left", fontsize=10)
+        if len(styles) == 1:
+            axes.set_title(f"{styles[0].short}: {axes.get_title(loc='left')}", loc="left", fontsize=10)
             return
         axes.legend(
             handles=[
-                Line2D([], [], **k.line(markersize=5, **line), label=_legend_label(k.short)) for k in looks
+                Line2D([], [], **style.line(markersize=5, **line), label=_legend_label(style.short))
+                for style in styles
             ],
             loc="upper left",
             bbox_to_anchor=(1.01, 1.02),

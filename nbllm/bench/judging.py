@@ -94,15 +94,15 @@ def judge(
     lo, hi, _ = st.wilson(n_agreed, len(complete))
     agreement = n_agreed / len(complete) if len(complete) else math.nan
     cost = out["cost_usd"].sum(min_count=1) if undecided else 0.0
-    n_judged = sum("forward" in p for p in pairs)
-    if n_unreadable := sum(p.get("unread", 0) for p in pairs):
-        example = next(p["said"] for p in pairs if "said" in p)
+    n_asked = sum("forward" in p for p in pairs)
+    if n_unreadable := sum(p.get("n_unreadable", 0) for p in pairs):
+        example = next(p["unreadable"] for p in pairs if "unreadable" in p)
         warnings.warn(
-            f"{n_unreadable} of {2 * n_judged} answers of the judge contain none of FIRST, SECOND and TIE, "
+            f"{n_unreadable} of {2 * n_asked} answers of the judge contain none of FIRST, SECOND and TIE, "
             f"for example {example[:90]!r}.",
             stacklevel=2,
         )
-    metadata = {"model": model, "question": question, "asked": 2 * n_judged, "cost_usd": float(cost)}
+    metadata = {"model": model, "question": question, "asked": 2 * n_asked, "cost_usd": float(cost)}
     out.attrs["judge"] = {**metadata, "agreement": agreement, "agreement_lo": lo, "agreement_hi": hi}
     return out
 
@@ -165,7 +165,7 @@ def _ask_judge(pairs: list[Row], question: str, model: str, client: Client) -> N
                     response = stream.response()
                     winners.append(_parse_winner(response.text, *names))
                     if winners[-1] is None:
-                        pair |= {"unread": pair.get("unread", 0) + 1, "said": response.text}
+                        pair |= {"n_unreadable": pair.get("n_unreadable", 0) + 1, "unreadable": response.text}
                     cost = pair.get("cost_usd", 0.0)  # None: unknown for the other order
                     pair["cost_usd"] = None if None in (cost, response.cost) else cost + response.cost
                 except NbllmError as error:

@@ -136,30 +136,30 @@ class _Search:
     def holds(self, load: float) -> bool | None:
         """Measures a load until it is decided; None where the budget is used up or the user stops."""
         frames: list[pd.DataFrame] = []
-        for look in range(_MAX_BLOCKS):
+        for number in range(_MAX_BLOCKS):
             try:
-                frames.append(self._measure_block(load, look))
+                frames.append(self._measure_block(load, number))
             except KeyboardInterrupt:
                 self.ended = "stopped"
             if not frames:
                 return None
             row, decided = self._judge(load, frames)
-            if decided is not None or self.ended or look == _MAX_BLOCKS - 1:
+            if decided is not None or self.ended or number == _MAX_BLOCKS - 1:
                 break
         self.rows.append(row)
         return None if self.ended else bool(row["holds"])
 
-    def _measure_block(self, load: float, look: int) -> pd.DataFrame:
-        left = {k: v - self.spent[k] for k in self.spent if (v := getattr(self.budget, k)) is not None}
-        if any(v <= 0 for v in left.values()):
+    def _measure_block(self, load: float, seed: int) -> pd.DataFrame:
+        remaining = {k: v - self.spent[k] for k in self.spent if (v := getattr(self.budget, k)) is not None}
+        if any(v <= 0 for v in remaining.values()):
             self.ended = "the budget is used up"
             raise KeyboardInterrupt
-        at = {self.by: int(load) if self.by == "concurrency" else load}
-        how: dict[str, Any] = {"warmup": 1, "progress": False, **self.options, **at}
-        df = run(self.model, self.prompts, blocks=1, seed=look, budget=left or None, **how)
-        about = df.attrs["nbllm"]
-        self.runs.append(str(about["run_id"]))
-        self.ended = "" if about.get("ended") in (None, "complete") else str(about["ended"])
+        load_option = {self.by: int(load) if self.by == "concurrency" else load}
+        run_options: dict[str, Any] = {"warmup": 1, "progress": False, **self.options, **load_option}
+        df = run(self.model, self.prompts, blocks=1, seed=seed, budget=remaining or None, **run_options)
+        metadata = df.attrs["nbllm"]
+        self.runs.append(str(metadata["run_id"]))
+        self.ended = "" if metadata.get("ended") in (None, "complete") else str(metadata["ended"])
         for row in df.to_dict("records"):
             dollars, tokens = cost_and_tokens(plain_row(row))
             self.spent["usd"] += dollars
@@ -174,8 +174,8 @@ class _Search:
 
         blocks = [f.assign(block=i) for i, f in enumerate(frames)]
         df = pd.concat(blocks, ignore_index=True) if len(blocks) > 1 else blocks[0]
-        told = goodput(df, at_least=self.at_least, **self.limits)
-        n, good = int(told["n"].sum()), int(told["good"].sum())
+        goodput_rows = goodput(df, at_least=self.at_least, **self.limits)
+        n, good = int(goodput_rows["n"].sum()), int(goodput_rows["good"].sum())
         lo, hi, _ = st.wilson(good, n, 1.0 - (1.0 - self.level) / _MAX_BLOCKS)
         share = good / n if n else 0.0
         decided = False if hi < self.at_least or not n else True if lo >= self.at_least else None

@@ -42,8 +42,8 @@ class Side:
     @cached_property
     def tokens(self) -> float:
         """The median length of an answer in tokens; NaN where unknown."""
-        found = self._part.loc[success_mask(self._part), "out_tokens"].dropna()
-        return float(found.median()) if len(found) else math.nan
+        counts = self._part.loc[success_mask(self._part), "out_tokens"].dropna()
+        return float(counts.median()) if len(counts) else math.nan
 
     @cached_property
     def blocks(self) -> pd.MultiIndex | None:
@@ -65,8 +65,8 @@ class Side:
         """The values of its requests."""
         if metric == OK_SHARE:
             return success_mask(self._part).to_numpy(float)
-        found: np.ndarray[Any, Any] = split_values(self._part, metric, self._contaminated)[0]
-        return found
+        values: np.ndarray[Any, Any] = split_values(self._part, metric, self._contaminated)[0]
+        return values
 
     def medians(self, metric: str, *, failures: bool = False) -> pd.Series:
         """The median of each block (for ok_share the mean). failures: whether failed requests count, as the
@@ -154,16 +154,16 @@ class Pair:
             why = "different blocks" if a.runs & b.runs else "different runs"
             sides = [np.asarray(side.medians(self._metric), float) for side in (a, b)]
             return Samples(sides[0], sides[1], False, 0, f"{why}: drift between them is not controlled")
-        found = [side.medians(self._metric) for side in (a, b)]
-        both = found[0].index.intersection(found[1].index)
-        left = [side.loc[both].to_numpy(float) for side in found]
-        return Samples(left[0], left[1], True, len(a.blocks.union(b.blocks)) - len(both), "")
+        medians = [side.medians(self._metric) for side in (a, b)]
+        both = medians[0].index.intersection(medians[1].index)
+        values = [side.loc[both].to_numpy(float) for side in medians]
+        return Samples(values[0], values[1], True, len(a.blocks.union(b.blocks)) - len(both), "")
 
     def _ratios_to(self, side: Side, reference: Side) -> np.ndarray[Any, Any]:
         own, others = side.medians(self._metric), reference.medians(self._metric)
         both = own.index.intersection(others.index)
-        found: np.ndarray[Any, Any] = np.asarray(own.loc[both] / others.loc[both], float)
-        return found
+        ratios: np.ndarray[Any, Any] = np.asarray(own.loc[both] / others.loc[both], float)
+        return ratios
 
     def series(self) -> list[np.ndarray[Any, Any]]:
         """The values that the test assumes independent: the differences, or the two samples."""
@@ -250,8 +250,8 @@ class Pair:
             return st.shift(a, b, self._level)[2]
         if self._has_failures():
             with np.errstate(invalid="ignore"):
-                found = a - b
-            return st.rank_p(np.where(a == b, 0.0, found), self._seed)
+                differences = a - b
+            return st.rank_p(np.where(a == b, 0.0, differences), self._seed)
         return st.paired_p(self.series()[0], self._seed)
 
     def _share_test(self, size: EffectiveSize, n: int) -> dict[str, Any]:

@@ -104,17 +104,21 @@ def _distribution(sheet: Sheet, *position: int) -> None:
     )
     rng = np.random.default_rng(0)
     names = []
-    for row, (look, part) in enumerate(sheet.groups()):
+    for row, (style, part) in enumerate(sheet.groups()):
         values, failed, n_contaminated = split_values(part, sheet.metric)
         contaminated = part.loc[contaminated_mask(part), sheet.metric].dropna().to_numpy(float)
         alpha = max(0.15, min(0.75, 12 / math.sqrt(len(values) + 1)))
-        styles: tuple[tuple[Any, dict[str, Any]], ...] = (
-            (values, {"color": look.colour, "alpha": alpha, "mew": 0}),
+        point_groups: tuple[tuple[Any, dict[str, Any]], ...] = (
+            (values, {"color": style.colour, "alpha": alpha, "mew": 0}),
             (contaminated, {"mfc": "none", "mec": sheet.theme.line, "alpha": 0.7}),
         )
-        for points, style in styles:
+        for points, plot_options in point_groups:
             axes.plot(
-                points, row + rng.uniform(-0.26, 0.26, len(points)), look.marker, markersize=3.5, **style
+                points,
+                row + rng.uniform(-0.26, 0.26, len(points)),
+                style.marker,
+                markersize=3.5,
+                **plot_options,
             )
         label_text = f"n = {len(values)}" + (f", {failed} failed" if failed else "")
         label_text += f", {n_contaminated} disturbed" if n_contaminated else ""
@@ -123,11 +127,11 @@ def _distribution(sheet: Sheet, *position: int) -> None:
             edges = [row - 0.38, row + 0.38]
             if not math.isnan(interval.lo) and not math.isnan(interval.hi):
                 axes.fill_betweenx(
-                    edges, interval.lo, interval.hi, color=look.colour, alpha=0.25, linewidth=0
+                    edges, interval.lo, interval.hi, color=style.colour, alpha=0.25, linewidth=0
                 )
-            axes.plot([middle, middle], edges, color=look.colour, linewidth=2)
+            axes.plot([middle, middle], edges, color=style.colour, linewidth=2)
             label_text = f"{middle:,.4g}, {label_text}"
-        names.append(f"{look.short}\n{label_text}")
+        names.append(f"{style.short}\n{label_text}")
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.65)
     axes.grid(False, axis="y")
@@ -140,7 +144,7 @@ def _percentiles(sheet: Sheet, *position: int) -> None:
         *position, title="percentiles; pale: too few requests", x="percentile", y=metric_label(sheet.metric)
     )
     x_max, styles = 0.0, []
-    for look, part in sheet.groups():
+    for style, part in sheet.groups():
         values, _, _ = split_values(part, sheet.metric)
         if not len(values):
             continue
@@ -149,10 +153,10 @@ def _percentiles(sheet: Sheet, *position: int) -> None:
         x = -np.log10(1 - shares)
         supported = np.array([len(values) >= st.min_n(max(s, 0.5)) for s in shares])
         mark = [int(np.searchsorted(shares, 0.5))]
-        axes.plot(x, curve, **look.line(linewidth=1.3, alpha=0.4, markersize=5, markevery=mark))
-        axes.plot(x[supported], curve[supported], **look.line(linewidth=2.0, marker=""))
+        axes.plot(x, curve, **style.line(linewidth=1.3, alpha=0.4, markersize=5, markevery=mark))
+        axes.plot(x[supported], curve[supported], **style.line(linewidth=2.0, marker=""))
         x_max = max(x_max, x[-1])
-        styles.append(look)
+        styles.append(style)
     at = {p: -math.log10(1 - p / 100) for p in _PERCENTILES}
     seen = [p for p in _PERCENTILES if at[p] <= (x_max or 1.0) + 0.3]
     axes.set_xticks([at[p] for p in seen], [f"{p:g}" for p in seen])
@@ -190,20 +194,20 @@ def _timeline(sheet: Sheet) -> None:
         if name is None or drawn.get(name, 0) >= 25:
             continue
         drawn[name] = drawn.get(name, 0) + 1
-        look = sheet.styles[name]
+        style = sheet.styles[name]
         t, share = part["t_ms"].to_numpy(float), np.cumsum(chunk_token_counts(part, totals.get(request, 0)))
-        axes.step(t, share, where="post", **look.line(linewidth=1.1, alpha=0.55, marker=""))
+        axes.step(t, share, where="post", **style.line(linewidth=1.1, alpha=0.55, marker=""))
         width = (part["ns_hi"] - part["ns_lo"]).to_numpy(float) / 1e6
         is_wide = width > 1.0
         axes.hlines(
             share[is_wide],
             t[is_wide] - width[is_wide],
             t[is_wide],
-            color=look.colour,
+            color=style.colour,
             alpha=0.18,
             linewidth=3,
         )
-    sheet.legend(axes, [look for name, look in sheet.styles.items() if name in drawn])
+    sheet.legend(axes, [style for name, style in sheet.styles.items() if name in drawn])
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     return None
@@ -282,7 +286,7 @@ def _load(sheet: Sheet) -> None:
         y=metric_label(sheet.metric),
     )
     styles: list[ModelStyle] = []
-    for look, part in sheet.groups():
+    for style, part in sheet.groups():
         points = []
         for value, level_rows in part.groupby(level, observed=True):
             values, _, _ = split_values(level_rows, sheet.metric, contaminated=False)
@@ -292,8 +296,8 @@ def _load(sheet: Sheet) -> None:
         if not points:
             continue
         loads, x, y, tops = zip(*sorted(points), strict=True)
-        axes.plot(x, y, **look.line(linewidth=1.6, markersize=5))
-        axes.vlines(x, y, tops, color=look.colour, alpha=0.45, linewidth=2)
+        axes.plot(x, y, **style.line(linewidth=1.6, markersize=5))
+        axes.vlines(x, y, tops, color=style.colour, alpha=0.45, linewidth=2)
         for px, py, value in zip(x, y, loads, strict=True):
             axes.annotate(
                 f"{value:g}",
@@ -303,7 +307,7 @@ def _load(sheet: Sheet) -> None:
                 fontsize=8,
                 color=sheet.theme.ink,
             )
-        styles.append(look)
+        styles.append(style)
     format_axis(axes, "y")
     axes.set_xlim(left=0)
     axes.margins(y=0.15)
@@ -329,17 +333,17 @@ def _drift(sheet: Sheet) -> None:
     styles = []
     blocks = sheet.df.groupby("run_id", observed=True)["block"].max().astype(float).fillna(-1.0) + 1.0
     first_block = blocks.cumsum() - blocks  # runs are drawn side by side
-    for look, part in sheet.groups():
+    for style, part in sheet.groups():
         good = part[success_mask(part) & part[sheet.metric].notna() & part["block"].notna()]
         for run_id, run in good.groupby("run_id", observed=True):
             medians = run.groupby("block")[sheet.metric].median().astype(float)
             axes.plot(
                 medians.index.to_numpy(int) + int(first_block[run_id]),
                 medians.to_numpy(float),
-                **look.line(linewidth=1.2, markersize=3.5, alpha=0.9),
+                **style.line(linewidth=1.2, markersize=3.5, alpha=0.9),
             )
         if len(good):
-            styles.append(look)
+            styles.append(style)
     format_axis(axes, "y")
     sheet.legend(axes, styles)
 

@@ -21,7 +21,7 @@ class Progress(Protocol):
     def draw(self) -> None:
         """Called at intervals when the display may redraw."""
 
-    def end(self, reason: str, kept: int) -> None:
+    def end(self, reason: str, rows: int) -> None:
         """The run has ended; reason is "" if it is complete. kept: the number of rows in its frame."""
 
 
@@ -29,18 +29,18 @@ class RunFrontEnd(FrontEnd):
     """Base class of a front end's display of runs."""
 
 
-def choose_display(given: Progress | bool | None) -> Progress:
+def choose_display(choice: Progress | bool | None) -> Progress:
     """The display for a run: the one passed, none for False, else the front end's or a bar."""
-    if given is False:
+    if choice is False:
         return Silent()
-    return RunFrontEnd.choose() or Bar() if given is None or given is True else given
+    return RunFrontEnd.choose() or Bar() if choice is None or choice is True else choice
 
 
 class RunTotals(ProgressStats):
     """What a display shows: progress, failures, cost, remaining time, times by model."""
 
     done: int = 0
-    kept: int = 0  # rows of the frame after the end of the run
+    rows: int = 0  # rows of the frame after the end of the run
 
     def __init__(self, total: int, names: Sequence[str]) -> None:
         self.total, self.names = total, list(names)
@@ -75,10 +75,10 @@ class RunTotals(ProgressStats):
             self.awaited = self.awaited if row.get("ttft_ms") else "all vectors"
 
 
-def ended_early_text(reason: str, kept: int, run_id: str) -> str:
+def ended_early_text(reason: str, rows: int, run_id: str) -> str:
     """The message about a run that ended early."""
-    rows = f"{kept:,} {'row is' if kept == 1 else 'rows are'} stored"
-    return f"Ended early: {reason}. {rows}; nbllm.bench.resume({run_id!r}) continues the run."
+    text = f"{rows:,} {'row is' if rows == 1 else 'rows are'} stored"
+    return f"Ended early: {reason}. {text}; nbllm.bench.resume({run_id!r}) continues the run."
 
 
 class Silent:
@@ -93,7 +93,7 @@ class Silent:
     def draw(self) -> None:
         """Does nothing."""
 
-    def end(self, reason: str, kept: int) -> None:
+    def end(self, reason: str, rows: int) -> None:
         """Does nothing."""
 
 
@@ -114,14 +114,14 @@ class Bar(Silent):
         before = self._sums.done
         self._sums.add(row)
         self._bar.update(self._sums.done - before)
-        told = {
+        postfix = {
             "failed": self._sums.failed or None,
             "cost": f"${self._sums.usd:.4f}" if self._sums.usd is not None else None,
         }
-        self._bar.set_postfix({k: v for k, v in told.items() if v is not None}, refresh=False)
+        self._bar.set_postfix({k: v for k, v in postfix.items() if v is not None}, refresh=False)
 
-    def end(self, reason: str, kept: int) -> None:
+    def end(self, reason: str, rows: int) -> None:
         """Closes the bar; says how to resume an incomplete run."""
         self._bar.close()
         if reason:
-            self._bar.write(ended_early_text(reason, kept, self.run_id))
+            self._bar.write(ended_early_text(reason, rows, self.run_id))

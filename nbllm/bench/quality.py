@@ -99,18 +99,18 @@ class Quality:
         elif self.score is not None:
             as_check(self.score)  # raises for what cannot be called
 
-    def apply(self, place: Path, df: pd.DataFrame, client: Client) -> None:
+    def apply(self, directory: Path, df: pd.DataFrame, client: Client) -> None:
         """Adds the columns to a run's frame, and stores them. Values that cannot be computed are missing,
         with a warning: the answers have been paid for."""
         if not self.asserts and self.score is None:
             return
         succeeded = df[df["ok"].fillna(False).astype(bool)]
-        with Store(place) as store:
+        with Store(directory) as store:
             texts = _read_texts(store)
             if self.asserts:
-                found = _run_checks(texts, df.to_dict("records"), build_checks(self.asserts), "checked")
-                store.put_checks(found)
-                add_check_columns(df, found)
+                checks = _run_checks(texts, df.to_dict("records"), build_checks(self.asserts), "checked")
+                store.put_checks(checks)
+                add_check_columns(df, checks)
             if isinstance(self.score, str) and self.score.startswith(_JUDGE):
                 self._judge(store, texts, df, succeeded, client)
             elif self.score is not None:

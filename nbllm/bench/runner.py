@@ -293,12 +293,12 @@ def runs() -> pd.DataFrame:
     names |= {at.parent.name for at in runs_directory().glob(f"*/{FILE}")}
     for name in sorted(names, reverse=True):
         with contextlib.suppress(Exception), Store(path := find_run(name) or runs_directory()) as store:
-            about = store.get("about", {})
+            metadata = store.get("about", {})
             rows.append(
                 {
                     "run_id": store.get("run_id"),
-                    "created": about.get("created"),
-                    "models": ", ".join(about.get("models", [])),
+                    "created": metadata.get("created"),
+                    "models": ", ".join(metadata.get("models", [])),
                     "rows": len(store.rows()),
                     "ended": store.get("ended", "cut short"),
                     "directory": str(path),
@@ -624,10 +624,10 @@ def _is_seconds_range(value: Any) -> bool:
     return len(pair) == 2 and all(map(_is_seconds, pair)) and bool(pair[0] <= pair[1])
 
 
-def _check_options(**given: Any) -> None:
+def _check_options(**options: Any) -> None:
     """Raises ConfigError for an option with an invalid value."""
     for option, (is_valid, message, hint) in _OPTION_CHECKS.items():
-        if not is_valid(value := given[option]):
+        if not is_valid(value := options[option]):
             raise errors.ConfigError(f"{message} {value!r}.", hint=hint)
 
 

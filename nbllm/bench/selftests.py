@@ -76,7 +76,7 @@ def error_table(df: pd.DataFrame, by_request: pd.DataFrame, by_token: pd.DataFra
 
     certified, bounded = by_token[by_token["certified"]], by_token[~by_token["certified"]]
     contained = bounded["contained"].mean() if len(bounded) else None
-    clean = by_request[by_request["quality"] != "contaminated"]
+    uncontaminated = by_request[by_request["quality"] != "contaminated"]
     inaccurate = by_request[by_request["ttft_error_ms"].abs() > 2.0]
     flagged = (inaccurate["quality"] == "contaminated").mean() if len(inaccurate) else None
     lines = [
@@ -88,9 +88,11 @@ def error_table(df: pd.DataFrame, by_request: pd.DataFrame, by_token: pd.DataFra
                 by_token["certified"] & by_token["certified"].shift(fill_value=False), "gap_error_ms"
             ],
         ),
-        _error_row("first token", clean["ttft_error_ms"], share=(df["quality"] == "certified").mean()),
-        _error_row("last token", clean["e2e_error_ms"]),
-        _error_row("inter-token latency", clean["itl_error_ms"]),
+        _error_row(
+            "first token", uncontaminated["ttft_error_ms"], share=(df["quality"] == "certified").mean()
+        ),
+        _error_row("last token", uncontaminated["e2e_error_ms"]),
+        _error_row("inter-token latency", uncontaminated["itl_error_ms"]),
         _error_row(
             "first token, contaminated requests",
             by_request.loc[by_request["quality"] == "contaminated", "ttft_error_ms"],

@@ -15,7 +15,7 @@ SETTING_LABELS = {
     "start_kind": "start",
     "load_kind": "load",
     "concurrency": "at a time",
-    "target_rate": "asked /s",
+    "target_rate": "rate /s",
     "idle_s": "idle s",
 }
 _MAX_SENTENCES = 8  # about single pairs

@@ -121,8 +121,8 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
 
     if n == 0:
         return Interval(math.nan, math.nan, "Wilson")
-    found = binomtest(successes, n).proportion_ci(level, method="wilson")
-    return Interval(float(found.low), float(found.high), "Wilson")
+    interval = binomtest(successes, n).proportion_ci(level, method="wilson")
+    return Interval(float(interval.low), float(interval.high), "Wilson")
 
 
 def hodges_lehmann(differences: Array, level: float = 0.95) -> tuple[float, Interval]:
@@ -244,5 +244,9 @@ def shift(a: Array, b: Array, level: float = 0.95) -> tuple[float, Interval, flo
         differences = np.sort((a[:, None] - b[None, :]).ravel())
     m, n = len(a), len(b)
     k = math.floor(m * n / 2 - norm.ppf(0.5 + level / 2) * math.sqrt(m * n * (m + n + 1) / 12))
-    ends = (float(differences[k - 1]), float(differences[-k])) if k >= 1 else (math.nan, math.nan)
-    return float(np.median(differences)), Interval(*ends, "Mann-Whitney"), float(mannwhitneyu(a, b).pvalue)
+    interval = (float(differences[k - 1]), float(differences[-k])) if k >= 1 else (math.nan, math.nan)
+    return (
+        float(np.median(differences)),
+        Interval(*interval, "Mann-Whitney"),
+        float(mannwhitneyu(a, b).pvalue),
+    )

@@ -142,9 +142,9 @@ class Store(run_base.RunBase):
 
     def rows(self) -> list[dict[str, Any]]:
         """Every row, in the order in which requests were planned."""
-        found = self._query("select data from rows order by seq, request_id, attempt")
+        rows = self._query("select data from rows order by seq, request_id, attempt")
         with self._errors():
-            return [json.loads(data) for (data,) in found]
+            return [json.loads(data) for (data,) in rows]
 
     def _has_table(self, table: str) -> bool:
         return bool(self._query("select 1 from sqlite_master where name = ?", table))
@@ -153,8 +153,8 @@ class Store(run_base.RunBase):
         """(text, score) of each request."""
         if not self._has_table("answers"):
             return {}
-        found = self._query("select request_id, answer, score from answers")
-        return {request_id: (text, score) for request_id, text, score in found}
+        rows = self._query("select request_id, answer, score from answers")
+        return {request_id: (text, score) for request_id, text, score in rows}
 
     def put_scores(self, scores: Mapping[str, float]) -> None:
         """Stores the scores of answers."""
@@ -227,9 +227,9 @@ def open_runs(df: pd.DataFrame, content: str) -> Iterator[tuple[pd.DataFrame, St
     """The rows of each run in `df`, with its file. Raises ConfigError where the `content` is not on this
     machine."""
     df = normalize_requests(df)
-    about = df.attrs.get("nbllm", {})
+    metadata = df.attrs.get("nbllm", {})
     for run_id, part in df.groupby("run_id", sort=False, observed=True):
-        path = find_run(str(run_id), about.get("directory") if about.get("run_id") == run_id else None)
+        path = find_run(str(run_id), metadata.get("directory") if metadata.get("run_id") == run_id else None)
         if path is None:
             raise ConfigError(
                 f"The {content} of run {run_id} are not on this machine.",

@@ -223,7 +223,7 @@ def add_derived_metrics(df: pd.DataFrame, metrics: Sequence[str] | None) -> pd.D
     """The frame with a column for each metric of the form "ttft + 200 tokens" (time to first token, plus so
     many tokens at the answer's own rate), and with cached_share, the share of a prompt that was read from the
     provider's cache."""
-    lengths = {m: float(found[1]) for m in metrics or () if (found := _FIXED_LENGTH.fullmatch(m.strip()))}
+    lengths = {m: float(match[1]) for m in metrics or () if (match := _FIXED_LENGTH.fullmatch(m.strip()))}
     missing = next((c for c in ("ttft_ms", "itl_ms") if lengths and c not in df), None)
     if missing:
         raise ConfigError(f"The frame has no column {missing!r}.", hint=f"{next(iter(lengths))!r} needs it.")
@@ -246,10 +246,10 @@ def _quantile_of(stat: str) -> float | None:
     """The quantile that a statistic's name denotes; None for the mean."""
     if stat == "mean":
         return None
-    found = re.fullmatch(r"p(\d{1,2}(?:\.\d+)?)", stat)
-    if not found or not 0 < float(found[1]) < 100:
+    match = re.fullmatch(r"p(\d{1,2}(?:\.\d+)?)", stat)
+    if not match or not 0 < float(match[1]) < 100:
         raise ConfigError(f"{stat!r} is not a statistic.", hint="Use mean, p50, p90, p99, p99.9 ...")
-    return float(found[1]) / 100.0
+    return float(match[1]) / 100.0
 
 
 def split_values(part: pd.DataFrame, metric: str, contaminated: bool = False) -> tuple[Any, int, int]:

@@ -93,8 +93,8 @@ def _worker_error(directory: Path) -> errors.NbllmError:
     message = (directory / "worker.log").read_text("utf-8").strip().rpartition("\n")[2]
     return errors.NbllmError(
         f"The benchmark's worker process failed: {message[:300]}",
-        hint=f"Finished rows are kept: bench.resume({str(directory)!r}) goes on, "
-        f"bench.load({str(directory)!r}) gives them.",
+        hint=f"Finished rows are stored. Continue with bench.resume({str(directory)!r}), or load them "
+        f"with bench.load({str(directory)!r}).",
     )
 
 

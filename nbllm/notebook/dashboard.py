@@ -53,9 +53,9 @@ class Dashboard(Display, RunFrontEnd):
         if self.is_due(self._sums.elapsed):
             self._frame(None)
 
-    def end(self, reason: str, kept: int) -> None:
+    def end(self, reason: str, rows: int) -> None:
         """Draws the last frame."""
-        self._sums.kept = kept
+        self._sums.rows = rows
         self._frame(reason)
 
     def _frame(self, ended: str | None) -> None:
@@ -82,7 +82,7 @@ def headline(sums: RunTotals, ended: str | None) -> str:
 def _ending_text(sums: RunTotals, run_id: str, ended: str | None) -> str:
     if ended is None:
         return "■ stops; what has been measured is kept."
-    return ended_early_text(ended, sums.kept, run_id) if ended else ""
+    return ended_early_text(ended, sums.rows, run_id) if ended else ""
 
 
 def dashboard_text(sums: RunTotals, run_id: str, ended: str | None, brief: bool = False) -> str:
