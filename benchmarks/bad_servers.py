@@ -1,12 +1,12 @@
-"""How late other answers' chunks are while MCP servers misbehave.
+"""Delays of other answers' chunks while MCP servers misbehave.
 
     python benchmarks/bad_servers.py [ROUNDS] [MODE ...]
 
-For each mode of `tests/bad_mcp_server.py` (http/MODE: behind an address) an answer uses such a server while
-another one streams, a chunk each 20 ms, and at the same time a process without any server reads a stream
-alike: its chunks are as late as this machine makes them. Told for both are the 99th of a hundred chunks and
-the latest of all rounds, in milliseconds, and the most CPU that one callback on the engine's loop took: no
-chunk is read meanwhile. The first line is the first use in this process, which loads the SDK.
+In each mode of `tests/bad_mcp_server.py` (http/MODE: over HTTP) one answer uses such a server while another
+one streams, a chunk every 20 ms, and a second process without MCP servers reads an equal stream: its delays
+are those of the machine. For both, the table has the 99th percentile and the maximum over all rounds, in
+milliseconds, and the longest CPU time of one callback on the engine's event loop, during which no chunk can
+be read. The first line is the first use in this process, which loads the SDK.
 """
 
 from __future__ import annotations
@@ -33,72 +33,76 @@ GAP, CHUNKS = 0.02, 75
 BAD = Path(__file__).resolve().parents[1] / "tests" / "bad_mcp_server.py"
 
 
-def late(stream: nbllm.Stream) -> list[float]:
-    """How much later than it should each chunk came after the one before, in milliseconds."""
+def delays(stream: nbllm.Stream) -> list[float]:
+    """By how many milliseconds each chunk came later after the previous one than it should."""
     stream.response()
     at = [t for t, event in stream.log if type(event).__name__ == "TextDelta"]
     return [1e3 * (after - before - GAP) for before, after in pairwise(at)]
 
 
-def beginning(client: nbllm.Client, url: str) -> nbllm.Stream:
-    where = {"base_url": url, "dialect": "openai_chat", "api_key": "k"}
-    return client.stream("Tell.", model=f"m@ttft=0,gap={GAP},tokens={CHUNKS}", **where)
+def start_stream(client: nbllm.Client, url: str) -> nbllm.Stream:
+    options = {"base_url": url, "dialect": "openai_chat", "api_key": "k"}
+    return client.stream("Tell.", model=f"m@ttft=0,gap={GAP},tokens={CHUNKS}", **options)
 
 
-def read(url: str) -> None:
-    """The process beside: for each line of its input it reads a stream and tells how late its chunks were."""
+def read_streams(url: str) -> None:
+    """The reader process: for each line of its input it reads a stream and prints the delays of its
+    chunks."""
     client = nbllm.Client()
-    late(beginning(client, url))
+    delays(start_stream(client, url))
     print("ready", flush=True)
     for _ in sys.stdin:
-        print(json.dumps(late(beginning(client, url))), flush=True)
+        print(json.dumps(delays(start_stream(client, url))), flush=True)
 
 
 def main(rounds: int, modes: list[str]) -> None:
     longest = [0.0]
     run = asyncio.events.Handle._run
 
-    def timed(handle: asyncio.events.Handle) -> None:
-        began = time.thread_time()
+    def timed_run(handle: asyncio.events.Handle) -> None:
+        start = time.thread_time()
         run(handle)
-        longest[0] = max(longest[0], time.thread_time() - began)
+        longest[0] = max(longest[0], time.thread_time() - start)
 
-    asyncio.events.Handle._run = timed  # type: ignore[method-assign]
+    asyncio.events.Handle._run = timed_run  # type: ignore[method-assign]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-m", "nbllm.simulator", "--attached"], **pipes) as simulator:
         url = simulator.stdout.readline().strip() + "/v1"  # type: ignore[union-attr]
         with subprocess.Popen([sys.executable, __file__, "--reader", url], **pipes) as reader:
             reader.stdout.readline()  # type: ignore[union-attr]
             client = nbllm.Client()
-            late(beginning(client, url))
+            delays(start_stream(client, url))
             print(f"{'':22}{'with servers':>16}{'without':>16}{'one callback':>16}{'answers':>12}")
             for mode in ["ok", *modes]:
-                here, beside, longest[0], answered = list[float](), list[float](), 0.0, 0
+                with_servers, without_servers, longest[0], answered = list[float](), list[float](), 0.0, 0
                 for n in range(1 if mode == "ok" else rounds):
                     print("read", file=reader.stdin, flush=True)
-                    stream = beginning(client, url)
+                    stream = start_stream(client, url)
                     answered += use(client, url, mode, n, stream)
-                    here += late(stream)
-                    beside += json.loads(reader.stdout.readline())  # type: ignore[union-attr]
-                columns = "".join(f"{told(values):>16}" for values in (here, beside))
+                    with_servers += delays(stream)
+                    without_servers += json.loads(reader.stdout.readline())  # type: ignore[union-attr]
+                columns = "".join(
+                    f"{format_delays(values):>16}" for values in (with_servers, without_servers)
+                )
                 print(f"{mode:22}{columns}{1e3 * longest[0]:>13.1f} ms{answered:>12}", flush=True)
             reader.stdin.close()  # type: ignore[union-attr]
         simulator.kill()
 
 
 def bridge(mode: str) -> None:
-    """The process of a server behind an address: each message goes to one over pipes, and its answer back."""
+    """The process of a server over HTTP: passes each message to a server over pipes, and returns its
+    answer."""
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([sys.executable, str(BAD), mode], **pipes) as command:
+    with subprocess.Popen([sys.executable, str(BAD), mode], **pipes) as mcp_server:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 text = self.rfile.read(int(self.headers["content-length"]))
-                command.stdin.write(text + b"\n")  # type: ignore[union-attr]
-                command.stdin.flush()  # type: ignore[union-attr]
-                wanted = json.loads(text).get("id")
-                answer = command.stdout.readline() if wanted is not None else b""  # type: ignore[union-attr]
-                self.send_response(202 if wanted is None else 200)
+                mcp_server.stdin.write(text + b"\n")  # type: ignore[union-attr]
+                mcp_server.stdin.flush()  # type: ignore[union-attr]
+                request_id = json.loads(text).get("id")
+                answer = mcp_server.stdout.readline() if request_id is not None else b""  # type: ignore[union-attr]
+                self.send_response(202 if request_id is None else 200)
                 self.send_header("content-type", "text/event-stream")
                 self.end_headers()
                 self.wfile.write(b"data: " + answer + b"\n" if answer else b"")
@@ -112,36 +116,37 @@ def bridge(mode: str) -> None:
 
 
 def use(client: nbllm.Client, url: str, mode: str, n: int, stream: nbllm.Stream) -> bool:
-    """A model uses a server of that mode, at most as long as `stream` lasts; whether it answered."""
+    """Lets a model use a server in this mode, at most as long as `stream` lasts; returns whether it
+    answered."""
     name = f"{mode.replace('_', '').replace('/', '')}{n}"
-    table: dict[str, Any] = {"command": sys.executable, "args": [str(BAD), mode]}
-    behind = None
+    entry: dict[str, Any] = {"command": sys.executable, "args": [str(BAD), mode]}
+    bridge_process = None
     if mode.startswith("http/"):
-        words = [sys.executable, __file__, "--bridge", mode[5:]]
-        behind = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
-        table = {"url": behind.stdout.readline().strip()}  # type: ignore[union-attr]
-    client.mcp.add(entry_of(name, table, Source("this session", Path.cwd(), trusted=True), {}))
-    where: Any = {"base_url": url, "dialect": "openai_chat", "api_key": "k", "approve": "auto"}
-    answer = client.stream("Use it.", model="m@ttft=0,gap=0,tools=1", tools=[f"mcp/{name}"], **where)
+        command = [sys.executable, __file__, "--bridge", mode[5:]]
+        bridge_process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        entry = {"url": bridge_process.stdout.readline().strip()}  # type: ignore[union-attr]
+    client.mcp.add(entry_of(name, entry, Source("this session", Path.cwd(), trusted=True), {}))
+    options: Any = {"base_url": url, "dialect": "openai_chat", "api_key": "k", "approve": "auto"}
+    answer = client.stream("Use it.", model="m@ttft=0,gap=0,tools=1", tools=[f"mcp/{name}"], **options)
     while not (answer.done or stream.done):
         time.sleep(0.02)
     answered = answer.done
     answer.cancel()
     engine().run(client.mcp.stop(name))
-    if behind is not None:
-        os.killpg(behind.pid, signal.SIGKILL)
-        behind.wait()
+    if bridge_process is not None:
+        os.killpg(bridge_process.pid, signal.SIGKILL)
+        bridge_process.wait()
     return answered
 
 
-def told(values: list[float]) -> str:
+def format_delays(values: list[float]) -> str:
     ranked = sorted(values)
     return f"{ranked[int(len(ranked) * 0.99)]:.1f} {ranked[-1]:.1f}"
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--reader"]:
-        read(sys.argv[2])
+        read_streams(sys.argv[2])
     elif sys.argv[1:2] == ["--bridge"]:
         bridge(sys.argv[2])
     else:

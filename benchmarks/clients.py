@@ -1,9 +1,9 @@
-"""The clients that benchmarks/client.py measures, each imported only where it is asked for; run by it
-in a process and an environment of their own. Jobs come as lines of JSON on standard input, figures go back
-likewise.
+"""The clients that benchmarks/client.py measures, each imported only when it is used. client.py runs this
+file in a separate process and environment. Jobs are read as lines of JSON from standard input, and figures
+are written in the same way.
 
     python benchmarks/clients.py NAME URL              measures
-    python benchmarks/clients.py NAME URL first        asks once, and says when the first delta came
+    python benchmarks/clients.py NAME URL first        sends one request and reports when the first delta came
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from collections.abc import Callable
 from typing import Any
 
 PROMPT: Any = [{"role": "user", "content": "x"}]
-Came = Callable[[], None]  # is called at each chunk of text, once it is in the user's hands
+OnChunk = Callable[[], None]  # called for each chunk of text that the user receives
 clock = time.perf_counter
 
 
 class Bare:
-    """Sockets on asyncio's loop and json.loads: what any client costs at least."""
+    """Sockets on asyncio's loop and json.loads: the minimum cost of any client."""
 
     def __init__(self, url: str) -> None:
         host, port = url.removeprefix("http://").split(":")
         self.address, self.idle = (host, int(port)), []
         self.loop = asyncio.new_event_loop()
 
-    def one(self, model: str, came: Came) -> Any:
+    def one(self, model: str, came: OnChunk) -> Any:
         return self.loop.run_until_complete(self.stream(model, came))
 
-    async def stream(self, model: str, came: Came) -> Any:
+    async def stream(self, model: str, came: OnChunk) -> Any:
         loop = asyncio.get_running_loop()
         ours = [p for p in self.idle if p.loop is loop]
         if ours:
@@ -45,7 +45,7 @@ class Bare:
             _, protocol = await loop.create_connection(lambda: _Protocol(loop), *self.address)
         body = json.dumps({"model": model, "stream": True, "messages": PROMPT}).encode()
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
-        text = await protocol.ask(head.encode() + body, came)
+        text = await protocol.send(head.encode() + body, came)
         self.idle.append(protocol)
         return text
 
@@ -57,7 +57,7 @@ class _Protocol(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
-    def ask(self, request: bytes, came: Came) -> asyncio.Future[str]:
+    def send(self, request: bytes, came: OnChunk) -> asyncio.Future[str]:
         self.done, self.came, self.buffer, self.text = self.loop.create_future(), came, b"", []
         self.transport.write(request)
         return self.done
@@ -84,14 +84,14 @@ class Nbllm:
 
         self.client, self.delta = nbllm.Client(), nbllm.core.events.TextDelta
 
-    def one(self, model: str, came: Came) -> Any:
+    def one(self, model: str, came: OnChunk) -> Any:
         stream, delta = self.client.stream("x", f"openai/{model}"), self.delta
         for event in stream:
             if isinstance(event, delta):
                 came()
         return stream, stream.response()
 
-    async def stream(self, model: str, came: Came) -> Any:
+    async def stream(self, model: str, came: OnChunk) -> Any:
         stream = self.client.stream("x", f"openai/{model}")
         async for _ in stream.text_stream:
             came()
@@ -114,7 +114,7 @@ class Nbllm:
 
 
 class Httpx:
-    """The plain way: httpx, httpx-sse and json."""
+    """The plain combination: httpx, httpx-sse and json."""
 
     def __init__(self, url: str) -> None:
         import httpx
@@ -127,25 +127,27 @@ class Httpx:
         )
         self.sync, self.client = httpx.Client(timeout=None), httpx.AsyncClient(timeout=None, limits=limits)
 
-    def _asked(self, model: str) -> dict[str, Any]:
+    def _request_options(self, model: str) -> dict[str, Any]:
         return {"json": {"model": model, "stream": True, "messages": PROMPT}}
 
     def _piece(self, event: Any) -> str:
         choices = json.loads(event.data)["choices"] if event.data != "[DONE]" else ()
         return choices[0]["delta"].get("content") or "" if choices else ""
 
-    def one(self, model: str, came: Came) -> Any:
+    def one(self, model: str, came: OnChunk) -> Any:
         text = []
-        with self.sse.connect_sse(self.sync, "POST", self.url, **self._asked(model)) as source:
+        with self.sse.connect_sse(self.sync, "POST", self.url, **self._request_options(model)) as source:
             for event in source.iter_sse():
                 if piece := self._piece(event):
                     text.append(piece)
                     came()
         return "".join(text)
 
-    async def stream(self, model: str, came: Came) -> Any:
+    async def stream(self, model: str, came: OnChunk) -> Any:
         text = []
-        async with self.sse.aconnect_sse(self.client, "POST", self.url, **self._asked(model)) as source:
+        async with self.sse.aconnect_sse(
+            self.client, "POST", self.url, **self._request_options(model)
+        ) as source:
             async for event in source.aiter_sse():
                 if piece := self._piece(event):
                     text.append(piece)
@@ -154,14 +156,14 @@ class Httpx:
 
 
 class OpenAI:
-    """OpenAI's own."""
+    """OpenAI's SDK."""
 
     def __init__(self, url: str) -> None:
         import openai
 
         self.sync, self.client = openai.OpenAI(max_retries=0), openai.AsyncOpenAI(max_retries=0)
 
-    def one(self, model: str, came: Came) -> Any:
+    def one(self, model: str, came: OnChunk) -> Any:
         text = []
         for chunk in self.sync.chat.completions.create(model=model, messages=PROMPT, stream=True):
             if chunk.choices and (piece := chunk.choices[0].delta.content):
@@ -169,7 +171,7 @@ class OpenAI:
                 came()
         return "".join(text)
 
-    async def stream(self, model: str, came: Came) -> Any:
+    async def stream(self, model: str, came: OnChunk) -> Any:
         text = []
         async for chunk in await self.client.chat.completions.create(
             model=model, messages=PROMPT, stream=True
@@ -181,14 +183,14 @@ class OpenAI:
 
 
 class Anthropic:
-    """Anthropic's own, in its own words."""
+    """Anthropic's SDK, in its own format."""
 
     def __init__(self, url: str) -> None:
         import anthropic
 
         self.sync, self.client = anthropic.Anthropic(max_retries=0), anthropic.AsyncAnthropic(max_retries=0)
 
-    def one(self, model: str, came: Came) -> Any:
+    def one(self, model: str, came: OnChunk) -> Any:
         text = []
         with self.sync.messages.stream(model=model, messages=PROMPT, max_tokens=10) as stream:
             for piece in stream.text_stream:
@@ -196,7 +198,7 @@ class Anthropic:
                 came()
         return "".join(text)
 
-    async def stream(self, model: str, came: Came) -> Any:
+    async def stream(self, model: str, came: OnChunk) -> Any:
         text = []
         async with self.client.messages.stream(model=model, messages=PROMPT, max_tokens=10) as stream:
             async for piece in stream.text_stream:
@@ -214,7 +216,7 @@ class Litellm:
 
         self.litellm = litellm
 
-    def one(self, model: str, came: Came) -> Any:
+    def one(self, model: str, came: OnChunk) -> Any:
         text = []
         for chunk in self.litellm.completion(f"openai/{model}", messages=PROMPT, stream=True):
             if chunk.choices and (piece := chunk.choices[0].delta.content):
@@ -222,7 +224,7 @@ class Litellm:
                 came()
         return "".join(text)
 
-    async def stream(self, model: str, came: Came) -> Any:
+    async def stream(self, model: str, came: OnChunk) -> Any:
         text = []
         async for chunk in await self.litellm.acompletion(f"openai/{model}", messages=PROMPT, stream=True):
             if chunk.choices and (piece := chunk.choices[0].delta.content):
@@ -232,27 +234,29 @@ class Litellm:
 
 
 class Chatlas:
-    """Its stream() and stream_async(); a chat of its own for each call, as they remember."""
+    """Its stream() and stream_async(), with a new chat for each call, since a chat stores its history."""
 
     def __init__(self, url: str) -> None:
         import chatlas
 
-        self.make, self.url, self.made = chatlas.ChatOpenAICompletions, f"{url}/v1", {}
+        self.make, self.url, self.chats = chatlas.ChatOpenAICompletions, f"{url}/v1", {}
 
     def _chat(self, model: str) -> Any:
-        chat = self.made.get(model) or self.made.setdefault(model, self.make(model=model, base_url=self.url))
+        chat = self.chats.get(model) or self.chats.setdefault(
+            model, self.make(model=model, base_url=self.url)
+        )
         import copy
 
         return copy.deepcopy(chat)
 
-    def one(self, model: str, came: Came) -> Any:
+    def one(self, model: str, came: OnChunk) -> Any:
         text = []
         for piece in self._chat(model).stream("x"):
             text.append(piece)
             came()
         return "".join(text)
 
-    async def stream(self, model: str, came: Came) -> Any:
+    async def stream(self, model: str, came: OnChunk) -> Any:
         text = []
         async for piece in await self._chat(model).stream_async("x"):
             text.append(piece)
@@ -278,84 +282,86 @@ def _plan(model: str) -> tuple[int, float, float]:
     return chunks, gap / 1e6, first / 1e6
 
 
-def alone(client: Any, model: str, times: int) -> dict[str, float]:
-    """One call after another: processor time a call and a chunk, of the best of some 15 groups; the median
-    time to the first chunk."""
-    firsts, came = [], []
+def run_sequentially(client: Any, model: str, times: int) -> dict[str, float]:
+    """One call after another: CPU time per call and per chunk, of the best of some 15 groups; the median time
+    to the first chunk."""
+    firsts, arrivals = [], []
     for _ in range(3):
         client.one("c3-g0-f0", lambda: None)
-    group, used = max(1, times // 15), float("inf")
+    group, cpu_s = max(1, times // 15), float("inf")
     for _ in range(0, times, group):
         cpu = time.process_time()
         for _ in range(group):
-            began, came = clock(), []
-            client.one(model, lambda came=came: came.append(clock()))
-            firsts.append(came[0] - began)
-        used = min(used, (time.process_time() - cpu) / group)
-    assert len(came) == _plan(model)[0], f"{len(came)} chunks came of {model}"
+            start, arrivals = clock(), []
+            client.one(model, lambda arrivals=arrivals: arrivals.append(clock()))
+            firsts.append(arrivals[0] - start)
+        cpu_s = min(cpu_s, (time.process_time() - cpu) / group)
+    assert len(arrivals) == _plan(model)[0], f"{len(arrivals)} chunks came of {model}"
     return {
-        "cpu_ms": used * 1e3,
-        "chunk_us": used / len(came) * 1e6,
+        "cpu_ms": cpu_s * 1e3,
+        "chunk_us": cpu_s / len(arrivals) * 1e6,
         "first_ms": statistics.median(firsts) * 1e3,
     }
 
 
-def together(client: Any, model: str, times: int) -> dict[str, float]:
-    """Calls at the same time: how long all took, how late each chunk was in the user's hands."""
+def run_concurrently(client: Any, model: str, times: int) -> dict[str, float]:
+    """Concurrent calls: the total time, and the delay of each chunk at the user."""
     chunks, gap, first = _plan(model)
-    late: list[float] = []
+    delays: list[float] = []
 
-    async def one(began: float) -> None:
+    async def run_stream(began: float) -> None:
         due = [began + first]
 
         def came() -> None:
-            late.append(clock() - due[0])
+            delays.append(clock() - due[0])
             due[0] += gap
 
         await client.stream(model, came)
 
-    async def all_of_them() -> float:
+    async def run_all() -> float:
         began = clock()
-        await asyncio.gather(*(one(began) for _ in range(times)))
+        await asyncio.gather(*(run_stream(began) for _ in range(times)))
         return clock() - began
 
     cpu = time.process_time()
-    took = _in_a_loop(client, all_of_them())
-    assert len(late) == chunks * times, f"{len(late)} chunks came of {times} times {model}"
-    late.sort()
+    seconds = _run_in_loop(client, run_all())
+    assert len(delays) == chunks * times, f"{len(delays)} chunks came of {times} times {model}"
+    delays.sort()
     return {
-        "ratio": took / (first + gap * (chunks - 1)),
-        "late_ms": late[int(0.99 * len(late))] * 1e3,
+        "ratio": seconds / (first + gap * (chunks - 1)),
+        "late_ms": delays[int(0.99 * len(delays))] * 1e3,
         "cpu_s": time.process_time() - cpu,
     }
 
 
-def short(client: Any, model: str, times: int, *, own: bool = False, width: int = 64) -> dict[str, float]:
-    """Calls a second, 64 at a time; own: on the client's own loop, where it has one."""
-    left = iter(range(times))
+def run_short_calls(
+    client: Any, model: str, times: int, *, own: bool = False, width: int = 64
+) -> dict[str, float]:
+    """Calls a second, 64 at a time; own: on the client's own event loop, if it has one."""
+    calls = iter(range(times))
 
-    async def in_turn() -> None:
-        for _ in left:
+    async def worker() -> None:
+        for _ in calls:
             if hasattr(client, "short"):
                 await client.short(model)
             else:
                 await client.stream(model, lambda: None)
 
-    async def all_of_them() -> float:
+    async def run_all() -> float:
         began = clock()
-        await asyncio.gather(*(in_turn() for _ in range(width)))
+        await asyncio.gather(*(worker() for _ in range(width)))
         return times / (clock() - began)
 
     cpu = time.process_time()
-    rate = client.on_its_loop(all_of_them()) if own else _in_a_loop(client, all_of_them())
+    rate = client.on_its_loop(run_all()) if own else _run_in_loop(client, run_all())
     return {"rate": rate, "cpu_ms": (time.process_time() - cpu) / times * 1e3}
 
 
-def rows(client: Any, model: str, times: int, width: int = 64) -> dict[str, float]:
-    """Processor time a row of a table: nbllm.map, or so many coroutines that share the rows and keep each
-    answer. A few rows are asked several times."""
+def run_rows(client: Any, model: str, times: int, width: int = 64) -> dict[str, float]:
+    """CPU time per row of a table: nbllm.map, or coroutines that share the rows and store each answer. Few
+    rows are sent several times."""
 
-    async def of_all() -> list[Any]:
+    async def answer_all() -> list[Any]:
         left, answers = iter(range(times)), [None] * times
 
         async def in_turn() -> None:
@@ -365,28 +371,28 @@ def rows(client: Any, model: str, times: int, width: int = 64) -> dict[str, floa
         await asyncio.gather(*(in_turn() for _ in range(min(width, times))))
         return answers
 
-    def asked() -> int:
+    def run_once() -> int:
         if hasattr(client, "rows"):
             return len(client.rows(model, times, width))
-        return sum(map(bool, _in_a_loop(client, of_all())))
+        return sum(map(bool, _run_in_loop(client, answer_all())))
 
-    again = max(1, 50 // times)
+    repeats = max(1, 50 // times)
     if times < 1000:
-        asked()  # imports, connections
+        run_once()  # imports, connections
     cpu = time.process_time()
-    answered = sum(asked() for _ in range(again))
-    used = time.process_time() - cpu
-    assert answered == again * times, f"{answered} of {again * times} rows were answered"
-    return {"us": used / answered * 1e6}
+    answered = sum(run_once() for _ in range(repeats))
+    cpu_s = time.process_time() - cpu
+    assert answered == repeats * times, f"{answered} of {repeats * times} rows were answered"
+    return {"us": cpu_s / answered * 1e6}
 
 
-def _in_a_loop(client: Any, work: Any) -> Any:
+def _run_in_loop(client: Any, work: Any) -> Any:
     client.loop = getattr(client, "loop", None) or asyncio.new_event_loop()
     return client.loop.run_until_complete(work)
 
 
-def kept(client: Any, model: str, times: int) -> dict[str, float]:
-    """Bytes of memory that an answer holds for each of its chunks."""
+def measure_memory(client: Any, model: str, times: int) -> dict[str, float]:
+    """Bytes of memory that an answer takes for each of its chunks."""
     client.one("c3-g0-f0", lambda: None)
     gc.collect()
     tracemalloc.start()
@@ -398,21 +404,21 @@ def kept(client: Any, model: str, times: int) -> dict[str, float]:
 
 
 JOBS: dict[str, Callable[..., dict[str, float]]] = {
-    "alone": alone,
-    "together": together,
-    "short": short,
-    "own": lambda client, model, times: short(client, model, times, own=True),
-    "kept": kept,
-    "rows": rows,
+    "sequential": run_sequentially,
+    "concurrent": run_concurrently,
+    "short": run_short_calls,
+    "own": lambda client, model, times: run_short_calls(client, model, times, own=True),
+    "memory": measure_memory,
+    "rows": run_rows,
 }
 
 
-def main(name: str, url: str, *how: str) -> None:
-    """Serves jobs: [name, model, times] a line."""
-    began = time.time()
+def main(name: str, url: str, *mode: str) -> None:
+    """Serves jobs: one [name, model, times] per line."""
+    start = time.time()
     client = CLIENTS[name](url)
-    imported = time.time() - began
-    if how:
+    imported = time.time() - start
+    if mode:
 
         def came() -> None:
             print(json.dumps({"at": time.time(), "import_ms": imported * 1e3}), flush=True)
@@ -423,11 +429,11 @@ def main(name: str, url: str, *how: str) -> None:
         job, model, times = json.loads(line)
         try:
             answer = JOBS[job](client, model, times)
-        except Exception as error:  # noqa: BLE001 - it is what the table says of it
+        except Exception as error:  # noqa: BLE001 - shown below the table
             answer = {"failed": f"{type(error).__name__}: {error}"[:200]}
         print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # this folder has names that others have, too
+    sys.path.pop(0)  # names of files in this folder hide those of packages
     main(*sys.argv[1:])

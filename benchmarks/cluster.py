@@ -1,9 +1,9 @@
-"""Rows over a cluster of dask.distributed on this machine, one worker of which is killed in the middle.
+"""Rows on a dask.distributed cluster on this machine, one worker of which is killed in the middle.
 
     python benchmarks/cluster.py [ROWS] [WORKERS] [THREADS]
 
-lost: rows without an answer. twice: how many the server saw more than once. A LocalCluster of four workers
-with 16 threads each, answers after 20 ms, a worker killed at 40 %, on two cores that others used as well:
+lost: rows without an answer. twice: repeated requests that the server saw. A LocalCluster of four workers
+with 16 threads each, answers after 20 ms, one worker killed at 40 %, on two cores that others used as well:
 
     10,000 rows, 4 x 16: lost 0, twice 27, 45 rows/s, 8.1 ms CPU a row in the notebook, scheduler and server
 """
@@ -31,7 +31,7 @@ from nbllm import simulator
 
 
 def main(rows: int, workers: int, threads: int) -> None:
-    """Runs, kills, counts."""
+    """Runs the rows, kills a worker, and counts."""
     options = {"processes": True, "dashboard_address": None, "silence_logs": logging.CRITICAL}
     root = str(Path(__file__).resolve().parent.parent)
     with (
@@ -51,9 +51,9 @@ def main(rows: int, workers: int, threads: int) -> None:
         threading.Thread(target=kill, daemon=True).start()
         df = pd.DataFrame({"text": [f"row {i}" for i in range(rows)]})
         url = server.base_url("openai_chat")
-        began, cpu = time.perf_counter(), time.process_time()
+        start, cpu = time.perf_counter(), time.process_time()
         out = nbllm.map(df, "{text}", model="m", base_url=url, executor=client, confirm="yes")
-        seconds, used = time.perf_counter() - began, time.process_time() - cpu
+        seconds, used = time.perf_counter() - start, time.process_time() - cpu
         counts = Counter(record.prompt for record in server.records)
     lost = (out["llm_status"] != "ok").sum()
     twice = sum(counts.values()) - rows
@@ -64,5 +64,5 @@ def main(rows: int, workers: int, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    given = [int(word) for word in sys.argv[1:]]
-    main(*[*given, *(10_000, 4, 16)[len(given) :]])
+    numbers = [int(word) for word in sys.argv[1:]]
+    main(*[*numbers, *(10_000, 4, 16)[len(numbers) :]])

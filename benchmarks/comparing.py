@@ -1,12 +1,12 @@
-"""What compare() finds, and what it only imagines, under a drift that hits all models alike; beside the usual
-way.
+"""True and false differences found by compare() under drift that is common to all models, next to the usual
+method.
 
     python benchmarks/comparing.py [runs]        400 simulated runs of each kind by default, some two minutes
 
 Simulated times to first token: log-normal noise of 30 % and a common random walk (slow minutes and hours).
-The usual way measures one model after the other and compares means with a t test; ours measures in blocks.
-`oracle` is the paired t test on the logarithms of the same blocks, which knows the distribution: no test that
-does not can do much better.
+The usual method measures one model after the other and compares means with a t test; compare() uses blocks.
+`oracle` is the paired t test on the logarithms of the same blocks, which knows the distribution: no test
+without that knowledge can do much better.
 """
 
 from __future__ import annotations
@@ -62,21 +62,21 @@ def frame(a: np.ndarray, b: np.ndarray) -> object:
 
 
 def main(runs: int) -> int:
-    kept = True
+    is_within = True
     for ratio in (1.0, 1.08):
         rng = np.random.default_rng(2026)
-        found: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for _ in range(runs):
             a, b = paired(ratio, rng)
             row = compare(frame(a, b), metrics="ttft_ms", margin=0.0).iloc[0]
-            found["compare"] += row["verdict"] in ("faster", "slower")
-            found["covered"] += row["ci_lo"] <= ratio <= row["ci_hi"]
-            found["oracle"] += scipy.stats.ttest_rel(np.log(a), np.log(b)).pvalue < 0.05
-            found["unpaired t"] += scipy.stats.ttest_ind(a, b).pvalue < 0.05
-            found["one after the other, t"] += (
+            counts["compare"] += row["verdict"] in ("faster", "slower")
+            counts["covered"] += row["ci_lo"] <= ratio <= row["ci_hi"]
+            counts["oracle"] += scipy.stats.ttest_rel(np.log(a), np.log(b)).pvalue < 0.05
+            counts["unpaired t"] += scipy.stats.ttest_ind(a, b).pvalue < 0.05
+            counts["one after the other, t"] += (
                 scipy.stats.ttest_ind(*one_after_the_other(ratio, rng)).pvalue < 0.05
             )
-        shares = {name: n / runs for name, n in found.items()}
+        shares = {name: n / runs for name, n in counts.items()}
         print(
             f"true ratio {ratio}: called different by "
             + ", ".join(
@@ -84,17 +84,17 @@ def main(runs: int) -> int:
             )
             + f"; compare's interval holds the truth in {shares['covered']:.1%}"
         )
-        kept &= (
+        is_within &= (
             shares["compare"] <= 0.06
             if ratio == 1.0
             else shares["compare"] >= min(shares["oracle"] - 0.05, 0.66)
         )
     print(
         "bars kept"
-        if kept
+        if is_within
         else "OVER: at most 6 % of identical models, and of an 8 % difference as much as pairs allow"
     )
-    return not kept
+    return not is_within
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What a write of the ledger takes while several kernels write at once, and that a kill loses nothing.
+"""The duration of a write to the ledger while several kernels write, and that killed kernels lose nothing.
 
     python benchmarks/kernels.py [KERNELS]
 
 Half of the kernels are killed. Two cores that others used as well, eight kernels, 10 s:
 
-    8 kernels, 4 killed: 5,090 writes told, 0 missing; p50 0.10 ms, p99 3.0 ms, longest 65 ms
+    8 kernels, 4 killed: 5,090 writes, 0 missing; p50 0.10 ms, p99 3.0 ms, longest 65 ms
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ def main() -> None:
     for kernel in kernels[::2]:
         kernel.kill()
     time.sleep(SECONDS / 2)
-    told: dict[str, int] = {}
+    reported: dict[str, int] = {}
     times: list[float] = []
     for kernel in kernels:
         kernel.kill()
         assert kernel.stdout is not None
         for line in kernel.stdout:
             if len(words := line.split()) == 3:
-                told[words[0]] = int(words[1])
+                reported[words[0]] = int(words[1])
                 times.append(float(words[2]))
-    found, problems = read_calls()
+    stored, problems = read_calls()
     assert not problems, problems
-    there = {(key[1], int(key[2])) for key in found}
-    missing = [(k, n) for k, last in told.items() for n in range(last + 1) if (k, n) not in there]
+    stored_keys = {(key[1], int(key[2])) for key in stored}
+    missing = [(k, n) for k, last in reported.items() for n in range(last + 1) if (k, n) not in stored_keys]
     p99 = statistics.quantiles(times, n=100)[98]
     print(
-        f"{number} kernels, {len(kernels[::2])} killed: {len(times):,} writes told, {len(missing)} missing; "
+        f"{number} kernels, {len(kernels[::2])} killed: {len(times):,} writes, {len(missing)} missing; "
         f"p50 {statistics.median(times) * 1e3:.2f} ms, p99 {p99 * 1e3:.1f} ms, "
         f"longest {max(times) * 1e3:.0f} ms"
     )

@@ -1,14 +1,14 @@
-"""Whether a run over a table survives `kill -9`: ten times at random moments, then to its end.
+"""Whether a run over a table survives `kill -9`: ten times at random moments, then it runs to its end.
 
     python benchmarks/kills.py [ROWS] [SEED]
 
-Each process asks the same rows under the same run's name, 32 at a time, and is killed when so many more
-requests have come as the dice say; the last one ends. The simulator counts what it was asked. kept: answers
-on disk at the kill; again: rows that were asked twice because of this kill (32 were on their way at most);
-lost: rows whose answer was on disk and was asked again, or that have none at the end. Exit code 1 where any
-is lost, or more was asked twice than was on its way.
+Each process sends the same rows under the same run name, 32 at a time, and is killed after a random number of
+further requests; the last one runs to its end. The simulator counts requests. sent: requests of this process;
+stored: answers on disk afterwards; again: rows that were sent twice because of this kill (at most the 32 in
+flight); lost: rows whose answer was on disk and that were sent again. Exit code 1 if any row is lost, or has
+no answer at the end, or if more rows were sent again than were in flight.
 
-      kill    asked     kept    again     lost   (2000 rows, seed 7)
+      kill     sent   stored    again     lost   (2000 rows, seed 7)
          1       87       75        0        0
          2       28       91       12        0
          3      172      241       12        0
@@ -43,7 +43,7 @@ WIDTH, KILLS = 32, 10
 
 
 def child(url: str, rows: int) -> None:
-    """Asks until it is killed."""
+    """Sends the rows until it is killed."""
     import pandas as pd
 
     import nbllm
@@ -53,7 +53,7 @@ def child(url: str, rows: int) -> None:
     print((out["llm_status"] == "ok").sum())
 
 
-def answered() -> set[str]:
+def answered_prompts() -> set[str]:
     """The prompts whose answers are on disk."""
     if not runs.path_of("kills").exists():
         return set()
@@ -62,34 +62,36 @@ def answered() -> set[str]:
 
 
 def main(rows: int, seed: int) -> int:
-    """Prints a line a kill."""
-    dice, lost, most = random.Random(seed), 0, 0
+    """Prints a row for each kill."""
+    rng, lost, max_repeated = random.Random(seed), 0, 0
     with simulator.serve(ttft=0.02, gap=0.0, tokens=2) as server, TemporaryDirectory() as home:
         os.environ["NBLLM_HOME"] = home
 
-        def asked() -> Counter[str]:
+        def request_counts() -> Counter[str]:
             return Counter(record.prompt for record in list(server.records))
 
         command = [sys.executable, __file__, "--child", server.base_url("openai_chat"), str(rows)]
-        print(f"{'kill':>6} {'asked':>8} {'kept':>8} {'again':>8} {'lost':>8}   ({rows} rows, seed {seed})")
+        print(f"{'kill':>6} {'sent':>8} {'stored':>8} {'again':>8} {'lost':>8}   ({rows} rows, seed {seed})")
         for number in range(1, KILLS + 2):
-            before, kept = asked(), answered()
+            before, stored = request_counts(), answered_prompts()
             running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             if number <= KILLS:
-                wanted = len(server.records) + dice.randrange(1, rows // (KILLS + 1))
-                while len(server.records) < wanted and running.poll() is None:
-                    time.sleep(dice.uniform(0.0, 0.01))
+                target = len(server.records) + rng.randrange(1, rows // (KILLS + 1))
+                while len(server.records) < target and running.poll() is None:
+                    time.sleep(rng.uniform(0.0, 0.01))
                 running.kill()
-            told, _ = running.communicate()
-            new = asked() - before
-            again = sum(new[prompt] for prompt in before)
-            gone = sum(new[prompt] for prompt in kept)
-            lost, most = lost + gone, max(most, again)
+            output, _ = running.communicate()
+            new = request_counts() - before
+            repeated = sum(new[prompt] for prompt in before)
+            lost_now = sum(new[prompt] for prompt in stored)
+            lost, max_repeated = lost + lost_now, max(max_repeated, repeated)
             name = number if number <= KILLS else "end"
-            print(f"{name:>6} {new.total():8} {len(answered()):8} {again:8} {gone:8}", flush=True)
-        ok = int(told.split()[0])
+            print(
+                f"{name:>6} {new.total():8} {len(answered_prompts()):8} {repeated:8} {lost_now:8}", flush=True
+            )
+        ok = int(output.split()[0])
     print(f"{ok} of {rows} rows are ok at the end")
-    return int(bool(lost) or most > WIDTH or ok != rows)
+    return int(bool(lost) or max_repeated > WIDTH or ok != rows)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What noting a call costs: processor time a call, without a ledger, in memory, and on disk.
+"""The cost of recording calls: CPU time per call without a ledger, in memory, and on disk.
 
     python benchmarks/ledger.py
 
-Short answers of a simulator in another process, asked one after another; the three take turns.
+Short answers of a simulator in another process, one call after another; the ledgers take turns.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from nbllm.store.ledger import Ledger
 CALLS, ROUNDS = 200, 7
 
 
-def measured(client: Client, model: str) -> tuple[float, float]:
-    """(milliseconds a call, microseconds of processor time a call), with all of them noted."""
-    began, cpu = time.perf_counter(), time.process_time()
+def measure_round(client: Client, model: str) -> tuple[float, float]:
+    """(milliseconds per call, microseconds of CPU time per call), with all calls stored."""
+    start, cpu = time.perf_counter(), time.process_time()
     for _ in range(CALLS):
         client.complete("x", model)
-    took = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     if client.ledger is not None:
         client.ledger.flush()
-    return took / CALLS * 1e3, (time.process_time() - cpu) / CALLS * 1e6
+    return seconds / CALLS * 1e3, (time.process_time() - cpu) / CALLS * 1e6
 
 
 def main() -> None:
-    """Asks in turns, and prints medians."""
+    """Measures in turns, and prints medians."""
     server = subprocess.Popen(
         [sys.executable, "-m", "nbllm.simulator", "--port", "0"], stdout=subprocess.PIPE, text=True
     )
@@ -45,18 +45,18 @@ def main() -> None:
         assert server.stdout is not None
         url = next(word for word in server.stdout.readline().split() if word.startswith("http")).rstrip("/.")
         r = registry.load({"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": "k"})
-        ways: dict[str, Ledger | None] = {
+        ledgers: dict[str, Ledger | None] = {
             "none": None,
-            **{kept: Ledger(kept) for kept in ("memory", "disk", "texts")},
+            **{mode: Ledger(mode) for mode in ("memory", "disk", "texts")},
         }
-        clients = {name: Client(r, ledger=ledger) for name, ledger in ways.items()}
-        rows: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+        clients = {name: Client(r, ledger=ledger) for name, ledger in ledgers.items()}
+        rows: dict[str, list[tuple[float, float]]] = {name: [] for name in ledgers}
         for _ in range(ROUNDS + 1):
             for name, client in clients.items():
-                rows[name].append(measured(client, "openai/m@ttft=0,gap=0,tokens=10"))
-        for name, found in rows.items():
-            took, cpu = (statistics.median(v[i] for v in found[1:]) for i in (0, 1))
-            print(f"ledger {name:7} {took:6.2f} ms a call, CPU {cpu:6.0f} us")
+                rows[name].append(measure_round(client, "openai/m@ttft=0,gap=0,tokens=10"))
+        for name, figures in rows.items():
+            ms, cpu = (statistics.median(v[i] for v in figures[1:]) for i in (0, 1))
+            print(f"ledger {name:7} {ms:6.2f} ms a call, CPU {cpu:6.0f} us")
     finally:
         server.terminate()
 

@@ -1,11 +1,11 @@
-"""What `%%llm` costs: loading, messages and bytes to the front end, kernel CPU, the style in what stays, from
-the cell to the request and from the first token to the screen, from Stop to the closed socket; beside each
-figure that has a goal, what was wanted.
+"""The overhead of `%%llm`: loading, messages and bytes to the front end, kernel CPU, CSS in the final output,
+the time from the cell to the request, from the first token to the screen, and from Stop to the closed socket.
+A figure with a target shows it.
 
     python benchmarks/notebook.py
 
-Runs against the simulator, which knows when it sent each chunk and when it was hung up on. The loading time
-is taken side by side with plain IPython in the same run; absolute times are those of this machine.
+Runs against the simulator, which records when it sent each chunk and when its client disconnected. Loading
+time is compared with plain IPython in the same run; absolute times depend on the machine.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def loading(rounds: int = 7) -> None:
     )
 
 
-def answered(kernel: Kernel, chunks: int, gap: float) -> tuple[Ran, float]:
-    """The cell of an answer, and the kernel's CPU seconds for it."""
+def run_answer(kernel: Kernel, chunks: int, gap: float) -> tuple[Ran, float]:
+    """The cell of an answer, and its CPU seconds in the kernel."""
     before = kernel.value("time.process_time()")
     ran = kernel.run(f"%%llm openai/m@tokens={chunks},gap={gap} -o answer\nx", timeout=120)
     assert ran.ok, ran.error
@@ -54,23 +54,23 @@ def answered(kernel: Kernel, chunks: int, gap: float) -> tuple[Ran, float]:
 
 
 def traffic(sim: simulator.Simulator) -> None:
-    """Messages and bytes on the kernel's output channel, and what is repeated in the output that stays."""
+    """Messages and bytes on the kernel's output channel, and repetitions in the final output."""
     with Kernel(OPENAI_BASE_URL=sim.base_url("openai_chat"), **KEYS) as kernel:
         wire = Wire(kernel)
         kernel.run("import time")
         kernel.run("%%llm openai/m@tokens=50\nwarm")
         for chunks, gap in ((500, 0.01), (1000, 0.003), (5000, 0.004)):
             wire.taken()
-            ran, cpu = answered(kernel, chunks, gap)
+            ran, cpu = run_answer(kernel, chunks, gap)
             text = kernel.value("len(answer.text.encode())")
-            taken = [
+            messages = [
                 (t, n)
                 for t, n in wire.taken()
                 if t in ("display_data", "update_display_data", "clear_output")
             ]
-            size = sum(n for _, n in taken)
+            size = sum(n for _, n in messages)
             print(
-                f"{chunks:5} chunks      {len(taken):4} messages, {size / 1000:6.0f} kB = "
+                f"{chunks:5} chunks      {len(messages):4} messages, {size / 1000:6.0f} kB = "
                 f"{size / text:4.0f} x text, {cpu / chunks * 1000:.2f} ms CPU a chunk"
             )
             sheets = re.findall("<style>(.*?)</style>", ran.html, re.DOTALL)
@@ -84,21 +84,21 @@ def traffic(sim: simulator.Simulator) -> None:
 
 
 def working(sim: simulator.Simulator, rounds: int = 5) -> None:
-    """Kernel CPU of 1,000 chunks with nobody else on the output channel; the best, as in client.py."""
+    """Kernel CPU of 1,000 chunks without another reader of the output channel; the best, as in client.py."""
     with Kernel(OPENAI_BASE_URL=sim.base_url("openai_chat"), **KEYS) as kernel:
         kernel.run("import time")
         kernel.run("%%llm openai/m@tokens=50\nwarm")
         for gap in (0.002, 0.003):
-            spent = sorted(answered(kernel, 1000, gap)[1] for _ in range(rounds))
+            cpu_s = sorted(run_answer(kernel, 1000, gap)[1] for _ in range(rounds))
             print(
-                f"kernel CPU        1,000 chunks {gap * 1000:g} ms apart: {spent[0]:.2f} s (wanted: 0.15), "
-                f"median {statistics.median(spent):.2f} of {rounds}"
+                f"kernel CPU        1,000 chunks {gap * 1000:g} ms apart: {cpu_s[0]:.2f} s (wanted: 0.15), "
+                f"median {statistics.median(cpu_s):.2f} of {rounds}"
             )
 
 
 def reaching(sim: simulator.Simulator, rounds: int = 20) -> None:
-    """From the cell to the request at the server, over a cell that only looks at the clock, and from the
-    first token's write to the message that shows it, in turn."""
+    """The time from the cell to the request at the server, minus that of a cell that only reads the clock;
+    and from the write of the first token to the message that shows it. In turn."""
     code, socket, paint = [], [], []
     with Kernel(OPENAI_BASE_URL=sim.base_url("openai_chat"), **KEYS) as kernel:
         kernel.run("import time")
@@ -124,28 +124,28 @@ def reaching(sim: simulator.Simulator, rounds: int = 20) -> None:
 
 
 def stopping(sim: simulator.Simulator, rounds: int = 30) -> None:
-    """Interrupt to closed socket, as the server saw it."""
-    rng, took = random.Random(1), []
+    """From the interrupt to the closed socket, as the server saw it."""
+    rng, delays = random.Random(1), []
     with Kernel(OPENAI_BASE_URL=sim.base_url("openai_chat"), **KEYS) as kernel:
         for i in range(rounds):
             parent = kernel.start(f"%%llm openai/m@tokens=5000,gap=0.01,ttft=0.05\nround {i}")
             kernel.collect(parent, lambda m: m["msg_type"] == "display_data")
-            until = time.monotonic() + rng.uniform(0.0, 0.3)
-            while time.monotonic() < until:
+            deadline = time.monotonic() + rng.uniform(0.0, 0.3)
+            while time.monotonic() < deadline:
                 time.sleep(0.005)
-            pressed = time.monotonic_ns()
+            stopped_at = time.monotonic_ns()
             kernel.interrupt()
             kernel.collect(parent)
-            # A Stop that came before the request was sent leaves no record, and no socket.
-            took += [
-                (r.aborted_ns - pressed) / 1e6
+            # A Stop before the request was sent leaves neither a record nor a socket.
+            delays += [
+                (r.aborted_ns - stopped_at) / 1e6
                 for r in sim.settled(5)
                 if r.prompt == f"round {i}" and r.aborted_ns is not None
             ]
-    took.sort()
+    delays.sort()
     print(
-        f"Stop to closed    median {statistics.median(took):.1f} ms, p95 {took[int(0.95 * len(took))]:.1f} "
-        f"ms, max {took[-1]:.1f} ms of {len(took)}"
+        f"Stop to closed    median {statistics.median(delays):.1f} ms, "
+        f"p95 {delays[int(0.95 * len(delays))]:.1f} ms, max {delays[-1]:.1f} ms of {len(delays)}"
     )
 
 

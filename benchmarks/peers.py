@@ -1,14 +1,14 @@
-"""`%%llm` beside what people use today: what an answer of 1,000 chunks costs, how long Stop takes, how large
-the errors are.
+"""`%%llm` compared with other tools: the cost of an answer of 1,000 chunks, the duration of Stop, the size of
+errors.
 
     python benchmarks/peers.py
 
-Each tool has a virtual environment of its own (made once, under the user's cache folder) and a real kernel;
-all ask the same simulator for the same answer at the same pace, in turn, several times. What is counted:
-messages and bytes on the kernel's output channel, the kernel process's CPU time over an idle one, from the
-interrupt to the closed socket as the server saw it, and the bytes of the error shown for an interrupt and for
-a refused key. Medians; ratios are to nbllm in the same run. A tool that cannot be installed is said to be
-missing; what one does not do is n/a with the reason, never 0.
+Each tool has its own virtual environment (created once, in the user's cache folder) and a real kernel; all
+request the same answer at the same pace from the same simulator, in turn, several times. Measured are
+messages and bytes on the kernel's output channel, the CPU time of the kernel's process above that of an idle
+one, the time from the interrupt to the closed socket as the server saw it, and the bytes of the error shown
+for an interrupt and for a rejected key. Medians; ratios are to nbllm in the same run. A tool that cannot be
+installed is reported as missing; what a tool does not support is n/a with the reason, never 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from jupyter_client.manager import KernelManager
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.environments import python_of, without_keys
+from benchmarks.environments import clean_environment, python_for
 from nbllm import simulator
 
 ROUNDS, CHUNKS, GAP = 3, 1000, 0.003
@@ -51,8 +51,7 @@ def ask(model, prompt):
 
 @dataclass(frozen=True)
 class Tool:
-    """How a tool is set up and asked. `streams` is why it has no first chunk before the last, "" where it
-    has."""
+    """How a tool is set up and called. `streams`: why it does not stream, "" if it does."""
 
     name: str
     packages: tuple[str, ...]
@@ -81,7 +80,7 @@ TOOLS = (
 
 
 class Kernel:
-    """A kernel of one environment, and what it says."""
+    """A kernel of one environment, and its messages."""
 
     def __init__(self, python: str, env: dict[str, str]) -> None:
         self._manager = KernelManager()
@@ -90,7 +89,7 @@ class Kernel:
             language="python",
             display_name="peer",
         )
-        self._manager.start_kernel(env={**without_keys(), **env})
+        self._manager.start_kernel(env={**clean_environment(), **env})
         self.client = self._manager.client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=120)
@@ -101,7 +100,7 @@ class Kernel:
         return self.client.execute(code, allow_stdin=True)
 
     def read(self, parent: str, timeout: float = 180) -> list[dict]:
-        """The messages of a cell, up to its end."""
+        """The messages of a cell, until it is done."""
         out, end = [], time.monotonic() + timeout
         while time.monotonic() < end:
             try:
@@ -116,11 +115,11 @@ class Kernel:
         return out
 
     def run(self, code: str) -> list[dict]:
-        """Runs a cell to its end."""
+        """Runs a cell and returns its messages."""
         return self.read(self.start(code))
 
     def cpu(self) -> float:
-        """Seconds of processor time so far."""
+        """Seconds of CPU time so far."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -129,12 +128,12 @@ class Kernel:
         self._manager.interrupt_kernel()
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the kernel."""
         self.client.stop_channels()
         self._manager.shutdown_kernel(now=True)
 
 
-SHOWN = (
+COUNTED_MESSAGES = (
     "display_data",
     "update_display_data",
     "clear_output",
@@ -148,7 +147,7 @@ SHOWN = (
 
 @dataclass
 class Figures:
-    """What was measured of one tool; each list has a value a round."""
+    """The measurements of one tool; each list has one value per round."""
 
     messages: list[float] = field(default_factory=list)
     kilobytes: list[float] = field(default_factory=list)
@@ -160,77 +159,79 @@ class Figures:
 
 
 def bytes_of(messages: list[dict]) -> int:
-    """The size of messages on the wire, about: their content as JSON and an envelope."""
+    """The approximate size of messages on the wire: their content as JSON and an envelope."""
     import json
 
     return sum(620 + len(json.dumps(m["content"], default=str).encode()) for m in messages)
 
 
 def errors_of(messages: list[dict]) -> int:
-    """Bytes of what a failed cell shows: its error, or what it printed or displayed instead of one."""
+    """Bytes of the output of a failed cell: its error, or what it printed or displayed instead."""
     import json
 
     errors = [m for m in messages if m["msg_type"] == "error"]
-    said = errors or [m for m in messages if m["msg_type"] in ("stream", "execute_result", "display_data")]
-    return sum(len(json.dumps(m["content"], default=str).encode()) for m in said)
+    shown = errors or [m for m in messages if m["msg_type"] in ("stream", "execute_result", "display_data")]
+    return sum(len(json.dumps(m["content"], default=str).encode()) for m in shown)
 
 
-def measure(tool: Tool, kernel: Kernel, sim: simulator.Simulator, number: int, into: Figures) -> None:
-    """One round of everything."""
+def measure(tool: Tool, kernel: Kernel, sim: simulator.Simulator, number: int, figures: Figures) -> None:
+    """One round of all measurements."""
 
     def ask(options: str, prompt: str) -> str:
         return tool.cell.format(model=f"m@{options}", prompt=prompt)
 
     before = kernel.cpu()
     ran = kernel.run(ask(f"tokens={CHUNKS},gap={GAP}", f"answer {number}"))
-    shown = [m for m in ran if m["msg_type"] in SHOWN]
+    shown = [m for m in ran if m["msg_type"] in COUNTED_MESSAGES]
     failed = next((m for m in ran if m["msg_type"] == "error"), None)
     if failed is not None:
-        into.why = f"{failed['content']['ename']}: {failed['content']['evalue'][:80]}"
+        figures.why = f"{failed['content']['ename']}: {failed['content']['evalue'][:80]}"
         return
-    into.messages.append(len(shown))
-    into.kilobytes.append(bytes_of(shown) / 1000)
-    into.cpu.append((kernel.cpu() - before) * 1000 / (CHUNKS / 1000))
-    sign = f"stop {number} of {tool.name}"
-    parent = kernel.start(ask("tokens=6000,gap=0.01,ttft=0.05", sign))
-    until = time.monotonic() + 20
-    while time.monotonic() < until and not any(sign in (r.prompt or "") for r in sim.records):
+    figures.messages.append(len(shown))
+    figures.kilobytes.append(bytes_of(shown) / 1000)
+    figures.cpu.append((kernel.cpu() - before) * 1000 / (CHUNKS / 1000))
+    marker = f"stop {number} of {tool.name}"
+    parent = kernel.start(ask("tokens=6000,gap=0.01,ttft=0.05", marker))
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not any(marker in (r.prompt or "") for r in sim.records):
         time.sleep(0.02)
     time.sleep(0.8)  # it streams
-    pressed = time.monotonic_ns()
+    stopped_at = time.monotonic_ns()
     kernel.interrupt()
     stopped = kernel.read(parent, timeout=120)
     closed = [
-        (r.aborted_ns - pressed) / 1e6
+        (r.aborted_ns - stopped_at) / 1e6
         for r in sim.settled(90)
-        if sign in (r.prompt or "") and r.aborted_ns is not None
+        if marker in (r.prompt or "") and r.aborted_ns is not None
     ]
-    into.stop_ms += closed[:1] or [float("inf")]
-    into.interrupt_bytes.append(errors_of([m for m in stopped if m["msg_type"] == "error"]))
-    into.refused_bytes.append(errors_of(kernel.run(ask("status=401", f"refused {number}"))))
+    figures.stop_ms += closed[:1] or [float("inf")]
+    figures.interrupt_bytes.append(errors_of([m for m in stopped if m["msg_type"] == "error"]))
+    figures.refused_bytes.append(errors_of(kernel.run(ask("status=401", f"refused {number}"))))
 
 
-def told(values: list[float], base: list[float], unit: str) -> str:
-    """A median, and how many times nbllm's it is."""
+def format_median(values: list[float], base: list[float], unit: str) -> str:
+    """A median, and its ratio to nbllm's."""
     if not values:
         return "n/a"
-    mine, theirs = statistics.median(base) if base else 0.0, statistics.median(values)
-    ratio = f" ({theirs / mine:.1f}x)" if mine and values is not base else ""
-    return f"{theirs:,.0f}{unit}{ratio}"
+    base_median, median = statistics.median(base) if base else 0.0, statistics.median(values)
+    ratio = f" ({median / base_median:.1f}x)" if base_median and values is not base else ""
+    return f"{median:,.0f}{unit}{ratio}"
 
 
-def begin(tool: Tool, env: dict[str, str], kernels: dict[str, Kernel], into: Figures) -> None:
-    """A kernel with the tool loaded and warm."""
+def start_tool(tool: Tool, env: dict[str, str], kernels: dict[str, Kernel], figures: Figures) -> None:
+    """Starts a kernel with the tool loaded and warmed up."""
     try:
         name = tool.name.split()[0].strip(",").lower()
-        kernel = kernels[tool.name] = Kernel(python_of(name, tool.packages), env)
+        kernel = kernels[tool.name] = Kernel(python_for(name, tool.packages), env)
     except (subprocess.CalledProcessError, OSError, RuntimeError) as error:
-        into.why = f"MISSING: {error}"
+        figures.why = f"MISSING: {error}"
         print(f"{tool.name} IS MISSING: {error}", file=sys.stderr)
         return
     failed = [m for m in kernel.run(tool.setup) if m["msg_type"] == "error"]
     if failed:
-        into.why = f"set-up failed: {failed[0]['content']['ename']}: {failed[0]['content']['evalue'][:100]}"
+        figures.why = (
+            f"set-up failed: {failed[0]['content']['ename']}: {failed[0]['content']['evalue'][:100]}"
+        )
     kernel.run(tool.cell.format(model="m@tokens=20", prompt="warm"))
 
 
@@ -245,7 +246,7 @@ def main() -> None:
             "OPENAI_API_BASE": sim.base_url("openai_chat"),
         }
         for tool in TOOLS:
-            begin(tool, env, kernels, figures[tool.name])
+            start_tool(tool, env, kernels, figures[tool.name])
         for number in range(ROUNDS):
             for tool in TOOLS:
                 if not figures[tool.name].why:
@@ -269,7 +270,9 @@ def main() -> None:
     for label, name, unit in rows:
         print(
             f"| {label} | "
-            + " | ".join(told(getattr(figures[t.name], name), getattr(base, name), unit) for t in TOOLS)
+            + " | ".join(
+                format_median(getattr(figures[t.name], name), getattr(base, name), unit) for t in TOOLS
+            )
             + " |"
         )
     for tool in TOOLS:

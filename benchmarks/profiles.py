@@ -1,14 +1,14 @@
-"""Where the processor time of nbllm goes: the functions that cost most, of this tree and of an older one.
+"""Where the CPU time of nbllm goes: the most expensive functions of this tree and of an older one.
 
     python benchmarks/profiles.py                                  this tree, some two minutes
     git worktree add /tmp/before 9e180ea
-    python benchmarks/profiles.py --before /tmp/before             beside an older one
+    python benchmarks/profiles.py --before /tmp/before             next to an older one
 
-cProfile over all threads, by each thread's own processor time, so that nobody's waiting counts; what is
-written in C counts for the function that calls it. Calls are dearer under it than they are: shares of a table
-may be compared with each other, microseconds not with those of other benchmarks. Every load begins after a
-few calls that warm it up. Of `bench.run` the worker is profiled: its loop and its recorder. Python 3.11: from
-3.12 on, one thread of a process can be profiled so.
+cProfile over all threads, by each thread's own CPU time, so that waiting does not count; C code counts for
+the function that calls it. Calls are more expensive under the profiler: shares within a table may be
+compared, microseconds not with those of other benchmarks. Every load starts after a few warm-up calls. For
+`bench.run` the worker is profiled: its event loop and its recorder. Needs Python 3.11: from 3.12 on, cProfile
+can profile one thread of a process only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 TOP = 5
-# what is asked: a plan of fast_server.py, how often, and of how many units that consists
+# a plan of fast_server.py, how often it is run, and the number of units in all runs
 LOADS = {
     "a warm request": ("c3-g0-f0", 500, 500),
     "a chunk of a burst": ("c3000-g0-f0", 20, 60_000),
@@ -34,7 +34,7 @@ LOADS = {
     "a request of bench.run, 256 at a time": ("c3-g0-f0", 3000, 3000),
 }
 BENCH = "a request of bench.run, 256 at a time"
-# Is imported by every Python that finds it on its path: notes what each thread calls, once it is told to.
+# Imported by every Python that finds it on its path: profiles each thread once it is switched on.
 HOOK = """
 import atexit, cProfile, marshal, os, sys, threading, time
 on, profiles = threading.Event(), []
@@ -61,7 +61,7 @@ if "NBLLM_PROFILE" in os.environ:
 
 
 def child(plan: str, times: int, url: str, out: str) -> None:
-    """Does one load, in a process of its own, with the tree that is on its path."""
+    """Runs one load in a separate process, with the tree that is on its path."""
     import sitecustomize as hook
 
     import nbllm
@@ -69,8 +69,8 @@ def child(plan: str, times: int, url: str, out: str) -> None:
     if out:
         os.environ |= {"NBLLM_PROFILE": out, "NBLLM_PROFILE_NOW": "1"}
         model = {"model": f"openai/{plan}", "base_url": f"{url}/v1", "api_key": "k"}
-        how: dict[str, Any] = {"concurrency": 256, "per_turn": times, "blocks": 1, "warmup": 0}
-        nbllm.bench.run(model, "Go.", directory=f"{out}.run", progress=False, **how)
+        options: dict[str, Any] = {"concurrency": 256, "per_turn": times, "blocks": 1, "warmup": 0}
+        nbllm.bench.run(model, "Go.", directory=f"{out}.run", progress=False, **options)
         return
     client = nbllm.Client()
     for number in range(times + 3):
@@ -83,47 +83,47 @@ def child(plan: str, times: int, url: str, out: str) -> None:
         stream.response()
 
 
-def profiled(tree: Path, load: str, url: str) -> pstats.Stats:
+def profile_load(tree: Path, load: str, url: str) -> pstats.Stats:
     """The profile of a load, all threads together."""
     plan, times, _ = LOADS[load]
-    with tempfile.TemporaryDirectory() as place:
-        (Path(place) / "sitecustomize.py").write_text(HOOK)
-        out = f"{place}/profile"
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "sitecustomize.py").write_text(HOOK)
+        out = f"{directory}/profile"
         env = {k: v for k, v in os.environ.items() if not k.startswith(("NBLLM", "OPENAI"))} | {
-            "PYTHONPATH": os.pathsep.join((place, str(tree))),
+            "PYTHONPATH": os.pathsep.join((directory, str(tree))),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "NBLLM_HOME": f"{place}/home",
+            "NBLLM_HOME": f"{directory}/home",
             "OPENAI_API_KEY": "k",
             "OPENAI_BASE_URL": f"{url}/v1",
         }
         bench = load == BENCH
         command = [sys.executable, __file__, "--child", plan, str(times), url, out if bench else ""]
-        here = Path(place) / "here"  # what is on the path must not be the working folder: workers drop that
+        here = Path(directory) / "here"  # must not be on the path: workers drop the working folder
         here.mkdir()
         env |= {} if bench else {"NBLLM_PROFILE": out}
         subprocess.run(command, env=env, check=True, cwd=here, stdout=subprocess.DEVNULL)
-        found = sorted(Path(place).glob("profile.[0-9]*"))
-        return pstats.Stats(*map(str, found))
+        files = sorted(Path(directory).glob("profile.[0-9]*"))
+        return pstats.Stats(*map(str, files))
 
 
-def area(place: Path, tree: Path) -> str:
-    """Who wrote a file: a part of nbllm, a package, else Python."""
-    if place.is_relative_to(tree / "nbllm"):
-        return f"nbllm/{place.relative_to(tree / 'nbllm').parts[0].removesuffix('.py')}"
-    parts = place.parts
+def area(path: Path, tree: Path) -> str:
+    """The origin of a file: a part of nbllm, a package, or Python."""
+    if path.is_relative_to(tree / "nbllm"):
+        return f"nbllm/{path.relative_to(tree / 'nbllm').parts[0].removesuffix('.py')}"
+    parts = path.parts
     if "site-packages" in parts:
         return parts[parts.index("site-packages") + 1].removesuffix(".py")
     return "asyncio" if "asyncio" in parts else "Python"
 
 
 def shares(stats: pstats.Stats, tree: Path) -> tuple[float, int, list[str]]:
-    """Seconds, calls, and who has which share: areas, and then functions."""
+    """Seconds, calls, and the largest shares: first of areas, then of functions."""
     areas, functions = Counter[str](), Counter[str]()
     calls = 0
     for (file, _, function), (_, count, used, *_) in stats.stats.items():  # type: ignore[attr-defined]
-        place = Path(file)
-        ours = place.relative_to(tree) if place.is_relative_to(tree) else Path(*place.parts[-2:])
-        areas[area(place, tree)] += used
+        path = Path(file)
+        ours = path.relative_to(tree) if path.is_relative_to(tree) else Path(*path.parts[-2:])
+        areas[area(path, tree)] += used
         functions[f"`{ours}` {function.strip('<>')}"] += used
         calls += count
     total = sum(areas.values())
@@ -132,25 +132,27 @@ def shares(stats: pstats.Stats, tree: Path) -> tuple[float, int, list[str]]:
 
 
 def main() -> None:
-    """Prints a table a load."""
+    """Prints one table per load."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--before", type=Path, help="the folder of an older tree")
     parser.add_argument("--loads", default=",".join(map(str, range(len(LOADS)))), help="their numbers")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     if sys.version_info >= (3, 12):
         sys.exit("This needs Python 3.11: from 3.12 on, cProfile sees one thread of a process.")
-    sys.path.insert(0, str(ROOT))  # not in a child, which has the tree that it profiles
+    sys.path.insert(0, str(ROOT))  # not in a child, whose path has the tree that it profiles
     from benchmarks.client import Server
 
-    trees = [*([given.before.resolve()] if given.before else []), ROOT]
+    trees = [*([arguments.before.resolve()] if arguments.before else []), ROOT]
     server = Server()
     try:
-        for load in (list(LOADS)[int(number)] for number in given.loads.split(",")):
+        for load in (list(LOADS)[int(number)] for number in arguments.loads.split(",")):
             units = LOADS[load][2]
-            found = [shares(profiled(tree, load, server.url), tree) for tree in trees]
-            heads = [f"{used / units * 1e6:,.1f} µs, {calls / units:,.1f} calls" for used, calls, _ in found]
-            print(f"\n| {load} | " + " | ".join(heads) + " |\n" + "|---" * (1 + len(found)) + "|")
-            for number, row in enumerate(zip_longest(*(names for *_, names in found), fillvalue="")):
+            profiles = [shares(profile_load(tree, load, server.url), tree) for tree in trees]
+            heads = [
+                f"{used / units * 1e6:,.1f} µs, {calls / units:,.1f} calls" for used, calls, _ in profiles
+            ]
+            print(f"\n| {load} | " + " | ".join(heads) + " |\n" + "|---" * (1 + len(profiles)) + "|")
+            for number, row in enumerate(zip_longest(*(names for *_, names in profiles), fillvalue="")):
                 what = {0: "by part", TOP: "by function"}.get(number, "")
                 print(f"| {what} | " + " | ".join(row) + " |", flush=True)
     finally:

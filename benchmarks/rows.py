@@ -1,10 +1,10 @@
-"""What a row of nbllm.map costs: processor time, rows a second and memory, beside what people use today.
+"""The cost of a row of nbllm.map: CPU time, rows a second and memory, compared with other tools.
 
-    python benchmarks/rows.py [ROWS] [WAY ...]
+    python benchmarks/rows.py [ROWS] [METHOD ...]
 
-All run against the same simulator in another process (one token, no waits), each in a process of its own, in
-turn; openai and chatlas where this Python has them. nbllm does more in it: the template, the file of the run,
-the ledger, the gate, the frame. "twice" is two processes of nbllm, half of the rows each.
+All run against the same simulator in another process (one token, no delays), each in its own process, in
+turn; openai and chatlas if this Python has them. nbllm does more per row: the template, the run's file, the
+ledger, the rate gate, the frame. "twice" is two processes of nbllm with half of the rows each.
 
 On two cores that others used as well (rows a second suffer, processor time hardly), 4,000 rows:
 
@@ -15,9 +15,9 @@ On two cores that others used as well (rows a second suffer, processor time hard
     chatlas     102          3,432         44
     twice       462          1,146         20
 
-Beside seven others at work, 10,000 rows: 388 rows a second, 1,137 us, 59 MB more; twice 367, 1,424 us.
+With seven other programs running, 10,000 rows: 388 rows a second, 1,137 us, 59 MB more; twice 367, 1,424 us.
 Alone, 10,000 rows: 1,324 to 1,556 rows a second, 642 to 749 us; twice 1,739 and 806. 100,000 rows: 1,139 rows
-a second, 879 us. Memory, 60,000 rows beside others: 64 MB more.
+a second, 879 us. Memory, 60,000 rows with other programs running: 64 MB more.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def _table(rows: int) -> pd.DataFrame:
     return pd.DataFrame({"text": [f"row {i}" for i in range(rows)]})
 
 
-def mapped(url: str, rows: int) -> None:
-    """By nbllm.map."""
+def run_nbllm(url: str, rows: int) -> None:
+    """With nbllm.map."""
     out = nbllm.map(_table(rows), "Classify {text}", model="m", base_url=url, width=WIDTH, confirm="yes")
     assert (out["llm_status"] == "ok").all()
 
 
-def plain(url: str, rows: int) -> None:
-    """By httpx and a semaphore, whole answers."""
+def run_httpx(url: str, rows: int) -> None:
+    """With httpx and a semaphore, non-streaming."""
 
     async def work() -> list[str]:
         gate = asyncio.Semaphore(WIDTH)
@@ -72,8 +72,8 @@ def plain(url: str, rows: int) -> None:
     assert df["answer"].notna().all()
 
 
-def sdk(url: str, rows: int) -> None:
-    """By AsyncOpenAI and a semaphore, whole answers."""
+def run_openai(url: str, rows: int) -> None:
+    """With AsyncOpenAI and a semaphore, non-streaming."""
     from openai import AsyncOpenAI
 
     async def work() -> list[str]:
@@ -92,8 +92,8 @@ def sdk(url: str, rows: int) -> None:
     assert df["answer"].notna().all()
 
 
-def chatlas(url: str, rows: int) -> None:
-    """By chatlas' parallel chat."""
+def run_chatlas(url: str, rows: int) -> None:
+    """With chatlas' parallel chat."""
     from chatlas import ChatOpenAICompletions, parallel_chat_text
 
     chat = ChatOpenAICompletions(model="m", base_url=url, api_key="k")
@@ -103,25 +103,25 @@ def chatlas(url: str, rows: int) -> None:
     assert df["answer"].notna().all()
 
 
-WAYS = {"nbllm": mapped, "httpx": plain, "openai": sdk, "chatlas": chatlas}
-_IMPORTED = {"openai": "openai", "chatlas": "chatlas"}
+METHODS = {"nbllm": run_nbllm, "httpx": run_httpx, "openai": run_openai, "chatlas": run_chatlas}
+_PACKAGES = {"openai": "openai", "chatlas": "chatlas"}
 
 
-def child(way: str, url: str, rows: int) -> None:
-    """Prints seconds, processor seconds, and kilobytes more than before."""
-    WAYS[way](url, 200)  # imports, connections
-    before, cpu, began = resource.getrusage(resource.RUSAGE_SELF), time.process_time(), time.perf_counter()
-    WAYS[way](url, rows)
-    seconds, used = time.perf_counter() - began, time.process_time() - cpu
-    more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before.ru_maxrss
-    print(seconds, used, more, flush=True)
+def child(method: str, url: str, rows: int) -> None:
+    """Prints seconds, CPU seconds, and additional kilobytes of memory."""
+    METHODS[method](url, 200)  # imports, connections
+    before, cpu, start = resource.getrusage(resource.RUSAGE_SELF), time.process_time(), time.perf_counter()
+    METHODS[method](url, rows)
+    seconds, cpu_s = time.perf_counter() - start, time.process_time() - cpu
+    extra_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before.ru_maxrss
+    print(seconds, cpu_s, extra_kb, flush=True)
 
 
-def measured(way: str, url: str, rows: int, processes: int = 1) -> None:
-    """Prints a line of the table."""
-    many = rows // processes
-    command = [sys.executable, __file__, "--child", way, f"{url}/v1", str(many)]
-    found = []
+def measure(method: str, url: str, rows: int, processes: int = 1) -> None:
+    """Prints a row of the table."""
+    rows_each = rows // processes
+    command = [sys.executable, __file__, "--child", method, f"{url}/v1", str(rows_each)]
+    figures = []
     with TemporaryDirectory() as home:
         running = [
             subprocess.Popen(
@@ -136,15 +136,15 @@ def measured(way: str, url: str, rows: int, processes: int = 1) -> None:
         for process in running:
             out, err = process.communicate()
             if process.returncode:
-                raise SystemExit(f"{way} failed: {err}")
-            found.append([float(word) for word in out.splitlines()[-1].split()])
-    speed = sum(many / seconds for seconds, _, _ in found)
-    used, more = sum(f[1] for f in found), sum(f[2] for f in found)
-    name = "twice" if processes > 1 else way
-    print(f"{name:8} {speed:10,.0f} {used / rows * 1e6:14,.0f} {more / 1024:10,.0f}", flush=True)
+                raise SystemExit(f"{method} failed: {err}")
+            figures.append([float(word) for word in out.splitlines()[-1].split()])
+    speed = sum(rows_each / seconds for seconds, _, _ in figures)
+    cpu_s, extra_kb = sum(f[1] for f in figures), sum(f[2] for f in figures)
+    name = "twice" if processes > 1 else method
+    print(f"{name:8} {speed:10,.0f} {cpu_s / rows * 1e6:14,.0f} {extra_kb / 1024:10,.0f}", flush=True)
 
 
-def main(rows: int, ways: list[str]) -> None:
+def main(rows: int, methods: list[str]) -> None:
     """Prints the table."""
     print(f"{'':8} {'rows/s':>10} {'CPU us a row':>14} {'MB more':>10}   ({rows:,} rows, {WIDTH} at a time)")
     command = [sys.executable, "-m", "nbllm.simulator", "--defaults", "ttft=0,gap=0,tokens=1"]
@@ -155,13 +155,13 @@ def main(rows: int, ways: list[str]) -> None:
             assert server.stdout is not None
             line = server.stdout.readline()
             url = next(w for w in line.split() if w.startswith("http")).rstrip("/.")
-            for way in ways:
-                if way == "twice":
-                    measured("nbllm", url, rows, processes=2)
-                elif importlib.util.find_spec(_IMPORTED.get(way, "nbllm")) is None:
-                    print(f"{way:8} is not installed")
+            for method in methods:
+                if method == "twice":
+                    measure("nbllm", url, rows, processes=2)
+                elif importlib.util.find_spec(_PACKAGES.get(method, "nbllm")) is None:
+                    print(f"{method:8} is not installed")
                 else:
-                    measured(way, url, rows)
+                    measure(method, url, rows)
         finally:
             server.terminate()
 
@@ -173,5 +173,5 @@ if __name__ == "__main__":
         numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
         main(
             numbers[0] if numbers else 5_000,
-            [word for word in sys.argv[1:] if not word.isdigit()] or [*WAYS, "twice"],
+            [word for word in sys.argv[1:] if not word.isdigit()] or [*METHODS, "twice"],
         )

@@ -1,14 +1,14 @@
-"""What an agent loop costs beside the requests it makes, and how soon Stop ends it.
+"""The overhead of an agent loop above the requests it makes, and how soon Stop ends it.
 
     python benchmarks/tools.py [LOOPS | stops]
 
-Loops of two and of nine steps (the model calls a function of this process, and answers at last) beside
+Loops of two and of nine steps (the model calls a function of this process, and finally answers) next to
 conversations of as many plain requests with the same messages and as many chunks, in turn, against a
-simulator in a process of its own; CPU of this process, the least of five rounds. A step is what the seven
-steps between cost; what an answer with tools costs once (the function's schema, the set-up) is told too.
-Then eight calls of an MCP tool that takes a second each, which one answer asks for together: seconds for the
-whole answer. Last, in a kernel, the time from Stop to the end of the cell, by what was under way: the median
-and the longest of ten.
+simulator in a separate process; CPU time of this process, the best of five rounds. The cost of a step is that
+of the seven additional steps; the fixed cost of an answer with tools (the function's schema, the set-up) is
+shown too. Then eight calls of an MCP tool that takes a second each, requested together by one answer: seconds
+for the complete answer. Last, in a kernel, the time from Stop to the end of the cell, by what was running:
+the median and the longest of ten.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def price(article: str = "") -> float:
     return 4.5
 
 
-def spent(work: Callable[[], object], times: int) -> float:
-    """Seconds of CPU that `work` takes, of so many."""
-    began = time.process_time()
+def cpu_seconds(work: Callable[[], object], times: int) -> float:
+    """Mean CPU seconds of a call of `work`."""
+    start = time.process_time()
     for _ in range(times):
         work()
-    return (time.process_time() - began) / times
+    return (time.process_time() - start) / times
 
 
 def main(loops: int) -> None:
@@ -66,50 +66,53 @@ def main(loops: int) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip() + "/v1"
-        where = {"base_url": url, "dialect": "openai_chat", "api_key": "k"}
+        options = {"base_url": url, "dialect": "openai_chat", "api_key": "k"}
 
         def loop(steps: int) -> None:
             turns = [
                 {"calls": [{"name": "price", "arguments": {"article": f"A-{n}"}}]} for n in range(steps - 1)
             ]
             model = f"m@{simulator.script([*turns, {'text': 'It is 4.5.'}])}"
-            answer = nbllm.complete("What do they cost?", model=model, tools=[price], approve="auto", **where)
+            answer = nbllm.complete(
+                "What do they cost?", model=model, tools=[price], approve="auto", **options
+            )
             assert len(answer.steps) == steps, answer.steps
-            told[steps] = answer.messages
+            messages_of[steps] = answer.messages
 
         def plain(steps: int) -> None:
             ask = nbllm.Message("user", "What do they cost?")
             for n in range(steps):
-                nbllm.complete([ask, *told[steps][: 2 * n]], model="m@tools=0,tokens=20", **where)
+                nbllm.complete([ask, *messages_of[steps][: 2 * n]], model="m@tools=0,tokens=20", **options)
 
-        told: dict[int, Any] = {}
+        messages_of: dict[int, Any] = {}
         columns = [(work, steps) for steps in (2, 9) for work in (loop, plain)]
         for work, steps in columns:
             work(steps)
         rounds = [
-            [spent(functools.partial(work, steps), loops) for work, steps in columns] for _ in range(ROUNDS)
+            [cpu_seconds(functools.partial(work, steps), loops) for work, steps in columns]
+            for _ in range(ROUNDS)
         ]
         loop2, plain2, loop9, plain9 = (1e3 * min(column) for column in zip(*rounds, strict=True))
         step, bare = (loop9 - loop2) / 7, (plain9 - plain2) / 7
         print(f"CPU a plain request {bare:.2f} ms, a step {step:.2f} ms: {step - bare:.2f} ms more")
         print(f"once for each answer with tools: {loop2 - plain2 - 2 * (step - bare):.2f} ms")
         process.kill()
-    eight()
+    time_mcp_calls()
 
 
-def eight() -> None:
+def time_mcp_calls() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "slow.py")
         path.write_text(SERVER, "utf-8")
         table = {"command": sys.executable, "args": [str(path)]}
         with contextlib.closing(nbllm.Client()) as client:
             client.mcp.add(entry_of("slow", table, Source("this session", Path(folder), trusted=True), {}))
-            ask = {"model": "sim/openai/m@ttft=0,gap=0,tools=8", "tools": ["mcp/slow"], "approve": "auto"}
-            client.complete("Warm up.", **{**ask, "model": "sim/openai/m@ttft=0,gap=0,tools=1"})
-            began = time.perf_counter()
-            answer = client.complete("Wait eight times.", **ask)
-            took, calls = time.perf_counter() - began, sum(len(s.results) for s in answer.steps)
-    print(f"{calls} MCP calls of 1 s in one answer: {took:.2f} s")
+            options = {"model": "sim/openai/m@ttft=0,gap=0,tools=8", "tools": ["mcp/slow"], "approve": "auto"}
+            client.complete("Warm up.", **{**options, "model": "sim/openai/m@ttft=0,gap=0,tools=1"})
+            start = time.perf_counter()
+            answer = client.complete("Wait eight times.", **options)
+            seconds, calls = time.perf_counter() - start, sum(len(s.results) for s in answer.steps)
+    print(f"{calls} MCP calls of 1 s in one answer: {seconds:.2f} s")
 
 
 HANGS = """
@@ -162,24 +165,24 @@ CALLED = {
 }
 
 
-def stopped(kernel: Kernel, mark: Path, line: str, wait: Callable[[str], object]) -> str:
-    """Stops a cell, so often, each time once `wait` returns, and tells how long it takes."""
+def time_stops(kernel: Kernel, mark: Path, line: str, wait: Callable[[str], object]) -> str:
+    """Stops a cell several times, each time after `wait` returns, and returns the times as text."""
     times = []
     for _ in range(STOPS + 1):
         mark.unlink(missing_ok=True)
         message = kernel.start(f"%%llm {line}\nGo.")
         wait(message)
-        began = time.perf_counter()
+        start = time.perf_counter()
         kernel.interrupt()
         ran = kernel.collect(message)
-        times.append(1e3 * (time.perf_counter() - began))
+        times.append(1e3 * (time.perf_counter() - start))
         assert ran.error is not None, ran.text
         assert ran.error["ename"] == "Stopped", ran.error
     own = times[1:]  # the first one loads things
     return f"{statistics.median(own):.0f} ms, longest {max(own):.0f} ms"
 
 
-def stops() -> None:
+def measure_stops() -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         mark, script = Path(folder, "begun"), Path(folder, "server.py")
         script.write_text(HANGS, "utf-8")
@@ -200,33 +203,33 @@ def stops() -> None:
         ran = kernel.run(DEFINE.format(mark=str(mark), url=url, python=sys.executable, server=str(script)))
         assert ran.ok, ran.error
 
-        def begun(_message: str) -> None:
+        def wait_for_mark(_message: str) -> None:
             until = time.monotonic() + 60
             while not mark.exists():
                 assert time.monotonic() < until
                 time.sleep(0.01)
 
-        def waits(message: str) -> None:
+        def wait_for_display(message: str) -> None:
             kernel.collect(message, until=lambda m: m["msg_type"] == "display_data")
             time.sleep(0.3)
 
-        def shown(message: str) -> None:
+        def wait_for_updates(message: str) -> None:
             count = iter(range(5))
             kernel.collect(
                 message, until=lambda m: m["msg_type"] == "update_display_data" and not next(count, 0)
             )
 
-        def told(stage: str, line: str, wait: Callable[[str], object]) -> None:
-            print(f"Stop in {stage}: {stopped(kernel, mark, line, wait)}", flush=True)
+        def report(stage: str, line: str, wait: Callable[[str], object]) -> None:
+            print(f"Stop in {stage}: {time_stops(kernel, mark, line, wait)}", flush=True)
 
         model = "sim/openai/m@ttft=0,gap=0"
-        told("a silence before the answer", "sim/openai/m@headers=3600", waits)
-        told("a silence after the headers", "sim/openai/m@ttft=3600", waits)
-        told("the model's answer", "sim/openai/m@ttft=0,gap=0.02,tokens=100000", shown)
-        told("the start of an MCP server", f"{model} tools=mcp/mute", waits)
+        report("a silence before the answer", "sim/openai/m@headers=3600", wait_for_display)
+        report("a silence after the headers", "sim/openai/m@ttft=3600", wait_for_display)
+        report("the model's answer", "sim/openai/m@ttft=0,gap=0.02,tokens=100000", wait_for_updates)
+        report("the start of an MCP server", f"{model} tools=mcp/mute", wait_for_display)
         for stage, tool in CALLED.items():
-            told(stage, f"{model},tools=1 tools={tool} approve=auto", begun)
-        told(
+            report(stage, f"{model},tools=1 tools={tool} approve=auto", wait_for_mark)
+        report(
             "a question", f"{model},tools=1 tools=blocking", lambda _: kernel.client.get_stdin_msg(timeout=60)
         )
 
@@ -234,4 +237,4 @@ def stops() -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] != ["stops"]:
         main(int(sys.argv[1]) if sys.argv[1:] else 50)
-    stops()
+    measure_stops()

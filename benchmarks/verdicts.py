@@ -1,14 +1,14 @@
-"""How often verdicts are right: false ones, power and coverage of every mode, beside a t test and no test.
+"""How often verdicts are right: false verdicts, power and coverage in every mode, next to a t test and no
+test.
 
     python benchmarks/verdicts.py [runs [words]]     200 simulated runs of each kind, some two minutes
-    python benchmarks/verdicts.py 2000 "own noise"   of the kinds that have these words, and nothing else
+    python benchmarks/verdicts.py 2000 "own noise"   only the kinds whose names contain these words
 
-`false`: equal models that are called different (at most 6 %), with the 95 % interval of the share: the bar
-is kept only where all of it is below 6 %, and exceeded where all of it is above; between, more runs would
-tell. `power`: a true difference that is found. `coverage`: intervals that hold the truth (95 %). Beside ours
-stand a t test of the same requests, as one would make it by hand, and two medians laid side by side, which is
-what guidellm and aiperf give: they report and do not test, so that whoever reads them calls the smaller
-one faster, every time.
+`false`: equal models that are called different (at most 6 %), with the 95 % interval of the share: the limit
+is kept only if the whole interval is below 6 %, and exceeded if all of it is above; in between, more runs are
+needed. `power`: true differences that are found. `coverage`: intervals that contain the true value (95 %).
+Next to ours are a t test of the same requests, as one would do it by hand, and two medians compared directly,
+as guidellm and aiperf report them: they do not test, so a reader always calls the smaller one faster.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def ar(n: int, r: float, rng: Rng) -> np.ndarray:
 
 
 def frame(sides: dict[str, Series]) -> Any:
-    """{run: {model: its values, one a block; NaN a failure}} as a frame of requests."""
+    """{run: {model: its values, one per block; NaN for a failure}} as a frame of requests."""
     import pandas as pd
 
     parts = [
@@ -93,9 +93,9 @@ def within(m: int, n: int, noise: Callable[[Rng], np.ndarray], factor: float = 1
 
 
 def levels(m: int, n: int, factor: float = 1.0) -> Callable[[Rng], Any]:
-    """So many models at three levels of load, each level with blocks of its own."""
+    """Models at three levels of load, each level with its own blocks."""
 
-    def made(rng: Rng) -> Any:
+    def generate(rng: Rng) -> Any:
         import pandas as pd
 
         parts = []
@@ -105,24 +105,24 @@ def levels(m: int, n: int, factor: float = 1.0) -> Callable[[Rng], Any]:
             parts.append(df.assign(concurrency=wide, request_id=ids, block=blocks))
         return pd.concat(parts, ignore_index=True), {}
 
-    return made
+    return generate
 
 
 def across(n: int, n2: int, r: float, factor: float = 1.0) -> Callable[[Rng], Any]:
-    def made(rng: Rng) -> Any:
+    def generate(rng: Rng) -> Any:
         sides = {
             "r1": {"m": 100 * np.exp(NOISE * ar(n, r, rng))},
             "r2": {"m": 100 / factor * np.exp(NOISE * ar(n2, r, rng))},
         }
         return frame(sides), {"by": "run_id"}
 
-    return made
+    return generate
 
 
 def differences(n: int, r: float, factor: float = 1.0) -> Callable[[Rng], Any]:
-    """Two days, one slower by a fifth, each with a reference."""
+    """Two days, one of them 20 % slower, each with a reference model."""
 
-    def made(rng: Rng) -> Any:
+    def generate(rng: Rng) -> Any:
         sides = {}
         for run, day, mine in (("r1", 1.2, factor), ("r2", 1.0, 1.0)):
             world = 0.3 * ar(n, r, rng)
@@ -133,17 +133,17 @@ def differences(n: int, r: float, factor: float = 1.0) -> Callable[[Rng], Any]:
             }
         return frame(sides), {"by": "run_id", "reference": "ref"}
 
-    return made
+    return generate
 
 
 def failing(n: int) -> Callable[[Rng], Any]:
-    """Two equal models that fail alike, every tenth time."""
+    """Two equal models that both fail in one of ten blocks."""
 
-    def made(rng: Rng) -> Any:
+    def generate(rng: Rng) -> Any:
         sides = models(2, n, 1.0, normal(n), rng)
         return frame({"r": {k: np.where(rng.random(n) < 0.1, np.nan, v) for k, v in sides.items()}}), {}
 
-    return made
+    return generate
 
 
 FALSE = {
@@ -180,24 +180,25 @@ POWER = {
 }
 
 
-def measure(made: Callable[[Rng], Any], runs: int, seed: int) -> tuple[float, float, float]:
-    """Shares: runs with a verdict by ours, comparisons decided by ours, runs with a difference by t."""
+def measure(generate: Callable[[Rng], Any], runs: int, seed: int) -> tuple[float, float, float]:
+    """Shares: runs with a verdict by compare(), comparisons decided by compare(), runs with a difference by
+    the t test."""
     rng = np.random.default_rng(seed)
     ours = naive = decided = 0.0
     for _ in range(runs):
-        df, how = made(rng)
-        rows = compare(df, metrics="ttft_ms", **how)
-        found = rows["verdict"].isin(["faster", "slower"])
-        ours += bool(found.any())
-        decided += float(found.mean())
-        naive += _t(df, how)
+        df, options = generate(rng)
+        rows = compare(df, metrics="ttft_ms", **options)
+        has_verdict = rows["verdict"].isin(["faster", "slower"])
+        ours += bool(has_verdict.any())
+        decided += float(has_verdict.mean())
+        naive += _differs_by_t_test(df, options)
     return ours / runs, decided / runs, naive / runs
 
 
-def _t(df: Any, how: dict[str, Any]) -> bool:
-    """Whether any pair differs by Welch's test at 5 %, as one would make it by hand."""
-    used = df[df["name"] != how.get("reference")].dropna(subset="ttft_ms")
-    sides = [part["ttft_ms"].to_numpy() for _, part in used.groupby(how.get("by", "name"))]
+def _differs_by_t_test(df: Any, options: dict[str, Any]) -> bool:
+    """Whether any pair differs by Welch's test at 5 %, as one would do it by hand."""
+    used = df[df["name"] != options.get("reference")].dropna(subset="ttft_ms")
+    sides = [part["ttft_ms"].to_numpy() for _, part in used.groupby(options.get("by", "name"))]
     return any(
         scipy.stats.ttest_ind(a, b, equal_var=False).pvalue < 0.05
         for i, a in enumerate(sides)
@@ -213,77 +214,80 @@ def coverage(runs: int) -> None:
         "own noise 0.7": (lambda n: 100 + 20 * ar(n, 0.7, rng), 100.0, 100.0),
         "Pareto 1.5": (lambda n: rng.pareto(1.5, n) + 1, 2 ** (1 / 1.5), 3.0),
     }
-    print("\ncoverage of 95 % intervals: median (how often there is one), mean (where it says nothing)")
+    print("\ncoverage of 95 % intervals: median (how often there is one), mean (without its own warning)")
     for name, (draw, median, mean) in shapes.items():
         for n in (10, 30, 100):
-            got = [0, 0, 0, 0, 0]
+            counts = [0, 0, 0, 0, 0]
             for _ in range(runs * 3):
                 values = draw(n)
                 lo, hi, _ = st.order_interval(values, 0.5, 0.95, st.effective_n(values))
-                got[0] += lo <= median <= hi
-                got[1] += not np.isnan(lo + hi)
-                lo, hi, how = st.mean_interval(values)
-                got[2] += lo <= mean <= hi
-                if "less" not in how:
-                    got[3] += lo <= mean <= hi
-                    got[4] += 1
+                counts[0] += lo <= median <= hi
+                counts[1] += not np.isnan(lo + hi)
+                lo, hi, method = st.mean_interval(values)
+                counts[2] += lo <= mean <= hi
+                if "less" not in method:
+                    counts[3] += lo <= mean <= hi
+                    counts[4] += 1
             k = runs * 3
-            said = f"{got[3] / got[4]:.1%} of {got[4] / k:.0%}" if got[4] else "never"
+            mean_text = f"{counts[3] / counts[4]:.1%} of {counts[4] / k:.0%}" if counts[4] else "never"
             print(
-                f"  {name:14} n={n:<4} median {got[0] / k:6.1%} ({got[1] / k:.0%})   mean {got[2] / k:6.1%} "
-                f"({said})"
+                f"  {name:14} n={n:<4} median {counts[0] / k:6.1%} ({counts[1] / k:.0%})   "
+                f"mean {counts[2] / k:6.1%} ({mean_text})"
             )
 
 
 def stopping(runs: int) -> None:
-    print("\nstop_when=0.05: runs whose interval at the stop misses the truth, and blocks until then")
+    print("\nstop_when=0.05: runs whose interval misses the true value, and blocks until the stop")
     for r in (0.0, 0.5, 0.8, 0.95):
         rng, missed, blocks = np.random.default_rng(4), 0, []
         for _ in range(runs):
-            stopper = EarlyStop(0.05)
+            early_stop = EarlyStop(0.05)
             for i, value in enumerate(NOISE * ar(1500, r, rng)):
-                stopper.add("m", float(value))
-                if i % 5 == 4 and stopper.done:
+                early_stop.add("m", float(value))
+                if i % 5 == 4 and early_stop.done:
                     break
-            lo, hi = stopper.intervals()["m"]
+            lo, hi = early_stop.intervals()["m"]
             missed += not lo <= 0 <= hi
             blocks.append(i + 1)
         print(f"  own noise {r}: {missed / runs:.1%}, median of {np.median(blocks):.0f} blocks")
 
 
-def false_verdicts(runs: int, words: str) -> bool:
-    """Whether no kind is shown to exceed the bar."""
+def false_verdicts(runs: int, pattern: str) -> bool:
+    """Whether no kind exceeds the limit."""
     print(
         f"false verdicts of {runs} runs: equal models called different (ours, interval, bar of {BAR:.0%} | "
         "t test by hand | medians side by side)"
     )
-    found = Counter[str]()
-    for i, (name, made) in enumerate(FALSE.items()):
-        if words not in name:
+    outcomes = Counter[str]()
+    for i, (name, generate) in enumerate(FALSE.items()):
+        if pattern not in name:
             continue
-        ours, _, naive = measure(made, runs, i)
+        ours, _, naive = measure(generate, runs, i)
         lo, hi, _ = st.wilson(round(ours * runs), runs)
-        said = "EXCEEDED" if lo > BAR else "kept" if hi <= BAR else "not shown"
-        found[said] += 1
-        print(f"  {name:34} {ours:6.1%} [{lo:5.1%}, {hi:5.1%}] {said:9} | {naive:6.1%} | 100 %", flush=True)
-    more = ": more runs would tell" if found["not shown"] else ""
+        outcome = "EXCEEDED" if lo > BAR else "kept" if hi <= BAR else "not shown"
+        outcomes[outcome] += 1
+        print(
+            f"  {name:34} {ours:6.1%} [{lo:5.1%}, {hi:5.1%}] {outcome:9} | {naive:6.1%} | 100 %", flush=True
+        )
+    more = ": more runs are needed" if outcomes["not shown"] else ""
     print(
-        f"kept in {found['kept']}, exceeded in {found['EXCEEDED']}, not shown in {found['not shown']}{more}"
+        f"kept in {outcomes['kept']}, exceeded in {outcomes['EXCEEDED']}, "
+        f"not shown in {outcomes['not shown']}{more}"
     )
-    return not found["EXCEEDED"]
+    return not outcomes["EXCEEDED"]
 
 
-def main(runs: int, words: str = "") -> int:
-    kept = false_verdicts(runs, words)
-    if words:
-        return not kept
-    print("\npower: comparisons decided, of models that differ")
-    for i, (name, made) in enumerate(POWER.items()):
-        few = max(10, runs // 5)
-        print(f"  {name:42} {measure(made, few, 100 + i)[1]:6.1%}")
+def main(runs: int, pattern: str = "") -> int:
+    passed = false_verdicts(runs, pattern)
+    if pattern:
+        return not passed
+    print("\npower: share of decided comparisons of models that differ")
+    for i, (name, generate) in enumerate(POWER.items()):
+        fewer_runs = max(10, runs // 5)
+        print(f"  {name:42} {measure(generate, fewer_runs, 100 + i)[1]:6.1%}")
     coverage(runs)
     stopping(max(20, runs // 4))
-    return not kept
+    return not passed
 
 
 if __name__ == "__main__":

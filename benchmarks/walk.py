@@ -1,11 +1,11 @@
-"""The walk of one cell from the magic to the socket and back: which files it enters, in order, and how often
-one is entered again.
+"""The path of one cell from the magic to the socket and back: which files it enters, in which order, and how
+often each file is entered again.
 
     python benchmarks/walk.py [options of the cell ...]
 
-The second `%%llm` cell of a session in this process is watched (the first has loaded everything), asking the
-simulator on loopback for one token. What counts is a function that begins in one of nbllm's files; one stay
-is what begins in a file before another file's turn comes. The notebook's thread is told apart from the
+It traces the second `%%llm` cell of a session in this process (the first one loads everything), which
+requests one token from the simulator on loopback. Calls of functions in nbllm's files count; a stay is a
+sequence of calls in one file before a call in another one. The notebook's thread is listed apart from the
 engine's and its helpers'.
 """
 
@@ -27,44 +27,45 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import nbllm
 
 ROOT = Path(nbllm.__file__).parent
-BESIDE = ("simulator/",)  # the other side of the socket
+EXCLUDED = ("simulator/",)  # the other side of the socket
 
 
 class Walk:
-    """Who began where: (whether on the notebook's thread, file, function), in their order. Threads that begin
-    after `listen` are heard."""
+    """The calls in order: (whether on the notebook's thread, file, function). Only threads started after
+    `start` are traced."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[bool, str, str]] = []
         self.on = False
         self._files: dict[str, str] = {}
-        self._begun: dict[int, FrameType] = {}  # of functions that are left and entered again in their middle
+        self._suspended: dict[int, FrameType] = {}  # frames of generators and coroutines, which resume
 
-    def listen(self) -> None:
-        """Hears every function that begins from now on."""
-        threading.setprofile(self._hear)
-        sys.setprofile(self._hear)
+    def start(self) -> None:
+        """Traces every call from now on."""
+        threading.setprofile(self._on_event)
+        sys.setprofile(self._on_event)
 
     def _file(self, path: str) -> str:
-        place = Path(path)
-        own = place.relative_to(ROOT).as_posix() if place.is_relative_to(ROOT) else ""
-        return "" if own.startswith(BESIDE) else own
+        file = Path(path)
+        own = file.relative_to(ROOT).as_posix() if file.is_relative_to(ROOT) else ""
+        return "" if own.startswith(EXCLUDED) else own
 
-    def _hear(self, frame: FrameType, event: str, _arg: object) -> None:
+    def _on_event(self, frame: FrameType, event: str, _arg: object) -> None:
         if event != "call" or not self.on:
             return
         code = frame.f_code
         name = self._files.get(code.co_filename)
         if name is None:
             name = self._files[code.co_filename] = self._file(code.co_filename)
-        if not name or self._begun.get(id(frame)) is frame:
+        if not name or self._suspended.get(id(frame)) is frame:
             return
         if code.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
-            self._begun[id(frame)] = frame
+            self._suspended[id(frame)] = frame
         self.steps.append((threading.current_thread() is threading.main_thread(), name, code.co_qualname))
 
     def stays(self, notebook: bool, parts: int = 9) -> list[tuple[str, list[str]]]:
-        """(file, what began in it) of each stay on one side; parts=1: of wings."""
+        """(file, functions called in it) for each stay, on the notebook's thread or on the others; parts=1:
+        by subpackage."""
         found: list[tuple[str, list[str]]] = []
         for here, file, what in self.steps:
             name = "/".join(file.split("/")[:parts])
@@ -76,14 +77,14 @@ class Walk:
 
 
 def main() -> None:
-    """Asks twice, and prints the second walk."""
+    """Runs the cell twice, and prints the path of the second one."""
     os.environ["NBLLM_HOME"] = tempfile.mkdtemp()
     from IPython.core.interactiveshell import InteractiveShell
 
     options = " ".join(sys.argv[1:])
     shell, walk = InteractiveShell.instance(), Walk()
     cell = f"%%llm sim/openai@tokens=1,ttft=0.02 {options}\nWhy is the sky blue?"
-    walk.listen()
+    walk.start()
     with contextlib.redirect_stdout(io.StringIO()):
         shell.run_line_magic("load_ext", "nbllm")
         shell.run_cell(cell).raise_error()
@@ -93,15 +94,16 @@ def main() -> None:
     for notebook in (True, False):
         stays = walk.stays(notebook)
         seen = Counter(name for name, _ in stays)
-        begun, back = sum(len(w) for _, w in stays), len(stays) - len(seen)
+        n_functions, returns = sum(len(w) for _, w in stays), len(stays) - len(seen)
         print(
             f"{'The notebook' if notebook else 'The engine'}: {len(seen)} files, {len(stays)} stays, ", end=""
         )
-        print(f"{back} returns, {begun} functions begun")
+        print(f"{returns} returns, {n_functions} calls")
         for name, what in stays:
             print(f"  {name:<34} {', '.join(what[:6])}{' ...' if len(what) > 6 else ''}")
-        wings = walk.stays(notebook, 1)
-        print(f"  {len(wings)} stays in {len({w for w, _ in wings})} wings: {' '.join(w for w, _ in wings)}")
+        packages = walk.stays(notebook, 1)
+        names = [name for name, _ in packages]
+        print(f"  {len(names)} stays in {len(set(names))} subpackages: {' '.join(names)}")
         print("  most entered: " + ", ".join(f"{n} {c}" for n, c in seen.most_common(8)) + "\n")
 
 

@@ -17,7 +17,7 @@ TOLD = re.compile(rf"\ (?:(?:more|other|earlier|measured|input|output)\ )?(?:{NO
 OTHERWISE = """
     rows; requested; needed
     where; full; place.suffix; source.suffix; wanted; retries[1]; b.tokens; found; counted
-    len(matches); LEAST; least; len(asked); len(combinations); 2 * n_judged; len(df); len(names); number
+    len(matches); LEAST; least; len(asked); len(combinations); 2 * n_asked; len(df); len(names); number
     prompt.size; tokens; size; cost; limit; before; context.size; budget
     len(data); len(source); len(text); len(text) - 2 * half; len(value); len(name); len(given[key])
     self._size; len(data or b''); f' of {self.budget:,}' if find_formatter(piece.value) else ''
