@@ -411,7 +411,12 @@ def test_other_faults_of_tls_have_hints_of_their_own(authority, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", authority[1])
     for steps, context, change, words in (
         (["head"], authority[0], ("127.0.0.1", "localhost"), "for another host"),
-        (["head", b"HTTP/1.1 400 Bad\r\n\r\n", "close"], None, ("http:", "https:"), "may begin with http://"),
+        (
+            ["head", b"HTTP/1.1 400 Bad\r\n\r\n", "close"],
+            None,
+            ("http:", "https:"),
+            "try an address with http://",
+        ),
     ):
         with server(steps, context=context) as (url, _), pytest.raises(errors.ConnectFailed, match=words):
             nbllm.stream("hi", "m", base_url=url.replace(*change), retries=0, timeout=60).response()

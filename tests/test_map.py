@@ -135,13 +135,13 @@ class Mute:
 @pytest.mark.parametrize(
     ("template", "value", "told"),
     [
-        ("Say {text:.2f}", "word", "{text:.2f} does not take 'word'"),
-        ("Say {text:%Y}", 7.5, "{text:%Y} does not take 7.5"),
+        ("Say {text:.2f}", "word", "{text:.2f} does not accept 'word'"),
+        ("Say {text:%Y}", 7.5, "{text:%Y} does not accept 7.5"),
         ("Say {text.year}", "word", "no attribute 'year'"),
         ("Say {text[0]}", [], "list index out of range"),
         ("Say {text}", Mute(), "failed to become text"),
-        ("Say {text}", Picture(), "{text} does not take <a picture>"),
-        ("Say {text.strip}", " x ", "{text.strip} does not take ' x '"),
+        ("Say {text}", Picture(), "{text} does not accept <a picture>"),
+        ("Say {text.strip}", " x ", "{text.strip} does not accept ' x '"),
     ],
 )
 def test_a_value_that_does_not_fit_its_place_is_told_with_its_row(server, template, value, told):

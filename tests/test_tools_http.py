@@ -125,7 +125,7 @@ def test_an_address_that_is_too_long():
         ("http://[::ffff:169.254.169.254]/latest", {}, "without https"),
         ("/x", {}, "no valid URL"),
         ("https://a.test/x#y", {}, "no valid URL"),
-        ("https://a.test/x y", {}, "blank"),
+        ("https://a.test/x y", {}, "space"),
         ("https://a.test/{x", {}, "braces"),
         ("https://a.test/?{k}=v", {}, "braces"),
         ("https://a.test/{}", {"schema": {"properties": {"a": {}}}}, "no argument ''"),
@@ -327,7 +327,7 @@ def test_a_name_that_leads_home_is_refused_where_it_is_connected():
             finally:
                 await transport.close()
 
-        with pytest.raises(ConnectFailed, match="localhost leads to an address that is not on the public"):
+        with pytest.raises(ConnectFailed, match="localhost resolves to an address that is not on the public"):
             asyncio.run(send())
     assert server.seen == []
 

@@ -195,7 +195,7 @@ def test_a_body_that_the_end_of_the_connection_ends(start):
         ([None, b"220 smtp.example ESMTP\r\n"], errors.ProtocolError, "does not speak HTTP.*220 smtp"),
         ([None, head(b"x: " + b"y" * 300_000)], errors.ProtocolError, "its headers are too large"),
         ([None, head(status=b"101 Switching Protocols") + b"x"], errors.ProtocolError, "another protocol"),
-        ([None, CHUNKED + b"zz\r\n"], errors.ProtocolError, "the size of a chunk is broken: 'zz'"),
+        ([None, CHUNKED + b"zz\r\n"], errors.ProtocolError, "the size of a chunk is invalid: 'zz'"),
     ],
 )
 def test_what_is_not_a_whole_answer_is_said_as_what_it_is(steps, error, words):
@@ -280,7 +280,7 @@ def test_a_full_pool_keeps_the_newest():
         return trace.reused
 
     async def work(urls):
-        pool = ConnectionPool(keep=2)
+        pool = ConnectionPool(max_idle=2)
         try:
             return [await reused(pool, url) for url in urls]
         finally:
@@ -529,7 +529,7 @@ def test_what_is_broken_is_said_to_be():
     good = deflated(EVENT * 3, 31)
     for body in (b"no gzip at all", good[:-8] + b"\0" * 8):
         answer = head(b"content-encoding: gzip", b"content-length: %d" % len(body)) + body
-        with server([None, answer]) as (url, _), pytest.raises(errors.ProtocolError, match="broken"):
+        with server([None, answer]) as (url, _), pytest.raises(errors.ProtocolError, match="invalid"):
             ask(url)
 
 

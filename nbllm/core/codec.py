@@ -17,7 +17,7 @@ import json
 import math
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from hashlib import sha256
 from types import NoneType, UnionType
@@ -112,11 +112,13 @@ _PLAIN = {str, int, float, bool, bytes, dict, Mapping, NoneType}
 @cache
 def _fields(kind: type) -> dict[str, tuple[_Shape, Any]]:
     hints = get_type_hints(kind)
-    return {f.name: (_shape(hints[f.name]), _default(f)) for f in fields(kind)}
-
-
-def _default(f: Field[Any]) -> Any:
-    return f.default if f.default_factory is MISSING else f.default_factory()
+    return {
+        f.name: (
+            _shape(hints[f.name]),
+            f.default if f.default_factory is MISSING else f.default_factory(),
+        )
+        for f in fields(kind)
+    }
 
 
 def _write(value: Any, shape: _Shape) -> Any:

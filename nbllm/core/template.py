@@ -1,38 +1,37 @@
-"""Puts the notebook's values into a prompt: `{name}` where the name exists, `{{expression}}` always.
+"""Fills values of the notebook into a prompt: `{name}` where the name exists, `{{expression}}` always.
 
-Theory: a prompt is prose that may hold JSON, code, LaTeX and templates, whose braces are not ours. The text
-is scanned once from left to right; the places that are ours are found first and evaluated after, so that
-nothing inserted is scanned again. `{...}` is ours only if all of this holds:
+Theory: a prompt is prose that may contain JSON, code, LaTeX and templates, whose braces are not placeholders.
+The text is scanned once from left to right; placeholders are found first and evaluated afterwards, so that
+inserted text is never scanned. `{...}` is a placeholder only if all of these hold:
 
-* it has the exact form name, .attribute, [index], !r, :format, without blanks;
+* it has the exact form name, .attribute, [index], !r, :format, without spaces;
 * the name exists in the notebook;
-* a format can be nothing but a format (`_FORMAT`). What follows a colon is a number, a name, a unit or an
-  expression in JavaScript, CSS, YAML, Go and others, and their keys exist here by chance: {a:10}, {k:s},
-  {x:.5}, {d:+n}, {w:100%}, {t:5s}, {c:#00f}, {n:10,}, {a:=1}, {x:1.0f} and whatever has a blank after its
-  colon stay. Ours are: alignment with a width (>10, *^8), precision with a type (.2f, 8.3e, where the width
-  can matter), zeros (03d), width and d or f, a comma,
-  %, a sign, #x, dates (%d.%m.%Y); behind a conversion, which no other language has, any format. And the value
-  must take it: where its __format__ fails, the text stays, and is told as skipped;
-* it does not follow a letter of a script that writes spaces between words, a digit, `_` (but where that
-  begins an emphasis that ends in its line, `_{a}_`, or parts it from a place of ours, `{a}_{b}`), `^`, `\\`,
-  `$`, `%`, `{`, `]`, `)`, `::`, a command of LaTeX, or
-  a `}` that is not ours (LaTeX, shells, CSS, regular expressions, Rust), nor `#` in a string (Ruby), nor
-  stands where JavaScript takes names out of an object (`const {a} =`, `import {a} from`, `({a}) =>`) or
-  puts them into one (`const o = {a}`, `() => {a}`) or gives
-  an attribute (`<B c={d}>`, `<li key={k}>`; `<document id={n}>` is a prompt's own tag, and filled);
-* it stands outside code spans, fences and string literals of template languages (`verbatim`).
+* its format can be nothing but a format (`_FORMAT`). In JavaScript, CSS, YAML, Go and others, a colon is
+  followed by a number, a name, a unit or an expression, and their keys may be names of the notebook by
+  chance: {a:10}, {k:s}, {x:.5}, {d:+n}, {w:100%}, {t:5s}, {c:#00f}, {n:10,}, {a:=1}, {x:1.0f} and everything
+  with a space after the colon stay unchanged. Formats are: alignment with a width (>10, *^8), precision with
+  a type (.2f, 8.3e, where the width can matter), zeros (03d), width and d or f, a comma, %, a sign, #x, dates
+  (%d.%m.%Y); after a conversion, which no other language has, any format. And the value must support it:
+  where its __format__ fails, the text stays unchanged and is reported as skipped;
+* it does not follow a letter of a script that writes spaces between words, a digit, `_` (except where that
+  starts an emphasis that ends in the same line, `_{a}_`, or separates two placeholders, `{a}_{b}`), `^`,
+  `\\`, `$`, `%`, `{`, `]`, `)`, `::`, a LaTeX command, or a `}` that does not end a placeholder (LaTeX,
+  shells, CSS, regular expressions, Rust), nor `#` in a string (Ruby); nor is it where JavaScript destructures
+  an object (`const {a} =`, `import {a} from`, `({a}) =>`), builds one (`const o = {a}`, `() => {a}`) or gives
+  an attribute (`<B c={d}>`, `<li key={k}>`; but `<document id={n}>` is a prompt's own tag, and is filled);
+* it is outside code spans, fences and string literals of template languages (`code_spans`).
 
-Then its attributes must be there: one that is not is an error, and so is a private one. `{{...}}` is ours if
-what is between parses as a Python expression and it is not part of {{{...}}} or of an f-string. That holds in
-code as well: two braces are how a value is put into a fence on purpose. But where a single brace would not be
-ours by its place (code, after `$` or a letter), an expression with a name that the notebook does not have
-belongs to somebody else's template (Jinja, GitHub Actions, LaTeX): it stays, and is told as skipped.
-Everywhere else such a name is an error.
+Then its attributes must exist: a missing one is an error, and so is a private one. `{{...}}` is a placeholder
+if its content parses as a Python expression and it is not part of {{{...}}} or of an f-string. That holds in
+code as well: double braces are how a value is put into a fence on purpose. But at a position where a single
+brace would not be a placeholder (in code, after `$` or a letter), an expression with a name that the notebook
+does not have belongs to another template language (Jinja, GitHub Actions, LaTeX): it stays unchanged and is
+reported as skipped. Everywhere else such a name is an error.
 
-Names are Python's: of any script, and the same in every form that NFKC makes the same (`{ｎ}` is n). What
-stands where ours could stand, looks like ours and stays is told, with what to write: a name that does not
-exist, an expression in single braces, a name in code; and one of several letters that exists behind a word
-(`data_{year}.csv`).
+Names follow Python's rules: any script, and equal if NFKC makes them equal (`{ｎ}` is n). Text that looks
+like a placeholder, at a position where one could be, but is not filled is reported, with what to write
+instead: a name that does not exist, an expression in single braces, a name in code; and an existing name of
+several letters after a word (`data_{year}.csv`).
 """
 
 from __future__ import annotations
@@ -49,102 +48,88 @@ from functools import partial
 from typing import Any
 from unicodedata import category, name, normalize
 
-from . import code_spans as verbatim
+from . import code_spans
 from .errors import ConfigError, similar_names
 from .values import DEFAULT_BUDGET, find_formatter, format_value, is_drawable, token_estimate
 
-# What may be a name in any script; whether it is one, Python says (\w lacks the marks that Indic vowels are).
+# Candidates for names in any script; str.isidentifier() decides (\w lacks the marks of Indic vowels).
 _NAME = r"[A-Za-z_\x80-\U0010ffff][A-Za-z0-9_\x80-\U0010ffff]*"
 
 
-def _form(root: str) -> re.Pattern[str]:
+def _placeholder_pattern(root: str) -> re.Pattern[str]:
     return re.compile(
         rf"\{{(?P<expr>(?P<root>{root})(?P<path>(?:\.{_NAME}|\[(?:-?\d{{1,18}}|'[^'\]\n]*'|\"[^\"\]\n]*\")\])*))"
         r"(?:!(?P<conv>[rsa]))?(?::(?P<fmt>[^\s{}][^{}\n]{0,80}))?\}"
     )
 
 
-_PLACE = _form(_NAME)
-# Formats that can be nothing else, by what is before the colon: a name, a name with a path.
+_PLACEHOLDER = _placeholder_pattern(_NAME)
+# Unambiguous formats after a name (False) and after a name with a path (True).
 _NAME_FORMAT = (
     r"(?![-=]>)(?:[^\w\s'\"`$()\[\]]|0)?[<>^][+-]?#?0?[1-9]\d*[,_]?(?:\.\d+)?[a-zA-Z%]?|\+?0?(?P<width>[1-9]\d*)?[,_]?\.(?P<precision>\d{1,9})[eEfFgG%]"
     r"|0[1-9]\d*[dxXbo]|[1-9]\d*[df]|\+?(?:,[defg%]?|%)|\+|#0?\d*[xXo]|#b|%[A-Za-z].*"
 )
 _FORMAT = {False: re.compile(_NAME_FORMAT), True: re.compile(rf"{_NAME_FORMAT}|[+-][deEfgG]")}
-_ENDLESS = re.compile(r"\d{5}")  # a width that would fill the memory
+_HUGE_WIDTH = re.compile(r"\d{5}")  # it would fill the memory
 _STEP = re.compile(r"\.(?P<attr>[^.\[\]]+)|\[(?:(?P<index>-?\d+)|'(?P<one>[^']*)'|\"(?P<two>[^\"]*)\")\]")
 _RUN = re.compile(r"\{+")
 
-_BEFORE = "_^\\$%}{])"  # characters after which a brace is not ours; letters and digits too
+_NOT_AFTER = "_^\\$%}{])"  # characters that cannot precede a placeholder; letters and digits cannot either
 _EMPHASIS = re.compile(r"(_{1,3})(?=\{)[^\n_]{1,400}(?<!\s)\1(?![\w{])")
-_WORD = re.compile(r"(?<![\\\w$^%}])\w+\Z")  # and no command of LaTeX or place of a shell
-_AROUND = 80  # characters before and after a brace that are looked at for what other languages write there
+_WORD = re.compile(r"(?<![\\\w$^%}])\w+\Z")  # but not a LaTeX command or a shell variable
+_CONTEXT = 80  # characters before and after a brace that are searched for other languages
 _FOREIGN = re.compile(
     r"::\0|\{[^\W\d][\w.]*(?:![rsa])?:[^{}\s]*\0|\\[A-Za-z]+\*?[ "
-    r"]\0|<" + verbatim.TAG + r"\s[^<>{}\n]*=\0|\"[^\"\n]*#\0[^\"\n]*\"|\b(?:const|let|var)\s+\0\s*=(?!=)"
+    r"]\0|<" + code_spans.TAG + r"\s[^<>{}\n]*=\0|\"[^\"\n]*#\0[^\"\n]*\"|\b(?:const|let|var)\s+\0\s*=(?!=)"
     r"|\b(?:import|export)\s+(?:type\s+)?\0\s*(?:from\s*['\"]|;)|\(\0\)\s*=>|\(\)\s*=>\s*\0"
     r"|\b(?:(?:const|var)\s+\w+|module\.exports)\s*=\s*\0"
     r"|\bfunction\b[^(){}\n]*\(\0\)"
 )
-# A tag (1,000 characters of it) up to the value of one of its attributes, as JSX has it: over lines, others
-# with braces before it.
+# A JSX tag up to the value of one of its attributes; it may span lines and have other attributes before.
 _VALUE = r"""(?:"[^"]*"|'[^']*'|\{(?:[^{}]|\{[^{}]*\})*\})"""
-_TAG = re.compile(rf"<{verbatim.TAG}(?:\s+(?:[\w:.@-]+(?:={_VALUE})?|{_VALUE}))*\s+[\w:.@-]+=")
-_TRIES, _REACH = (
-    6,
-    4_000,
-)  # closing braces tried for one {{, and how far: a prompt full of braces costs little
-_LARGE = 50  # tokens from which the footer says how many
+_TAG = re.compile(rf"<{code_spans.TAG}(?:\s+(?:[\w:.@-]+(?:={_VALUE})?|{_VALUE}))*\s+[\w:.@-]+=")
+_MAX_TRIES, _MAX_LENGTH = 6, 4_000  # closing braces tried for one {{, and characters: bounds the cost
+_LARGE = 50  # tokens of a value from which the footer shows its size
 _BUILTINS = frozenset(dir(builtins))
-_MOST_TOLD = 20  # places that are told as not filled
-# Scripts that write no spaces between words, as Unicode's names begin.
+_MAX_REPORTED = 20  # pieces of text that are reported as skipped
+# Prefixes of the Unicode names of scripts without spaces between words.
 _UNSPACED = (
     *("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "BOPOMOFO", "YI ", "THAI", "LAO"),
-    *(
-        "KHMER",
-        "MYANMAR",
-        "TIBETAN",
-        "JAVANESE",
-        "BALINESE",
-        "TAI ",
-        "NEW TAI",
-        "HENTAIGANA",
-        "VERTICAL KANA",
-    ),
+    *("KHMER", "MYANMAR", "TIBETAN", "JAVANESE", "BALINESE", "TAI ", "NEW TAI", "HENTAIGANA"),
+    "VERTICAL KANA",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Substitution:
-    """A value put into the prompt: what was written between the braces, the value, and its text form."""
+    """A value filled into the prompt: the text between the braces, the value, and its text form."""
 
     source: str
     value: Any
     text: str
-    plain: bool  # neither conversion nor format was asked for, so the value may take another form than text
+    plain: bool  # without conversion and format, so the value may become an image instead of text
 
 
 @dataclass(frozen=True, slots=True)
 class FilledPrompt:
-    """A prompt with values in it. `names`: what was filled, for the footer; `skipped`: what looked like ours
-    and stays."""
+    """A prompt with values filled in. `names`: the filled names; `skipped`: text that looked like a
+    placeholder but stays unchanged."""
 
     pieces: tuple[str | Substitution, ...]
     names: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     budget: int = DEFAULT_BUDGET
-    advice: tuple[str, ...] = ()  # the skipped, each with what to write
+    advice: tuple[str, ...] = ()  # the skipped texts, each with what to write instead
 
     @property
     def skipped_summary(self) -> str:
-        """What looked like ours and stays, for the footer: the first three, each with what to write."""
+        """The first three skipped texts with advice, for the footer."""
         more = f" and {len(self.advice) - 3} more" if len(self.advice) > 3 else ""
         return "; ".join(self.advice[:3]) + more
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The names for the footer: what took much of the prompt with about how many tokens, and of how many
-        it might take."""
+        """The filled names for the footer; large values with their estimated tokens and the budget."""
         return tuple(dict.fromkeys(self._label(p) for p in self.pieces if isinstance(p, Substitution)))
 
     def _label(self, piece: Substitution) -> str:
@@ -160,7 +145,7 @@ class FilledPrompt:
 
     @property
     def text(self) -> str:
-        """The whole prompt as text."""
+        """The complete prompt as text."""
         return "".join(p if isinstance(p, str) else p.text for p in self.pieces)
 
 
@@ -176,39 +161,42 @@ def fill(
 
     Raises ConfigError, naming line and column, where an attribute, index, format or expression fails.
     """
-    scan = _Scan(text, namespace, mode, telling=True)
+    scan = _Scan(text, namespace, mode, reports=True)
     pieces: list[str | Substitution] = []
     at = 0
-    for place in scan.places():
-        value = _inserted(text, place, namespace, evaluate, budget)
+    for found in scan.placeholders():
+        value = _evaluate(text, found, namespace, evaluate, budget)
         if value is None:
-            scan.skipped.append(text[place.start : place.end])
+            scan.skipped.append(text[found.start : found.end])
             continue
-        pieces += [text[at : place.start], value]
-        at = place.end
+        pieces += [text[at : found.start], value]
+        at = found.end
     pieces.append(text[at:])
     names = tuple(dict.fromkeys(p.source for p in pieces if isinstance(p, Substitution)))
     skipped = tuple(dict.fromkeys(scan.skipped))
-    advice = tuple(_advice(left, namespace) for left in skipped)
+    advice = tuple(_advice(source, namespace) for source in skipped)
     return FilledPrompt(tuple(p for p in pieces if p != ""), names, skipped, budget, advice)
 
 
 def parameters_in(
     text: str, namespace: Mapping[str, Any], mode: str = "on"
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What a prompt takes as a function: (the names in single braces and those in expressions that neither
-    Python nor `namespace` knows, in their order; the other names in expressions, which `namespace` knows)."""
-    wanted: list[str] = []
+    """The parameters of a prompt as a function: (the names in single braces, and those in expressions that
+    are neither builtins nor in `namespace`, in order; the other names in expressions, which are in
+    `namespace`)."""
+    parameters: list[str] = []
     known: list[str] = []
-    for place in _Scan(text, _AnyName(), mode).places():
-        for word in [_plain(place.match["root"])] if place.match else _free_names(place.source):
-            if keyword.iskeyword(word):  # {True} and {class} are no names, and stay
+    for placeholder in _Scan(text, _AnyName(), mode).placeholders():
+        for word in (
+            [_normalize(placeholder.match["root"])] if placeholder.match else _free_names(placeholder.source)
+        ):
+            if keyword.iskeyword(word):  # {True} and {class} are not names
                 continue
-            if place.match or not (word in namespace or word in _BUILTINS):
-                wanted.append(word)
+            if placeholder.match or not (word in namespace or word in _BUILTINS):
+                parameters.append(word)
             elif word in namespace:
                 known.append(word)
-    return tuple(dict.fromkeys(wanted)), tuple(n for n in dict.fromkeys(known) if n not in wanted)
+    return tuple(dict.fromkeys(parameters)), tuple(n for n in dict.fromkeys(known) if n not in parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,76 +205,80 @@ class RowTemplate:
     evaluated, and stay. The text is looked through once, not for every row."""
 
     text: str
-    pieces: tuple[str | _Place, ...]
+    pieces: tuple[str | _Placeholder, ...]
 
     @classmethod
     def of(cls, text: str, columns: Iterable[str] = ()) -> RowTemplate:
-        """Every single brace that is ours by its form and place counts, whatever columns there are; and the
-        names of `columns` as they are, also where they are no names of Python: `{my text}`, `{0}`."""
-        pieces: list[str | _Place] = []
+        """All placeholders by form and position, whatever columns exist; and the names in `columns` even
+        where they are not Python names: `{my text}`, `{0}`."""
+        pieces: list[str | _Placeholder] = []
         at = 0
-        odd = sorted((n for n in columns if n and not n.isidentifier() and f"{{{n}" in text), key=len)
-        form = _form("|".join(map(re.escape, reversed(odd)))) if odd else _PLACE
-        for place in _Scan(text, _AnyName(), "single", form=form).places():
-            pieces += [text[at : place.start], place]
-            at = place.end
+        other = sorted((n for n in columns if n and not n.isidentifier() and f"{{{n}" in text), key=len)
+        pattern = _placeholder_pattern("|".join(map(re.escape, reversed(other)))) if other else _PLACEHOLDER
+        for found in _Scan(text, _AnyName(), "single", pattern=pattern).placeholders():
+            pieces += [text[at : found.start], found]
+            at = found.end
         return cls(text, (*pieces, text[at:]))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that it takes, in their order."""
-        places = [p.match for p in self.pieces if isinstance(p, _Place)]
-        return tuple(dict.fromkeys(m["root"] for m in places if m))
+        """The columns that it uses, in order."""
+        matches = [p.match for p in self.pieces if isinstance(p, _Placeholder)]
+        return tuple(dict.fromkeys(m["root"] for m in matches if m))
 
     def locate(self, column: str) -> str:
-        """The line and column of the first place that takes a column, in words."""
-        places = [p for p in self.pieces if isinstance(p, _Place) and p.match and p.match["root"] == column]
-        return _where(self.text, places[0].start)
+        """The position (line and column, as text) of the first placeholder for a column."""
+        found = (
+            p for p in self.pieces if isinstance(p, _Placeholder) and p.match and p.match["root"] == column
+        )
+        return _position(self.text, next(found).start)
 
     def fill(self, row: Mapping[str, Any]) -> str:
         """The prompt for a row. Raises ConfigError where an attribute, index or format fails."""
         return "".join(p if isinstance(p, str) else self._value(p, row) for p in self.pieces)
 
-    def _value(self, place: _Place, row: Mapping[str, Any]) -> str:
-        if place.match and place.match[0] == f"{{{place.source}}}" and type(row.get(place.source)) is str:
-            return str(row[place.source])  # by far the commonest
-        value = _inserted(self.text, place, row, lambda _: None, DEFAULT_BUDGET)
+    def _value(self, placeholder: _Placeholder, row: Mapping[str, Any]) -> str:
+        if (
+            placeholder.match
+            and placeholder.match[0] == f"{{{placeholder.source}}}"
+            and type(row.get(placeholder.source)) is str
+        ):
+            return str(row[placeholder.source])  # by far the most frequent case
+        value = _evaluate(self.text, placeholder, row, lambda _: None, DEFAULT_BUDGET)
         if value is None or (value.plain and (is_drawable(value.value) or callable(value.value))):
-            braces, given = (
-                self.text[place.start : place.end],
-                row[place.match["root"] if place.match else ""],
-            )
+            given = row[placeholder.match["root"] if placeholder.match else ""]
             raise ConfigError(
-                f"{_where(self.text, place.start)}: {braces} does not take {reprlib.repr(given)}."
+                f"{_position(self.text, placeholder.start)}: "
+                f"{self.text[placeholder.start : placeholder.end]} does not accept {reprlib.repr(given)}."
             )
         return value.text
 
 
 def find_expressions(text: str, namespace: Container[str] | None, mode: str = "on") -> list[tuple[int, int]]:
-    """Where the `{{expressions}}` stand that filling would run, as (start, end); without a namespace, those
-    that some namespace would have run."""
+    """The (start, end) of each `{{expression}}` that filling would run; without a namespace, of those that
+    would run with some namespace."""
     names = _AnyName() if namespace is None else namespace
-    return [(place.start, place.end) for place in _Scan(text, names, mode).places() if place.match is None]
+    return [(p.start, p.end) for p in _Scan(text, names, mode).placeholders() if p.match is None]
 
 
 def first_placeholder(text: str, namespace: Container[str]) -> str:
-    """The first place in `text` that is ours, "" where there is none."""
-    return next((text[place.start : place.end] for place in _Scan(text, namespace, "on").places()), "")
+    """The first placeholder in `text`, "" where there is none."""
+    return next((text[p.start : p.end] for p in _Scan(text, namespace, "on").placeholders()), "")
 
 
 class _AnyName:
-    """Names of which every one exists: to find what a prompt would take."""
+    """A namespace that contains every name, to find all possible placeholders."""
 
     def __contains__(self, name: object) -> bool:
         return True
 
 
-# --- finding the places -------------------------------------------------------------------------------------
+# --- finding placeholders -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """A place that is ours: `match` is the form of a single brace, None for {{ }}."""
+class _Placeholder:
+    """A placeholder: `match` is the match of a single brace, None for {{ }}."""
 
     start: int
     end: int
@@ -299,163 +291,167 @@ class _Scan:
     text: str
     namespace: Container[str]
     mode: str
-    telling: bool = False  # what looks like ours and stays
+    reports: bool = False  # adds text that looks like a placeholder and stays unchanged to `skipped`
     skipped: list[str] = field(default_factory=list)
-    code: verbatim.Spans = verbatim.NO_SPANS
-    literals: verbatim.Spans = verbatim.NO_SPANS
-    form: re.Pattern[str] = _PLACE  # that comes first
+    code: code_spans.Spans = code_spans.NO_SPANS
+    literals: code_spans.Spans = code_spans.NO_SPANS
+    pattern: re.Pattern[str] = _PLACEHOLDER  # is tried first
 
     def __post_init__(self) -> None:
         if self.mode != "off" and "{" in self.text:
-            self.code, self.literals = verbatim.find_code(self.text), verbatim.find_literals(self.text)
+            self.code, self.literals = code_spans.find_code(self.text), code_spans.find_literals(self.text)
 
-    def places(self) -> Iterator[_Place]:
-        """The places that are ours, from left to right."""
+    def placeholders(self) -> Iterator[_Placeholder]:
+        """The placeholders, from left to right."""
         run, end = _RUN.search(self.text), -1
         while run and self.mode != "off":
-            place = self._place(run, end)
-            if place:
-                yield place
-                end = place.end
-            run = _RUN.search(self.text, place.end if place else run.end())
+            found = self._match(run, end)
+            if found:
+                yield found
+                end = found.end
+            run = _RUN.search(self.text, found.end if found else run.end())
 
-    def _place(self, run: re.Match[str], end: int) -> _Place | None:
+    def _match(self, run: re.Match[str], end: int) -> _Placeholder | None:
         at, braces = run.start(), len(run[0])
         if at in self.literals or braces > 2:
             return None
         if braces == 2:
-            return None if self.mode == "single" else self._double(at, end)
-        match = self.form.match(self.text, at) or _PLACE.match(self.text, at)
+            return None if self.mode == "single" else self._match_double(at, end)
+        match = self.pattern.match(self.text, at) or _PLACEHOLDER.match(self.text, at)
         match = match if match and _is_name(match) and _is_format(match) else None
-        known = match is not None and _known(match["root"], self.namespace) in self.namespace
+        known = match is not None and _lookup_form(match["root"], self.namespace) in self.namespace
         if match is None or not known or self.mode == "double" or not self.may_open(at, end):
-            if self.telling and self.mode == "on" and self._like_ours(at, end, match):
+            if self.reports and self.mode == "on" and self._looks_meant(at, end, match):
                 self.skipped.append(self.text[at : self.text.find("}", at) + 1])
             return None
-        if at != end and self._foreign(at, match.end()):
+        if at != end and self._is_foreign(at, match.end()):
             self.skipped.append(match[0])
             return None
-        return _Place(at, match.end(), match["expr"], match)
+        return _Placeholder(at, match.end(), match["expr"], match)
 
-    def _foreign(self, at: int, end: int) -> bool:
-        """Whether another language has a place of its own between `at` and `end`."""
-        around = f"{self.text[max(0, at - _AROUND) : at]}\0{self.text[end : end + _AROUND]}"
+    def _is_foreign(self, at: int, end: int) -> bool:
+        """Whether another language uses braces between `at` and `end`."""
+        context = f"{self.text[max(0, at - _CONTEXT) : at]}\0{self.text[end : end + _CONTEXT]}"
         tag = self.text.rfind("<", max(0, at - 1_000), at)
-        return bool(_FOREIGN.search(around) or (tag >= 0 and _TAG.fullmatch(self.text, tag, at)))
+        return bool(_FOREIGN.search(context) or (tag >= 0 and _TAG.fullmatch(self.text, tag, at)))
 
     def may_open(self, at: int, end: int) -> bool:
-        """Whether a brace at `at` may be ours by its place; our last place ended at `end`."""
-        return self._apart(at, end) and at not in self.code and at not in self.literals
+        """Whether the position `at` allows a placeholder. end: the end of the last one."""
+        return self._is_separate(at, end) and at not in self.code and at not in self.literals
 
-    def _apart(self, at: int, end: int) -> bool:
-        """Whether nothing stands before a brace that takes it for another language."""
-        joins = end >= max(0, at - 3) and not self.text[end:at].strip("_")  # {a}_{b}
-        if joins:
+    def _is_separate(self, at: int, end: int) -> bool:
+        """Whether the text before a brace does not make it part of another language."""
+        follows = end >= max(0, at - 3) and not self.text[end:at].strip("_")  # {a}_{b}
+        if follows:
             at = end
         else:
             at = next((i for i in range(max(0, at - 3), at) if _EMPHASIS.match(self.text, i)), at)
         last = at - 1
         while last > max(0, at - 8) and category(self.text[last])[0] == "M":
-            last -= 1  # the letter below an accent or a vowel sign
+            last -= 1  # skips accents and vowel signs
         before = self.text[last] if at else ""
-        letter = before.isalpha() and not name(before, "").startswith(_UNSPACED)
-        return at == end or not (letter or before.isdecimal() or (before != "" and before in _BEFORE))
+        is_letter = before.isalpha() and not name(before, "").startswith(_UNSPACED)
+        return at == end or not (is_letter or before.isdecimal() or (before != "" and before in _NOT_AFTER))
 
-    def _like_ours(self, at: int, end: int, match: re.Match[str] | None) -> bool:
-        """Whether what stays in single braces is told: it looks like ours, and stands where ours could.
-        match: its form, None where it is no name."""
-        close = self.text.find("}", at, at + _AROUND)
+    def _looks_meant(self, at: int, end: int, match: re.Match[str] | None) -> bool:
+        """Whether unfilled single braces should be reported: they look like a placeholder, at a position
+        where one could be. match: of a name, None where it is not a name."""
+        close = self.text.find("}", at, at + _CONTEXT)
         source = self.text[at + 1 : close].strip()
-        apart = self._apart(at, end)
-        if close < 0 or len(self.skipped) >= _MOST_TOLD or not (apart or match) or at in self.literals:
+        separate = self._is_separate(at, end)
+        if close < 0 or len(self.skipped) >= _MAX_REPORTED or not (separate or match) or at in self.literals:
             return False
-        if self._foreign(at, close + 1) or "\n" in source or not (match or _tree(source)):
+        if self._is_foreign(at, close + 1) or "\n" in source or not (match or _parse_expression(source)):
             return False
-        names = [_plain(match["root"])] if match else _free_names(source)
-        there = [n for n in names if n in self.namespace]
-        word = apart or (len(names[0]) > 1 and _WORD.search(self.text, max(0, at - _AROUND), at))
-        if at in self.code or not apart:
-            return bool(match and there and word)
+        names = [_normalize(match["root"])] if match else _free_names(source)
+        known = [n for n in names if n in self.namespace]
+        is_word = separate or (len(names[0]) > 1 and _WORD.search(self.text, max(0, at - _CONTEXT), at))
+        if at in self.code or not separate:
+            return bool(match and known and is_word)
         if match:
             return not keyword.iskeyword(names[0])
-        return bool(there) and all(n in there or n in _BUILTINS for n in names) and _is_one_value(source)
+        return bool(known) and all(n in known or n in _BUILTINS for n in names) and _is_one_value(source)
 
-    def _double(self, at: int, end: int) -> _Place | None:
-        limit, close = min(len(self.text), at + _REACH), at + 1
-        for _ in range(_TRIES):
+    def _match_double(self, at: int, end: int) -> _Placeholder | None:
+        limit, close = min(len(self.text), at + _MAX_LENGTH), at + 1
+        for _ in range(_MAX_TRIES):
             close = self.text.find("}}", close + 1, limit)
             if close < 0:
                 break
             source = self.text[at + 2 : close].strip()
-            if _tree(source):
-                return self._expression(_Place(at, close + 2, source), foreign=not self.may_open(at, end))
+            if _parse_expression(source):
+                return self._check_names(
+                    _Placeholder(at, close + 2, source), foreign=not self.may_open(at, end)
+                )
         close = self.text.find("}}", at, limit)
-        if close > at + 2 and at not in self.code:  # in code that is no surprise
+        if close > at + 2 and at not in self.code:  # in code that is to be expected
             self.skipped.append(self.text[at : close + 2])
         return None
 
-    def _expression(self, place: _Place, *, foreign: bool) -> _Place | None:
-        if foreign and any(n not in self.namespace and n not in _BUILTINS for n in _free_names(place.source)):
-            self.skipped.append(self.text[place.start : place.end])
+    def _check_names(self, placeholder: _Placeholder, *, foreign: bool) -> _Placeholder | None:
+        if foreign and any(
+            n not in self.namespace and n not in _BUILTINS for n in _free_names(placeholder.source)
+        ):
+            self.skipped.append(self.text[placeholder.start : placeholder.end])
             return None
-        return place
+        return placeholder
 
 
-def _plain(word: str) -> str:
-    """A name as Python reads it."""
+def _normalize(word: str) -> str:
+    """A name in the form that Python uses."""
     return word if word.isascii() else normalize("NFKC", word)
 
 
-def _known(word: str, names: Container[str]) -> str:
-    """The form of a name in which it stands among `names`: as it is (a column's), or as Python reads it."""
-    return word if word in names else _plain(word)
+def _lookup_form(word: str, names: Container[str]) -> str:
+    """The form of a name in `names`: unchanged (of a column), or normalized."""
+    return word if word in names else _normalize(word)
 
 
 def _is_name(match: re.Match[str]) -> bool:
-    """Whether root and attributes are names; or the root is a column's, whatever it is called."""
+    """Whether root and attributes are names; the root may also be a column of any name."""
     attributes = (step["attr"] for step in _STEP.finditer(match["path"]))
-    return (match.re is not _PLACE or match["root"].isidentifier()) and all(
+    return (match.re is not _PLACEHOLDER or match["root"].isidentifier()) and all(
         a is None or a.isidentifier() for a in attributes
     )
 
 
 def _is_one_value(source: str) -> bool:
-    """Whether an expression is a value and no list of names, as sets of mathematics and objects of JavaScript
-    are."""
-    tree = _tree(source)
+    """Whether an expression is a single value, not a list of names as in mathematical sets and JavaScript
+    objects."""
+    tree = _parse_expression(source)
     return tree is not None and not isinstance(tree.body, ast.Tuple | ast.Starred | ast.Constant)
 
 
-def _advice(left: str, namespace: Mapping[str, Any]) -> str:
-    """What stays, and what to write instead where that can be said."""
-    match, inside = _PLACE.fullmatch(left), left.strip("{}").strip()
-    if left.startswith("{{"):
-        return left[:_AROUND]
-    if match is None or _known(match["root"], namespace) in namespace:
-        return f"{left}, write {{{inside if inside.isidentifier() and match is None else f'{{{inside}}}'}}}"
-    near = _nearest(_plain(match["root"]), namespace)
-    return f"{left}, did you mean {near}?" if near else left
+def _advice(source: str, namespace: Mapping[str, Any]) -> str:
+    """A skipped text, and what to write instead if that is known."""
+    match, inside = _PLACEHOLDER.fullmatch(source), source.strip("{}").strip()
+    if source.startswith("{{"):
+        return source[:_CONTEXT]
+    if match is None or _lookup_form(match["root"], namespace) in namespace:
+        return f"{source}, write {{{inside if inside.isidentifier() and match is None else f'{{{inside}}}'}}}"
+    near = _similar_name(_normalize(match["root"]), namespace)
+    return f"{source}, did you mean {near}?" if near else source
 
 
-def _nearest(word: str, namespace: Mapping[str, Any]) -> str:
-    """The name that somebody may have meant, "" where none is near."""
+def _similar_name(word: str, namespace: Mapping[str, Any]) -> str:
+    """The most similar name of the namespace, "" where there is none."""
     names = {n.casefold(): n for n in namespace if not n.startswith("_")}
     near = similar_names(word.casefold(), names, cutoff=0.6 if len(word) > 3 else 0.75)
     return names[near[0]] if near else ""
 
 
 def _is_format(match: re.Match[str]) -> bool:
-    """Whether what stands behind the colon, if anything does, can be nothing but a format."""
+    """Whether the text after the colon, if there is one, can be nothing but a format."""
     fmt = match["fmt"] or ""
-    if _ENDLESS.search(fmt) or not fmt or match["conv"]:
-        return not _ENDLESS.search(fmt)
-    form = _FORMAT[match["path"] != ""].fullmatch(fmt)
-    return form is not None and not (form["width"] and int(form["width"]) < int(form["precision"]) + 2)
+    if _HUGE_WIDTH.search(fmt) or not fmt or match["conv"]:
+        return not _HUGE_WIDTH.search(fmt)
+    found = _FORMAT[match["path"] != ""].fullmatch(fmt)
+    return found is not None and not (found["width"] and int(found["width"]) < int(found["precision"]) + 2)
 
 
-def _tree(source: str) -> ast.Expression | None:
-    """An expression of Python, None for what is none."""
-    with warnings.catch_warnings(action="ignore"):  # odd escapes are told when the expression is evaluated
+def _parse_expression(source: str) -> ast.Expression | None:
+    """A parsed Python expression, None for other text."""
+    with warnings.catch_warnings(action="ignore"):  # about invalid escapes, which the evaluation repeats
         try:
             return ast.parse(source, mode="eval")
         except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -463,82 +459,87 @@ def _tree(source: str) -> ast.Expression | None:
 
 
 def _free_names(source: str) -> list[str]:
-    """The names that an expression takes from outside, as far as can be seen without running it."""
-    tree = _tree(source)
+    """The free variables of an expression, as far as its syntax shows."""
+    tree = _parse_expression(source)
     nodes = [*ast.walk(tree)] if tree else []
-    own = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)} | {
+    bound = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)} | {
         n.arg for n in nodes if isinstance(n, ast.arg)
     }
-    names = [n for n in nodes if isinstance(n, ast.Name) and n.id not in own]
+    names = [n for n in nodes if isinstance(n, ast.Name) and n.id not in bound]
     return [n.id for n in sorted(names, key=lambda n: (n.lineno, n.col_offset))]
 
 
-# --- their values -------------------------------------------------------------------------------------------
+# --- evaluating placeholders --------------------------------------------------------------------------------
 
 
-def _inserted(
-    text: str, place: _Place, namespace: Mapping[str, Any], evaluate: Callable[[str], Any], budget: int
+def _evaluate(
+    text: str,
+    placeholder: _Placeholder,
+    namespace: Mapping[str, Any],
+    evaluate: Callable[[str], Any],
+    budget: int,
 ) -> Substitution | None:
-    """The value of a place; None where it does not take the format that stands there."""
-    match = place.match
+    """The value of a placeholder; None where the value does not support its format."""
+    match = placeholder.match
     conv, fmt = (match["conv"], match["fmt"]) if match else (None, None)
     value = (
-        _walked(text, place, match, namespace)
+        _get_path(text, placeholder, match, namespace)
         if match
-        else _tried(text, place, "", lambda: evaluate(place.source))
+        else _run(text, placeholder, "", lambda: evaluate(placeholder.source))
     )
-    shown = _tried(
+    text_form = _run(
         text,
-        place,
+        placeholder,
         " to become text",
         lambda: format_value(value, conv, budget) if conv or not fmt else value,
     )
     if fmt:
         try:
-            shown = format(shown, fmt)
+            text_form = format(text_form, fmt)
         except Exception:  # noqa: BLE001 - the user's own objects may raise anything
             return None
-    return Substitution(place.source, value, shown, not conv and not fmt)
+    return Substitution(placeholder.source, value, text_form, not conv and not fmt)
 
 
-def _walked(text: str, place: _Place, match: re.Match[str], namespace: Mapping[str, Any]) -> Any:
-    value = namespace[_known(match["root"], namespace)]
+def _get_path(
+    text: str, placeholder: _Placeholder, match: re.Match[str], namespace: Mapping[str, Any]
+) -> Any:
+    value = namespace[_lookup_form(match["root"], namespace)]
     for step in _STEP.finditer(match["path"]):
         if step["attr"] and step["attr"].startswith("_"):
             raise ConfigError(
-                f"{_where(text, place.start)}: {place.source} goes through a private attribute.",
-                hint=f"Write {{{{{place.source}}}}} to have it all the same, or keep the braces with "
-                f"fill=double.",
+                f"{_position(text, placeholder.start)}: {placeholder.source} uses a private attribute.",
+                hint=f"Write {{{{{placeholder.source}}}}} to use it anyway, or keep the braces unchanged "
+                f"with fill=double.",
             )
-        value = _tried(text, place, f" at {step.group()}", partial(_stepped, value, step))
+        value = _run(text, placeholder, f" at {step.group()}", partial(_get_item, value, step))
     return value
 
 
-def _stepped(value: Any, step: re.Match[str]) -> Any:
+def _get_item(value: Any, step: re.Match[str]) -> Any:
     if step["attr"]:
-        return getattr(value, _plain(step["attr"]))
-    return value[
-        int(step["index"]) if step["index"] else step["one"] if step["one"] is not None else step["two"]
-    ]
+        return getattr(value, _normalize(step["attr"]))
+    key = step["one"] if step["one"] is not None else step["two"]
+    return value[int(step["index"]) if step["index"] else key]
 
 
-def _tried(text: str, place: _Place, doing: str, work: Callable[[], Any]) -> Any:
+def _run(text: str, placeholder: _Placeholder, step: str, function: Callable[[], Any]) -> Any:
     try:
-        return work()
+        return function()
     except Exception as error:  # noqa: BLE001 - the user's own objects and expressions may raise anything
-        shown = _line(text[place.start : place.end], 80)
+        shown = _one_line(text[placeholder.start : placeholder.end], 80)
         raise ConfigError(
-            f"{_where(text, place.start)}: {shown} failed{doing} with {type(error).__name__}: "
-            f"{_line(str(error), 300)}",
-            hint=f"Correct it, or keep the braces as they are with "
-            f"fill={'double' if place.match else 'off'}.",
+            f"{_position(text, placeholder.start)}: {shown} failed{step} with {type(error).__name__}: "
+            f"{_one_line(str(error), 300)}",
+            hint=f"Correct it, or keep the braces unchanged with "
+            f"fill={'double' if placeholder.match else 'off'}.",
         ) from None
 
 
-def _where(text: str, at: int) -> str:
+def _position(text: str, at: int) -> str:
     return f"Line {text.count(chr(10), 0, at) + 1}, column {at - text.rfind(chr(10), 0, at)} of the prompt"
 
 
-def _line(text: str, limit: int) -> str:
+def _one_line(text: str, limit: int) -> str:
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,1 +1,1 @@
-"""Transports over sockets: connections, their pool, stamps and frames."""
+"""HTTP transports: connections, their pool, time stamps and frames."""

@@ -1,38 +1,39 @@
-"""What goes wrong on the way to a server and back, as connections tell it; our words are in transport.py.
+"""Network errors, as connections raise them; transport.py translates them into NbllmErrors.
 
 - Fault
-  - NotConnected: no connection; ProxyFault: the proxy gave none; NotInTime: none in time
-  - Broken: it was there, and ended too soon
-  - Unreadable: what came is no HTTP
-  - Unsendable: what was to be sent is no HTTP
+  - NotConnected: no connection; ProxyFault: the proxy made none
+  - ConnectTimeout: no connection in time
+  - ConnectionBroken: the connection ended too soon
+  - InvalidResponse: the response is not valid HTTP
+  - InvalidRequest: the request is not valid HTTP
 """
 
 from __future__ import annotations
 
 
 class Fault(Exception):
-    """The root of them."""
+    """Base class."""
 
 
 class NotConnected(Fault):
-    """There is no connection."""
+    """No connection could be made."""
 
 
 class ProxyFault(NotConnected):
-    """A proxy gave none."""
+    """A proxy made no connection."""
 
 
 class ConnectTimeout(Fault):
-    """There was no connection in the time allowed."""
+    """No connection was made within the time limit."""
 
 
 class ConnectionBroken(Fault):
-    """A connection ended too soon."""
+    """The connection ended too soon."""
 
 
 class InvalidResponse(Fault):
-    """What came is not what HTTP allows."""
+    """The response is not valid HTTP."""
 
 
 class InvalidRequest(Fault):
-    """What was to be sent is not what HTTP allows."""
+    """The request is not valid HTTP."""

@@ -1,13 +1,15 @@
-"""Bytes of an answer's body in, stamped frames out: SSE, NDJSON, JSON, JSON arrays, and mixtures of them.
+"""Turns the bytes of a response body into time-stamped frames: SSE, NDJSON, JSON, JSON arrays, and mixtures
+of them.
 
-What the body is, its first character says: `{` or `[` means JSON values one after another (NDJSON, one whole
-object, the elements of an array); `<` means a page of HTML, which no provider means as an answer; anything
-else is SSE. Headers are not asked: providers label bodies wrongly in every direction.
+The format is detected from the first character: `{` or `[` means JSON values one after another (NDJSON, a
+single object, the elements of an array); `<` means an HTML page, which no provider sends as an answer;
+anything else is SSE. Headers are ignored, because providers label bodies wrongly in every direction.
 
-A read's bytes become its frames in one call. SSE is cut at blank lines; events of one line of data, which
-nearly all are, are read here, and any other by httpx-sse through its public EventSource. What that leaves
-open is mended before (a byte-order mark, a last event without its blank line, a charset that is not UTF-8),
-the memory one event may take is bounded, and a frame's stamp is that of the read that completed it.
+The bytes of a read become its frames in one call. SSE is split at blank lines; events with one line of data,
+as nearly all are, are parsed here, and any other by httpx-sse through its public EventSource. What that does
+not handle is repaired before (a byte-order mark, a last event without its blank line, a charset other than
+UTF-8), the memory of one event is limited, and the time stamp of a frame is that of the read that completed
+it.
 """
 
 from __future__ import annotations
@@ -27,8 +29,7 @@ from .faults import Fault
 
 EVENT_LIMIT = 64 * 2**20  # bytes of one SSE event or JSON value; providers send at most some MB (images)
 _TAIL_LIMIT = 64 * 2**10
-# seconds that the other side gets to end an answer after its own end mark, so that the connection can be used
-# again
+# seconds for the server to end the body after the protocol's end marker, so that the connection can be reused
 _DRAIN_SECONDS = 0.5
 _BOM = b"\xef\xbb\xbf"
 _UNKNOWN_FIELD = rb"(?:\A|(?<=[\r\n]))(?!(?:data|event|id|retry):)([A-Za-z][\w-]{0,30}):[ \t]{0,8}(?=(\S))"
@@ -38,7 +39,7 @@ _FIELDS = ("data:", "event:", "id:", "retry:")
 
 
 async def drain_body(rest: AsyncIterator[object]) -> None:
-    """Reads on for at most _DRAIN seconds, and drops what comes."""
+    """Reads and discards the rest of a body, for at most _DRAIN_SECONDS."""
     with contextlib.suppress(TimeoutError, TransportError, ProtocolError, Fault):
         async with asyncio.timeout(_DRAIN_SECONDS):
             async for _ in rest:
@@ -46,20 +47,20 @@ async def drain_body(rest: AsyncIterator[object]) -> None:
 
 
 class FrameReader:
-    """A body that is cut into frames as it comes; its reads are kept in `log`. Raises ProtocolError for a
-    page of HTML, for text that is neither SSE nor JSON, and for an event over EVENT_LIMIT."""
+    """Splits a body into frames as it arrives; its reads are recorded in `log`. Raises ProtocolError for an
+    HTML page, for text that is neither SSE nor JSON, and for an event larger than EVENT_LIMIT."""
 
     def __init__(self, log: ColumnStore[Read] | None = None) -> None:
         self.log = Trace().reads if log is None else log
-        self.at = time.perf_counter()  # when the latest read came, or this began
+        self.at = time.perf_counter()  # the time of the latest read, or of the start
         self.bytes = 0
-        self._head = b""  # of a body that is not known yet
-        self._cutter: _Cutter | None = None
-        self._pending = 0  # bytes that are no frame yet
+        self._head = b""  # the start of a body whose format is not known yet
+        self._splitter: _Splitter | None = None
+        self._pending = 0  # bytes of incomplete frames
 
     def feed(self, chunk: bytes, read: Read | None = None) -> list[Frame]:
-        """The frames that these bytes complete. read: the transport's own record of the read behind them;
-        without one, this moment stands for their arrival."""
+        """The frames that these bytes complete. read: the transport's record of the read; without one, this
+        moment is used as the time of arrival."""
         read = read or Read(now := time.perf_counter(), self.at, now, len(chunk))
         if read.clean and not _ends_event(chunk):
             read = read._replace(clean=False)
@@ -72,21 +73,21 @@ class FrameReader:
                 f"One event of the answer is larger than {EVENT_LIMIT >> 20} MiB.",
                 hint="Check that base_url points to a language model server.",
             )
-        if (cutter := self._cutter) is None:
+        if (splitter := self._splitter) is None:
             self._head = chunk = (self._head + chunk).removeprefix(_BOM).lstrip()
             if _BOM.startswith(chunk):
                 return []
-            cutter = self._cutter = _CUTTERS.get(chunk[:1], _SseEvents)()
-        found = cutter.feed(chunk)
-        self._pending = cutter.held
+            splitter = self._splitter = _SPLITTERS.get(chunk[:1], _SseEvents)()
+        found = splitter.feed(chunk)
+        self._pending = splitter.held
         return self._stamped(found) if found else []
 
     def close(self) -> list[Frame]:
-        """What is left at the end of the body."""
-        if (cutter := self._cutter) is None:
-            cutter = _SseEvents()
-            cutter.feed(self._head)
-        return self._stamped(cutter.close())
+        """The remaining frames at the end of the body."""
+        if (splitter := self._splitter) is None:
+            splitter = _SseEvents()
+            splitter.feed(self._head)
+        return self._stamped(splitter.close())
 
     def _stamped(self, found: list[_Event]) -> list[Frame]:
         at, read = self.at, len(self.log) - 1
@@ -94,36 +95,36 @@ class FrameReader:
 
 
 def _ends_event(chunk: bytes) -> bool:
-    """Whether the bytes end where an event with data ends: at the blank line after one (SSE), or at a line's
-    end (JSON)."""
+    """Whether the data ends where an event ends: at the blank line after it (SSE), or at the end of a line
+    (JSON)."""
     body = chunk.rstrip(b"\r\n")
     last = body[max(body.rfind(b"\n\n"), body.rfind(b"\r\n\r\n"), body.rfind(b"\r\r"), 0) :].strip()
     if last[:1] == b":":
-        return False  # a comment came after the last event
+        return False  # a comment follows the last event
     if last[-1:] == b"}" and last[:1] in (b"{", b",", b"["):
         return len(body) < len(chunk)
     return len(chunk) - len(body) >= 2 and chunk.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
 
 
-class _Cutter(Protocol):
-    """Cuts one kind of body into frames."""
+class _Splitter(Protocol):
+    """Splits a body of one format into frames."""
 
     @property
     def held(self) -> int:
-        """How many bytes are no frame yet."""
+        """The number of bytes of incomplete frames."""
 
     def feed(self, data: bytes) -> list[_Event]:
-        """What ends with these bytes."""
+        """The frames that these bytes complete."""
 
     def close(self) -> list[_Event]:
-        """What is left at the end of the body."""
+        """The remaining frames at the end of the body."""
 
 
-_Event = tuple[str, str, bool]  # a frame without its stamp: data, name, tail
+_Event = tuple[str, str, bool]  # a frame without its time stamp: data, name, tail
 
 
 class _HtmlPage:
-    """A page of HTML: an error, once enough of it is there to say what it is."""
+    """An HTML page: raises an error as soon as enough of it has arrived for the message."""
 
     def __init__(self) -> None:
         self._text, self.held = b"", 0
@@ -134,9 +135,9 @@ class _HtmlPage:
 
     def close(self) -> list[_Event]:
         raise ProtocolError(
-            "A web page came instead of an answer: "
+            "The server sent a web page instead of an answer: "
             f"{page_text(self._text.decode('utf-8', 'replace'))[:200]!r}.",
-            hint="Check base_url: it should point to the API, not to a site or a login page.",
+            hint="Check base_url: it should point to the API, not to a web site or a login page.",
         )
 
 
@@ -144,13 +145,13 @@ class _HtmlPage:
 
 
 class _SseEvents:
-    """An event stream, cut at its blank lines. An event of one line of data, alone or below its name, is read
-    here; any other goes to httpx-sse, and so do whole runs of them."""
+    """An event stream, split at its blank lines. An event with one line of data, with or without a name
+    before it, is parsed here; runs of others are passed to httpx-sse."""
 
     def __init__(self) -> None:
-        self._rest: list[bytes] = []  # of an event that has not ended
+        self._rest: list[bytes] = []  # of an incomplete event
         self.held = 0
-        self._tail = b""  # the body's last lines, from the first that was not read here
+        self._tail = b""  # the body's last lines, since the last event that was parsed here
         self._seen = False
 
     def feed(self, data: bytes) -> list[_Event]:
@@ -160,35 +161,36 @@ class _SseEvents:
             self._rest.append(data)
             self.held += len(data)
             return []
-        whole = b"".join((*self._rest, data[:end]))
+        complete = b"".join((*self._rest, data[:end]))
         self._rest, self.held = [data[end:]] if end < len(data) else [], len(data) - end
-        return self._events(whole)
+        return self._parse_blocks(complete)
 
-    def _events(self, whole: bytes) -> list[_Event]:
-        """The events in a row of whole blocks."""
-        text = whole.decode("utf-8", "replace")
+    def _parse_blocks(self, data: bytes) -> list[_Event]:
+        """The events in a sequence of complete blocks."""
+        text = data.decode("utf-8", "replace")
         if "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
         found: list[_Event] = []
-        odd: list[str] = []
+        others: list[str] = []
         for block in text.split("\n\n"):
-            told = _parse_simple_block(block)
-            if told is None:
-                odd.append(block)
+            event = _parse_simple_block(block)
+            if event is None:
+                others.append(block)
                 continue
-            if odd:
-                found += self._odd(odd)
-                odd = []
-            if told[0]:
+            if others:
+                found += self._parse_others(others)
+                others = []
+            if event[0]:
                 self._tail = b""
-                found.append(told)
-        found += self._odd(odd) if odd else []
+                found.append(event)
+        found += self._parse_others(others) if others else []
         self._seen = self._seen or bool(found)
         return found
 
-    def _odd(self, blocks: list[str], tail: bool = False) -> list[_Event]:
-        """The events in blocks that httpx-sse reads. A line of a field that no event stream has, such as
-        llama.cpp's `error: {...}`, becomes an event of that name: the dialect sees all that a server says."""
+    def _parse_others(self, blocks: list[str], tail: bool = False) -> list[_Event]:
+        """The events in blocks that httpx-sse parses. A line with a field that is not in the SSE standard,
+        such as llama.cpp's `error: {...}`, becomes an event of that name, so that the dialect gets
+        everything."""
         import httpx
         from httpx_sse import EventSource
 
@@ -199,31 +201,31 @@ class _SseEvents:
         if len(self._tail) > _TAIL_LIMIT:
             self._tail = self._tail[-_TAIL_LIMIT:].partition(b"\n")[2]
         response = httpx.Response(200, headers={"content-type": "text/event-stream"}, content=content)
-        response.encoding = "utf-8"  # said here, it need not be looked for in the headers
+        response.encoding = "utf-8"  # saves the detection from headers
         events = list(EventSource(response).iter_sse())
         self._seen = self._seen or any(event.data or event.event for event in events)
         return [(event.data, event.event, tail) for event in events if event.data]
 
     def close(self) -> list[_Event]:
-        """A last event without its blank line, and JSON or words that stand below the last one. Raises
-        ProtocolError for what is no event stream."""
+        """A last event without its blank line, and JSON or plain text after the last event. Raises
+        ProtocolError for a body that is not an event stream."""
         rest = b"".join(self._rest).decode("utf-8", "replace")
-        found = self._odd([rest.replace("\r\n", "\n").replace("\r", "\n")], True) if rest else []
+        found = self._parse_others([rest.replace("\r\n", "\n").replace("\r", "\n")], True) if rest else []
         tail = self._tail
         bare = [(value, "", False) for value in _trailing_json(tail)]
         if not (self._seen or bare) and tail.strip() and not _SSE_FIELD.search(tail):
             raise ProtocolError(
-                f"Neither an event stream nor JSON came: {tail[:200].decode('utf-8', 'replace')!r}.",
+                f"The answer is neither an event stream nor JSON: {tail[:200].decode('utf-8', 'replace')!r}.",
                 hint="Check that base_url and dialect belong together.",
             )
-        if not bare and (words := _trailing_text(tail)):
-            return [*found, (words, "", False)]
+        if not bare and (text := _trailing_text(tail)):
+            return [*found, (text, "", False)]
         return found + bare
 
 
 def _repair_block(block: str) -> str:
-    """A block without what careless servers write before a field, and with the lines of a JSON value of which
-    only the first has a field."""
+    """A block without the blanks that some servers write before a field, and with `data:` before each line of
+    a JSON value, where only the first has it."""
     lines: list[str] = []
     for line in block.split("\n"):
         inside = lines and lines[-1].startswith("data:") and line.startswith((" ", "\t", '"', "}", "]"))
@@ -233,8 +235,8 @@ def _repair_block(block: str) -> str:
 
 
 def _after_blank_line(data: bytes) -> int:
-    """Where the last blank line ends, 0 where there is none. Of a last CR, the LF may be to come: alone, it
-    is one more blank line, which means nothing."""
+    """Where the last blank line ends, 0 if there is none. After a final CR, the LF may still arrive: then it
+    counts as one more blank line, which has no effect."""
     if b"\r" not in data:
         return data.rfind(b"\n\n") + 2 if b"\n\n" in data else 0
     last = max(map(data.rfind, (b"\n\n", b"\n\r", b"\r\r")))
@@ -242,8 +244,8 @@ def _after_blank_line(data: bytes) -> int:
 
 
 def _parse_simple_block(block: str) -> _Event | None:
-    """A block of one line of data, with or without its name above; without data for one that says nothing.
-    None for any other."""
+    """The event of a block with one line of data, with or without a name before it; one without data for an
+    empty block or a comment; None for any other block."""
     name, line = "message", block
     if block.startswith("event:"):
         name, _, line = block[6:].removeprefix(" ").partition("\n")
@@ -264,8 +266,7 @@ def _name_error_event(field: re.Match[bytes]) -> bytes:
 
 
 def _trailing_json(tail: bytes) -> Iterator[str]:
-    """JSON values that stand after the last SSE field: Gemini and some gateways end a broken stream that
-    way."""
+    """JSON values after the last SSE field: Gemini and some gateways end a failed stream that way."""
     rest = _after_last_field(tail)
     match = re.search(rb"(?m)^[{\[]", rest)
     if match:
@@ -274,11 +275,11 @@ def _trailing_json(tail: bytes) -> Iterator[str]:
 
 
 def _trailing_text(tail: bytes) -> str:
-    """Words that stand after the last SSE field: the error page of a gateway whose server went away. Fields
-    of other names alone are none, nor is one that was cut in its name."""
+    """Plain text after the last SSE field: the error page of a gateway that lost its server. Lines with
+    unknown fields only, or with an incomplete field name, do not count."""
     lines = _after_last_field(tail).decode("utf-8", "replace").split("\n")
-    words = [line for line in lines if not any(field.startswith(line) for field in _FIELDS)]
-    return "" if all(re.match(_UNKNOWN_FIELD, line.encode()) for line in words) else "\n".join(words).strip()
+    text = [line for line in lines if not any(field.startswith(line) for field in _FIELDS)]
+    return "" if all(re.match(_UNKNOWN_FIELD, line.encode()) for line in text) else "\n".join(text).strip()
 
 
 def _after_last_field(tail: bytes) -> bytes:
@@ -290,32 +291,32 @@ def _after_last_field(tail: bytes) -> bytes:
 
 
 class JsonValues:
-    """Cuts JSON objects out of bytes: values one after another, or the elements of one array."""
+    """Splits bytes into JSON objects: values one after another, or the elements of one array."""
 
     _TOKEN = re.compile(rb'["{}\[\]]')
     _STRING_END = re.compile(rb'["\\]')
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._at = 0  # scanned up to here
-        self._start = -1  # where the current value began
+        self._at = 0  # the end of the scanned bytes
+        self._start = -1  # the start of the current value
         self._depth = 0
         self._in_string = False
-        self._array = False  # inside one outer array, whose elements are the values
+        self._in_array = False  # in an outer array, whose elements are the values
 
     @property
     def size(self) -> int:
-        """Bytes that are held."""
+        """The number of buffered bytes."""
         return len(self._buffer)
 
     @property
-    def inside(self) -> bool:
-        """Whether a value has begun and not ended."""
+    def is_inside(self) -> bool:
+        """Whether the last value is incomplete."""
         return self._start >= 0
 
     def rest(self) -> bytes:
-        """What has begun and not ended."""
-        return bytes(self._buffer[self._start :]) if self.inside else b""
+        """The incomplete value."""
+        return bytes(self._buffer[self._start :]) if self.is_inside else b""
 
     def feed(self, data: bytes) -> Iterator[str]:
         """The objects that `data` completes."""
@@ -330,7 +331,7 @@ class JsonValues:
             self._at = 0
 
     def _advance(self) -> bool:
-        """Moves to the next token; False where the bytes run out."""
+        """Moves to the next token; False at the end of the bytes."""
         if self._in_string:
             return self._skip_string()
         match = self._TOKEN.search(self._buffer, self._at)
@@ -341,19 +342,19 @@ class JsonValues:
         if token == b'"':
             self._in_string = True
         elif token in (b"{", b"["):
-            self._open_at(token, match.start())
+            self._open(token, match.start())
         elif self._depth:
             self._depth -= 1
         else:
-            self._array = False
+            self._in_array = False
         return True
 
-    def _open_at(self, token: bytes, where: int) -> None:
+    def _open(self, token: bytes, position: int) -> None:
         if self._depth == 0:
-            if token == b"[" and not self._array:
-                self._array = True
+            if token == b"[" and not self._in_array:
+                self._in_array = True
                 return
-            self._start = where
+            self._start = position
         self._depth += 1
 
     def _skip_string(self) -> bool:
@@ -362,7 +363,7 @@ class JsonValues:
                 self._at, self._in_string = match.end(), False
                 return True
             if match.end() >= len(self._buffer):
-                break  # the escaped character has not come yet
+                break  # the escaped character has not arrived yet
             self._at = match.end() + 1
         else:
             self._at = len(self._buffer)
@@ -370,7 +371,7 @@ class JsonValues:
 
 
 class _JsonBody:
-    """JSON values, one after another or in an array. A value that is a line by itself ends with its line."""
+    """JSON values, one after another or in an array. A value on a line of its own ends with the line."""
 
     def __init__(self) -> None:
         self._values, self._line = JsonValues(), bytearray()
@@ -396,23 +397,23 @@ class _JsonBody:
 
     def close(self) -> list[_Event]:
         found = [(value, "", False) for value in _line_values(bytes(self._line), self._values)]
-        if self._values.inside:
+        if self._values.is_inside:
             found.append((self._values.rest().decode("utf-8", "replace"), "", True))
         elif not (self._seen or found) and self._head.strip(b"[], \t\r\n"):
             raise ProtocolError(
-                f"JSON without an object came: {self._head.decode('utf-8', 'replace')!r}.",
+                f"The answer is JSON without an object: {self._head.decode('utf-8', 'replace')!r}.",
                 hint="Check that base_url and dialect belong together.",
             )
         return found
 
 
 def _line_values(line: bytes, values: JsonValues) -> Iterator[str]:
-    """A line that is an object by itself is a value (NDJSON); any other is a part of a larger text."""
+    """A line that is a complete object is a value (NDJSON); any other is part of a larger text."""
     bare = line.strip()
-    if not values.inside and bare[:1] == b"{" and bare[-1:] == b"}":
+    if not values.is_inside and bare[:1] == b"{" and bare[-1:] == b"}":
         yield bare.decode("utf-8", "replace")
     elif bare:
         yield from values.feed(line + b"\n")
 
 
-_CUTTERS: dict[bytes, Callable[[], _Cutter]] = {b"{": _JsonBody, b"[": _JsonBody, b"<": _HtmlPage}
+_SPLITTERS: dict[bytes, Callable[[], _Splitter]] = {b"{": _JsonBody, b"[": _JsonBody, b"<": _HtmlPage}

@@ -1,4 +1,4 @@
-"""A call as the bytes that will be sent."""
+"""Serialises a call into the bytes of an HTTP request."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _HEADERS = {
     "connection": "keep-alive",
 }
 _JSON = {"content-type": "application/json"}
-_WITH_BODY = ("POST", "PUT", "PATCH")  # they say how much they send, nothing too
+_WITH_BODY = ("POST", "PUT", "PATCH")  # always have a Content-Length, even without a body
 _BAD_NAME, _BAD_VALUE = re.compile(r"[^!-9;-~]|\A\Z"), re.compile(r"[\r\n\0]")
-_BLANKS = " \t\v\f"
+_WHITESPACE = " \t\v\f"
 _USERINFO = re.compile(r"https?://([^/?#]*)@", re.IGNORECASE)
-_SAFE_PATH = r"(?:[A-Za-z0-9_~!$&()*+,;=:@/-]|%[0-9A-Fa-f]{2}|(?<!/)\.)*"  # what stands in a request as it is
+_SAFE_PATH = r"(?:[A-Za-z0-9_~!$&()*+,;=:@/-]|%[0-9A-Fa-f]{2}|(?<!/)\.)*"  # needs no quoting in a request
 _PLAIN_URL = re.compile(rf"https?://[^/?#]*(/{_SAFE_PATH})?(\?{_SAFE_PATH})?", re.IGNORECASE)
 
 
 class PreparedRequest:
-    """A call as the bytes that will be sent; made before the clock of a call starts. May be sent several
+    """The serialised request of a call, prepared before the clock of the call starts. Can be sent several
     times.
 
-    fresh: over a connection of its own. public: to an address of the internet only, and so fresh. Raises
-    ConfigError for an address, a header or a body that HTTP cannot carry.
+    fresh: over a new connection. public: to a public address only, and therefore fresh. Raises ConfigError
+    for an address, a header or a body that is not valid in HTTP.
     """
 
     def __init__(self, call: HttpCall, *, fresh: bool = False, public: bool = False) -> None:
@@ -58,46 +58,48 @@ class PreparedRequest:
         except InvalidRequest as exc:
             raise invalid_request_error(exc) from None
         except (ValueError, TypeError) as exc:
-            raise self._unusable(exc) from None
+            raise self._error(exc) from None
         self.call, self.size, self.fresh, self.public = call, len(self._content), fresh or public, public
 
-    def _unusable(self, exc: Exception) -> errors.ConfigError:
+    def _error(self, exc: Exception) -> errors.ConfigError:
         return errors.ConfigError(
-            f"No request can be made to {self.address} ({type(exc).__name__}).",
-            hint="base_url should look like http://127.0.0.1:8000/v1, and keys hold no line breaks.",
+            f"No request can be sent to {self.address} ({type(exc).__name__}).",
+            hint="base_url should look like http://127.0.0.1:8000/v1, and keys must not contain line breaks.",
         )
 
     @property
     def request(self) -> httpx.Request:
-        """The same for httpx. Raises ConfigError where that reads another address."""
+        """The request for httpx. Raises ConfigError if httpx interprets the address differently."""
         import httpx
 
-        sent = [(name.encode("ascii"), value.encode("utf-8")) for name, value in self._headers.items()]
+        headers = [(name.encode("ascii"), value.encode("utf-8")) for name, value in self._headers.items()]
         try:
-            made = httpx.Request(self.call.method, self.call.url, content=self._content or None, headers=sent)
+            request = httpx.Request(
+                self.call.method, self.call.url, content=self._content or None, headers=headers
+            )
         except httpx.InvalidURL as exc:
-            raise self._unusable(exc) from None
-        self.call.guard.check(str(made.url))
-        return made
+            raise self._error(exc) from None
+        self.call.guard.check(str(request.url))
+        return request
 
 
-def _encode_head(begun: str, address: Address, headers: Mapping[str, str], size: int | None) -> bytes:
-    """The request line and headers. Raises Unsendable for what HTTP does not allow in them."""
-    lines = [f"{begun} HTTP/1.1"]
-    given = set(map(str.lower, headers))
-    if "host" not in given:
+def _encode_head(start: str, address: Address, headers: Mapping[str, str], size: int | None) -> bytes:
+    """The request line and headers. start: method and target. Raises InvalidRequest for invalid headers."""
+    lines = [f"{start} HTTP/1.1"]
+    names = set(map(str.lower, headers))
+    if "host" not in names:
         lines.append(f"Host: {address.authority}")
     for name, value in headers.items():
         if _BAD_NAME.search(name) or _BAD_VALUE.search(value):
-            raise InvalidRequest(f"the header {name[:40]!r} holds a character that HTTP does not allow")
-        lines.append(f"{name}: {value.strip(_BLANKS)}")
-    if size is not None and given.isdisjoint(("content-length", "transfer-encoding")):
+            raise InvalidRequest(f"the header {name[:40]!r} contains a character that HTTP does not allow")
+        lines.append(f"{name}: {value.strip(_WHITESPACE)}")
+    if size is not None and names.isdisjoint(("content-length", "transfer-encoding")):
         lines.append(f"Content-Length: {size}")
     return "\r\n".join([*lines, "", ""]).encode("utf-8")
 
 
 def _request_target(url: str) -> str:
-    """What of an address stands in the request line, as httpx writes it."""
+    """The target of the request line for an address, as httpx writes it."""
     if (plain := _PLAIN_URL.fullmatch(url)) is not None:
         return f"{plain[1] or '/'}{plain[2] or ''}"
     import httpx
@@ -108,18 +110,18 @@ def _request_target(url: str) -> str:
         raise ValueError(str(exc)) from None
 
 
-_cached_target = functools.lru_cache(256)(_request_target)  # a run asks one address thousands of times
+_cached_target = functools.lru_cache(256)(_request_target)  # a run uses the same address thousands of times
 
 
 def _basic_auth(call: HttpCall) -> dict[str, str]:
-    """What stands before an @ in an address, as curl and browsers send it, where nothing else says who
-    asks."""
+    """Basic authentication from the user information in an address, as curl and browsers send it; none if
+    there is an authorization header."""
     user = _USERINFO.match(call.url)
     if user is None or "authorization" in map(str.lower, call.headers):
         return {}
     name, colon, password = user[1].partition(":")
-    said = f"{unquote(name)}:{unquote(password) if colon else ''}"
-    return {"authorization": f"Basic {base64.b64encode(said.encode()).decode()}"}
+    credentials = f"{unquote(name)}:{unquote(password) if colon else ''}"
+    return {"authorization": f"Basic {base64.b64encode(credentials.encode()).decode()}"}
 
 
 def _encode_body(call: HttpCall) -> bytes:
@@ -130,7 +132,7 @@ def _encode_body(call: HttpCall) -> bytes:
     try:
         return msgspec.json.encode(call.body)
     except UnicodeEncodeError:
-        return json.dumps(call.body).encode()  # lone surrogates travel as escapes
+        return json.dumps(call.body).encode()  # escapes lone surrogates
     except (TypeError, OverflowError) as exc:
         raise errors.ConfigError(
             f"The request cannot be written as JSON: {exc}.",
@@ -139,7 +141,8 @@ def _encode_body(call: HttpCall) -> bytes:
 
 
 def invalid_request_error(exc: Exception) -> errors.ConfigError:
-    """Our error for what HTTP does not allow to be sent."""
+    """The ConfigError for a request that is not valid in HTTP."""
     return errors.ConfigError(
-        f"The request cannot be sent: {exc}.", hint="Check the key and the row's headers for line breaks."
+        f"The request cannot be sent: {exc}.",
+        hint="Check the key and the configured headers for line breaks.",
     )

@@ -1,8 +1,7 @@
-"""Which proxy the environment names for an address, and whether it can be used: told in words that name the
-variable.
+"""Determines the proxy for an address from the environment; error messages name the variable.
 
-Loopback never goes through one. A variable for the scheme goes before ALL_PROXY (GNOME sets both, the latter
-as socks://). NO_PROXY may hold names, addresses, networks (10.0.0.0/8) and ports.
+Loopback addresses never use a proxy. A variable for the scheme takes precedence over ALL_PROXY (GNOME sets
+both, the latter as socks://). NO_PROXY may contain names, addresses, networks (10.0.0.0/8) and ports.
 """
 
 from __future__ import annotations
@@ -30,46 +29,46 @@ _VARIABLES = (
     "NO_PROXY",
     "REQUEST_METHOD",
 )
-_HAS_SYSTEM_SETTINGS = sys.platform in ("darwin", "win32")  # they have settings of their own
+_HAS_SYSTEM_SETTINGS = sys.platform in ("darwin", "win32")  # they have system settings for proxies
 _KINDS = {"http": "http", "https": "https", "socks": "socks5", "socks5": "socks5", "socks5h": "socks5h"}
 _ENTRY = r"\[([^\]]*)\](?::(\d+))?|([^:]+)(?::(\d+))?"
 
 
 class Proxy(NamedTuple):
-    """A proxy to be used. `place`: where it is, without its password; `variable`: what named it."""
+    """A proxy. `host_port`: its address without user and password; `variable`: where it is configured."""
 
     url: str
-    place: str
+    host_port: str
     variable: str
 
 
 def proxy_settings() -> tuple[str | None, ...]:
-    """What of the environment decides; where it has changed, so may everything here."""
+    """The environment variables that determine the proxies, to detect changes."""
     return tuple(map(os.environ.get, _VARIABLES))
 
 
 def proxy_for(address: Address) -> Proxy | None:
-    """The proxy on the way to an address, None for none. Raises ConfigError for one that cannot be used."""
+    """The proxy for an address, None for none. Raises ConfigError for an invalid one."""
     if address.is_local or not (
         _HAS_SYSTEM_SETTINGS or any(n.lower().endswith("_proxy") for n in os.environ)
     ):
         return None
-    from urllib.request import getproxies, proxy_bypass  # with mail and cookies, which hardly anybody needs
+    from urllib.request import getproxies, proxy_bypass  # imported late: it loads mail and cookies
 
-    named = getproxies()
-    key = next((k for k in (address.scheme, "all") if named.get(k)), None)
+    configured = getproxies()
+    key = next((k for k in (address.scheme, "all") if configured.get(k)), None)
     if key is None or _is_own_host(address.host):
         return None
-    if _is_exempt(address, named.get("no", "")) or proxy_bypass(address.host):
+    if _is_exempt(address, configured.get("no", "")) or proxy_bypass(address.host):
         return None
     variable = next(
         (n for n in (f"{key}_proxy", f"{key}_PROXY".upper()) if os.environ.get(n)), "the system's settings"
     )
-    return _parse_proxy(named[key].strip(), variable)
+    return _parse_proxy(configured[key].strip(), variable)
 
 
 def _is_own_host(host: str) -> bool:
-    """Whether a host is this machine under another name or address: a socket can be bound to it."""
+    """Whether a host is this machine, under any of its names or addresses: a socket can be bound to it."""
     number = addresses.parse_ip(host.partition("%")[0])
     if number is None:
         name = socket.gethostname().lower()
@@ -83,29 +82,26 @@ def _is_own_host(host: str) -> bool:
     return not number.is_multicast
 
 
-def _parse_proxy(named: str, variable: str) -> Proxy:
+def _parse_proxy(text: str, variable: str) -> Proxy:
     hint = f"Correct {variable} or unset it, or name the hosts that need no proxy in NO_PROXY."
-    kind, _, rest = named.partition("://") if "://" in named else ("http", "", named)
+    kind, _, rest = text.partition("://") if "://" in text else ("http", "", text)
     scheme = _KINDS.get(kind.lower())
     if scheme is None:
-        raise ConfigError(
-            f"{variable} names a proxy of a kind that nbllm does not know: {kind[:20]!r}.", hint=hint
-        )
+        raise ConfigError(f"{variable} has a proxy of an unknown kind: {kind[:20]!r}.", hint=hint)
     try:
-        place = addresses.parse(f"http://{rest}").host_port
+        host_port = addresses.parse(f"http://{rest}").host_port
     except ConfigError as exc:
-        raise ConfigError(f"{variable} names no usable proxy. {exc.message}", hint=hint) from None
+        raise ConfigError(f"{variable} has an invalid proxy. {exc.message}", hint=hint) from None
     if scheme.startswith("socks") and find_spec("socksio") is None:
         raise ConfigError(
-            f"{variable} names a SOCKS proxy ({place}), and the package socksio, which such need, is not "
-            f"installed.",
+            f"{variable} has a SOCKS proxy ({host_port}), which needs the package socksio.",
             hint=f"pip install socksio. {hint}",
         )
-    return Proxy(f"{scheme}://{rest}", place, variable)
+    return Proxy(f"{scheme}://{rest}", host_port, variable)
 
 
 def _is_exempt(address: Address, exceptions: str) -> bool:
-    """Whether NO_PROXY names the address."""
+    """Whether NO_PROXY contains the address."""
     return any(_entry_matches(entry, address) for entry in re.split(r"[,\s]+", exceptions.lower()) if entry)
 
 

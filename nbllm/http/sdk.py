@@ -1,8 +1,7 @@
-"""An httpx client for somebody else's SDK, over our own connections: their pool, proxies, certificates and
-errors.
+"""An httpx client for a third-party SDK that uses HttpTransport: its pool, proxies, certificates and errors.
 
-What is secret goes to the origin that it belongs to, and nowhere else, wherever the SDK is told to go. From
-an address of the internet no answer leads into a private network. Redirects are not followed.
+Secrets are sent only to the origin that they belong to, whatever address the SDK uses. A public server cannot
+direct requests into a private network. Redirects are not followed.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ _SDK_HEADERS = (
     "cache-control",
     "a2a-version",
     "a2a-extensions",
-)  # what an SDK may say
+)  # headers that an SDK may set
 
 
 @dataclass(slots=True)
 class SdkClient:
-    """Whose client it is. url: the address that `headers` (with the key) and `guard` belong to. trace: for
-    the next request, which is the one that is measured. at: when the last bytes came. refused: (status,
-    headers, page) of the last answer that was none. limit: bytes of all answers together."""
+    """Settings and state of the client. url: the address that `headers` (with the key) and `guard` belong to.
+    trace: for the next request, the one that is measured. at: when the last bytes arrived. refused: (status,
+    headers, body) of the last error response. limit: bytes of all responses together."""
 
     http: HttpTransport
     url: str
@@ -46,57 +45,52 @@ class SdkClient:
     limit: int = 2**28
 
     def client(self) -> Any:
-        """The httpx client. To be closed."""
+        """The httpx client, which must be closed."""
         return httpx.AsyncClient(transport=_Transport(self), timeout=None, trust_env=False)  # noqa: S113
 
 
 class _Transport(httpx.AsyncBaseTransport):
-    def __init__(self, bound: SdkClient) -> None:
-        self._bound = bound
+    def __init__(self, sdk: SdkClient) -> None:
+        self._sdk = sdk
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        bound, url = self._bound, str(request.url)
-        own = origin(url) == origin(bound.url)
+        sdk, url = self._sdk, str(request.url)
+        own = origin(url) == origin(sdk.url)
         headers = {k: v for k, v in request.headers.items() if k in _SDK_HEADERS} | (
-            dict(bound.headers) if own else {}
+            dict(sdk.headers) if own else {}
         )
-        guard = bound.guard if own else Guard()
+        guard = sdk.guard if own else Guard()
         call = HttpCall(url, headers, {}, request.method, guard, await request.aread())
-        public = not own and not addresses.parse(bound.url).is_local
-        trace, bound.trace = bound.trace or Trace(), None
-        stack = AsyncExitStack()
-        try:
-            opened = bound.http.open(PreparedRequest(call, public=public), trace, bound.connect)
+        public = not own and not addresses.parse(sdk.url).is_local
+        trace, sdk.trace = sdk.trace or Trace(), None
+        async with AsyncExitStack() as stack:
+            opened = sdk.http.open(PreparedRequest(call, public=public), trace, sdk.connect)
             reply = await stack.enter_async_context(opened)
             if reply.status >= 400:
-                bound.refused = reply.status, reply.headers, await reply.body()
-                return httpx.Response(reply.status, content=bound.refused[2], request=request)
-        except BaseException:
-            await stack.aclose()
-            raise
-        finally:
-            if bound.refused is not None:
-                await stack.aclose()
-        kept = {k: v for k, v in reply.headers.items() if k == "content-type"}
-        return httpx.Response(reply.status, headers=kept, stream=_Body(bound, reply, trace, stack))
+                sdk.refused = reply.status, reply.headers, await reply.body()
+                return httpx.Response(reply.status, content=sdk.refused[2], request=request)
+            content_type = {k: v for k, v in reply.headers.items() if k == "content-type"}
+            body = _Body(sdk, reply, trace, stack.pop_all())
+            return httpx.Response(reply.status, headers=content_type, stream=body)
 
 
 class _Body(httpx.AsyncByteStream):
-    """The bytes of an answer, which are stamped and counted."""
+    """The body of a response; counts its bytes and records their arrival."""
 
-    def __init__(self, bound: SdkClient, reply: Any, trace: Trace, stack: AsyncExitStack) -> None:
-        self._bound, self._reply, self._trace, self._stack = bound, reply, trace, stack
+    def __init__(self, sdk: SdkClient, reply: Any, trace: Trace, stack: AsyncExitStack) -> None:
+        self._sdk, self._reply, self._trace, self._stack = sdk, reply, trace, stack
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        bound, trace = self._bound, self._trace
+        sdk, trace = self._sdk, self._trace
         async for chunk in self._reply.chunks():
-            bound.at = time.perf_counter()
-            trace.marks.setdefault("first_byte", bound.at)
+            sdk.at = time.perf_counter()
+            trace.marks.setdefault("first_byte", sdk.at)
             trace.bytes_in += len(chunk)
-            bound.limit -= len(chunk)
-            if bound.limit < 0:
+            sdk.limit -= len(chunk)
+            if sdk.limit < 0:
                 raise errors.ProtocolError(
-                    "The answer is too large, and was stopped.", hint="What came is kept."
+                    "The answer is too large and was stopped.",
+                    hint="The partial answer is in the error's .partial.",
                 )
             yield chunk
         trace.marks["end"] = time.perf_counter()

@@ -1,5 +1,6 @@
-"""httpx's own transport, for what ours does not do: proxies, and loops that cannot watch sockets. It is
-loaded where one of them is met. Marks come from its trace; arrivals are stamped when they are in hand."""
+"""httpx's transport, for what ConnectionPool does not support: proxies, and loops that cannot watch sockets.
+Imported only when needed. Marks come from its trace; the time of an arrival is when this process has the
+data."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from .pool import tls_context
 from .prepared_request import PreparedRequest
 from .proxies import Proxy
 
-# Its trace events, and the mark each one sets.
+# httpx's trace events, and the mark that each sets.
 _MARKS = {
     "connection.connect_tcp.started": "connect_start",
     "connection.connect_tcp.complete": "connected",
@@ -53,8 +54,8 @@ def _fault(exc: Exception) -> Fault:
     return kind(str(exc))
 
 
-class HttpxAnswer:
-    """An answer of httpx's. It has no reads of its own."""
+class HttpxResponse:
+    """A response of httpx, without records of reads."""
 
     read: Read | None = None
 
@@ -75,7 +76,7 @@ class HttpxAnswer:
 
 
 class ThroughHttpx:
-    """A client of httpx, perhaps behind a proxy. Raises ConfigError for one that cannot be used."""
+    """An httpx client, possibly with a proxy. Raises ConfigError for an invalid proxy."""
 
     def __init__(self, proxy: Proxy | None, keepalive: float) -> None:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=200, keepalive_expiry=keepalive)
@@ -90,16 +91,16 @@ class ThroughHttpx:
             )
         except (ImportError, ValueError, httpx.InvalidURL) as exc:
             raise ConfigError(
-                f"{proxy.variable if proxy else 'The environment'} names no usable proxy "
+                f"{proxy.variable if proxy else 'The environment'} has an invalid proxy "
                 f"({type(exc).__name__}).",
                 hint="Correct it or unset it, or name the hosts that need no proxy in NO_PROXY.",
             ) from None
 
     async def prepare(self) -> None:
-        """httpx loads anyio's asyncio side at its first request."""
+        """Makes httpx load anyio's asyncio backend, which it otherwise does at the first request."""
         await anyio.lowlevel.checkpoint()
 
-    async def send(self, prepared: PreparedRequest, trace: Trace, connect: float | None) -> HttpxAnswer:
+    async def send(self, prepared: PreparedRequest, trace: Trace, connect: float | None) -> HttpxResponse:
         """Sends a request. Raises Faults."""
 
         async def mark(event: str, _info: dict[str, Any]) -> None:
@@ -109,7 +110,7 @@ class ThroughHttpx:
         request = prepared.request
         request.extensions = {"trace": mark, "timeout": {"connect": connect}}
         try:
-            return HttpxAnswer(await self._client.send(request, stream=True))
+            return HttpxResponse(await self._client.send(request, stream=True))
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise _fault(exc) from None
 

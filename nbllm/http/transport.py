@@ -1,7 +1,7 @@
-"""HTTP to a provider: our own stamped connections, errors in our words.
+"""The HTTP transport: time-stamped connections; network errors become NbllmErrors.
 
-A proxy of the environment, and a loop that cannot watch sockets (Windows) need httpx's own transport
-(through_httpx.py). Redirects are followed within a server only (a key must not travel to another host).
+Proxies, and event loops that cannot watch sockets (Windows), need httpx's transport (through_httpx.py).
+Redirects are followed within a server only (a key must not be sent to another host).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .codings import decode_body
 from .connection import check_public
 from .faults import ConnectTimeout, Fault, InvalidRequest, InvalidResponse, NotConnected, ProxyFault
 from .frames import FrameReader, drain_body
-from .pool import Answer, ConnectionPool, PooledAnswer, certificate_settings
+from .pool import ConnectionPool, HttpResponse, PooledResponse, certificate_settings
 from .prepared_request import PreparedRequest, invalid_request_error
 from .proxies import Proxy
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from .through_httpx import ThroughHttpx
 
 ERROR_BODY_LIMIT = 256 * 2**10  # bytes of an error page that are read
-_REDIRECT_LIMIT = 3  # redirections that are followed
-_ROUTE_CACHE_SIZE = 1000  # URLs whose way is remembered
-_KEEPALIVE = 120.0  # seconds that an idle connection stays open: a person reads between two cells
+_MAX_REDIRECTS = 3
+_ROUTE_CACHE_SIZE = 1000  # addresses
+_KEEPALIVE = 120.0  # seconds that an idle connection stays open, while the user reads between two cells
 
-# Answer headers that are kept: ids, limits and what the provider measured itself. None of them is secret.
+# Response headers that are stored: ids, limits and the provider's own measurements. None of them is secret.
 _STORED_HEADERS = (
     "x-request-id",
     "request-id",
@@ -55,52 +55,54 @@ _STORED_PREFIXES = ("x-ratelimit-", "ratelimit-", "anthropic-ratelimit-", "x-lit
 
 
 class Reply(AnyReply):
-    """An answer whose headers have come."""
+    """A response whose headers have arrived."""
 
     status = 0
-    headers: dict[str, str] = {}  # noqa: RUF012 - each has its own
+    headers: dict[str, str] = {}  # noqa: RUF012 - replaced in each instance
 
-    def __init__(self, answer: Answer, headers: dict[str, str], address: Address, trace: Trace) -> None:
-        self._body, self._address, self._trace = answer, address, trace
-        self.status, self.headers = answer.status, headers
+    def __init__(
+        self, response: HttpResponse, headers: dict[str, str], address: Address, trace: Trace
+    ) -> None:
+        self._response, self._address, self._trace = response, address, trace
+        self.status, self.headers = response.status, headers
 
-    def _bytes(self) -> AsyncIterator[bytes]:
-        return decode_body(aiter(self._body), self.headers.get("content-encoding", ""))
+    def _decoded(self) -> AsyncIterator[bytes]:
+        return decode_body(aiter(self._response), self.headers.get("content-encoding", ""))
 
     async def frames(self) -> AsyncGenerator[list[Frame], None]:
-        """The body as frames, those of one read together; ends where the body ends. Raises StreamCut where
-        the connection broke, ProtocolError for a coding."""
-        with self._cut() as frames:
-            async for chunk in self._bytes():
-                if batch := frames.feed(chunk, self._exact()):
+        """The frames of the body, those of one read together. Raises StreamCut if the connection breaks,
+        ProtocolError for an invalid content coding."""
+        with self._frame_reader() as frames:
+            async for chunk in self._decoded():
+                if batch := frames.feed(chunk, self._last_read()):
                     yield batch
             if batch := frames.close():
                 yield batch
 
     async def for_each_batch(self, handle: Callable[[list[Frame]], bool]) -> None:
-        """See core.calls.Reply. What comes over a connection of ours is handed on in the callback that read
-        it: a turn of the loop for each read would cost more than all the rest."""
-        body = self._body
-        if not isinstance(body, PooledAnswer) or "content-encoding" in self.headers:
+        """See core.calls.Reply. Data of a pooled connection is handled in the callback that read it: one loop
+        iteration per read would cost more than everything else."""
+        response = self._response
+        if not isinstance(response, PooledResponse) or "content-encoding" in self.headers:
             await super().for_each_batch(handle)
             return
-        with self._cut() as frames:
-            over = False
+        with self._frame_reader() as frames:
+            ended = False
 
             def feed(data: bytes, read: Read) -> bool:
-                nonlocal over
-                over = bool(batch := frames.feed(data, read)) and handle(batch)
-                return over
+                nonlocal ended
+                ended = bool(batch := frames.feed(data, read)) and handle(batch)
+                return ended
 
-            await body.each(feed)
-            if not over and (batch := frames.close()):
+            await response.for_each_chunk(feed)
+            if not ended and (batch := frames.close()):
                 handle(batch)
-            if over and not body.ended:
-                await drain_body(aiter(body))
+            if ended and not response.ended:
+                await drain_body(aiter(response))
 
     @contextmanager
-    def _cut(self) -> Iterator[FrameReader]:
-        """What cuts the body into frames. Notes when it ended, and how large it was."""
+    def _frame_reader(self) -> Iterator[FrameReader]:
+        """A FrameReader for the body. Records in the trace when the body ended, and its size."""
         frames = FrameReader(self._trace.reads)
         try:
             yield frames
@@ -110,25 +112,25 @@ class Reply(AnyReply):
             self._trace.marks["end"] = frames.at if frames.bytes else time.perf_counter()
             self._trace.bytes_in = frames.bytes
 
-    def _exact(self) -> Read | None:
-        """The read behind the latest piece; where the body is compressed, none of its events has a stamp of
-        its own."""
-        read = self._body.read
+    def _last_read(self) -> Read | None:
+        """The read that contained the most recent chunk. In a compressed body, no event has an exact
+        stamp."""
+        read = self._response.read
         if read is not None and "content-encoding" in self.headers:
             return read._replace(segments=0, clean=False)
         return read
 
     async def body(self, limit: int = ERROR_BODY_LIMIT) -> bytes:
-        """The body, at most `limit` bytes of it; what came of it where the connection broke. Raises
-        ProtocolError for a coding, except in an error's page: then the words for that are the page."""
+        """The body, at most `limit` bytes of it; less if the connection breaks. Raises ProtocolError for an
+        invalid content coding, but for an error response returns that message as the body."""
         body = bytearray()
         try:
-            async for chunk in self._bytes():
+            async for chunk in self._decoded():
                 body += chunk
                 if len(body) >= limit:
                     break
         except Fault:
-            pass  # the status is known already; the rest of its page adds words only
+            pass  # the status is known already; the rest of the page would only add text
         except errors.ProtocolError as exc:
             if self.status < 300:
                 raise
@@ -136,16 +138,17 @@ class Reply(AnyReply):
         return bytes(body[:limit])
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The body as it comes. Raises StreamCut where the connection broke, ProtocolError for a coding."""
+        """The chunks of the body, as they arrive. Raises StreamCut if the connection breaks, ProtocolError
+        for an invalid content coding."""
         try:
-            async for chunk in self._bytes():
+            async for chunk in self._decoded():
                 yield chunk
         except Fault as exc:
             raise _translate_fault(exc, self._address, started=True) from None
 
     async def lines(self, limit: int) -> AsyncGenerator[bytes, None]:
-        """The body line by line, as it comes. Raises StreamCut where the connection broke, ProtocolError for
-        a coding and for a line of more than `limit` bytes."""
+        """The lines of the body, as they arrive. Raises StreamCut if the connection breaks, ProtocolError for
+        an invalid content coding and for a line of more than `limit` bytes."""
         line = bytearray()
         async for chunk in self.chunks():
             first, *more = chunk.split(b"\n")
@@ -154,7 +157,7 @@ class Reply(AnyReply):
                 yield bytes(line)
                 line = bytearray(piece)
             if len(line) > limit:
-                raise errors.ProtocolError(f"A line is larger than {limit:,} bytes.", hint="Ask again.")
+                raise errors.ProtocolError(f"A line is larger than {limit:,} bytes.", hint="Try again.")
         yield bytes(line)
 
     async def drain(self, frames: AsyncIterator[list[Frame]]) -> None:
@@ -163,10 +166,10 @@ class Reply(AnyReply):
 
 
 class _Route(NamedTuple):
-    """How an address is reached: by our own connections, or through httpx's (with or without a proxy)."""
+    """How an address is reached: over the pool, or through httpx (with or without a proxy)."""
 
     address: Address
-    own: bool
+    pooled: bool
     proxy: Proxy | None
 
 
@@ -174,42 +177,42 @@ class HttpTransport(Transport):
     """A connection pool. Used on one event loop."""
 
     def __init__(self) -> None:
-        # for what needs httpx's own transport, by the proxy's address and whose certificates are taken
+        # by the proxy's address and the settings for certificates
         self._clients: dict[tuple[str, tuple[str | None, ...]], ThroughHttpx] = {}
-        self._stamped: ConnectionPool | None = None
+        self._pool: ConnectionPool | None = None
         self._settings: tuple[str | None, ...] = ()
-        self._ways: dict[Address, _Route] = {}
-        self._here: dict[Address, _Route] = {}
+        self._routes: dict[Address, _Route] = {}
+        self._local_routes: dict[Address, _Route] = {}
 
     async def prepare(self, url: str) -> None:
-        """Makes what the first request to `url` needs (some 20 ms for a TLS context, more through a proxy),
-        so that the times of a first call are the network's and not ours. Raises ConfigError for an address or
-        a proxy that cannot be used."""
-        way = self._way(addresses.parse(url))
-        if not way.own:
-            await self._through_httpx(way.proxy).prepare()
-        elif way.address.scheme == "https":
-            self._own().context()
+        """Creates what the first request to `url` needs (some 20 ms for a TLS context, more through a proxy),
+        so that the measured times of a first call contain only the network. Raises ConfigError for an invalid
+        address or proxy."""
+        route = self._route(addresses.parse(url))
+        if not route.pooled:
+            await self._through_httpx(route.proxy).prepare()
+        elif route.address.scheme == "https":
+            self._get_pool().context()
         else:
-            self._own()
+            self._get_pool()
 
-    def _way(self, address: Address) -> _Route:
-        """By the environment as it is now: a cell may set a proxy, or take one away. What is here needs
-        none."""
-        if (here := self._here.get(address)) is not None:
-            return here
-        if (now := proxies.proxy_settings()) != self._settings or len(self._ways) > _ROUTE_CACHE_SIZE:
-            self._settings, self._ways = now, {}
-        if (way := self._ways.get(address)) is None:
+    def _route(self, address: Address) -> _Route:
+        """The route to an address, by the current environment: a cell may set or unset a proxy. Local
+        addresses never use one."""
+        if (local := self._local_routes.get(address)) is not None:
+            return local
+        if (now := proxies.proxy_settings()) != self._settings or len(self._routes) > _ROUTE_CACHE_SIZE:
+            self._settings, self._routes = now, {}
+        if (route := self._routes.get(address)) is None:
             proxy = proxies.proxy_for(address)
-            way = self._ways[address] = _Route(address, proxy is None and sys.platform != "win32", proxy)
-            if address.is_local and len(self._here) < _ROUTE_CACHE_SIZE:
-                self._here[address] = way
-        return way
+            route = self._routes[address] = _Route(address, proxy is None and sys.platform != "win32", proxy)
+            if address.is_local and len(self._local_routes) < _ROUTE_CACHE_SIZE:
+                self._local_routes[address] = route
+        return route
 
-    def _own(self) -> ConnectionPool:
-        self._stamped = self._stamped or ConnectionPool(expiry=_KEEPALIVE)
-        return self._stamped
+    def _get_pool(self) -> ConnectionPool:
+        self._pool = self._pool or ConnectionPool(expiry=_KEEPALIVE)
+        return self._pool
 
     def _through_httpx(self, proxy: Proxy | None) -> ThroughHttpx:
         from .through_httpx import ThroughHttpx
@@ -220,13 +223,13 @@ class HttpTransport(Transport):
         return self._clients[key]
 
     def warm_up(self, call: HttpCall) -> Coroutine[Any, Any, None] | None:
-        """What `prepare` makes for a call, where it is not there already."""
-        way, own = self._way(addresses.parse(call.url)), self._stamped
-        if way.own:
-            there = own is not None and (own.has_context or way.address.scheme != "https")
+        """The work of `prepare` for a call; None where it is done already."""
+        route, pool = self._route(addresses.parse(call.url)), self._pool
+        if route.pooled:
+            is_ready = pool is not None and (pool.has_context or route.address.scheme != "https")
         else:
-            there = (way.proxy.url if way.proxy else "", certificate_settings()) in self._clients
-        return None if there else self.prepare(call.url)
+            is_ready = (route.proxy.url if route.proxy else "", certificate_settings()) in self._clients
+        return None if is_ready else self.prepare(call.url)
 
     def prepare_call(self, call: HttpCall, *, fresh: bool) -> PreparedRequest:
         """See PreparedRequest."""
@@ -234,22 +237,21 @@ class HttpTransport(Transport):
 
     async def close(self) -> None:
         """Closes every connection."""
-        clients, stamped = self._clients, self._stamped
-        self._clients, self._stamped, self._ways = {}, None, {}
+        clients, pool = self._clients, self._pool
+        self._clients, self._pool, self._routes = {}, None, {}
         for client in clients.values():
             await client.aclose()
-        if stamped is not None:
-            await stamped.aclose()
+        if pool is not None:
+            await pool.aclose()
 
     def idle(self, url: str) -> int | None:
-        """How many open connections to the place of `url` are free; None where httpx's own transport keeps
-        them."""
-        way = self._way(addresses.parse(url))
-        return self._own().idle(way.address) if way.own else None
+        """The number of open idle connections to the server of `url`; None where httpx manages them."""
+        route = self._route(addresses.parse(url))
+        return self._get_pool().idle(route.address) if route.pooled else None
 
     def open(self, call: HttpCall | PreparedRequest, trace: Trace, connect: float | None) -> _OpenReply:
-        """Sends a call and gives the answer once its headers are there; leaving closes or returns the
-        connection.
+        """Sends a call; gives the reply once its headers are there; leaving the context closes the connection
+        or returns it to the pool.
 
         connect: seconds allowed for name look-up, TCP and TLS. Raises ConnectFailed, Timeout("connect"),
         StreamCut.
@@ -258,81 +260,81 @@ class HttpTransport(Transport):
             self, call if isinstance(call, PreparedRequest) else PreparedRequest(call), trace, connect
         )
 
-    async def answered(
+    async def send(
         self, prepared: PreparedRequest, trace: Trace, connect: float | None
-    ) -> tuple[Answer, _Route]:
-        """The answer to one request, and how it went. Raises as `open` does."""
-        way = self._way(prepared.address)
+    ) -> tuple[HttpResponse, _Route]:
+        """(the response to one request, the route that it took). Raises as `open` does."""
+        route = self._route(prepared.address)
         trace.bytes_out = prepared.size
         trace.marks.setdefault("start", time.perf_counter())
         try:
-            if way.own:
-                return await self._own().send(prepared, trace, connect), way
+            if route.pooled:
+                return await self._get_pool().send(prepared, trace, connect), route
             if prepared.public:
-                await _check_public(way)
-            return await self._through_httpx(way.proxy).send(prepared, trace, connect), way
+                await _check_public(route)
+            return await self._through_httpx(route.proxy).send(prepared, trace, connect), route
         except ConnectTimeout:
             raise errors.Timeout(
-                f"No connection to {prepared.address.host_port}{_describe_proxy(way.proxy)} "
+                f"No connection to {prepared.address.host_port}{_describe_proxy(route.proxy)} "
                 f"within {connect:g} s.",
                 which="connect",
                 seconds=connect or 0.0,
                 hint="Check the address and the network, or allow more with timeout.connect=30.",
             ) from None
         except Fault as exc:
-            raise _translate_fault(exc, prepared.address, started=False, proxy=way.proxy) from None
+            raise _translate_fault(exc, prepared.address, started=False, proxy=route.proxy) from None
 
 
 class _OpenReply:
-    """What `open` gives, as an asynchronous context manager."""
+    """The result of `open`, an asynchronous context manager."""
 
     def __init__(
         self, transport: HttpTransport, prepared: PreparedRequest, trace: Trace, connect: float | None
     ) -> None:
         self._transport, self._prepared, self._trace, self._connect = transport, prepared, trace, connect
-        self._answer: Answer | None = None
+        self._response: HttpResponse | None = None
 
     async def __aenter__(self) -> Reply:
-        prepared, trace, asked = self._prepared, self._trace, self._transport.answered
-        answer, way = await asked(prepared, trace, self._connect)
-        headers = _merge_headers(answer)
-        for _ in range(_REDIRECT_LIMIT):
-            if answer.status not in _REDIRECTS or (further := _redirect(prepared, headers)) is None:
+        prepared, trace, send = self._prepared, self._trace, self._transport.send
+        response, route = await send(prepared, trace, self._connect)
+        headers = _merge_headers(response)
+        for _ in range(_MAX_REDIRECTS):
+            if response.status not in _REDIRECTS or (redirected := _redirect(prepared, headers)) is None:
                 break
-            await answer.aclose()
-            prepared = further
-            answer, way = await asked(prepared, trace, self._connect)
-            headers = _merge_headers(answer)
-        if way.proxy and answer.status == _PROXY_AUTH_REQUIRED:
-            await answer.aclose()
-            raise _proxy_login_error(way.proxy)
-        self._answer = answer
-        trace.status, trace.http_version = answer.status, answer.version
+            await response.aclose()
+            prepared = redirected
+            response, route = await send(prepared, trace, self._connect)
+            headers = _merge_headers(response)
+        if route.proxy and response.status == _PROXY_AUTH_REQUIRED:
+            await response.aclose()
+            raise _proxy_login_error(route.proxy)
+        self._response = response
+        trace.status, trace.http_version = response.status, response.version
         if trace.reused is None:
             trace.reused = "connect_start" not in trace.marks
-        kept = {k: v for k, v in headers.items() if k in _STORED_HEADERS or k.startswith(_STORED_PREFIXES)}
-        trace.headers = _scrub_headers(kept, prepared.call.guard.secrets)
-        return Reply(answer, headers, prepared.address, trace)
+        stored = {k: v for k, v in headers.items() if k in _STORED_HEADERS or k.startswith(_STORED_PREFIXES)}
+        trace.headers = _scrub_headers(stored, prepared.call.guard.secrets)
+        return Reply(response, headers, prepared.address, trace)
 
     async def __aexit__(self, *_exc: object) -> None:
-        if self._answer is not None:
-            await self._answer.aclose()
+        if self._response is not None:
+            await self._response.aclose()
 
 
 def _scrub_headers(headers: dict[str, str], secrets: tuple[str, ...]) -> dict[str, str]:
-    """What is remembered of headers: without a key that a server sends back."""
-    if not any(secret in said for secret in secrets for pair in headers.items() for said in pair):
+    """Headers with secrets masked, in case a server sends a key back."""
+    if not any(secret in text for secret in secrets for pair in headers.items() for text in pair):
         return headers
     return {scrub(k, secrets): scrub(v, secrets) for k, v in headers.items()}
 
 
-_REDIRECTS = (307, 308)  # with their method
+_REDIRECTS = (307, 308)  # those that keep the method
 
 
-def _merge_headers(answer: Answer) -> dict[str, str]:
-    """By name in lower case; those of one name together."""
+def _merge_headers(response: HttpResponse) -> dict[str, str]:
+    """Headers by lower-case name; repeated ones are joined by commas."""
     out: dict[str, str] = {}
-    for name, value in answer.headers:
+    for name, value in response.headers:
         key, text = name.decode("latin-1").lower(), _decode_header(value)
         out[key] = f"{out[key]}, {text}" if key in out else text
     return out
@@ -346,12 +348,12 @@ def _decode_header(value: bytes) -> str:
 
 
 def _redirect(prepared: PreparedRequest, headers: dict[str, str]) -> PreparedRequest | None:
-    """The same request at another path of the same server; None for any other: a key must not travel to
-    another host."""
-    if not (place := headers.get("location", "")):
+    """The same request at another path of the same server; None for another server, because a key must not be
+    sent there."""
+    if not (location := headers.get("location", "")):
         return None
     try:
-        url = urljoin(prepared.call.url, place)
+        url = urljoin(prepared.call.url, location)
         if addresses.parse(url) != prepared.address:
             return None
         return PreparedRequest(replace(prepared.call, url=url), fresh=prepared.fresh, public=prepared.public)
@@ -359,56 +361,57 @@ def _redirect(prepared: PreparedRequest, headers: dict[str, str]) -> PreparedReq
         return None
 
 
-async def _check_public(way: _Route) -> None:
-    """As Connection.open does; where a proxy looks names up, one that is not known here is the proxy's."""
-    host, port = way.address.host, way.address.port
+async def _check_public(route: _Route) -> None:
+    """As in Connection.open. With a proxy, a name that is unknown here is left to the proxy."""
+    host, port = route.address.host, route.address.port
     try:
         check_public(host, await asyncio.get_running_loop().getaddrinfo(host, port))
     except OSError:
-        if way.proxy is None:
+        if route.proxy is None:
             raise errors.ConnectFailed(
-                f"No connection to {way.address.host_port}: the name is not known.", hint="Check the address."
+                f"No connection to {route.address.host_port}: the host name is unknown.",
+                hint="Check the address.",
             ) from None
 
 
-_PROXY_AUTH_REQUIRED = 407  # a proxy's own status
+_PROXY_AUTH_REQUIRED = 407
 
 
 def _describe_proxy(proxy: Proxy | None) -> str:
-    return f" through the proxy {proxy.place} ({proxy.variable})" if proxy else ""
+    return f" through the proxy {proxy.host_port} ({proxy.variable})" if proxy else ""
 
 
 def _proxy_login_error(proxy: Proxy) -> errors.ConfigError:
     return errors.ConfigError(
-        f"The proxy {proxy.place} ({proxy.variable}) wants a name and a password (HTTP 407).",
-        hint=f"Write them into {proxy.variable}, as http://name:password@{proxy.place}.",
+        f"The proxy {proxy.host_port} ({proxy.variable}) requires a user name and a password (HTTP 407).",
+        hint=f"Write them into {proxy.variable}, as http://name:password@{proxy.host_port}.",
     )
 
 
 def _translate_fault(
     exc: Fault, address: Address, *, started: bool, proxy: Proxy | None = None
 ) -> errors.NbllmError:
-    """Our error for a fault. Its own text is left out where it may hold request data."""
+    """The NbllmError for a fault. The fault's text is left out where it may contain request data."""
     if isinstance(exc, ProxyFault) and proxy and str(exc).startswith(str(_PROXY_AUTH_REQUIRED)):
         return _proxy_login_error(proxy)
     if isinstance(exc, NotConnected):
-        check = (
+        hint = (
             f"Check {proxy.variable}, or name {address.host} in NO_PROXY."
             if proxy
             else "Check that the server runs and the address is right (base_url, proxies)."
         )
-        said = str(exc) or "refused"
-        check = next((hint for pattern, hint in _TLS_HINTS if pattern.search(said)), check)
+        reason = str(exc) or "refused"
+        hint = next((text for pattern, text in _TLS_HINTS if pattern.search(reason)), hint)
         return errors.ConnectFailed(
-            f"No connection to {address.host_port}{_describe_proxy(proxy)}: {said}.", hint=check
+            f"No connection to {address.host_port}{_describe_proxy(proxy)}: {reason}.", hint=hint
         )
     if isinstance(exc, InvalidRequest):
         return invalid_request_error(exc)
     if isinstance(exc, InvalidResponse) and not _CONNECTION_CLOSED.search(str(exc)):
         return errors.ProtocolError(
-            f"{address.host_port}{_describe_proxy(proxy)} sent what cannot be read"
+            f"{address.host_port}{_describe_proxy(proxy)} sent an invalid response"
             f"{' in mid-answer' * started}: {exc}.",
-            hint="Check base_url: another kind of server, or something on the way, may have answered.",
+            hint="Check base_url: another kind of server, or a proxy, may have answered.",
         )
     when = "in the middle of the answer" if started else "before it answered"
     return errors.StreamCut(
@@ -422,9 +425,9 @@ _TLS_HINTS = tuple(
     for pattern, hint in (
         (
             r"local issuer|self.signed|unknown ca|unable to get issuer|untrusted|not trusted",
-            "Its certificate is of an authority that is not known here, as a company's proxy may be. Set "
+            "Its certificate is issued by an unknown authority, such as that of a company's proxy. Set "
             "SSL_CERT_FILE (or REQUESTS_CA_BUNDLE) to that authority's PEM file, or add it to the system's "
-            "certificates; a cell may do that, with os.environ.",
+            "certificates; a cell can do that, with os.environ.",
         ),
         (r"hostname|ip address mismatch", "Its certificate is for another host: check the address."),
         (
@@ -433,8 +436,8 @@ _TLS_HINTS = tuple(
         ),
         (
             r"wrong.version.number|record.layer|http.request|packet length too long",
-            "It does not speak TLS there: the address may begin with http://.",
+            "The server does not speak TLS there: try an address with http://.",
         ),
     )
 )
-_CONNECTION_CLOSED = re.compile("disconnected|closed")  # in the words of httpx's own transport
+_CONNECTION_CLOSED = re.compile("disconnected|closed")  # in messages of httpx's transport
