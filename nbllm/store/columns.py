@@ -1,9 +1,9 @@
 """The columns of the frames: name, dtype, unit, definition and source of each, in one table.
 
-Everything else follows from the table: frames are made and cast by it, files are read by it, and the schema
+This table is the only definition: frames are created and cast with it, files are read with it, and the schema
 document (`python -m nbllm.store.columns`) is printed from it. Times named `ns_*` are nanoseconds on the
-monotonic clock since the run's epoch; names that end in `_ms` are derived from them, in milliseconds. What
-was not measured is NA, never 0.
+monotonic clock since the run's epoch; names that end in `_ms` are derived from them, in milliseconds. Values
+that were not measured are NA, never 0.
 """
 
 from __future__ import annotations
@@ -75,15 +75,15 @@ COLUMNS: tuple[Column, ...] = (
         "string",
         "",
         {
-            "run_id": "The run this row belongs to; of an ordinary call its kernel, HOST-PID-START.",
+            "run_id": "The run of this row; for an ordinary call its kernel, HOST-PID-START.",
             "request_id": "The request within its run. With `attempt` it is the row's key.",
-            "name": "The label of the model in this run: what summary and compare group by.",
+            "name": "The label of the model in this run; summary and compare group by it.",
             "provider_request_id": "The provider's own id of the request or answer.",
             "prompt_id": "The prompt within its set.",
-            "prompt_sha": "SHA-256 (first 16 hex digits) of the messages as they were sent, prefixes "
-            "included.",
-            "label": "The word that the call was given by label=; with use=, the prompt's name and version.",
-            "notebook": "The folder and name of the notebook that made the call, where its front end tells.",
+            "prompt_sha": "SHA-256 (first 16 hex digits) of the messages as sent, including prefixes.",
+            "label": "The call's label=; with use=, the prompt's name and version.",
+            "notebook": "The folder and name of the notebook that made the call, if the front end "
+            "reports them.",
         },
     ),
     Column(
@@ -91,48 +91,52 @@ COLUMNS: tuple[Column, ...] = (
         "Int8",
         "",
         "identity",
-        "1 for the first sending, 2 for the first retry. Only the last attempt has tokens.",
+        "1 for the first attempt, 2 for the first retry. Only the last attempt has tokens.",
     ),
     Column(
         "seq",
         "Int64",
         "",
         "identity",
-        "The request's place in the order in which requests were planned, from 0.",
+        "The request's position in the planned order, from 0.",
     ),
     Column(
         "block",
         "Int32",
         "",
         "identity",
-        "The randomised complete block: every model answers once in each. What compare pairs by.",
+        "The randomised complete block, in which every model answers once; compare pairs by it.",
     ),
     Column(
-        "order_in_block", "Int16", "", "identity", "The model's place in its block's random order, from 0."
+        "order_in_block",
+        "Int16",
+        "",
+        "identity",
+        "The model's position in the random order of its block, from 0.",
     ),
     Column(
         "t_wall",
         "datetime64[ns, UTC]",
         "",
         "identity",
-        "The call on the wall clock; for reading only, never subtracted.",
+        "The wall-clock time of the call; for information only, never used for differences.",
     ),
-    Column("provider", "category", "", "identity", "The provider's row, such as openai."),
+    Column("provider", "category", "", "identity", "The provider, such as openai."),
     Column("route", "category", "", "identity", "The address the request was sent to."),
-    Column("model", "category", "", "identity", "The model that was asked for, as it was written."),
-    Column("request_model", "category", "", "identity", "The provider's own name of it, as it was sent."),
-    Column("response_model", "category", "", "identity", "The model that says it answered."),
+    Column("model", "category", "", "identity", "The model's name as the user wrote it."),
+    Column("request_model", "category", "", "identity", "The provider's own name of the model, as sent."),
+    Column("response_model", "category", "", "identity", "The model's name in the response."),
     Column(
-        "transport", "category", "", "identity", "How it travelled.", of=("h1", "h2", "cli", "unix", "inproc")
+        "transport", "category", "", "identity", "The transport.", of=("h1", "h2", "cli", "unix", "inproc")
     ),
-    Column("params", "string", "JSON", "identity", "The parameters that were sent, as canonical JSON."),
+    Column("params", "string", "JSON", "identity", "The parameters sent, as canonical JSON."),
     # --- regime
     Column(
         "phase",
         "category",
         "",
         "regime",
-        "Only `measure` enters summary and compare: a load is built up in `ramp` and ends in `drain`.",
+        "summary and compare use only `measure`; a load is built up in `ramp` and ends in `drain`.",
         of=PHASES,
     ),
     Column(
@@ -140,7 +144,7 @@ COLUMNS: tuple[Column, ...] = (
         "category",
         "",
         "regime",
-        "What was cold: the rung of the cold-start ladder.",
+        "What was cold: the step of the cold-start measurement.",
         of=START_KINDS,
     ),
     Column(
@@ -148,76 +152,75 @@ COLUMNS: tuple[Column, ...] = (
         "category",
         "",
         "regime",
-        "How requests were started. `single` is an ordinary call.",
+        "How requests were started; `single` is an ordinary call.",
         of=LOAD_KINDS,
     ),
-    Column("target_rate", "float64", "1/s", "regime", "Open loop: the rate that was asked for."),
-    Column(
-        "concurrency", "Int32", "", "regime", "Closed loop: how many requests run at a time, for each model."
-    ),
+    Column("target_rate", "float64", "1/s", "regime", "Open loop: the target rate."),
+    Column("concurrency", "Int32", "", "regime", "Closed loop: the number of concurrent requests per model."),
     Column(
         "inflight",
         "Int32",
         "",
         "regime",
-        "Requests of this run in flight when this one was called, itself included.",
+        "Number of requests of this run in flight when this one was called, including itself.",
     ),
     Column(
         "idle_s",
         "float64",
         "s",
         "regime",
-        "The pause that was kept before this request, where a pause was asked for.",
+        "The pause before this request, if one was requested.",
     ),
     Column(
         "think_s",
         "float64",
         "s",
         "regime",
-        "How long its user thought before it (think=).",
+        "The simulated thinking time before it (think=).",
     ),
     Column(
         "conn_reused",
         "boolean",
         "",
         "regime",
-        "Whether the request went over a connection that had carried one before.",
+        "Whether the connection had been used before.",
     ),
     Column("tls_resumed", "boolean", "", "regime", "Whether the TLS session was resumed; NA without TLS."),
     Column("conn_age_ms", "float64", "ms", "regime", "The connection's age when it was reused."),
-    Column("http_version", "category", "", "regime", "The version the server answered with."),
+    Column("http_version", "category", "", "regime", "The HTTP version of the response."),
     # --- marks
     *_group(
         "marks",
         _NS,
         "ns",
         {
-            "ns_sched": "When the plan wanted it sent (open loop); the call itself elsewhere.",
-            "ns_call": "When the client was asked.",
+            "ns_sched": "When it was scheduled (open loop); otherwise the time of the call.",
+            "ns_call": "When the client was called.",
             "ns_dns0": "Name look-up begins.",
             "ns_dns1": "Name look-up ends.",
             "ns_conn0": "TCP connect begins.",
             "ns_conn1": "TCP connect ends.",
             "ns_tls0": "TLS handshake begins.",
             "ns_tls1": "TLS handshake ends.",
-            "ns_send0": "The first byte of the request is given to the system.",
-            "ns_send1": "The last byte of it is (when that system call began).",
+            "ns_send0": "The first byte of the request is passed to the operating system.",
+            "ns_send1": "The last byte of the request is passed to the operating system (start of that "
+            "system call).",
             "ns_hdr": "The answer's status line and headers are complete.",
             "ns_byte1": "The first byte of the answer arrives.",
-            "ns_event1": "The first event of the body arrives, whatever it holds.",
-            "ns_tok1": "The first token arrives: text, reasoning or tool call that is not empty.",
+            "ns_event1": "The first event of the body arrives, whatever its content.",
+            "ns_tok1": "The first token arrives: non-empty text, reasoning or tool call.",
             "ns_out1": "The first visible text arrives.",
             "ns_tokN": "The last token arrives.",
             "ns_finish": "The finish reason arrives.",
             "ns_usage": "The (last) usage report arrives.",
-            "ns_done": "The protocol's own end mark arrives.",
+            "ns_done": "The protocol's end marker arrives.",
             "ns_eof": "The body ends.",
             "ns_spawn": "CLI: the process is started.",
             "ns_stdout1": "CLI: its first byte.",
             "ns_init": "CLI: its first event.",
             "ns_exit": "CLI: its end.",
-            "ns_import": "Fresh process: its imports are done.",
-            "ns_client": "Fresh process, fresh client: the client is made.",
+            "ns_import": "Fresh process: its imports are finished.",
+            "ns_client": "Fresh process, fresh client: the client has been created.",
         },
     ),
     # --- derived
@@ -236,21 +239,21 @@ COLUMNS: tuple[Column, ...] = (
             "ttfe_ms": "ns_event1 - ns_call: time to first event; OpenTelemetry's time_to_first_chunk.",
             "ttft_ms": "ns_tok1 - ns_call: time to first token, connection set-up included. For "
             "cold_process from ns_spawn.",
-            "ttft_sched_ms": "ns_tok1 - ns_sched: as a user sees it who came when the plan said (no "
+            "ttft_sched_ms": "ns_tok1 - ns_sched: the time for a user who arrives at the scheduled time (no "
             "coordinated omission).",
-            "ttft_wire_ms": "ns_tok1 - ns_send1: without connection set-up and this client.",
+            "ttft_wire_ms": "ns_tok1 - ns_send1: without connection set-up and the client's own time.",
             "ttfo_ms": "ns_out1 - ns_call: time to first visible output.",
             "e2e_ms": "ns_tokN - ns_call: to the last token. For cold_process from ns_spawn.",
             "e2e_done_ms": "ns_done (else ns_eof) - ns_call: to the end of the answer.",
             "e2e_sched_ms": "ns_tokN - ns_sched.",
             "tail_ms": "ns_done (else ns_eof) - ns_tokN: what the server does after the last token.",
             "decode_ms": "ns_tokN - ns_tok1.",
-            "icl_p50_ms": "Median gap between chunks that hold tokens (inter-chunk latency).",
+            "icl_p50_ms": "Median gap between chunks with tokens (inter-chunk latency).",
             "icl_p99_ms": "Their 99th percentile; NA below 100 gaps.",
-            "stall_max_ms": "The longest gap between chunks that hold tokens.",
+            "stall_max_ms": "The longest gap between chunks with tokens.",
             "norm_per_token_ms": "e2e_ms / out_tokens.",
             "import_ms": "Fresh process: spawn to imports done.",
-            "client_ms": "Making the client, where it was fresh.",
+            "client_ms": "Time to create a fresh client.",
         },
     ),
     # --- tokens
@@ -259,16 +262,14 @@ COLUMNS: tuple[Column, ...] = (
         "Int64",
         "tokens",
         {
-            "in_tokens": "All input, cached included.",
+            "in_tokens": "All input, including cached input.",
             "in_cached": "Input read from the provider's cache.",
-            "in_cache_write": "Input written to it.",
-            "out_tokens": "All output, reasoning included. Never the length that was asked for.",
-            "reasoning_tokens": "Output that is reasoning.",
+            "in_cache_write": "Input written to the provider's cache.",
+            "out_tokens": "All output, including reasoning; as counted, never the requested length.",
+            "reasoning_tokens": "Reasoning tokens of the output.",
             "visible_tokens": "out_tokens - reasoning_tokens.",
-            "streamed_tokens": "Output that was streamed: out_tokens, without reasoning that was counted "
-            "and not shown.",
-            "first_chunk_tokens": "Tokens in the first chunk; NA where nothing tells. `itl_src` says "
-            "what told.",
+            "streamed_tokens": "Streamed output: out_tokens without reasoning that was counted but not sent.",
+            "first_chunk_tokens": "Tokens in the first chunk; NA if unknown. `itl_src` is the source.",
         },
         "OpenTelemetry GenAI",
     ),
@@ -277,8 +278,8 @@ COLUMNS: tuple[Column, ...] = (
         "Int64",
         "",
         {
-            "chunks": "Events that hold tokens.",
-            "events": "Events of the body.",
+            "chunks": "Number of events with tokens.",
+            "events": "Number of events of the body.",
             "chars": "Characters of text, reasoning and tool arguments.",
             "bytes_in": "Bytes of the body.",
             "bytes_out": "Bytes of the request's body.",
@@ -289,7 +290,7 @@ COLUMNS: tuple[Column, ...] = (
         "category",
         "",
         "tokens",
-        "Who counted out_tokens.",
+        "The source of out_tokens.",
         of=("usage", "usage_stream", "tokenizer", "estimate"),
     ),
     # --- rates
@@ -305,7 +306,7 @@ COLUMNS: tuple[Column, ...] = (
         _MS,
         "ms",
         "rates",
-        "Its lower bound, decode_ms / (streamed_tokens - 1); equal to itl_ms where the first chunk's count "
+        "Its lower bound, decode_ms / (streamed_tokens - 1); equal to itl_ms if the first chunk's count "
         "is known.",
     ),
     Column(
@@ -313,7 +314,7 @@ COLUMNS: tuple[Column, ...] = (
         _MS,
         "ms",
         "rates",
-        "Its upper bound, decode_ms / (chunks - 1): every later chunk holds a token at least.",
+        "Its upper bound, decode_ms / (chunks - 1): every later chunk has at least one token.",
     ),
     Column(
         "itl_src",
@@ -350,11 +351,11 @@ COLUMNS: tuple[Column, ...] = (
         _MS,
         "ms",
         {
-            "srv_total_ms": "The server's own total.",
-            "srv_load_ms": "Loading the model.",
-            "srv_queue_ms": "Waiting in its queue.",
-            "srv_prefill_ms": "Reading the prompt.",
-            "srv_decode_ms": "Generating.",
+            "srv_total_ms": "The server's own total time.",
+            "srv_load_ms": "Time to load the model, reported by the server.",
+            "srv_queue_ms": "Time in the server's queue.",
+            "srv_prefill_ms": "Time to process the prompt (prefill).",
+            "srv_decode_ms": "Time to generate the output.",
         },
         "provider",
     ),
@@ -363,24 +364,24 @@ COLUMNS: tuple[Column, ...] = (
         "category",
         "",
         "provider said",
-        "Where these come from.",
+        "The source of the server's times.",
         of=("ollama", "openai", "groq", "llamacpp", "server_timing"),
     ),
     # --- cost
     Column(
-        "cost_usd", "float64", "USD", "cost", "From tokens and list prices; NA where the price is not known."
+        "cost_usd", "float64", "USD", "cost", "Cost from tokens and list prices; NA if the price is unknown."
     ),
     Column("price_in", "float64", "USD/1e6 tokens", "cost", "List price of input."),
     Column("price_out", "float64", "USD/1e6 tokens", "cost", "List price of output."),
     Column("price_cached", "float64", "USD/1e6 tokens", "cost", "List price of cached input."),
-    Column("price_src", "category", "", "cost", "Where the price comes from."),
+    Column("price_src", "category", "", "cost", "The source of the price."),
     # --- quality
     Column(
         "stamp",
         "category",
         "",
         "quality",
-        "Who stamped arrivals: the system's kernel, the read, the parser, a pipe.",
+        "The source of arrival timestamps: the operating system's kernel, the read, the parser, a pipe.",
         of=STAMPS,
     ),
     Column(
@@ -396,10 +397,10 @@ COLUMNS: tuple[Column, ...] = (
         _MS,
         "ms",
         {
-            "client_lag_p50_ms": "Median of read minus arrival: how late this client was.",
+            "client_lag_p50_ms": "Median of read time minus arrival time: the lag of this client.",
             "client_lag_p99_ms": "Its 99th percentile.",
             "client_lag_max_ms": "Its maximum.",
-            "gc_ms": "Garbage collection between call and end.",
+            "gc_ms": "Time of garbage collection between call and end.",
         },
     ),
     Column(
@@ -407,7 +408,7 @@ COLUMNS: tuple[Column, ...] = (
         "float64",
         "",
         "quality",
-        "Share of the time between call and end in which some task waited for a processor.",
+        "Share of the time between call and end during which some task waited for a processor.",
         "Linux PSI",
     ),
     Column(
@@ -415,18 +416,18 @@ COLUMNS: tuple[Column, ...] = (
         "category",
         "",
         "quality",
-        "certified: the first and last token are exact; bounded: within err_bound_ms; "
+        "certified: the times of the first and last token are exact; bounded: within err_bound_ms; "
         "contaminated: this client disturbed the request.",
         of=QUALITIES,
     ),
     # --- outcome
-    Column("ok", "boolean", "", "outcome", "Whether the answer is whole."),
-    Column("status", "category", "", "outcome", "What became of it.", of=STATUSES),
+    Column("ok", "boolean", "", "outcome", "Whether the answer is complete."),
+    Column("status", "category", "", "outcome", "The outcome.", of=STATUSES),
     Column("http_status", "Int16", "", "outcome", "HTTP status."),
-    Column("error_type", "string", "", "outcome", "The error's class."),
-    Column("error_msg", "string", "", "outcome", "Its message."),
-    Column("retry_after_s", "float64", "s", "outcome", "The pause the provider asked for."),
-    Column("finish_reason", "string", "", "outcome", "Why it ended."),
+    Column("error_type", "string", "", "outcome", "The class of the error."),
+    Column("error_msg", "string", "", "outcome", "The message of the error."),
+    Column("retry_after_s", "float64", "s", "outcome", "The pause that the provider requested."),
+    Column("finish_reason", "string", "", "outcome", "Why the answer ended."),
     Column(
         "censored",
         "boolean",
@@ -434,9 +435,15 @@ COLUMNS: tuple[Column, ...] = (
         "outcome",
         "Whether it was stopped before its end (time limit, Stop): its times are lower bounds.",
     ),
-    Column("censor_ms", _MS, "ms", "outcome", "How long it had run when it was stopped."),
-    Column("simulated", "boolean", "", "outcome", "Whether the simulator answered."),
-    Column("cached", "boolean", "", "outcome", "Whether the answer was known already, or another call's."),
+    Column("censor_ms", _MS, "ms", "outcome", "The elapsed time when it was stopped."),
+    Column("simulated", "boolean", "", "outcome", "Whether the answer comes from the simulator."),
+    Column(
+        "cached",
+        "boolean",
+        "",
+        "outcome",
+        "Whether the answer came from the cache or was shared with an equal concurrent call.",
+    ),
 )
 
 CHUNKS: tuple[Column, ...] = (
@@ -447,41 +454,41 @@ CHUNKS: tuple[Column, ...] = (
         {"run_id": "As in the requests frame.", "request_id": "As in the requests frame."},
     ),
     Column("attempt", "Int8", "", "key", "As in the requests frame."),
-    Column("i", "Int32", "", "key", "The event's place in its answer, from 0."),
+    Column("i", "Int32", "", "key", "The event's position in its answer, from 0."),
     Column(
         "kind",
         "category",
         "",
         "chunk",
-        "What it holds; of several things the first that has tokens.",
+        "The kind of its content; if it has several kinds, the first with tokens.",
         of=CHUNK_KINDS,
     ),
     Column("ns_arrive", "Int64", "ns", "time", "When it arrived."),
-    Column("ns_lo", "Int64", "ns", "time", "It did not arrive before this."),
-    Column("ns_hi", "Int64", "ns", "time", "Nor after this."),
+    Column("ns_lo", "Int64", "ns", "time", "Lower bound of its arrival."),
+    Column("ns_hi", "Int64", "ns", "time", "Upper bound of its arrival."),
     Column("ns_user", "Int64", "ns", "time", "When this client read it."),
-    Column("t_ms", _MS, "ms", "time", "Since the call."),
-    Column("gap_ms", _MS, "ms", "time", "Since the event before."),
+    Column("t_ms", _MS, "ms", "time", "Time since the call."),
+    Column("gap_ms", _MS, "ms", "time", "Time since the previous event."),
     Column(
         "n_tokens",
         "Int16",
         "tokens",
         "size",
-        "Tokens in it, where something tells (usage in the stream, a tokenizer).",
+        "Tokens in it, if known (usage in the stream, a tokenizer).",
     ),
     Column("cum_tokens", "Int32", "tokens", "size", "Tokens so far."),
     Column("chars", "Int32", "", "size", "Characters in it."),
     Column("bytes", "Int32", "", "size", "Bytes of its data."),
     Column("read_id", "Int32", "", "read", "The read that completed it."),
-    Column("in_read", "Int16", "", "read", "Its place among the events of that read."),
+    Column("in_read", "Int16", "", "read", "Its position among the events of that read."),
     Column(
         "certified",
         "boolean",
         "",
         "read",
-        "Whether ns_arrive is exact: it was the last event of its read, which the kernel stamped.",
+        "Whether ns_arrive is exact: the last event of a read that the kernel timestamped.",
     ),
-    Column("stamp", "category", "", "read", "Who stamped it.", of=STAMPS),
+    Column("stamp", "category", "", "read", "The source of its timestamp.", of=STAMPS),
 )
 
 # What the log has besides the columns of requests, where the configuration says `ledger = "texts"`.
@@ -491,9 +498,9 @@ TEXTS: tuple[Column, ...] = (
         "string",
         "JSON",
         "texts",
-        'Only with ledger = "texts", as is the next one: the messages that were sent, role and text of each.',
+        'Only with ledger = "texts", like the next column: the messages sent, with role and text of each.',
     ),
-    Column("answer", "string", "", "texts", "The text of the answer, as far as it came."),
+    Column("answer", "string", "", "texts", "The text of the answer, as far as it was received."),
 )
 
 NAMES = tuple(c.name for c in COLUMNS)
