@@ -27,7 +27,7 @@ from typing import Any
 
 import nbllm
 from nbllm.client.engine import engine
-from nbllm.tools.mcp_entry import Source, entry_of
+from nbllm.tools.mcp_entry import Source, parse_entry
 
 GAP, CHUNKS = 0.02, 75
 BAD = Path(__file__).resolve().parents[1] / "tests" / "bad_mcp_server.py"
@@ -125,7 +125,7 @@ def use(client: nbllm.Client, url: str, mode: str, n: int, stream: nbllm.Stream)
         command = [sys.executable, __file__, "--bridge", mode[5:]]
         bridge_process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
         entry = {"url": bridge_process.stdout.readline().strip()}  # type: ignore[union-attr]
-    client.mcp.add(entry_of(name, entry, Source("this session", Path.cwd(), trusted=True), {}))
+    client.mcp.add(parse_entry(name, entry, Source("this session", Path.cwd(), trusted=True), {}))
     options: Any = {"base_url": url, "dialect": "openai_chat", "api_key": "k", "approve": "auto"}
     answer = client.stream("Use it.", model="m@ttft=0,gap=0,tools=1", tools=[f"mcp/{name}"], **options)
     while not (answer.done or stream.done):

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import nbllm
 from nbllm import simulator
-from nbllm.tools.mcp_entry import Source, entry_of
+from nbllm.tools.mcp_entry import Source, parse_entry
 from tests.kernels import Kernel
 
 ROUNDS = 5
@@ -106,7 +106,7 @@ def time_mcp_calls() -> None:
         path.write_text(SERVER, "utf-8")
         table = {"command": sys.executable, "args": [str(path)]}
         with contextlib.closing(nbllm.Client()) as client:
-            client.mcp.add(entry_of("slow", table, Source("this session", Path(folder), trusted=True), {}))
+            client.mcp.add(parse_entry("slow", table, Source("this session", Path(folder), trusted=True), {}))
             options = {"model": "sim/openai/m@ttft=0,gap=0,tools=8", "tools": ["mcp/slow"], "approve": "auto"}
             client.complete("Warm up.", **{**options, "model": "sim/openai/m@ttft=0,gap=0,tools=1"})
             start = time.perf_counter()

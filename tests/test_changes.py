@@ -14,8 +14,8 @@ from nbllm.notebook.tool_use import call_bundle
 from nbllm.simulator import script
 from nbllm.tools.builtin import LIMIT, files
 from nbllm.tools.changes import AppliedChange, Change, Journal, resolve
-from nbllm.tools.mcp_entry import Source, entry_of
-from nbllm.tools.mcp_notebook import is_notebook, watched
+from nbllm.tools.mcp_entry import Source, parse_entry
+from nbllm.tools.mcp_notebook import change_finder, is_notebook
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +230,7 @@ def test_any_changes_of_cells_go_back(case):
 
     async def work():
         for tool, arguments in todo:
-            change = await watched(tool, book)(arguments)
+            change = await change_finder(tool, book)(arguments)
             result = await book(tool, arguments)
             assert await resolve(change.holds(result))
             journal.add(AppliedChange(change, result, 1))
@@ -245,7 +245,7 @@ def test_a_cell_that_was_changed_since_stays():
     book, journal = Book("a", "b"), Journal()
 
     async def work():
-        change = await watched("overwrite_cell_source", book)({"cell_index": 1, "cell_source": "mine"})
+        change = await change_finder("overwrite_cell_source", book)({"cell_index": 1, "cell_source": "mine"})
         assert "-b\n+mine" in change.diff
         result = await book("overwrite_cell_source", {"cell_index": 1, "cell_source": "mine"})
         journal.add(AppliedChange(change, result, 1))
@@ -268,6 +268,8 @@ def test_a_cell_that_was_changed_since_stays():
 )
 def test_which_server_has_cells(words, expected, tmp_path):
     """By the command that was allowed; a tool that changes no cell has no change."""
-    entry = entry_of("any", {"command": words[0], "args": words[1:]}, Source("s", tmp_path, trusted=True), {})
+    entry = parse_entry(
+        "any", {"command": words[0], "args": words[1:]}, Source("s", tmp_path, trusted=True), {}
+    )
     assert expected == is_notebook(entry)
-    assert watched("read_cell", Book("a")) is watched("execute_cell", Book("a")) is None
+    assert change_finder("read_cell", Book("a")) is change_finder("execute_cell", Book("a")) is None

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nbllm.tools.mcp_http import LARGEST, lenient
-from nbllm.tools.mcp_mend import MOST, TEXT_LIMIT, mend
+from nbllm.tools.mcp_http import MAX_MESSAGE, mend_response
+from nbllm.tools.mcp_mend import MAX_ITEMS, TEXT_LIMIT, mend
 
 ENDS = ["\n", "\r\n", "\r"]
 
@@ -30,7 +30,7 @@ class Body(httpx2.AsyncByteStream):
 def response(data, kind, size):
     asked = httpx2.Request("POST", "http://127.0.0.1/mcp")
     made = httpx2.Response(200, headers={"content-type": kind}, stream=Body(data, size), request=asked)
-    lenient(made, mend)
+    mend_response(made, mend)
     return made
 
 
@@ -108,7 +108,7 @@ def test_long_lists_and_texts_are_cut():
     tools = [
         {"name": f"t{i}", "description": "d" * 300, "inputSchema": {"type": "object"}} for i in range(20_000)
     ]
-    assert MOST == len(whole(json.dumps(message({"tools": tools})).encode())["result"]["tools"])
+    assert MAX_ITEMS == len(whole(json.dumps(message({"tools": tools})).encode())["result"]["tools"])
     content = [{"type": "text", "text": "z" * 10_000_000}]
     for parts in (content, [{"type": "resource", "resource": {"uri": "a:", **content[0]}}]):
         made = whole(json.dumps(message({"content": parts})).encode())
@@ -118,7 +118,7 @@ def test_long_lists_and_texts_are_cut():
 
 @pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
 def test_a_message_without_end_is_not_waited_for(kind):
-    body = b"data: " + b"x" * (LARGEST + 2**17)
+    body = b"data: " + b"x" * (MAX_MESSAGE + 2**17)
     error = httpx2.SSEError if "event" in kind else httpx2.StreamError
     with pytest.raises(error, match="larger than the limit of 16 MiB"):
         asyncio.run(response(body, kind, 2**16).aread())

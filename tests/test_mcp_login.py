@@ -19,9 +19,9 @@ from nbllm.routing.key_stores import KeyStores
 from nbllm.routing.oauth import RedirectListener as Browser
 from nbllm.tools.consent import Consent
 from nbllm.tools.mcp import Limits
-from nbllm.tools.mcp_config import Places
-from nbllm.tools.mcp_entry import Registered, Source, entry_of
-from nbllm.tools.mcp_login import Login, check_place
+from nbllm.tools.mcp_config import ConfigLocations
+from nbllm.tools.mcp_entry import ClientRegistration, Source, parse_entry
+from nbllm.tools.mcp_login import Login, check_url
 from nbllm.tools.mcp_servers import Servers
 
 from .kernels import Kernel
@@ -74,10 +74,10 @@ def servers(tmp_path):
     def make(url, ring=None, **table):
         consent, stores = Consent(lambda: tmp_path / "allowed.json"), KeyStores({}, keyring=lambda: ring)
         limits = Limits(connect=30, tools=30, call=30)
-        known = Servers(lambda: Places(None, None, ()), dict, consent, limits, lambda: stores)
+        known = Servers(lambda: ConfigLocations(None, None, ()), dict, consent, limits, lambda: stores)
         source = Source("this session", Path.cwd(), trusted=True)
         known.add(
-            entry_of("locked", {"url": f"{url}/mcp", **table}, source, {"SECRET": "canary-client-secret"})
+            parse_entry("locked", {"url": f"{url}/mcp", **table}, source, {"SECRET": "canary-client-secret"})
         )
         made.append(known)
         return known
@@ -193,7 +193,7 @@ WRONG = [
 @pytest.mark.parametrize(("table", "words"), WRONG)
 def test_what_has_no_login(table, words, servers, url):
     known = servers(url)
-    entry = entry_of("other", table, Source("this session", Path.cwd(), trusted=True), {})
+    entry = parse_entry("other", table, Source("this session", Path.cwd(), trusted=True), {})
     with pytest.raises(ConfigError, match=words):
         engine().run(known.log_in(entry, "", None))
 
@@ -235,11 +235,11 @@ def test_a_client_that_was_registered_by_hand(servers):
 def test_how_the_secret_is_shown_and_where(takes, method):
     """As the server takes it, and only where the user logs in."""
     told = SimpleNamespace(token_endpoint="https://a.example/t", token_endpoint_auth_methods_supported=takes)
-    login = Login("x", "https://mcp.example", KeyStores({}), registered=Registered("id", "canary"))
+    login = Login("x", "https://mcp.example", KeyStores({}), registered=ClientRegistration("id", "canary"))
     login._context = SimpleNamespace(oauth_metadata=told, client_info=SimpleNamespace())
     login._check("https://a.example/login?x=1")
     assert method == login._context.client_info.token_endpoint_auth_method
-    with pytest.raises(ConfigError, match="elsewhere than where you log in"):
+    with pytest.raises(ConfigError, match="another host than the one where you log in"):
         login._check("https://b.example/login")
 
 
@@ -261,7 +261,7 @@ def test_what_a_login_brings_goes_to_no_third_place(issuer, tokens, right):
     """A server that has the user log in at another's page cannot have what that page brings."""
     login = Login("x", "https://mcp.example/mcp", KeyStores({}))
     login._context = SimpleNamespace(oauth_metadata=SimpleNamespace(token_endpoint=tokens, issuer=issuer))
-    with contextlib.nullcontext() if right else pytest.raises(ConfigError, match="what a login brings"):
+    with contextlib.nullcontext() if right else pytest.raises(ConfigError, match="the code of a login"):
         login._check("https://own.example/login?x=1")
 
 
@@ -282,7 +282,7 @@ def test_where_a_login_is_renewed_is_what_it_was(servers):
             was = context.oauth_metadata
             context.oauth_metadata = type(was).model_validate(elsewhere)
             with pytest.raises(NbllmError, match="has ended"):
-                await login._open(f"{other.url}/authorize")
+                await login._open_browser(f"{other.url}/authorize")
             return was, context.oauth_metadata
 
         was, now = engine().run(renewed_at())
@@ -312,7 +312,7 @@ def test_a_wrong_secret_is_told_without_it(servers, url):
 def test_a_login_that_cannot_be_as_it_is_written(table, words):
     """Told in the list of servers, by name."""
     source = Source("f", Path.cwd())
-    assert words in entry_of("x", {"url": "https://a.example/mcp", **table}, source, {}).problem
+    assert words in parse_entry("x", {"url": "https://a.example/mcp", **table}, source, {}).problem
 
 
 def test_a_login_is_part_of_what_consent_is_given_to():
@@ -320,7 +320,7 @@ def test_a_login_is_part_of_what_consent_is_given_to():
     source, env = Source("f", Path.cwd()), {"A": "1", "B": "2"}
 
     def key(**table):
-        return entry_of("x", {"url": "https://a.example/mcp", **table}, source, env)
+        return parse_entry("x", {"url": "https://a.example/mcp", **table}, source, env)
 
     plain, one = key(), key(oauth={"clientId": "a", "clientSecret": "${A}"})
     other = key(oauth={"clientId": "a", "clientSecret": "${B}"})
@@ -360,9 +360,11 @@ def test_a_port_of_its_own_for_the_browser():
 def test_where_a_login_may_be_looked_for(own, place, right):
     """A server of the internet leads into no private network; one that is there may."""
     with (
-        contextlib.nullcontext() if right else pytest.raises(ConnectFailed, match="no place on the internet")
+        contextlib.nullcontext()
+        if right
+        else pytest.raises(ConnectFailed, match="not an https address on the internet")
     ):
-        engine().run(check_place("mcp/x", own, place))
+        engine().run(check_url("mcp/x", own, place))
 
 
 def test_a_server_of_the_internet_leads_no_login_home(servers, monkeypatch):
@@ -378,7 +380,7 @@ def test_a_server_of_the_internet_leads_no_login_home(servers, monkeypatch):
         result, note = used(servers(url, ring))
         assert "POST http://93.184.216.34/mcp" in proxy.text
         assert ("", []) == (result, home.seen)
-        assert "no place on the internet" in note
+        assert "not an https address on the internet" in note
         assert "canary" not in note
 
 

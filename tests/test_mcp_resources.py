@@ -15,8 +15,8 @@ from nbllm.core.messages import Document, Image, Message, Text
 from nbllm.tools import mcp_mend
 from nbllm.tools.consent import Consent
 from nbllm.tools.mcp import Limits
-from nbllm.tools.mcp_config import Places
-from nbllm.tools.mcp_entry import Source, entry_of
+from nbllm.tools.mcp_config import ConfigLocations
+from nbllm.tools.mcp_entry import Source, parse_entry
 from nbllm.tools.mcp_offers import as_text
 from nbllm.tools.mcp_servers import Servers
 
@@ -63,7 +63,7 @@ def here(*, trusted=True):
 
 def bad(mode, name="bad", *, trusted=True, **table):
     table = {"command": sys.executable, "args": [BAD, mode], **table}
-    return entry_of(name, table, here(trusted=trusted), {})
+    return parse_entry(name, table, here(trusted=trusted), {})
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def servers(tmp_path):
 
     def make(*entries, limits=QUICK):
         consent = Consent(lambda: tmp_path / "allowed.json")
-        made.append(Servers(lambda: Places(None, None, ()), dict, consent, limits))
+        made.append(Servers(lambda: ConfigLocations(None, None, ()), dict, consent, limits))
         for entry in entries:
             made[-1].add(entry)
         return made[-1]
@@ -130,13 +130,13 @@ def notes(tmp_path):
 
 def test_a_real_server_over_pipes(servers, notes):
     table = {"command": sys.executable, "args": [notes, "stdio"]}
-    uses_the_notes(servers(entry_of("notes", table, here(), {})))
+    uses_the_notes(servers(parse_entry("notes", table, here(), {})))
 
 
 def test_a_real_server_over_http(servers, notes):
     with held_port() as (port, serving), serving(notes):
         table = {"type": "http", "url": f"http://127.0.0.1:{port}/mcp"}
-        uses_the_notes(servers(entry_of("notes", table, here(), {})))
+        uses_the_notes(servers(parse_entry("notes", table, here(), {})))
 
 
 # --- bad servers --------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_lists_are_mended_item_by_item(servers):
     ]
     assert ["memo://{n}"] == [r.uri for r in found if r.template]
     assert 6 == len(notes)
-    assert any("two of that address" in n for n in notes)
+    assert any("two with that address" in n for n in notes)
     prompts, notes = offered(known, "prompts")
     assert [("p", {"a": True, "b": False}), ("odd", {})] == [(p.name, dict(p.arguments)) for p in prompts]
     assert 3 == len(notes)
@@ -186,12 +186,12 @@ def test_text_keeps_to_the_budget_all_together(servers):
 
 
 FAILS = {
-    "sound": (ConfigError, "nothing that a model reads"),
+    "sound": (ConfigError, "nothing that a model can read"),
     "empty": (ConfigError, "it is empty"),
-    "null": (NbllmError, "does not fit the protocol"),
-    "fields": (NbllmError, "does not fit the protocol"),
+    "null": (NbllmError, "does not follow the protocol"),
+    "fields": (NbllmError, "does not follow the protocol"),
     "refuses": (NbllmError, "Resource not found"),
-    "die_read": (NbllmError, "ended while it was to read memo://a|ended while it was to read mcp"),
+    "die_read": (NbllmError, "ended when it should read memo://a|ended when it should read mcp"),
     "hang_read": (Timeout, "did not read"),
     "crash": (NbllmError, "exit code 3"),
     "none": (NbllmError, "Method not found"),
@@ -212,7 +212,8 @@ def test_what_cannot_be_read_is_one_line_and_takes_no_other_down(mode, servers):
 
 
 @pytest.mark.parametrize(
-    ("mode", "words"), [("die_list", "no memos today"), ("hang_list", "tell its resources"), ("null", "fit")]
+    ("mode", "words"),
+    [("die_list", "no memos today"), ("hang_list", "list its resources"), ("null", "follow")],
 )
 def test_a_list_that_fails(mode, words, servers):
     with pytest.raises(NbllmError, match=words):
@@ -255,7 +256,7 @@ def test_what_changes_under_its_name_is_refused_until_it_is_allowed(servers, not
     def life(source):
         path.write_text(source, "utf-8")
         table = {"command": sys.executable, "args": [notes, "stdio"]}
-        return servers(entry_of("notes", table, here(), {}))
+        return servers(parse_entry("notes", table, here(), {}))
 
     known = life(REAL)
     assert read(known, "mcp://notes/today")
@@ -270,24 +271,24 @@ def test_what_changes_under_its_name_is_refused_until_it_is_allowed(servers, not
         known.prompt("notes", "review", {"code": "x"}),
         known.prompt("notes", "other", {}),
     ):
-        with pytest.raises(ConfigError, match="is not as you allowed it") as caught:
+        with pytest.raises(ConfigError, match="has changed since you allowed it") as caught:
             engine().run(asks)
         assert "%llm mcp allow notes" in caught.value.hint
     assert read(known, "mcp://notes/point")
     assert ["notes__add"] == [u.tool.name for u in engine().run(known.usables(["mcp/notes"]))[0]]
     server = engine().run(known.server("notes"))
-    others = engine().run(server.other_changes())
+    others = engine().run(server.check_other_offers())
     lines = [line for _, changes in others.values() for c in changes for line in c.lines]
     assert any("Sends code to me." in line for line in lines)
     for kind, (offered, _) in others.items():
         known.consent.pin(server.entry, offered, kind)
     assert read(known, "mcp://notes/today")
     assert engine().run(known.prompt("notes", "other", {})) is not None
-    assert known.consent.known(server.entry)
+    assert known.consent.is_recorded(server.entry)
 
 
 async def offers_of(known):
-    return await (await known.server("notes")).other_changes()
+    return await (await known.server("notes")).check_other_offers()
 
 
 FIELDS = ["resources", "resourceTemplates", "prompts", "uri", "uriTemplate", "name", "arguments", "size"]

@@ -378,7 +378,7 @@ def test_a_card_that_changed_is_asked_about_again(server, change):
             ):
                 later.complete("Use it.", SIM, tools=NAME, approve="auto")
             agent = later.remote(NAME)
-            card, found = later.run(agent.changes())
+            card, found = later.run(agent.check_card())
             assert [False] == [c.new for c in found]
             agent.consent.pin(agent.entry, [card])
             assert told(later.stream("Use it.", SIM, tools=NAME, approve="auto"))

@@ -386,10 +386,10 @@ class Agent:
         return self.size < before
 
     def _notify_shortened(
-        self, stream: Stream, what: str, before: int, about: Mapping[str, Any] | None = None
+        self, stream: Stream, what: str, before: int, data: Mapping[str, Any] | None = None
     ) -> None:
-        words = f"{what}: about {before:,} tokens became {self.size:,}."
-        stream.publish(Notice(COMPACTED, words, about or {}))
+        text = f"{what}: about {before:,} tokens became {self.size:,}."
+        stream.publish(Notice(COMPACTED, text, data or {}))
 
     async def _summarise(self, stream: Stream, request: Request, old: Sequence[Message]) -> str:
         """The model's summary of earlier turns; "" where it fails twice."""
@@ -398,9 +398,9 @@ class Agent:
             * _SUMMARY_INPUT_SHARE
             / self.scale.factor
         )
-        asked = Request(request.model, (summary_request(old, room),), max_tokens=_SUMMARY_TOKENS)
+        summary = Request(request.model, (summary_request(old, room),), max_tokens=_SUMMARY_TOKENS)
         for _ in range(2):
-            turn = self.send(asked)
+            turn = self.send(summary)
             stream.extra_calls.append(turn)
             try:
                 await turn.wait_end_async()
@@ -649,9 +649,9 @@ class ToolUse:
         find_toolset: FindToolset | None = None,
         window: Callable[[], int | None] = lambda: None,
     ) -> ToolUse:
-        """From a call's options, whose budget is a LoopBudget. connections: for HTTP tools. sets: finds tools
-        by name. window: finds the model's context window. Raises ConfigError for what is not a tool, and for
-        options of tools without a tool that runs."""
+        """From a call's options, whose budget is a LoopBudget. connections: for HTTP tools. find_toolset:
+        finds toolsets by name. window: finds the model's context window. Raises ConfigError for what is not a
+        tool, and for options of tools without a tool that runs."""
         found = parse_tools(() if spec.tools is None else spec.tools, connections, find_toolset)
         approve = parse_approve(spec.approve)
         limits = Limits(MAX_STEPS if spec.max_steps is None else spec.max_steps, spec.budget)

@@ -104,8 +104,8 @@ class BatchServer:
 
     def _create_from_file(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
         body = {"input_file_id": self._upload(lines, names), "endpoint": self._endpoint()}
-        kept = {"metadata": dict(names)} if self.format.known_by == "metadata" else {}
-        return parse_state(self._request(self.format.path, {**body, "completion_window": "24h", **kept}))
+        metadata = {"metadata": dict(names)} if self.format.known_by == "metadata" else {}
+        return parse_state(self._request(self.format.path, {**body, "completion_window": "24h", **metadata}))
 
     def _create_job(self, lines: Sequence[str], names: Mapping[str, str]) -> BatchState:
         body = {"input_files": [self._upload(lines, names)], "model": self.route.model}

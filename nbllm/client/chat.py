@@ -72,9 +72,10 @@ class Chat:
         if self._collect_answer():
             raise ConfigError("The last answer is still running.", hint="Read it to its end, or cancel() it.")
         asked = prompts.parse_messages(prompt)
+        earlier = messages_to_send((t.response, t.messages) for t in self.turns)
         merged: Any = {"model": self.model, **self._options, **seal_key(options)}
         stream = self.client.trace_turn(
-            lambda: self.client.stream([*self._messages_to_send(), *asked], **merged),
+            lambda: self.client.stream([*earlier, *asked], **merged),
             self._id,
             len(self._turns) + 1,
         )
@@ -103,10 +104,6 @@ class Chat:
     def messages(self) -> tuple[Message, ...]:
         """All messages."""
         return tuple(m for turn in self.turns for m in turn.messages)
-
-    def _messages_to_send(self) -> tuple[Message, ...]:
-        """`messages` as they are sent: the last summary replaces the turns that it covers."""
-        return messages_to_send((t.response, t.messages) for t in self.turns)
 
     @property
     def cost(self) -> float | None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from ..routing import prices
 from ..routing.registry import Route
+from ..store.ledger import Ledger
 
 _CHOICE = re.compile(r"(cheap|fast)\(([^()]*)\)")
 _DAY = 86_400.0  # seconds for which a measured time counts
@@ -103,13 +104,9 @@ def _called_at(row: Mapping[str, Any]) -> float:
         return 0.0
 
 
-def choose_route(
-    word: str, routes: Sequence[Route], rows: Callable[[], Iterable[Mapping[str, Any]]]
-) -> Route:
-    """The first route, with the others as its failover. rows: the ledger's rows of the last day."""
-    known = list(rows())
-    chosen, why = (
-        sort_by_price(routes, known) if word == "cheap" else sort_by_time(routes, known, time.time())
-    )
-    first, *others = chosen
+def choose_route(word: str, routes: Sequence[Route], ledger: Ledger | None) -> Route:
+    """The first route, with the others as its failover. ledger: has the measured calls of the last day."""
+    rows: Rows = [] if ledger is None else ledger.last_day()
+    ordered, why = sort_by_price(routes, rows) if word == "cheap" else sort_by_time(routes, rows, time.time())
+    first, *others = ordered
     return replace(first, fallbacks=tuple(others), chosen_by=word, why=why)

@@ -26,7 +26,6 @@ from ..routing import prices
 from ..routing.registry import DEFAULT_MODEL, Registry, Route, load
 from ..store.answers import AnswerStore
 from ..store.budgets import Budget, LoopBudget
-from ..store.chunks import Row
 from ..store.ledger import Ledger
 from ..store.timeline import timing
 from . import answers, auto, choosing, hedging, prepare
@@ -167,9 +166,7 @@ class Client:
             )
         if (choice := choosing.parse_choice(model)) is not None:
             word, names = choice
-            return choosing.choose_route(
-                word, self._resolve_all(names, base_url, dialect), self._recent_calls
-            )
+            return choosing.choose_route(word, self._resolve_all(names, base_url, dialect), self.ledger)
         if "|" in model:
             first, *others = self._resolve_all(model, base_url, dialect)
             return replace(first, fallbacks=tuple(others))
@@ -212,10 +209,6 @@ class Client:
         if tracing is None:
             return begin()
         return tracing.turn(begin, self._current_engine(), conversation, number)
-
-    def _recent_calls(self) -> list[Row]:
-        """The ledger's rows of the last day, of all kernels."""
-        return [] if self.ledger is None else self.ledger.last_day()
 
     def check(self, url: str, timeout: float = 0.5) -> Future[bool]:
         """Starts checking whether a server listens at the address; gives up after `timeout` seconds."""

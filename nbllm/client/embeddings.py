@@ -67,17 +67,14 @@ class _Job:
             while waiting or self.running:
                 while waiting and len(self.running) < MAX_CONCURRENT:
                     batch = waiting.popleft()
-                    self.running.append((batch, self._send(batch)))
+                    self.requests += 1
+                    messages = [Message("user", text) for text in batch]
+                    stream = self.client.stream_to(self.route, messages, CallSpec(**self.options))
+                    self.running.append((batch, stream))
                 waiting.extendleft(self._store_or_split(*self.running[0]))
                 self.running.popleft()
         finally:
             self._stop_running()
-
-    def _send(self, batch: list[str]) -> Stream:
-        self.requests += 1
-        return self.client.stream_to(
-            self.route, [Message("user", t) for t in batch], CallSpec(**self.options)
-        )
 
     def _store_or_split(self, batch: list[str], stream: Stream) -> list[list[str]]:
         """Stores an answer. A batch with a text that is too long is returned in halves, until that text is

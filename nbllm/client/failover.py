@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -158,9 +158,6 @@ def request_for(request: Request, first: Route, other: Route) -> Request:
 
 
 def _portable(message: Message) -> Message:
-    kept = (part for part in message.parts if not isinstance(part, (Reasoning, Raw)))
-    return replace(message, parts=tuple(_unsigned(part) for part in kept))
-
-
-def _unsigned(part: Any) -> Any:
-    return replace(part, signature=None) if getattr(part, "signature", None) else part
+    portable: Iterator[Any] = (part for part in message.parts if not isinstance(part, (Reasoning, Raw)))
+    unsigned = (replace(p, signature=None) if getattr(p, "signature", None) else p for p in portable)
+    return replace(message, parts=tuple(unsigned))

@@ -330,10 +330,10 @@ class Limiter(msgspec.Struct):
         too."""
         if self.estimate.rate is not None:
             return False
-        if not self._trusted:
+        buckets = self._request_buckets
+        if not any(bucket.trusted for bucket in buckets):
             probes = max(1 if not self.answered else _PROBES, self.estimate.accepted // _PROBE_SHARE)
             return self.unanswered >= probes or self.in_flight >= self.estimate.ramp
-        buckets = self._request_buckets
         left = min(bucket.level for bucket in buckets)
         if any(bucket.is_shared(now) for bucket in buckets):
             return self.unanswered >= max(1.0, left / 8.0)
@@ -423,10 +423,6 @@ class Limiter(msgspec.Struct):
     @property
     def _request_buckets(self) -> list[Bucket]:
         return [bucket for (kind, _), bucket in self.buckets.items() if kind == "requests"]
-
-    @property
-    def _trusted(self) -> bool:
-        return any(bucket.trusted for bucket in self._request_buckets)
 
     def _mark_answered(self, ticket: Ticket) -> None:
         self.unanswered -= not ticket.answered

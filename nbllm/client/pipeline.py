@@ -66,20 +66,13 @@ def retried(handler: Handler, retries: Retries) -> Handler:
                     attempt.call.has_side_effects and may_have_acted(error, sink.log[start:])
                 ):
                     raise
-                sink.publish(_retry_notice(error, wait, number, retries.attempts))
+                text = f"{error.message} Trying again in {wait:.1f} s ({number} of {retries.attempts})."
+                data = {"wait": wait, "attempt": number, "status": getattr(error, "status", None)}
+                sink.publish(Notice("retry", text, data))
             await asyncio.sleep(wait)
             number += 1
 
     return retry
-
-
-def _retry_notice(error: errors.NbllmError, wait: float, attempt: int, attempts: int) -> Notice:
-    """The notice for the user that a request will be sent again."""
-    return Notice(
-        "retry",
-        f"{error.message} Trying again in {wait:.1f} s ({attempt} of {attempts}).",
-        {"wait": wait, "attempt": attempt, "status": getattr(error, "status", None)},
-    )
 
 
 def time_limited(handler: Handler) -> Handler:

@@ -12,7 +12,7 @@ from typing import Any
 from ..core import errors
 from ..core.messages import Document, Image, Text, Tool
 from ..routing.registry import Route
-from ..tools.consent import Change, Consent, Described, described
+from ..tools.consent import Consent, Definition, DefinitionChange, define
 from ..tools.mcp_entry import Entry
 from ..tools.mcp_mend import clean, line
 from ..tools.names import valid_name
@@ -53,10 +53,10 @@ class RemoteTool:
         """The agent's name and address, to which consent is bound besides the card's text."""
         return Entry(self.name, trusted=True, url=self.route.provider.base_url)
 
-    async def check_card(self) -> tuple[Described, list[Change]]:
+    async def check_card(self) -> tuple[Definition, list[DefinitionChange]]:
         """(the card as it is now, its changes since the user allowed it)."""
-        description = described("card", await self.read_card(), {})
-        return description, await asyncio.to_thread(self.consent.compared, self.entry, [description])
+        description = define("card", await self.read_card(), {})
+        return description, await asyncio.to_thread(self.consent.check, self.entry, [description])
 
     async def usables(self) -> list[Usable]:
         """See Toolset. Raises ConfigError where the card has changed since the user allowed it."""

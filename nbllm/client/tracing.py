@@ -308,8 +308,8 @@ def _response_attributes(response: Response, attempts: int) -> dict[str, Any]:
 
 def _token_counts(response: Response) -> Sequence[tuple[str, int]]:
     usage = response.usage or Usage()
-    told = {"input": usage.input_tokens, "output": usage.output_tokens}
-    return [(kind, count) for kind, count in told.items() if count is not None]
+    counts = {"input": usage.input_tokens, "output": usage.output_tokens}
+    return [(kind, count) for kind, count in counts.items() if count is not None]
 
 
 def _result_content(result: ToolResult) -> Any:

@@ -20,9 +20,9 @@ from ..core.errors import ConfigError, looks_like_key
 from ..core.values import plural
 from ..routing.config_files import user_file
 from ..routing.oauth import RedirectListener, printable
-from ..tools.consent import Change
-from ..tools.mcp_config import save as write_own
-from ..tools.mcp_entry import SESSION, Entry, Source, entry_of
+from ..tools.consent import DefinitionChange
+from ..tools.mcp_config import save_entry as write_own
+from ..tools.mcp_entry import SESSION, Entry, Source, parse_entry
 from ..tools.mcp_mend import clean, line
 from ..tools.mcp_offers import as_text
 from ..tools.mcp_server import Server
@@ -62,7 +62,7 @@ def _add(session: Session, rest: str) -> str:
     user_config = user_file().with_name("mcp.json")
     save = "--save" in flags
     source = Source(str(user_config.absolute()) if save else SESSION, here, trusted=True)
-    entry = entry_of(name, table, source, session.client.registry.env)
+    entry = parse_entry(name, table, source, session.client.registry.env)
     if entry.problem:
         raise ConfigError(f"mcp/{name}: {entry.problem}.", hint=_ADD_USAGE)
     if save:
@@ -73,7 +73,7 @@ def _add(session: Session, rest: str) -> str:
     session.client.run(servers.stop(name))
     scope = f"as {user_config} says" if save else "in this session"
     starts = f"It starts at its first use: %%llm tools=mcp/{name}, or %llm mcp tools {name}."
-    return f"mcp/{name} is {line(entry.runs)}, {scope}. {starts}"
+    return f"mcp/{name} is {line(entry.display_command)}, {scope}. {starts}"
 
 
 def _parse_add(rest: str) -> tuple[dict[str, list[str]], str, list[str]]:
@@ -135,15 +135,15 @@ def _entry_state(servers: Servers, entry: Entry, seen: set[str]) -> str:
         return "hidden by the one above"
     if entry.problem:
         return line(entry.problem, 200)
-    if not servers.consent.allowed(entry):
+    if not servers.consent.is_allowed(entry):
         return f"not allowed yet: %llm mcp allow {entry.name}"
-    server = servers.opened(entry.name)
-    return server.state if server is not None and server.entry.same(entry) else "not started"
+    server = servers.get_open(entry.name)
+    return server.state if server is not None and server.entry.runs_same(entry) else "not started"
 
 
 def _entry_columns(entry: Entry) -> dict[str, str]:
     return {
-        "runs": line(entry.runs),
+        "runs": line(entry.display_command),
         "variables": ", ".join(line(n, 60) for n in entry.names),
         "file": line(entry.file, 300),
         "not used": ", ".join(line(n, 40) for n in entry.unused),
@@ -156,14 +156,14 @@ def _allow(session: Session, rest: str) -> str:
     if name.startswith("remote/"):
         return _allow_card(session, session.client.remote(name))
     entry = servers.usable_entry(name)
-    if not servers.consent.allowed(entry):
+    if not servers.consent.is_allowed(entry):
         session.print_text(_consent_text(entry))
         if not approve(f"Start mcp/{entry.name}?", yes="Allow", no="No"):
             return f"mcp/{entry.name} stays as it is: not allowed."
         servers.consent.allow(entry)
     server = session.client.run(servers.server(entry.name))
-    tools, changes = session.client.run(server.changes())
-    others = session.client.run(server.other_changes())
+    tools, changes = session.client.run(server.check_tools())
+    others = session.client.run(server.check_other_offers())
     changes = [*changes, *(c for _, changed in others.values() for c in changed)]
     if not changes:
         names = ", ".join(line(t.name, 60) for t in tools[:_MAX_TOOLS])
@@ -197,14 +197,14 @@ def _consent_text(entry: Entry) -> str:
     """All that consent is given to."""
     rows = {
         "file": line(entry.file, 500),
-        "asks" if entry.url else "runs": line(entry.runs),
+        "asks" if entry.url else "runs": line(entry.display_command),
         "" if entry.url else "in": entry.cwd or "",
         "variables": ", ".join(line(n, 60) for n in entry.names) or "none",
     }
     return "\n".join([f"mcp/{entry.name}", *(f"  {k:10} {v}" for k, v in rows.items() if k)])
 
 
-def _change_text(change: Change) -> str:
+def _change_text(change: DefinitionChange) -> str:
     head = f"{line(change.tool, 60)} {'is new' if change.new else 'has changed'}:"
     return "\n".join([head, *(f"  {clean(text, 300)}" for text in change.lines)])
 
@@ -240,7 +240,7 @@ def _resources(session: Session, rest: str) -> Any:
         {
             "attach": f"mcp://{server.entry.name}/{line(r.uri)}",
             "name": line(r.name, 200),
-            "type": line(r.kind, 60),
+            "type": line(r.media_type, 60),
             "bytes": r.size,
             "description": clean(r.description),
         }
@@ -354,7 +354,7 @@ def _logout(session: Session, rest: str) -> str:
 def _log(session: Session, rest: str) -> str:
     """What a server wrote to its standard error, the last of it."""
     servers, name = session.client.mcp, _server_name(rest)
-    server = servers.opened(servers.entry(name).name)
+    server = servers.get_open(servers.entry(name).name)
     text = clean(server.log[-10_000:], 10_000) if server is not None else ""
     return text or f"mcp/{servers.entry(name).name} has written nothing to its standard error."
 

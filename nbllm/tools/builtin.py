@@ -83,10 +83,10 @@ class Folder:
             folder: from the user's folder, with / between names
             pattern: such as *.csv
         """
-        path_of_folder = self._resolve(folder)
+        directory = self._resolve(folder)
         with _short_errors(folder):
-            names = sorted(n for n in os.listdir(path_of_folder) if fnmatch.fnmatch(n, pattern))
-        known = (line for n in names if (line := self._entry(path_of_folder, n)))
+            names = sorted(n for n in os.listdir(directory) if fnmatch.fnmatch(n, pattern))
+        known = (line for n in names if (line := self._entry(directory, n)))
         found = list(islice(known, _MAX_ENTRIES + 1))
         more = [f"(more than {_MAX_ENTRIES}: ask with a pattern)"] * (len(found) > _MAX_ENTRIES)
         return found[:_MAX_ENTRIES] + more
@@ -115,9 +115,9 @@ class Folder:
         """The change that write_file would make; None where the old content is too long or cannot be read."""
         path, data = arguments["path"], arguments["text"].encode("utf-8", "replace")
         real = self._resolve(path)
-        there = real.exists()
-        before = self._read_bytes(path) if there else None
-        if there and (before is None or len(before) > LIMIT):
+        exists = real.exists()
+        before = self._read_bytes(path) if exists else None
+        if exists and (before is None or len(before) > LIMIT):
             return None
         made = [p for p in real.parents if not p.exists()]
 
@@ -165,10 +165,10 @@ class Folder:
             with open(handle, "rb+" if flags & os.O_RDWR else "rb") as file:
                 yield file
 
-    def _entry(self, path_of_folder: Path, name: str) -> str:
+    def _entry(self, directory: Path, name: str) -> str:
         """A line about an entry of a folder; "" for one that is not listed."""
         try:
-            real = self._resolve(str((path_of_folder / name).relative_to(self.root)))
+            real = self._resolve(str((directory / name).relative_to(self.root)))
             about = real.stat()
         except (NbllmError, OSError):
             return ""

@@ -1,10 +1,10 @@
-"""What the user lets MCP servers do, kept in allowed.json beside the user's own configuration.
+"""The user's consent to MCP servers, stored in allowed.json next to the user's configuration.
 
-Consent to start a server is bound to the file that describes it and to what it says (Entry.key): a command
-that changes asks again. Consent to its tools is bound to a hash of all that a model is told of each: a tool
-that changes, is new or has another name asks again, with what changed. So it is with its prompts; of its
-resources, which come and go, those that change. A server of the user's own needs no consent to start, and
-what it offers is noted at the first look.
+Consent to start a server is bound to the file that describes it and to its description (Entry.key): a changed
+command needs consent again. Consent to its tools is bound to a hash of all that a model reads of each: a tool
+that is changed, new or renamed needs consent again, and the user sees the change. The same holds for its
+prompts; of its resources, which come and go, only for changed ones. A server of the user's own needs no
+consent to start, and its tools are recorded when they are first listed.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from .mcp_entry import Entry
 from .mcp_mend import fingerprint
 
 _LIMIT = 2**24  # bytes of the file
-_SHOWN = 1_000  # characters of a tool's description and of its schema that are kept, to tell what changed
-_LINES = 40  # of a difference
+_MAX_TEXT = 1_000  # characters of a tool's description and schema that are recorded, to show changes
+_MAX_DIFF_LINES = 40  # of a change
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
-    """A tool, a prompt or a resource as a server describes it, and its fingerprint."""
+class Definition:
+    """A server's description of a tool, prompt or resource, with its fingerprint."""
 
     name: str
     description: str
     schema: Mapping[str, Any]
-    print: str
+    fingerprint: str
 
-    def kept(self) -> dict[str, str]:
-        """What is noted of it."""
+    def to_record(self) -> dict[str, str]:
+        """Its form in the file."""
         schema = json.dumps(self.schema, indent=1, ensure_ascii=True)
         text = self.description.encode("utf-8", "replace").decode()
-        return {"hash": self.print, "description": text[:_SHOWN], "schema": schema[:_SHOWN]}
+        return {"hash": self.fingerprint, "description": text[:_MAX_TEXT], "schema": schema[:_MAX_TEXT]}
 
 
-def described(name: str, description: str, schema: Mapping[str, Any]) -> Described:
-    """Something with its fingerprint."""
-    return Described(name, description, schema, fingerprint(name, description, schema))
+def define(name: str, description: str, schema: Mapping[str, Any]) -> Definition:
+    """A definition with its fingerprint."""
+    return Definition(name, description, schema, fingerprint(name, description, schema))
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A tool that is not as it was allowed. lines: what changed, "- " and "+ " before each; of a new one its
-    description."""
+class DefinitionChange:
+    """A tool that is new, or has changed since it was allowed. lines: the changed lines, with "- " and "+ ";
+    of a new one its description."""
 
     tool: str
     new: bool
@@ -58,58 +58,60 @@ class Change:
 
 
 class Consent:
-    """The file. path: a function, as it is looked for when it is needed."""
+    """The file of consents. path: a function that finds it, called when it is needed."""
 
     def __init__(self, path: Callable[[], Path]) -> None:
         self._path = path
 
-    def allowed(self, entry: Entry) -> bool:
-        """Whether it may start."""
+    def is_allowed(self, entry: Entry) -> bool:
+        """Whether a server may start."""
         return entry.trusted or entry.key in self._read()
 
     def allow(self, entry: Entry) -> None:
-        """It may start."""
-        self._set(entry, "tools", self._noted(entry, "tools"))
+        """Allows a server to start."""
+        self._store(entry, "tools", self._recorded(entry, "tools"))
 
-    def pin(self, entry: Entry, offered: Iterable[Described], kind: str = "tools") -> None:
-        """Its tools (prompts, resources) are allowed as they are."""
-        self._set(entry, kind, {t.name: t.kept() for t in offered})
+    def pin(self, entry: Entry, offered: Iterable[Definition], kind: str = "tools") -> None:
+        """Allows a server's tools (prompts, resources) as they are now."""
+        self._store(entry, kind, {t.name: t.to_record() for t in offered})
 
     def forget(self, entry: Entry) -> None:
-        """Nothing is allowed any more."""
-        self._change(lambda data: data.pop(entry.key, None))
+        """Removes all consent to a server."""
+        self._update(lambda data: data.pop(entry.key, None))
 
-    def known(self, entry: Entry, kind: str = "tools") -> bool:
-        """Whether its tools (prompts, resources) have been noted."""
-        return self._noted(entry, kind) is not None
+    def is_recorded(self, entry: Entry, kind: str = "tools") -> bool:
+        """Whether a server's tools (prompts, resources) have been recorded."""
+        return self._recorded(entry, kind) is not None
 
-    def changes(self, entry: Entry, offered: Iterable[Described], kind: str = "tools") -> list[Change]:
-        """What is not as it was allowed; nothing where nothing has been noted yet."""
-        before = self._noted(entry, kind)
-        found = [] if before is None else [c for t in offered if (c := _change(before.get(t.name), t))]
+    def find_changes(
+        self, entry: Entry, offered: Iterable[Definition], kind: str = "tools"
+    ) -> list[DefinitionChange]:
+        """The differences from what was allowed; none where nothing has been recorded yet."""
+        before = self._recorded(entry, kind)
+        found = [] if before is None else [c for t in offered if (c := _compare(before.get(t.name), t))]
         return [c for c in found if not (c.new and kind == "resources")]
 
-    def compared(self, entry: Entry, offered: list[Described], kind: str = "tools") -> list[Change]:
-        """As changes, where the first look notes all."""
-        if not self.known(entry, kind):
+    def check(self, entry: Entry, offered: list[Definition], kind: str = "tools") -> list[DefinitionChange]:
+        """`find_changes`; where nothing has been recorded yet, all is recorded first."""
+        if not self.is_recorded(entry, kind):
             self.pin(entry, offered, kind)
-        return self.changes(entry, offered, kind)
+        return self.find_changes(entry, offered, kind)
 
-    def _noted(self, entry: Entry, kind: str) -> dict[str, Any] | None:
+    def _recorded(self, entry: Entry, kind: str) -> dict[str, Any] | None:
         record = self._read().get(entry.key)
         found = record.get(kind) if isinstance(record, dict) else None
         return found if isinstance(found, dict) else None
 
-    def _set(self, entry: Entry, kind: str, offered: dict[str, Any] | None) -> None:
+    def _store(self, entry: Entry, kind: str, offered: dict[str, Any] | None) -> None:
         def change(data: dict[str, Any]) -> None:
             before = data.get(entry.key)
-            kept = before if isinstance(before, dict) else {}
-            data[entry.key] = {**kept, "name": entry.name, "file": entry.file, kind: offered}
+            recorded = before if isinstance(before, dict) else {}
+            data[entry.key] = {**recorded, "name": entry.name, "file": entry.file, kind: offered}
 
-        self._change(change)
+        self._update(change)
 
     def _read(self) -> dict[str, Any]:
-        """What the file says; {} where it is none of ours: nothing is allowed then."""
+        """The file's content; {} where it cannot be read, so that nothing is allowed."""
         try:
             data = json.loads(read_small_file(self._path(), _LIMIT))
         except (OSError, ValueError, RecursionError):
@@ -117,7 +119,7 @@ class Consent:
         servers = data.get("mcp") if isinstance(data, dict) else None
         return servers if isinstance(servers, dict) else {}
 
-    def _change(self, change: Callable[[dict[str, Any]], object]) -> None:
+    def _update(self, change: Callable[[dict[str, Any]], object]) -> None:
         path = self._path()
         try:
             with file_lock(path):
@@ -131,17 +133,21 @@ class Consent:
             ) from None
 
 
-def _change(before: Any, now: Described) -> Change | None:
-    if isinstance(before, dict) and before.get("hash") == now.print:
+def _compare(before: Any, now: Definition) -> DefinitionChange | None:
+    if isinstance(before, dict) and before.get("hash") == now.fingerprint:
         return None
-    kept = now.kept()
+    recorded = now.to_record()
     if not isinstance(before, dict):
-        return Change(now.name, True, tuple(f"+ {line}" for line in _lines(kept)[:_LINES]))
-    found = difflib.unified_diff(_lines(before)[:100], _lines(kept)[:100], lineterm="", n=0)
+        return DefinitionChange(
+            now.name, True, tuple(f"+ {line}" for line in _lines(recorded)[:_MAX_DIFF_LINES])
+        )
+    found = difflib.unified_diff(_lines(before)[:100], _lines(recorded)[:100], lineterm="", n=0)
     lines = [f"{line[0]} {line[1:]}" for line in list(found)[2:] if line[:1] in "-+"]
-    more = [f"(more lines: {len(lines) - _LINES})"] if len(lines) > _LINES else []
-    return Change(now.name, False, tuple([*lines[:_LINES], *more] or [f"(behind {_SHOWN:,} characters)"]))
+    more = [f"(more lines: {len(lines) - _MAX_DIFF_LINES})"] if len(lines) > _MAX_DIFF_LINES else []
+    return DefinitionChange(
+        now.name, False, tuple([*lines[:_MAX_DIFF_LINES], *more] or [f"(behind {_MAX_TEXT:,} characters)"])
+    )
 
 
-def _lines(kept: Mapping[str, Any]) -> list[str]:
-    return f"{kept.get('description', '')}\n{kept.get('schema', '')}".split("\n")
+def _lines(recorded: Mapping[str, Any]) -> list[str]:
+    return f"{recorded.get('description', '')}\n{recorded.get('schema', '')}".split("\n")

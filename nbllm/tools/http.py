@@ -118,9 +118,9 @@ class HttpTool:
 
     def _guard(self) -> Guard:
         texts = (v.reveal() if isinstance(v, Secret) else v for v in self.headers.values())
-        words = [w for t in texts for w in (t, t.rpartition(" ")[2])]
+        secrets = [part for t in texts for part in (t, t.rpartition(" ")[2])]
         own = (v.origin for v in self.headers.values() if isinstance(v, Secret) and v.origin)
-        return Guard((origin(self.url), *own), HiddenTexts((*words, *self.secrets)))
+        return Guard((origin(self.url), *own), HiddenTexts((*secrets, *self.secrets)))
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -265,8 +265,8 @@ def _read_answer(reply: Reply, data: bytes) -> Any:
     charset = _CHARSET.search(kind)
     more = f"\n(cut after {LIMIT:,} bytes)" if len(data) > LIMIT else ""
     if reply.status >= 300:
-        words = " ".join(data[: 4 * _MAX_ERROR].decode("utf-8", "replace").split())
-        raise NbllmError(f"HTTP {reply.status}: {words[:_MAX_ERROR]}".rstrip(": "))
+        text = " ".join(data[: 4 * _MAX_ERROR].decode("utf-8", "replace").split())
+        raise NbllmError(f"HTTP {reply.status}: {text[:_MAX_ERROR]}".rstrip(": "))
     if kind.startswith(("image/", "application/pdf")) or (b"\0" in data and not charset):
         return f"({kind or 'a file'} of more than {LIMIT:,} bytes)" if more else data
     try:

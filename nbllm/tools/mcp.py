@@ -1,10 +1,10 @@
-"""One connection to an MCP server. The one place that imports the `mcp` SDK, at the first use of a server: it
-takes most of a second.
+"""A connection to an MCP server. The only place that imports the `mcp` SDK, at the first use of a server,
+since that takes most of a second.
 
-A connection belongs to one task, its keeper, on the engine's loop: it opens it, waits until it is over, and
-closes it. Calls come from any task. The keeper is ended by an event and by scopes of anyio, never cancelled,
-and a connection that is over is never mended: the next use makes a new one. What a server says is untrusted:
-it is mended and capped, and its errors become one line without secrets.
+A connection is owned by one task on the engine's loop, its keeper: it opens the connection, waits for its
+end, and closes it. Calls come from any task. The keeper is ended by an event and by anyio's scopes, never
+cancelled. A connection that has ended is not repaired: the next use makes a new one. A server's messages are
+untrusted: they are repaired and limited in size, and its errors become one line without secrets.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ from ..core.collector import gc_paused
 from ..core.errors import ConfigError, ConnectFailed, NbllmError, ProtocolError, Timeout, scrub
 from ..core.messages import Message
 from ..http.pool import tls_context
-from .consent import Described, described
-from .mcp_content import Part, parts_of, words_of
+from .consent import Definition, define
+from .mcp_content import Part, result_parts, result_text
 from .mcp_entry import Entry
-from .mcp_errors import ToolFailed, is_gone, leaf, words
-from .mcp_http import LARGEST, lenient
-from .mcp_login import Login, check_place
-from .mcp_mend import MOST, line, mask, mend
+from .mcp_errors import ToolFailed, error_text, innermost, is_disconnected
+from .mcp_http import MAX_MESSAGE, mend_response
+from .mcp_login import Login, check_url
+from .mcp_mend import MAX_ITEMS, line, mask, mend
 from .mcp_offers import Prompt, Resource, prompt_messages, resource_parts
-from .mcp_stdio import Incoming, Outgoing, whole
+from .mcp_stdio import Incoming, Outgoing, replace_surrogates
 
 T = TypeVar("T")
-_PAGES = 20
-_KEYS = ("uri", "uri_template", "name")  # what an item of a list is known by
+_MAX_PAGES = 20
+_ITEM_KEYS = ("uri", "uri_template", "name")  # the fields that identify an item of a list
 _LAST_LINES = 3  # of standard error, in a message
-_CLOSING = 1.0  # seconds for a connection to end by itself; a command's own end takes as long again
+_CLOSE_TIMEOUT = 1.0  # seconds for a connection to end by itself, and again for its command
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds that a server gets. connect: to start and say hello (npx may have to download it); tools: to
-    tell all its tools; call: for one call. era: how the protocol's version is found, as the SDK has it."""
+    """Time limits in seconds. connect: to start and initialise (npx may have to download it). tools: to list
+    all its tools. call: for one call. protocol_mode: the SDK's mode of finding the protocol's version."""
 
     connect: float = 30.0
     tools: float = 10.0
     call: float = 60.0
-    era: str = "auto"
+    protocol_mode: str = "auto"
 
 
-def _sdk() -> Any:
-    """The SDK, loaded, with what it loads at its first use. Raises ConfigError where it is not installed."""
+def _load_sdk() -> Any:
+    """Imports the SDK, with the modules of its first use. Raises ConfigError where it is not installed."""
     try:
         with gc_paused(long_lived="mcp" not in sys.modules):
             import anyio
@@ -65,7 +65,7 @@ def _sdk() -> Any:
         raise ConfigError(
             "MCP servers need the package mcp.", hint="Run `%pip install 'nbllm[mcp]'`, then restart."
         ) from None
-    logger = logging.getLogger("mcp")  # it logs what servers write; without a handler that goes to the cell
+    logger = logging.getLogger("mcp")  # without a handler, its log of what servers write goes to the cell
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
         logger.propagate = False
@@ -73,9 +73,9 @@ def _sdk() -> Any:
 
 
 class Connection:
-    """One life of a server. `ended`: why it is over, in words. `notes`: what was left out of its last list of
-    tools. `log`: the end of its standard error, once it is over. `prints`: its tools' fingerprints, as it
-    told them last; None before it did."""
+    """A connection to a server. ended: the reason of its end, as text. notes: what was left out of its last
+    list. log: the end of its standard error. fingerprints: of its tools by the last list; None before the
+    first."""
 
     def __init__(
         self, entry: Entry, processes: ProcessTransport, limits: Limits, login: Login | None = None
@@ -83,61 +83,61 @@ class Connection:
         self.entry, self.limits, self._processes, self._login = entry, limits, processes, login
         self.ended, self._log, self._status = "", "", 0
         self.notes: list[str] = []
-        self.prints: dict[str, str] | None = None
+        self.fingerprints: dict[str, str] | None = None
         self._mcp: Any = None
         self._command: Any = None
         self._scope: Any = None
-        self._over, self._stopped = asyncio.Event(), False
+        self._end_event, self._stopped = asyncio.Event(), False
         self._ready: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._ready.add_done_callback(lambda f: f.cancelled() or f.exception())  # nobody may be waiting
-        self._keeper = asyncio.create_task(self._keep(), name=f"mcp {entry.name}")
+        self._ready.add_done_callback(lambda f: f.cancelled() or f.exception())  # there may be no waiter
+        self._keeper = asyncio.create_task(self._run(), name=f"mcp {entry.name}")
 
     @property
     def name(self) -> str:
-        """The server's name, as it is asked for."""
+        """The server's name in tools=."""
         return f"mcp/{self.entry.name}"
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether it has ended or is about to."""
-        return self._over.is_set()
+        return self._end_event.is_set()
 
     @property
     def log(self) -> str:
-        """The end of what the server wrote to standard error, without secrets."""
-        return self._masked(self._command.stderr if self._command is not None else self._log)
+        """The end of the server's standard error, without secrets."""
+        return self._mask(self._command.stderr if self._command is not None else self._log)
 
-    async def opened(self) -> Any:
-        """The SDK's client, once the server has said hello. Raises one of our errors."""
+    async def get_client(self) -> Any:
+        """The SDK's client, once the server is initialised. Raises an NbllmError."""
         return await asyncio.shield(self._ready)
 
     async def close(self) -> None:
-        """Ends it, and the server's command with all that it started."""
+        """Closes the connection, and ends the server's command with all its child processes."""
         self._stopped = True
-        self._over.set()
+        self._end_event.set()
         if self._scope is not None and not self._ready.done():
             self._scope.cancel()
-        await asyncio.wait([self._keeper], timeout=_CLOSING)
+        await asyncio.wait([self._keeper], timeout=_CLOSE_TIMEOUT)
         if self._scope is not None:
             self._scope.cancel()
-        await asyncio.wait([self._keeper], timeout=_CLOSING)
+        await asyncio.wait([self._keeper], timeout=_CLOSE_TIMEOUT)
 
     # --- the keeper ---
 
-    async def _keep(self) -> None:
+    async def _run(self) -> None:
         error: Exception | None = None
         try:
-            self._mcp = await asyncio.to_thread(_sdk)  # other answers stream meanwhile
-            await (self._by_http() if self.entry.url else self._by_pipes())
-        except Exception as exc:  # noqa: BLE001 - the SDK's own, in groups, and those of what it stands on
-            error = leaf(exc)
+            self._mcp = await asyncio.to_thread(_load_sdk)  # other answers stream meanwhile
+            await (self._run_over_http() if self.entry.url else self._run_over_pipes())
+        except Exception as exc:  # noqa: BLE001 - groups of errors of the SDK and its dependencies
+            error = innermost(exc)
         finally:
-            self._over.set()
-            self.ended = self.ended or self._masked(line(words(error) if error else "it was closed"))
+            self._end_event.set()
+            self.ended = self.ended or self._mask(line(error_text(error) if error else "it was closed"))
             if not self._ready.done():
-                self._ready.set_exception(self._not_opened(error))
+                self._ready.set_exception(self._open_error(error))
 
-    def _not_opened(self, error: Exception | None) -> NbllmError:
+    def _open_error(self, error: Exception | None) -> NbllmError:
         if isinstance(error, NbllmError):
             return error.scrub_secrets(self.entry.secrets)
         hint = f"`%llm mcp log {self.entry.name}` shows all that it wrote." if self._log else ""
@@ -145,7 +145,7 @@ class Connection:
             hint = f"`%llm mcp login {self.entry.name}` logs in, where the server has a login."
         return ConnectFailed(f"{self.name} did not start: {self.ended}.", hint=hint)
 
-    async def _by_pipes(self) -> None:
+    async def _run_over_pipes(self) -> None:
         from mcp.shared.message import SessionMessage
         from mcp_types import jsonrpc_message_adapter as adapter
 
@@ -158,81 +158,83 @@ class Connection:
 
         call = ProcessCall(self.entry.argv, env=self.entry.env, cwd=self.entry.cwd, foreign=True)
         command = self._command = await self._processes.start(call)
-        incoming = Incoming(command, decode, self._over.set)
+        incoming = Incoming(command, decode, self._end_event.set)
         try:
-            await self._speak(nullcontext((incoming, Outgoing(command, encode))))
+            await self._run_client(nullcontext((incoming, Outgoing(command, encode))))
         finally:
-            by_itself = self.over and not self._stopped
+            ended_by_itself = self.is_over and not self._stopped
             command.close_stdin()
             code = await command.wait_for_exit()
             await command.stop((signal.SIGTERM,))
             self._command, self._log = None, command.stderr
-            if by_itself and not self.ended:
-                self.ended = self._masked(self._last_words(code, incoming.trouble))
+            if ended_by_itself and not self.ended:
+                self.ended = self._mask(self._exit_reason(code, incoming.error))
 
-    def _last_words(self, code: int | None, trouble: NbllmError | None) -> str:
-        """Why a command's connection is over, with the last lines that it wrote."""
-        if trouble is not None:
-            return line(trouble.message.rstrip("."))
-        exits = {None: "it closed its output"} | (
+    def _exit_reason(self, code: int | None, read_error: NbllmError | None) -> str:
+        """Why a command's connection ended, with the last lines that it wrote."""
+        if read_error is not None:
+            return line(read_error.message.rstrip("."))
+        reasons = {None: "it closed its output"} | (
             {code: f"signal {-code} ended it"} if code and code < 0 else {}
         )
-        said = [text for text in self._log.splitlines() if text.strip()][-_LAST_LINES:]
-        last = f"; it wrote: {line(' | '.join(said))}" if said else ""
-        return exits.get(code, f"it ended with exit code {code}") + last
+        lines = [text for text in self._log.splitlines() if text.strip()][-_LAST_LINES:]
+        last = f"; it wrote: {line(' | '.join(lines))}" if lines else ""
+        return reasons.get(code, f"it ended with exit code {code}") + last
 
-    async def _by_http(self) -> None:
+    async def _run_over_http(self) -> None:
         import httpx2
         from mcp.client.streamable_http import streamable_http_client
 
-        async def sign(request: Any) -> None:
-            await check_place(self.name, self.entry.url, str(request.url))
-            # a header goes to the origin that it belongs to, and nowhere else
+        async def sign_request(request: Any) -> None:
+            await check_url(self.name, self.entry.url, str(request.url))
+            # a header is sent to its own origin only
             for name, secret in self.entry.headers.items():
                 if origin(str(request.url)) == secret.origin:
                     request.headers[name] = secret.reveal()
             request.headers["accept-encoding"] = "identity"
 
-        async def look(response: Any) -> None:
+        async def check_response(response: Any) -> None:
             if response.headers.get("content-encoding", "identity").lower() != "identity":
-                self.ended = "its answer is compressed, though that was not asked for"  # of any size
+                self.ended = "its answer is compressed, which was not requested"  # it may expand to any size
                 raise ProtocolError(self.ended)
-            if response.status_code >= 400 and response.request.method == "POST":  # few have a stream to GET
+            if response.status_code >= 400 and response.request.method == "POST":  # few servers support GET
                 self._status = response.status_code
-            lenient(response, self._mend)
+            mend_response(response, self._mend)
 
         times = httpx2.Timeout(self.limits.connect, read=5 * self.limits.call)
-        hooks: Any = {"request": [sign], "response": [look]}
+        hooks: Any = {"request": [sign_request], "response": [check_response]}
         auth, context = await self._auth(), await asyncio.to_thread(tls_context)  # that takes 20 ms
         async with httpx2.AsyncClient(verify=context, timeout=times, event_hooks=hooks, auth=auth) as http:
-            transport = streamable_http_client(self.entry.url, http_client=http, max_sse_event_size=LARGEST)
+            transport = streamable_http_client(
+                self.entry.url, http_client=http, max_sse_event_size=MAX_MESSAGE
+            )
             try:
-                await self._speak(transport)
+                await self._run_client(transport)
             except Exception as exc:
-                self.ended = self.ended or self._at_the_address(self._masked(line(words(leaf(exc)))))
+                self.ended = self.ended or self._with_status(self._mask(line(error_text(innermost(exc)))))
                 raise
 
     async def _auth(self) -> Any:
-        """What signs requests with a login, where there is one or one is begun."""
+        """The authentication with a login, where there is one or one has been started."""
         login = self._login
         if login is None or any(name.lower() == "authorization" for name in self.entry.headers):
             return None
         return login.auth() if await asyncio.to_thread(login.load) or login.ask is not None else None
 
-    async def _speak(self, transport: Any) -> None:
-        """Opens the SDK's client, and keeps it open until the connection is over."""
+    async def _run_client(self, transport: Any) -> None:
+        """Opens the SDK's client, and keeps it open until the connection's end."""
         import anyio
 
-        era: Any = self.limits.era
+        protocol_mode: Any = self.limits.protocol_mode
         with anyio.CancelScope(deadline=anyio.current_time() + self.limits.connect) as scope:
             self._scope = scope
-            async with self._mcp.Client(transport, mode=era, cache=None) as client:
+            async with self._mcp.Client(transport, mode=protocol_mode, cache=None) as client:
                 scope.deadline = math.inf
                 if not self._ready.done():
                     self._ready.set_result(client)
-                await self._over.wait()
+                await self._end_event.wait()
         if scope.cancelled_caught and not self._ready.done():
-            self.ended = f"it said no hello within {self.limits.connect:g} s"
+            self.ended = f"it did not initialise within {self.limits.connect:g} s"
             raise Timeout(
                 f"{self.name} did not start: {self.ended}.",
                 which="connect",
@@ -243,109 +245,110 @@ class Connection:
     def _mend(self, result: Any) -> None:
         if isinstance(result, dict):
             self.notes += mend(result)
-            mask(result, self._masked)
+            mask(result, self._mask)
 
-    def _masked(self, text: str) -> str:
+    def _mask(self, text: str) -> str:
         return scrub(text, (*self.entry.secrets, *(self._login.secrets if self._login else ())))
 
-    # --- what it is asked ---
+    # --- requests ---
 
-    async def tools(self) -> list[Described]:
-        """All its tools, as it tells them now. Raises one of our errors."""
-        client, self.notes = await self.opened(), []
+    async def tools(self) -> list[Definition]:
+        """All its current tools. Raises an NbllmError."""
+        client, self.notes = await self.get_client(), []
         pages = self._pages(
-            client.list_tools, "tools", lambda t: described(t.name, t.description or "", t.input_schema)
+            client.list_tools, "tools", lambda t: define(t.name, t.description or "", t.input_schema)
         )
-        found = await self._asked(pages, "tell its tools", self.limits.tools)
-        self.prints = {t.name: t.print for t in found}
+        found = await self._request(pages, "list its tools", self.limits.tools)
+        self.fingerprints = {t.name: t.fingerprint for t in found}
         return found
 
     async def resources(self) -> list[Resource]:
-        """All its resources, and the patterns that make more; none where it says that it has none. Raises one
-        of our errors."""
-        client, self.notes = await self.opened(), []
+        """All its resources and resource templates; none where it declares none. Raises an NbllmError."""
+        client, self.notes = await self.get_client(), []
         if getattr(client.server_capabilities, "resources", None) is None:
             return []
         pages, limit = self._pages(client.list_resources, "resources", Resource.of), self.limits.tools
-        found = await self._asked(pages, "tell its resources", limit)
+        found = await self._request(pages, "list its resources", limit)
         pages = self._pages(client.list_resource_templates, "resource_templates", Resource.of)
         try:
-            return found + await self._asked(pages, "tell the patterns of its resources", limit)
-        except ToolFailed:  # not every server that has resources knows the question
-            if self.over:
+            return found + await self._request(pages, "list its resource templates", limit)
+        except ToolFailed:  # not every server with resources supports templates
+            if self.is_over:
                 raise
             return found
 
     async def prompts(self) -> list[Prompt]:
-        """All its prompts. Raises one of our errors."""
-        client, self.notes = await self.opened(), []
+        """All its prompts. Raises an NbllmError."""
+        client, self.notes = await self.get_client(), []
         if getattr(client.server_capabilities, "prompts", None) is None:
             return []
         pages = self._pages(client.list_prompts, "prompts", Prompt.of)
-        return await self._asked(pages, "tell its prompts", self.limits.tools)
+        return await self._request(pages, "list its prompts", self.limits.tools)
 
     async def _pages(
-        self, ask: Callable[..., Any], field: str, made: Callable[[Any], T], most: int = MOST
+        self, fetch_page: Callable[..., Any], field: str, convert: Callable[[Any], T], most: int = MAX_ITEMS
     ) -> list[T]:
-        """All pages of a list, each name once."""
+        """The items of all pages of a list, each name once."""
         found, cursor = dict[str, T](), None
-        for _ in range(_PAGES):
-            page = await ask(cursor=cursor)
+        for _ in range(_MAX_PAGES):
+            page = await fetch_page(cursor=cursor)
             for item in getattr(page, field):
                 await asyncio.sleep(0)  # there may be hundreds
-                found.setdefault(next(filter(None, (getattr(item, k, "") for k in _KEYS))), made(item))
+                found.setdefault(
+                    next(filter(None, (getattr(item, k, "") for k in _ITEM_KEYS))), convert(item)
+                )
             cursor = page.next_cursor
             if not cursor or len(found) >= most:
                 break
         if cursor or len(found) > most:
-            words = field.replace("_", " ")
-            self.notes.append(f"It tells of more {words} than the {min(len(found), most):,} that are read.")
+            nouns = field.replace("_", " ")
+            self.notes.append(f"It lists more {nouns} than the {min(len(found), most):,} that are read.")
         return list(found.values())[:most]
 
     async def read(self, uri: str, name: str, budget: int) -> list[Part]:
-        """A resource, as parts of a prompt. Raises one of our errors."""
-        client = await self.opened()
-        result = await self._asked(
-            client.read_resource(whole(uri)), f"read {line(name, 100)}", self.limits.call
+        """A resource, as parts of a prompt. Raises an NbllmError."""
+        client = await self.get_client()
+        result = await self._request(
+            client.read_resource(replace_surrogates(uri)), f"read {line(name, 100)}", self.limits.call
         )
-        return resource_parts(result, name, self._masked, budget)
+        return resource_parts(result, name, self._mask, budget)
 
     async def prompt(self, name: str, arguments: dict[str, str]) -> list[Message]:
-        """A prompt, filled. Raises one of our errors."""
-        client = await self.opened()
-        work = client.get_prompt(whole(name), whole(arguments))
-        result = await self._asked(work, f"fill the prompt {line(name, 60)}", self.limits.call)
-        return prompt_messages(result, self._masked)
+        """A prompt, filled in. Raises an NbllmError."""
+        client = await self.get_client()
+        work = client.get_prompt(replace_surrogates(name), replace_surrogates(arguments))
+        result = await self._request(work, f"fill the prompt {line(name, 60)}", self.limits.call)
+        return prompt_messages(result, self._mask)
 
     async def call(self, tool: str, arguments: dict[str, Any]) -> str | list[Part]:
-        """What a call of a tool gave. Raises ToolFailed and Timeout, whose message is one line for the
+        """The result of a tool call. Raises ToolFailed and Timeout, whose message is one line for the
         model."""
-        client = await self.opened()
-        asked, doing = client.call_tool(tool, whole(arguments)), f"answer the call of {line(tool, 60)}"
-        result = await self._asked(asked, doing, self.limits.call)
+        client = await self.get_client()
+        call = client.call_tool(tool, replace_surrogates(arguments))
+        result = await self._request(call, f"answer the call of {line(tool, 60)}", self.limits.call)
         if result.is_error:
-            raise ToolFailed(self._masked(words_of(result)))
-        return parts_of(result, self._masked)
+            raise ToolFailed(self._mask(result_text(result)))
+        return result_parts(result, self._mask)
 
-    async def _asked(self, work: Coroutine[Any, Any, T], doing: str, limit: float) -> T:
-        """What the server answers. Raises one of our errors, in one line."""
+    async def _request(self, work: Coroutine[Any, Any, T], task: str, limit: float) -> T:
+        """The server's answer. task: what it should do, for messages. Raises an NbllmError of one line."""
         try:
             async with asyncio.timeout(limit):
                 return await work
         except TimeoutError:
-            told = f"{self.name} did not {doing} within {limit:g} s"
-            raise Timeout(told, which="total", seconds=limit) from None
-        except Exception as exc:  # noqa: BLE001 - the SDK's own, and pydantic's
-            error = leaf(exc)
-        told = self._masked(line(words(error)))
-        if not is_gone(error):
-            raise ToolFailed(f"{self.name} answered with an error: {told}")
+            message = f"{self.name} did not {task} within {limit:g} s"
+            raise Timeout(message, which="total", seconds=limit) from None
+        except Exception as exc:  # noqa: BLE001 - errors of the SDK and pydantic
+            error = innermost(exc)
+        message = self._mask(line(error_text(error)))
+        if not is_disconnected(error):
+            raise ToolFailed(f"{self.name} answered with an error: {message}")
         if self.entry.url:
-            self.ended = self.ended or self._at_the_address(told)
-        self._over.set()
-        await asyncio.wait([self._keeper], timeout=2 * _CLOSING)
-        why = f"{self.name} ended while it was to {doing}: {self.ended or told}"
-        raise ToolFailed(f"{why}.{' Whether it took effect is not known.' * doing.startswith('answer')}")
+            self.ended = self.ended or self._with_status(message)
+        self._end_event.set()
+        await asyncio.wait([self._keeper], timeout=2 * _CLOSE_TIMEOUT)
+        why = f"{self.name} ended when it should {task}: {self.ended or message}"
+        raise ToolFailed(f"{why}.{' Whether it took effect is not known.' * task.startswith('answer')}")
 
-    def _at_the_address(self, told: str) -> str:
-        return f"the address answered {self._status} ({told})" if self._status else told
+    def _with_status(self, message: str) -> str:
+        return f"the address answered {self._status} ({message})" if self._status else message

@@ -1,7 +1,7 @@
-"""MCP servers as files describe them: those of Claude, VS Code and Cursor, and our own, all by one reader.
+"""Reads MCP servers from configuration files: those of Claude, VS Code and Cursor, and nbllm's own.
 
-A file that comes with a project may be anything and say anything. It is read, and nothing that it names is
-started before the user has allowed it (see consent.py).
+A project's file is untrusted. It is read, but nothing that it names is started before the user has allowed it
+(see consent.py).
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ from typing import Any
 
 from ..core.errors import ConfigError
 from ..routing.files import file_lock, read_small_file, write_atomic
-from .mcp_entry import Entry, Source, entry_of
+from .mcp_entry import Entry, Source, parse_entry
 
-_LIMIT = 2**24  # bytes: Claude's own file holds the history of its projects too
+_LIMIT = 2**24  # bytes; Claude's own file also holds the history of its projects
 _MOST = 200  # servers of a file
 _ROOTS = ("mcpServers", "servers")
-# In a file with comments (VS Code's): texts stay, comments go; then commas before a closing bracket.
+# For files with comments (VS Code's): strings are kept, comments removed, then commas before a closing
+# bracket.
 _COMMENT = re.compile(r'("(?:\\.|[^"\\\n])*")|//[^\n]*|/\*(?:.*?\*/|.*)', re.DOTALL)
 _COMMA = re.compile(r'("(?:\\.|[^"\\\n])*")|,(?=\s*[}\]])')
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where servers are described. own: the user's file for nbllm. home: the user's folder, None for files of
-    other programs that are not looked at. folders: the project's, where the notebook lies."""
+class ConfigLocations:
+    """Where configuration files are. own: the user's file for nbllm. home: the user's home folder; with None,
+    other programs' files are ignored. folders: those of the project, with the notebook's first."""
 
     own: Path | None = None
     home: Path | None = None
     folders: tuple[Path, ...] = ()
 
     def files(self) -> Iterator[Source]:
-        """The files, what is the user's first, so that a project takes no name away."""
+        """The files, the user's first, so that a project's server cannot replace one of the same name."""
         here = self.folders[0] if self.folders else Path.cwd()
         if self.own is not None:
             yield Source(str(self.own.absolute()), here, True)
@@ -58,11 +59,11 @@ def _desktop(home: Path) -> Path:
     return base / "Claude" / "claude_desktop_config.json"
 
 
-def load(places: Places, env: Mapping[str, str]) -> tuple[list[Entry], list[str]]:
-    """(all servers that files describe, which files cannot be read, and why). Of those of one name the first
-    counts."""
+def load_entries(locations: ConfigLocations, env: Mapping[str, str]) -> tuple[list[Entry], list[str]]:
+    """(all servers in the files, messages about files that cannot be read). Of several servers with one name
+    the first counts."""
     entries, problems = list[Entry](), list[str]()
-    for source in places.files():
+    for source in locations.files():
         try:
             tables = list(_tables(read_small_file(Path(source.file), _LIMIT), source.folder))
         except FileNotFoundError:
@@ -71,13 +72,13 @@ def load(places: Places, env: Mapping[str, str]) -> tuple[list[Entry], list[str]
             problems.append(f"{source.file} cannot be read: {str(error) or type(error).__name__}"[:300])
             continue
         given = [(name, table) for t in tables for name, table in t.items()]
-        entries += [entry_of(n, t, source, env) for n, t in given[:_MOST]]
+        entries += [parse_entry(n, t, source, env) for n, t in given[:_MOST]]
         problems += [f"{source.file}: only {_MOST} servers are read"] if len(given) > _MOST else []
     return entries, problems
 
 
 def _tables(text: str, folder: Path) -> Iterator[Mapping[str, Any]]:
-    """The tables of servers in a file, also Claude's for the folder alone."""
+    """The tables of servers in a file, among them Claude's for this folder."""
     data = json.loads(_without_comments(text)) if text.strip() else {}
     if not isinstance(data, dict):
         raise ValueError("it holds no object")  # noqa: TRY004 - about a file, as the other errors of reading one
@@ -94,8 +95,8 @@ def _without_comments(text: str) -> str:
     return _COMMA.sub(lambda m: m[1] or "", bare)
 
 
-def save(path: Path, name: str, table: Mapping[str, Any] | None) -> None:
-    """Puts a server into the user's own file, or takes it out (None). Raises ConfigError where the file is
+def save_entry(path: Path, name: str, table: Mapping[str, Any] | None) -> None:
+    """Writes a server into the user's own file, or removes it (None). Raises ConfigError where the file is
     broken or cannot be written."""
     try:
         with file_lock(path):

@@ -1,5 +1,5 @@
-"""What MCP servers send (results of their tools, content of prompts), as the parts that a model reads. Pure:
-the SDK's objects are read by their fields."""
+"""Converts content from MCP servers (results of tools, prompts) into message parts. Pure: it reads the fields
+of the SDK's objects."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from .results import NO_VALUE
 Part = Text | Image | Document
 
 
-def parts_of(result: Any, masked: Callable[[str], str]) -> str | list[Part]:
-    """A result's parts: its texts, pictures, resources and links. `masked` takes secrets out of a text."""
-    found = list(_merged(_parts(result.content)))
-    parts = [Text(masked(truncate(p.text, TEXT_LIMIT))) if isinstance(p, Text) else p for p in found]
+def result_parts(result: Any, mask: Callable[[str], str]) -> str | list[Part]:
+    """A result's parts: its texts, images, resources and links. mask: removes secrets from a text."""
+    found = list(_merge_texts(_parts(result.content)))
+    parts = [Text(mask(truncate(p.text, TEXT_LIMIT))) if isinstance(p, Text) else p for p in found]
     if not parts:
         return NO_VALUE
     return parts[0].text if len(parts) == 1 and isinstance(parts[0], Text) else parts
 
 
-def words_of(result: Any) -> str:
-    """The text of a result in one line: why a call failed."""
+def result_text(result: Any) -> str:
+    """The text of a result in one line, for the error of a failed call."""
     texts = [p.text[:TEXT_LIMIT] for p in _parts(result.content) if isinstance(p, Text)]
-    return line(" ".join(texts)) or "it does not say why"
+    return line(" ".join(texts)) or "no reason given"
 
 
 def message_parts(content: Any) -> list[Part]:
@@ -34,8 +34,8 @@ def message_parts(content: Any) -> list[Part]:
     return [Text(truncate(p.text, TEXT_LIMIT)) if isinstance(p, Text) else p for p in _parts([content])]
 
 
-def _merged(parts: Iterable[Part]) -> Iterator[Part]:
-    """Texts that stand side by side as one."""
+def _merge_texts(parts: Iterable[Part]) -> Iterator[Part]:
+    """Joins adjacent texts."""
     texts: list[str] = []
     for part in parts:
         if isinstance(part, Text):
@@ -51,7 +51,7 @@ def _merged(parts: Iterable[Part]) -> Iterator[Part]:
 
 def _parts(content: Iterable[Any]) -> Iterator[Part]:
     for block in content:
-        yield _KINDS.get(block.type, _unknown)(block)
+        yield _CONVERTERS.get(block.type, _unknown)(block)
 
 
 def _resource(block: Any) -> Part:
@@ -59,7 +59,7 @@ def _resource(block: Any) -> Part:
     text = getattr(inside, "text", None)
     if isinstance(text, str):
         return Text(f"[resource {line(str(inside.uri), 300)}]\n{text}")
-    return binary(inside.blob, inside.mime_type or "", str(inside.uri))
+    return file_part(inside.blob, inside.mime_type or "", str(inside.uri))
 
 
 def _link(block: Any) -> Part:
@@ -67,8 +67,8 @@ def _link(block: Any) -> Part:
     return Text(f"[link to {line(str(block.uri), 300)}, {line(block.name, 100)}{about}]")
 
 
-def binary(text: str, kind: str, name: str = "") -> Part:
-    """A picture or PDF by what its bytes say; all else in words."""
+def file_part(text: str, kind: str, name: str = "") -> Part:
+    """An image or a PDF, recognised by its bytes; a description of anything else."""
     data = unbase64(text)
     if data is not None and picture_type(data):
         return Image(data)
@@ -83,10 +83,10 @@ def _unknown(block: Any) -> Part:
     return Text(f"[a part of the kind {clean(str(block.type), 60)}, which cannot be shown]")
 
 
-_KINDS: dict[str, Callable[[Any], Part]] = {
+_CONVERTERS: dict[str, Callable[[Any], Part]] = {
     "text": lambda block: Text(block.text),
-    "image": lambda block: binary(block.data, block.mime_type),
-    "audio": lambda block: binary(block.data, block.mime_type),
+    "image": lambda block: file_part(block.data, block.mime_type),
+    "audio": lambda block: file_part(block.data, block.mime_type),
     "resource": _resource,
     "resource_link": _link,
 }

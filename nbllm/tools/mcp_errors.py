@@ -1,11 +1,10 @@
-"""What goes wrong with MCP servers, in words: the SDK's exceptions, which come in groups and bring pages of
-pydantic's."""
+"""Errors of MCP servers as messages: the SDK raises exception groups, and pages of pydantic's text."""
 
 from __future__ import annotations
 
 from ..core.errors import NbllmError, error_line
 
-# What the SDK says of a connection that is gone for good, and not of a call.
+# Parts of the SDK's messages about a lost connection.
 _GONE = (
     "Connection closed",
     "Session terminated",
@@ -16,27 +15,27 @@ _GONE = (
 
 
 class ToolFailed(NbllmError):
-    """A server's tool came to nothing. The message is one line, for the model."""
+    """A server's tool failed. The message is one line, for the model."""
 
 
-def is_gone(error: Exception) -> bool:
-    """Whether the connection has ended, and not only a call failed."""
+def is_disconnected(error: Exception) -> bool:
+    """Whether the connection was lost, and not only a call failed."""
     return any(sign in str(error) for sign in _GONE)
 
 
-def leaf(error: BaseException) -> Exception:
-    """What is behind groups of exceptions."""
+def innermost(error: BaseException) -> Exception:
+    """The exception inside exception groups."""
     while isinstance(error, BaseExceptionGroup):
         error = next((e for e in error.exceptions if isinstance(e, Exception)), error.exceptions[0])
     return error if isinstance(error, Exception) else RuntimeError(type(error).__name__)
 
 
-def words(error: Exception) -> str:
-    """An exception in words: a server's error as it tells it, and no page of pydantic's."""
+def error_text(error: Exception) -> str:
+    """An exception's message: a server's error as it sent it, without pydantic's pages of text."""
     if isinstance(error, NbllmError):
         return error.message.rstrip(".")
     if type(error).__name__ == "ValidationError" or " validation error" in str(error):
-        return "what it answered does not fit the protocol"
+        return "its answer does not follow the protocol"
     if type(error).__name__ == "MCPError":
         return str(error)
     return error_line(error).removeprefix("RuntimeError: ")

@@ -1,8 +1,8 @@
-"""What MCP servers send over HTTP, read on its way to the SDK, as leniently as what comes over pipes.
+"""Repairs MCP messages over HTTP before the SDK reads them, as leniently as those over pipes.
 
-The SDK parses a message whole, on the engine's loop, and refuses it for half a surrogate pair; a long list or
-text would hold up all other answers. So a message is mended here first, a long one beside the loop, and what
-nobody waits for is left out. What is no message goes on as it came.
+The SDK parses a message at once, on the engine's loop, and refuses it for a lone surrogate; a long list or
+text would block all other answers. So a message is repaired here first, a long one on another thread, and
+notifications are dropped. Whatever is not a message is passed on unchanged.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 import msgspec
 
 from ..core.collector import gc_paused
-from .mcp_stdio import LARGE, parsed
+from .mcp_stdio import LARGE, parse_object
 
-LARGEST = 2**24  # bytes of a message: a screenshot in base64 has a megabyte and more
-_TOO_LONG = f"A message is larger than the limit of {LARGEST >> 20} MiB."
-_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)\Z")  # of an event: an empty line
+MAX_MESSAGE = 2**24  # bytes; a screenshot in base64 has a megabyte and more
+_TOO_LONG = f"A message is larger than the limit of {MAX_MESSAGE >> 20} MiB."
+_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)\Z")  # the empty line at the end of an event
 
 
-def lenient(response: Any, mend: Callable[[Any], None]) -> None:
-    """Reads the body of a response of httpx2 so. mend: changes a result in place."""
+def mend_response(response: Any, mend: Callable[[Any], None]) -> None:
+    """Replaces the body of an httpx2 response by the repaired one. mend: repairs a result in place."""
     import httpx2
 
     kind, given = response.headers.get("content-type", "").lower(), response.stream
@@ -34,13 +34,13 @@ def lenient(response: Any, mend: Callable[[Any], None]) -> None:
     class Body(httpx2.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
             async for text in _messages(given, events=events):
-                if len(text) > LARGEST:
+                if len(text) > MAX_MESSAGE:
                     raise (httpx2.SSEError if events else httpx2.StreamError)(_TOO_LONG)
-                read = _in_events if events else _whole
+                read = _mend_event if events else _mend_message
                 made = await asyncio.to_thread(read, text, mend) if len(text) > LARGE else read(text, mend)
                 for at in range(0, len(made), LARGE):
                     yield made[at : at + LARGE]
-                    await asyncio.sleep(0)  # whoever reads it does so piece by piece, between others
+                    await asyncio.sleep(0)  # other tasks run between the pieces
 
         async def aclose(self) -> None:
             await given.aclose()
@@ -49,22 +49,22 @@ def lenient(response: Any, mend: Callable[[Any], None]) -> None:
 
 
 async def _messages(body: AsyncIterator[bytes], *, events: bool) -> AsyncGenerator[bytes, None]:
-    """A body in its events, else as a whole; what is longer than a message may be is not waited for."""
+    """The events of a body, or all of it; yields early what is longer than a message may be."""
     found = bytearray()
     async for chunk in body:
         for line in chunk.splitlines(keepends=True) if events else (chunk,):
             found += line
-            if (events and _END.search(found[-4:])) or len(found) > LARGEST:
+            if (events and _END.search(found[-4:])) or len(found) > MAX_MESSAGE:
                 yield bytes(found)
                 found.clear()
     yield bytes(found)
 
 
-def _in_events(event: bytes, mend: Callable[[Any], None]) -> bytes:
-    """An event with its message mended."""
+def _mend_event(event: bytes, mend: Callable[[Any], None]) -> bytes:
+    """An event with its message repaired."""
     lines = [line for line in event.splitlines() if line]
     text = b"\n".join(line[5:] for line in lines if line.startswith(b"data:"))
-    made = _whole(text, mend)
+    made = _mend_message(text, mend)
     if made is text:
         return event
     others = [line for line in lines if not line.startswith(b"data:")]
@@ -72,9 +72,9 @@ def _in_events(event: bytes, mend: Callable[[Any], None]) -> bytes:
 
 
 @gc_paused()
-def _whole(text: bytes, mend: Callable[[Any], None]) -> bytes:
-    """A message mended, nothing of a notification; what is no message as it came."""
-    value = parsed(text)
+def _mend_message(text: bytes, mend: Callable[[Any], None]) -> bytes:
+    """A repaired message; empty for a notification; unchanged for anything else."""
+    value = parse_object(text)
     if value is None or "jsonrpc" not in value:
         return text
     if "method" in value and "id" not in value:

@@ -1,6 +1,6 @@
-"""Lists of tools, resources and prompts as MCP servers send them, mended before the SDK sees them: it refuses
-a whole list for one that is bad, and fails each call of a tool whose output schema is wrong. And what a model
-and a user read of a tool, without characters that hide. Pure."""
+"""Repairs MCP servers' lists of tools, resources and prompts before the SDK reads them: it refuses a complete
+list for one invalid item, and fails every call of a tool whose output schema is wrong. Also cleans texts for
+the model and the user of invisible characters. Pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..core.errors import similar_names
 from ..core.schema import walk_schema
 from ..core.values import plural, truncate
 
-LONGEST = 2_000  # characters of a description that a model reads
-TEXT_LIMIT = 400_000  # characters of a text: far over any budget, and looked through in no time
-_NAME = 256  # characters of a name; providers take 64, and longer ones get a hash
+MAX_DESCRIPTION = 2_000  # characters of a description that a model reads
+TEXT_LIMIT = 400_000  # characters of a text: far above any budget, and quickly searched
+_NAME = 256  # characters of a name; for providers, which take 64, a longer one gets a hash
 _LARGE = 2**16  # characters of a tool as JSON
 _ARGUMENTS = 100  # of a prompt
-MOST = 500  # tools of a server, and as many resources and prompts: no model is told of more
+MAX_ITEMS = 500  # tools of a server, and as many resources and prompts
 _MOST_PARTS = 50  # of a result
-# Results that come in parts, and how a text says that there are more.
+# Fields of results that hold parts, and the part that says that there are more.
 _PARTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "content": lambda text: text,
     "contents": lambda text: {"uri": "more:", **text},
@@ -32,10 +32,10 @@ _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@
 
 
 def mend(result: dict[str, Any]) -> list[str]:
-    """Mends the list in a result in place, and says what of it was left out, and why. A result of too many
-    parts says so itself. Others stay as they are."""
+    """Repairs the lists in a result in place, and returns notes about what was left out. A result with too
+    many parts is cut, with a note in itself."""
     notes = list[str]()
-    structured = result.pop("structuredContent", None)  # said again as text, where there is any
+    structured = result.pop("structuredContent", None)  # repeated as text, where there is any content
     if structured is not None and not result.get("content"):
         text = structured if isinstance(structured, str) else json.dumps(structured, ensure_ascii=False)
         result["content"] = [{"type": "text", "text": text}]
@@ -43,45 +43,44 @@ def mend(result: dict[str, Any]) -> list[str]:
         if isinstance(value, list) and field in _LISTS:
             notes += _mend_list(result, field)
         elif isinstance(value, list) and field in _PARTS:
-            _shorten(value[:_MOST_PARTS])
+            _truncate_texts(value[:_MOST_PARTS])
             more = {"type": "text", "text": f"(more parts: {len(value) - _MOST_PARTS})"}
             result[field] = [*value[:_MOST_PARTS], _PARTS[field](more)][: len(value)]
     return notes
 
 
-def _shorten(parts: list[Any]) -> None:
-    """Cuts their texts, and those of what they hold: so much in all."""
+def _truncate_texts(parts: list[Any]) -> None:
+    """Cuts the texts of parts, nested ones included, to TEXT_LIMIT in total."""
     left = TEXT_LIMIT
     for part in parts:
-        for held in (part, part.get("content"), part.get("resource")) if isinstance(part, dict) else ():
-            if isinstance(held, dict) and isinstance(held.get("text"), str):
-                held["text"] = truncate(held["text"], left)
-                left = max(0, left - len(held["text"]))
+        for holder in (part, part.get("content"), part.get("resource")) if isinstance(part, dict) else ():
+            if isinstance(holder, dict) and isinstance(holder.get("text"), str):
+                holder["text"] = truncate(holder["text"], left)
+                left = max(0, left - len(holder["text"]))
 
 
-_ASKED_BY = frozenset({"name", "uri", "uriTemplate"})
+_IDENTIFIERS = frozenset({"name", "uri", "uriTemplate"})
 
 
 def mask(result: dict[str, Any], masked: Callable[[str], str]) -> None:
-    """Masks secrets in what a server's lists say, but for the names and addresses that things are asked for
-    by."""
+    """Masks secrets in a server's lists, except in the names and URIs by which items are requested."""
     for field in _LISTS.keys() & result.keys():
         for item in result[field] if isinstance(result[field], list) else ():
-            said = {k: v for k, v in item.items() if k not in _ASKED_BY}
-            item.update(json.loads(masked(json.dumps(said))))
+            texts = {k: v for k, v in item.items() if k not in _IDENTIFIERS}
+            item.update(json.loads(masked(json.dumps(texts))))
 
 
 def _mend_list(result: dict[str, Any], field: str) -> list[str]:
     noun, key, mended = _LISTS[field]
     known, notes = dict[str, dict[str, Any]](), list[str]()
-    if (there := len(result[field])) > MOST:
-        notes.append(f"It tells of {plural(there, noun)}, of which the first {MOST:,} are read.")
-    for given in result[field][:MOST]:
+    if (n_items := len(result[field])) > MAX_ITEMS:
+        notes.append(f"It lists {plural(n_items, noun)}, of which the first {MAX_ITEMS:,} are read.")
+    for given in result[field][:MAX_ITEMS]:
         item, problem = mended(given)
         if not problem and item[key] in known:
-            problem = f"there are two of that {'name' if key == 'name' else 'address'}"
+            problem = f"there are two with that {'name' if key == 'name' else 'address'}"
         if problem:
-            notes.append(f"{_in_words(noun, given)} is left out: {problem}.")
+            notes.append(f"{_describe(noun, given)} is left out: {problem}.")
         else:
             known[item[key]] = item
     result[field] = list(known.values())
@@ -90,14 +89,14 @@ def _mend_list(result: dict[str, Any], field: str) -> list[str]:
     return notes
 
 
-def _in_words(noun: str, given: Any) -> str:
-    """A tool's name for a message."""
+def _describe(noun: str, given: Any) -> str:
+    """An item's name for a message."""
     name = given.get("name") if isinstance(given, dict) else given
     return f"The {noun} {clean(name, 60)!r}" if isinstance(name, str) else f"A {noun} without a name"
 
 
-def _mended(given: Any) -> tuple[dict[str, Any], str]:
-    """(the tool with what we use of it, "") or ({}, what is wrong)."""
+def _mend_tool(given: Any) -> tuple[dict[str, Any], str]:
+    """(the tool with the fields that we use, "") or ({}, the problem)."""
     if not isinstance(given, dict) or not isinstance(given.get("name"), str):
         return {}, "it has no name"
     name, schema, text = given["name"], given.get("inputSchema"), given.get("description")
@@ -106,51 +105,51 @@ def _mended(given: Any) -> tuple[dict[str, Any], str]:
     if not isinstance(schema, dict):
         return {}, "it has no schema of its arguments"
     if schema.get("type", "object") != "object":
-        return {}, "its arguments are no object"
+        return {}, "its arguments are not an object"
     tool = {"name": name, "inputSchema": {"type": "object", **schema}}
     tool |= {"description": text} if isinstance(text, str) else {}
     if isinstance(hints := given.get("annotations"), dict) and isinstance(hints.get("readOnlyHint"), bool):
         tool["annotations"] = {"readOnlyHint": hints["readOnlyHint"]}
     size = _size(tool)
-    return (tool, "") if size <= _LARGE else ({}, f"it is described in more than {_LARGE:,} characters")
+    return (tool, "") if size <= _LARGE else ({}, f"its description has more than {_LARGE:,} characters")
 
 
-def _resource(given: Any, key: str = "uri") -> tuple[dict[str, Any], str]:
-    """The same for a resource; one without a name is called as its address."""
+def _mend_resource(given: Any, key: str = "uri") -> tuple[dict[str, Any], str]:
+    """The same for a resource; one without a name is named by its URI."""
     if not isinstance(given, dict) or not isinstance(given.get(key), str) or not given[key]:
         return {}, "it has no address"
-    if len(given[key]) > LONGEST:
+    if len(given[key]) > MAX_DESCRIPTION:
         return {}, f"its address has {len(given[key]):,} characters"
-    item = {"name": given[key], **_texts(given, "name", "description", "mimeType"), key: given[key]}
+    item = {"name": given[key], **_text_fields(given, "name", "description", "mimeType"), key: given[key]}
     size = given.get("size")
     return item | ({"size": size} if type(size) is int and size >= 0 else {}), ""
 
 
-def _prompt(given: Any) -> tuple[dict[str, Any], str]:
-    """The same for a prompt, with those of its arguments that have a name."""
+def _mend_prompt(given: Any) -> tuple[dict[str, Any], str]:
+    """The same for a prompt, with the arguments that have a name."""
     if not isinstance(given, dict) or not isinstance(given.get("name"), str) or not given["name"]:
         return {}, "it has no name"
     found = given.get("arguments")
     named = [a for a in found if isinstance(a, dict)] if isinstance(found, list) else []
     arguments = [
-        {**_texts(a, "name", "description"), "required": a.get("required") is True}
+        {**_text_fields(a, "name", "description"), "required": a.get("required") is True}
         for a in named[:_ARGUMENTS]
         if isinstance(a.get("name"), str)
     ]
-    return {**_texts(given, "name", "description"), "arguments": arguments}, ""
+    return {**_text_fields(given, "name", "description"), "arguments": arguments}, ""
 
 
-def _texts(given: Mapping[str, Any], *names: str) -> dict[str, str]:
-    """Those of its fields that are text, each cut at what anybody reads of it."""
-    return {n: given[n][: 4 * LONGEST] for n in names if isinstance(given.get(n), str)}
+def _text_fields(given: Mapping[str, Any], *names: str) -> dict[str, str]:
+    """The fields of these names that are text, cut to what is used of them."""
+    return {n: given[n][: 4 * MAX_DESCRIPTION] for n in names if isinstance(given.get(n), str)}
 
 
-# The lists that servers send: (what one is called, what it is known by, what mends it).
+# The lists that servers send: (the noun for an item, its key, the function that repairs it).
 _LISTS: dict[str, tuple[str, str, Callable[[Any], tuple[dict[str, Any], str]]]] = {
-    "tools": ("tool", "name", _mended),
-    "resources": ("resource", "uri", _resource),
-    "resourceTemplates": ("resource", "uriTemplate", lambda given: _resource(given, "uriTemplate")),
-    "prompts": ("prompt", "name", _prompt),
+    "tools": ("tool", "name", _mend_tool),
+    "resources": ("resource", "uri", _mend_resource),
+    "resourceTemplates": ("resource", "uriTemplate", lambda given: _mend_resource(given, "uriTemplate")),
+    "prompts": ("prompt", "name", _mend_prompt),
 }
 
 
@@ -165,22 +164,22 @@ _TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean",
 
 
 def schema_problem(schema: Mapping[str, Any]) -> str:
-    """Why no provider would take a schema, "" where they may. Read once, and tried on no value: a server's
-    references and patterns may be made to take for ever."""
-    for place, part in list(walk_schema(schema)):
+    """Why providers would refuse a schema; "" where they may accept it. It is read once and not applied to
+    any value, since a server's references and patterns may take forever."""
+    for path, part in list(walk_schema(schema)):
         kinds = part.get("type", [])
         for kind in kinds if isinstance(kinds, list) else [kinds]:
             if not isinstance(kind, str) or kind not in _TYPES:
-                return f"{line(place, 60)}: {line(str(kind), 40)!r} is no type"
-        if "$ref" in part and not _leads(schema, part["$ref"]):
-            return f"{line(place, 60)}: the reference {line(str(part['$ref']), 60)!r} leads nowhere"
+                return f"{line(path, 60)}: {line(str(kind), 40)!r} is not a type"
+        if "$ref" in part and not _resolves(schema, part["$ref"]):
+            return f"{line(path, 60)}: the reference {line(str(part['$ref']), 60)!r} leads nowhere"
         if not isinstance(part.get("properties", {}), dict) or not isinstance(part.get("required", []), list):
-            return f"{line(place, 60)}: its properties cannot be read"
+            return f"{line(path, 60)}: its properties cannot be read"
     return ""
 
 
-def _leads(schema: Any, reference: Any) -> bool:
-    """Whether a reference leads to a place within the schema."""
+def _resolves(schema: Any, reference: Any) -> bool:
+    """Whether a reference leads to a part of the schema."""
     if not isinstance(reference, str) or not reference.startswith("#"):
         return False
     at = schema
@@ -190,14 +189,14 @@ def _leads(schema: Any, reference: Any) -> bool:
 
 
 def fingerprint(name: str, description: str, schema: Mapping[str, Any]) -> str:
-    """What consent to a tool is bound to: a hash of all that a model is told of it, as the server sent it."""
-    whole = json.dumps([name, description, schema], sort_keys=True)
-    return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()
+    """What consent to a tool is bound to: a hash of all that a model reads of it, as the server sent it."""
+    content = json.dumps([name, description, schema], sort_keys=True)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def clean(text: str, limit: int = LONGEST) -> str:
-    """`text` without colours and characters that hide (controls, marks of direction, tags), cut at `limit`
-    characters, which is said."""
+def clean(text: str, limit: int = MAX_DESCRIPTION) -> str:
+    """`text` without colours and invisible characters (controls, direction marks, tags), cut at `limit`
+    characters, with a note."""
     rough = _ANSI.sub("", text[: 4 * limit])
     shown = "".join(c for c in rough if c in "\n\t" or category(c)[0] != "C").strip()
     if len(shown) <= limit and len(text) <= 4 * limit:
@@ -205,19 +204,19 @@ def clean(text: str, limit: int = LONGEST) -> str:
     return f"{shown[:limit]}… (cut: {len(text):,} characters)"
 
 
-def line(text: str, limit: int = LONGEST) -> str:
-    """`text` in one line, cleaned and cut."""
+def line(text: str, limit: int = MAX_DESCRIPTION) -> str:
+    """`text` on one line, cleaned and cut."""
     return " ".join(clean(text, limit).split())
 
 
-def nearest(words: str, known: Iterable[str], otherwise: str) -> str:
-    """The hint for a name that a server does not have: the nearest that it has."""
-    near = similar_names(words, [line(n, 100) for n in known], 3)
+def nearest_hint(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The hint for an unknown name: the most similar known ones."""
+    near = similar_names(name, [line(n, 100) for n in known], 3)
     return f"Did you mean {', '.join(near)}?" if near else otherwise
 
 
-def told(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema as a model reads it: its notes cleaned, and without what no provider needs."""
+def schema_for_model(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema for the model: its descriptions cleaned, and without keys that no provider needs."""
     made: dict[str, Any] = json.loads(json.dumps(schema))
     for _, part in list(walk_schema(made)):
         for key in ("description", "title"):

@@ -1,7 +1,8 @@
-"""The tools of jupyter-mcp-server that change a notebook's cells: what a call would change, and its reverse.
+"""The tools of jupyter-mcp-server that change a notebook's cells: what a call would change, and how to undo
+it.
 
-Its tools are asked for what a cell holds before a change, so that the user sees the difference, and again
-before it is taken back: what somebody else has changed meanwhile stays.
+Its tools read a cell before a change, so that the user sees the difference, and again before it is undone:
+what has been changed meanwhile stays.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from ..core.errors import NbllmError
 from .changes import Change
 from .mcp_entry import Entry
 
-Ask = Callable[[str, dict[str, Any]], Awaitable[Any]]  # a tool of the server, by its name
+CallTool = Callable[[str, dict[str, Any]], Awaitable[Any]]  # calls a tool of the server by its name
 _HEAD = re.compile(r"=+Cell (\d+) \| type: (\w+) \|[^\n]*=\n?")
-_PLACE = re.compile(r"at index (\d+)")
+_INDEX = re.compile(r"at index (\d+)")
 
 
 class _Cell(NamedTuple):
@@ -32,89 +33,91 @@ def is_notebook(entry: Entry) -> bool:
     return any(Path(word).name.split("@")[0].startswith("jupyter-mcp-server") for word in entry.argv)
 
 
-def watched(tool: str, ask: Ask) -> Callable[[Mapping[str, Any]], Awaitable[Change | None]] | None:
-    """What tells, for the arguments of a call of `tool`, which change it would make; None for a tool that
-    changes no cell, or nothing that can be taken back."""
+def change_finder(
+    tool: str, call_tool: CallTool
+) -> Callable[[Mapping[str, Any]], Awaitable[Change | None]] | None:
+    """The function that finds, by a call's arguments, the change that `tool` would make; None for a tool that
+    changes no cell, or nothing that can be undone."""
     found = _CHANGES.get(tool)
-    return None if found is None else partial(found, ask)
+    return None if found is None else partial(found, call_tool)
 
 
-async def _read(ask: Ask, where: Mapping[str, Any]) -> _Cell:
-    """A cell as it is. Raises NbllmError where there is none."""
-    text = str(await ask("read_cell", {**where, "include_outputs": False}))
+async def _read(call_tool: CallTool, cell_ref: Mapping[str, Any]) -> _Cell:
+    """Reads a cell. Raises NbllmError where there is none."""
+    text = str(await call_tool("read_cell", {**cell_ref, "include_outputs": False}))
     head = _HEAD.match(text)
     if head is None:
         raise NbllmError(" ".join(text.split())[:200])
     return _Cell(int(head[1]), head[2], text[head.end() :])
 
 
-def _book(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Which notebook is meant."""
+def _notebook_ref(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that identify the notebook."""
     return {k: arguments[k] for k in ("notebook_name",) if arguments.get(k) is not None}
 
 
-def _where(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Which cell is meant: by its id where that is given."""
+def _cell_ref(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that identify the cell: its id where it is given, else its index."""
     key = "cell_id" if arguments.get("cell_id") is not None else "cell_index"
-    return {key: arguments.get(key), **_book(arguments)}
+    return {key: arguments.get(key), **_notebook_ref(arguments)}
 
 
-def _same(a: str, b: str) -> bool:
-    return a.rstrip("\n") == b.rstrip("\n")
-
-
-async def _is(ask: Ask, where: Mapping[str, Any], source: str) -> bool:
+async def _has_source(call_tool: CallTool, cell_ref: Mapping[str, Any], source: str) -> bool:
     try:
-        return _same((await _read(ask, where)).source, source)
+        return (await _read(call_tool, cell_ref)).source.rstrip("\n") == source.rstrip("\n")
     except NbllmError:
         return False
 
 
-async def _rewritten(ask: Ask, arguments: Mapping[str, Any]) -> Change | None:
-    where = _where(arguments)
-    cell = await _read(ask, where)
+async def _rewrite_change(call_tool: CallTool, arguments: Mapping[str, Any]) -> Change | None:
+    cell_ref = _cell_ref(arguments)
+    cell = await _read(call_tool, cell_ref)
     if "cell_source" in arguments:
         after = str(arguments["cell_source"])
     else:
         old, new = str(arguments["old_string"]), str(arguments["new_string"])
         after = cell.source.replace(old, new, -1 if arguments.get("replace_all") else 1)
 
-    before = {**where, "cell_source": cell.source}
+    before = {**cell_ref, "cell_source": cell.source}
     return Change(
         f"cell {cell.number}",
         cell.source,
         after,
-        lambda _: _is(ask, where, after),
-        lambda _: ask("overwrite_cell_source", before),
+        lambda _: _has_source(call_tool, cell_ref, after),
+        lambda _: call_tool("overwrite_cell_source", before),
     )
 
 
-async def _inserted(ask: Ask, arguments: Mapping[str, Any]) -> Change | None:
-    source, book = str(arguments["cell_source"]), _book(arguments)
+async def _insert_change(call_tool: CallTool, arguments: Mapping[str, Any]) -> Change | None:
+    source, notebook = str(arguments["cell_source"]), _notebook_ref(arguments)
 
-    def place(result: Any) -> dict[str, Any]:
-        told = _PLACE.search(str(result))
-        return {"cell_index": int(told[1]) if told else arguments["cell_index"], **book}
+    def position(result: Any) -> dict[str, Any]:
+        found = _INDEX.search(str(result))
+        return {"cell_index": int(found[1]) if found else arguments["cell_index"], **notebook}
 
-    at = arguments["cell_index"]
+    index = arguments["cell_index"]
     return Change(
-        f"new cell {'at the end' if at == -1 else at}",
+        f"new cell {'at the end' if index == -1 else index}",
         None,
         source,
-        lambda result: _is(ask, place(result), source),
-        lambda result: ask("delete_cell", {"cell_indices": [place(result)["cell_index"]], **book}),
+        lambda result: _has_source(call_tool, position(result), source),
+        lambda result: call_tool(
+            "delete_cell", {"cell_indices": [position(result)["cell_index"]], **notebook}
+        ),
     )
 
 
-async def _deleted(ask: Ask, arguments: Mapping[str, Any]) -> Change | None:
-    ids, book = arguments.get("cell_ids_to_delete"), _book(arguments)
-    places = [{"cell_id": i} for i in ids] if ids else [{"cell_index": i} for i in arguments["cell_indices"]]
-    cells = sorted([await _read(ask, {**p, **book}) for p in places])
+async def _delete_change(call_tool: CallTool, arguments: Mapping[str, Any]) -> Change | None:
+    ids, notebook = arguments.get("cell_ids_to_delete"), _notebook_ref(arguments)
+    cell_refs = (
+        [{"cell_id": i} for i in ids] if ids else [{"cell_index": i} for i in arguments["cell_indices"]]
+    )
+    cells = sorted([await _read(call_tool, {**p, **notebook}) for p in cell_refs])
 
     async def undo(_result: Any) -> None:
         for cell in cells:
-            about = {"cell_index": cell.number, "cell_type": cell.kind, "cell_source": cell.source}
-            await ask("insert_cell", {**about, **book})
+            cell_data = {"cell_index": cell.number, "cell_type": cell.kind, "cell_source": cell.source}
+            await call_tool("insert_cell", {**cell_data, **notebook})
 
     names = ", ".join(str(c.number) for c in cells)
     what = f"cell{'s' * (len(cells) != 1)} {names}"
@@ -122,32 +125,32 @@ async def _deleted(ask: Ask, arguments: Mapping[str, Any]) -> Change | None:
     return Change(what, text, None, lambda result: "deleted successfully" in str(result), undo)
 
 
-async def _moved(ask: Ask, arguments: Mapping[str, Any]) -> Change | None:
+async def _move_change(call_tool: CallTool, arguments: Mapping[str, Any]) -> Change | None:
     names = {"source": "source_cell_id", "target": "target_cell_id"}
-    book = _book(arguments)
+    notebook = _notebook_ref(arguments)
 
     async def cell(end: str) -> _Cell:
         by_id = arguments.get(names[end])
-        where = {"cell_id": by_id} if by_id else {"cell_index": arguments[f"{end}_index"]}
-        return await _read(ask, {**where, **book})
+        cell_ref = {"cell_id": by_id} if by_id else {"cell_index": arguments[f"{end}_index"]}
+        return await _read(call_tool, {**cell_ref, **notebook})
 
-    start, goal = await cell("source"), await cell("target")
+    source_cell, target_cell = await cell("source"), await cell("target")
 
-    back = {"source_index": goal.number, "target_index": start.number, **book}
+    back = {"source_index": target_cell.number, "target_index": source_cell.number, **notebook}
     return Change(
-        f"cell {start.number}, moved to {goal.number}",
-        start.source,
-        start.source,
-        lambda _: _is(ask, {"cell_index": goal.number, **book}, start.source),
-        lambda _: ask("move_cell", back),
+        f"cell {source_cell.number}, moved to {target_cell.number}",
+        source_cell.source,
+        source_cell.source,
+        lambda _: _has_source(call_tool, {"cell_index": target_cell.number, **notebook}, source_cell.source),
+        lambda _: call_tool("move_cell", back),
     )
 
 
 _CHANGES = {
-    "overwrite_cell_source": _rewritten,
-    "edit_cell_source": _rewritten,
-    "insert_cell": _inserted,
-    "insert_execute_code_cell": _inserted,
-    "delete_cell": _deleted,
-    "move_cell": _moved,
+    "overwrite_cell_source": _rewrite_change,
+    "edit_cell_source": _rewrite_change,
+    "insert_cell": _insert_change,
+    "insert_execute_code_cell": _insert_change,
+    "delete_cell": _delete_change,
+    "move_cell": _move_change,
 }

@@ -11,81 +11,82 @@ from typing import Any
 from ..core.errors import ConfigError
 from ..core.messages import Document, Image, Message, Text, caption
 from ..core.values import CHARACTERS, SIZE_LIMIT, truncate
-from .consent import Described, described
-from .mcp_content import Part, binary, message_parts
-from .mcp_mend import TEXT_LIMIT, line, nearest
+from .consent import Definition, define
+from .mcp_content import Part, file_part, message_parts
+from .mcp_mend import TEXT_LIMIT, line, nearest_hint
 
-ADDRESS = "mcp://"  # of a resource: mcp://SERVER/ and its name, or its own address
+ADDRESS = "mcp://"  # of a resource: mcp://SERVER/NAME or mcp://SERVER/URI
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A resource as a server tells of it: its own address (of a template with places to fill), its name, its
-    media type, its size in bytes."""
+    """A server's resource: its URI (of a template with placeholders), name, media type and size in bytes."""
 
     uri: str
     name: str
-    kind: str = ""
+    media_type: str = ""
     description: str = ""
     size: int | None = None
     template: bool = False
 
     @classmethod
-    def of(cls, told: Any) -> Resource:
-        """From the SDK's."""
-        pattern = getattr(told, "uri_template", None)
+    def of(cls, sdk_object: Any) -> Resource:
+        """From the SDK's object."""
+        pattern = getattr(sdk_object, "uri_template", None)
         return cls(
-            pattern or told.uri,
-            told.name,
-            told.mime_type or "",
-            told.description or "",
-            getattr(told, "size", None),
+            pattern or sdk_object.uri,
+            sdk_object.name,
+            sdk_object.mime_type or "",
+            sdk_object.description or "",
+            getattr(sdk_object, "size", None),
             pattern is not None,
         )
 
     @property
-    def ident(self) -> str:
-        """What it is read by."""
+    def key(self) -> str:
+        """The key by which it is read."""
         return self.uri
 
     @property
-    def pinned(self) -> Mapping[str, Any]:
-        """What consent to it is bound to, beside its name and description."""
-        return {"uri": self.uri, "type": self.kind}
+    def consent_data(self) -> Mapping[str, Any]:
+        """What consent is bound to, besides its name and description."""
+        return {"uri": self.uri, "type": self.media_type}
 
     @property
     def tail(self) -> str:
-        """Its address without the scheme."""
+        """Its URI without the scheme."""
         return self.uri.partition("://")[2].lstrip("/") or self.uri
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt of a server. arguments: what fills it, by name, and whether it must be given."""
+    """A server's prompt. arguments: by name, whether each is required."""
 
     name: str
     description: str
     arguments: Mapping[str, bool]
 
     @classmethod
-    def of(cls, told: Any) -> Prompt:
-        """From the SDK's."""
+    def of(cls, sdk_object: Any) -> Prompt:
+        """From the SDK's object."""
         return cls(
-            told.name, told.description or "", {a.name: bool(a.required) for a in told.arguments or ()}
+            sdk_object.name,
+            sdk_object.description or "",
+            {a.name: bool(a.required) for a in sdk_object.arguments or ()},
         )
 
     @property
-    def ident(self) -> str:
-        """What it is asked for by."""
+    def key(self) -> str:
+        """The key by which it is requested."""
         return self.name
 
     @property
-    def pinned(self) -> Mapping[str, Any]:
-        """What consent to it is bound to, beside its name and description."""
+    def consent_data(self) -> Mapping[str, Any]:
+        """What consent is bound to, besides its name and description."""
         return self.arguments
 
-    def checked(self, arguments: Mapping[str, str], server: str) -> dict[str, str]:
-        """The arguments. Raises ConfigError for what it does not take, and for what it needs."""
+    def check_arguments(self, arguments: Mapping[str, str], server: str) -> dict[str, str]:
+        """The arguments. Raises ConfigError for unknown and missing ones."""
         takes = ", ".join(
             f"{line(n, 60)}{'' if need else ' (optional)'}" for n, need in self.arguments.items()
         )
@@ -100,37 +101,40 @@ class Prompt:
         return dict(arguments)
 
 
-def noted(offers: Sequence[Resource | Prompt]) -> list[Described]:
-    """Each as consent notes it: under its name, where that is its alone."""
+def to_definitions(offers: Sequence[Resource | Prompt]) -> list[Definition]:
+    """The definitions to which consent is bound; each by its name, where that is unique."""
     counted = Counter(o.name for o in offers)
     return [
-        described(o.name if counted[o.name] == 1 else o.ident, o.description, dict(o.pinned)) for o in offers
+        define(o.name if counted[o.name] == 1 else o.key, o.description, dict(o.consent_data)) for o in offers
     ]
 
 
-def found(words: str, offered: Sequence[Resource], server: str) -> str:
-    """The address of the resource that `words` mean: its name, its address or the end of that. An address of
-    none that is told of may be one that a template makes. Raises ConfigError with the nearest."""
+def find_uri(reference: str, offered: Sequence[Resource], server: str) -> str:
+    """The URI of the resource for a reference: its name, its URI or the URI without the scheme. An unknown
+    URI is returned as it is, since a template may produce it. Raises ConfigError with the most similar
+    names."""
     known = [r for r in offered if not r.template]
     for field in ("uri", "name", "tail"):
-        fits = [r.uri for r in known if getattr(r, field) == words]
+        fits = [r.uri for r in known if getattr(r, field) == reference]
         if len(fits) == 1:
             return fits[0]
         if fits:
             listed = ", ".join(line(uri, 200) for uri in fits[:5])
             raise ConfigError(
-                f"{server} has {len(fits)} resources {words!r}.", hint=f"Write one of {listed}."
+                f"{server} has {len(fits)} resources {reference!r}.", hint=f"Write one of {listed}."
             )
-    if ":" in words:
-        return words
+    if ":" in reference:
+        return reference
     listing = f"`%llm mcp resources {server.removeprefix('mcp/')}` lists them."
     names = [*(r.name for r in known), *(r.tail for r in known)]
-    raise ConfigError(f"{server} has no resource {line(words, 100)!r}.", hint=nearest(words, names, listing))
+    raise ConfigError(
+        f"{server} has no resource {line(reference, 100)!r}.", hint=nearest_hint(reference, names, listing)
+    )
 
 
-def resource_parts(result: Any, name: str, masked: Callable[[str], str], budget: int) -> list[Part]:
-    """What was read, as parts of a prompt: text under its name, at most `budget` tokens in all, and pictures
-    and PDFs. Raises ConfigError where nothing of it is what models read."""
+def resource_parts(result: Any, name: str, mask: Callable[[str], str], budget: int) -> list[Part]:
+    """A resource's content as parts of a prompt: text under its name, at most `budget` tokens in all, images
+    and PDFs. Raises ConfigError where models can read nothing of it."""
     contents = result.contents
     share = max(1, budget // max(1, len(contents))) * CHARACTERS
     parts, others = list[Part](), list[str]()
@@ -139,11 +143,10 @@ def resource_parts(result: Any, name: str, masked: Callable[[str], str], budget:
         if isinstance(text, str):
             parts.append(
                 Text(
-                    f"\n\n{line(name, 300)}:\n```\n"
-                    f"{truncate(masked(truncate(text, TEXT_LIMIT)), share)}\n```\n"
+                    f"\n\n{line(name, 300)}:\n```\n{truncate(mask(truncate(text, TEXT_LIMIT)), share)}\n```\n"
                 )
             )
-        elif isinstance(part := binary(item.blob, item.mime_type or "", name), Text):
+        elif isinstance(part := file_part(item.blob, item.mime_type or "", name), Text):
             others.append(part.text)
         elif len(part.data or b"") > SIZE_LIMIT:
             others.append(f"[{len(part.data or b'') >> 20} MiB; at most {SIZE_LIMIT >> 20} can be attached]")
@@ -152,30 +155,28 @@ def resource_parts(result: Any, name: str, masked: Callable[[str], str], budget:
     if not parts:
         what = ", ".join(others[:3]) or "it is empty"
         raise ConfigError(
-            f"{line(name, 300)} holds nothing that a model reads: {what}.",
-            hint="Attach text, pictures or PDFs.",
+            f"{line(name, 300)} holds nothing that a model can read: {what}.",
+            hint="Attach text, images or PDFs.",
         )
     return [*parts, *map(Text, others)]
 
 
-def prompt_messages(result: Any, masked: Callable[[str], str]) -> list[Message]:
-    """A prompt that a server has filled, as messages."""
+def prompt_messages(result: Any, mask: Callable[[str], str]) -> list[Message]:
+    """A prompt that a server has filled in, as messages."""
     return [
-        Message(
-            m.role, [Text(masked(p.text)) if isinstance(p, Text) else p for p in message_parts(m.content)]
-        )
+        Message(m.role, [Text(mask(p.text)) if isinstance(p, Text) else p for p in message_parts(m.content)])
         for m in result.messages
     ]
 
 
 def as_text(messages: Iterable[Message]) -> str:
-    """Messages as the text of one prompt: what the user says alone, else each under who says it; what is no
-    text in words."""
-    said = [(m.role, "\n\n".join(map(_words, m.parts))) for m in messages]
-    if [role for role, _ in said] == ["user"]:
-        return said[0][1]
-    return "\n\n".join(f"{role.capitalize()}:\n{text}" for role, text in said)
+    """Messages as the text of one prompt: a single user message alone, else each under its role; files are
+    described."""
+    texts = [(m.role, "\n\n".join(map(_part_text, m.parts))) for m in messages]
+    if [role for role, _ in texts] == ["user"]:
+        return texts[0][1]
+    return "\n\n".join(f"{role.capitalize()}:\n{text}" for role, text in texts)
 
 
-def _words(part: Any) -> str:
+def _part_text(part: Any) -> str:
     return caption(part) if isinstance(part, (Image, Document)) else str(part.text)

@@ -1,4 +1,4 @@
-"""The MCP servers that the user has: found in files and typed, and which of their tools a name means."""
+"""The user's MCP servers, from files and typed in this session, and the tools that a name refers to."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from ..routing.key_stores import KeyStores
 from ..routing.registry import Registry
 from .consent import Consent
 from .mcp import Limits
-from .mcp_config import Places, load
+from .mcp_config import ConfigLocations, load_entries
 from .mcp_content import Part
 from .mcp_entry import Entry
 from .mcp_errors import ToolFailed
 from .mcp_login import Answer, Login
-from .mcp_mend import line, nearest
+from .mcp_mend import line, nearest_hint
 from .mcp_offers import ADDRESS
 from .mcp_server import Server
 from .usable import Usable
 
 _GLOB = frozenset("*?[")
-_PATIENCE = 660.0  # seconds for somebody to log in
+_LOGIN_TIMEOUT = 660.0  # seconds for the user to log in
 
 
 class Servers:
-    """All servers that can be named: those that the user typed, and those of the files in `places`. env: what
-    fills their variables. What is awaited is awaited on the engine's loop."""
+    """All known servers: those that the user typed, and those of the configuration files. env: the values of
+    their variables. Coroutines run on the engine's loop."""
 
     def __init__(
         self,
-        places: Callable[[], Places],
+        locations: Callable[[], ConfigLocations],
         env: Callable[[], Mapping[str, str]],
         consent: Consent,
         limits: Limits | None = None,
         stores: Callable[[], KeyStores] | None = None,
     ) -> None:
         self.consent, self._stores = consent, stores or functools.partial(KeyStores, {})
-        self._places, self._env, self._limits = places, env, limits or Limits()
+        self._locations, self._env, self._limits = locations, env, limits or Limits()
         self._typed: dict[str, Entry] = {}
         self._open: dict[str, Server] = {}
         self._processes = ProcessTransport()
@@ -55,61 +55,64 @@ class Servers:
 
     @classmethod
     def of(cls, registry: Callable[[], Registry]) -> Servers:
-        """Those of the project's files and the user's for nbllm; of other programs' too where the registry's
-        environment is the process's own."""
+        """The servers of the project's and the user's files for nbllm, and of other programs' files where the
+        registry's environment is the process's own."""
 
-        def places() -> Places:
+        def locations() -> ConfigLocations:
             home = Path.home() if registry().env is os.environ else None
-            return Places(_beside("mcp.json"), home, registry().stores.folders())
+            return ConfigLocations(_user_file("mcp.json"), home, registry().stores.folders())
 
-        consent = Consent(functools.partial(_beside, "allowed.json"))
-        return cls(places, lambda: registry().env, consent, stores=lambda: registry().stores)
+        consent = Consent(functools.partial(_user_file, "allowed.json"))
+        return cls(locations, lambda: registry().env, consent, stores=lambda: registry().stores)
 
-    def toolset(self, name: str) -> Named:
-        """The tools that a name means, for a call."""
-        return Named(self, name)
+    def toolset(self, name: str) -> NamedToolset:
+        """The tools that a name refers to, for a call."""
+        return NamedToolset(self, name)
 
     def entries(self) -> tuple[list[Entry], list[str]]:
-        """(all servers, which files cannot be read). Of those of one name the first counts."""
-        found, problems = load(self._places(), self._env())
+        """(all servers, messages about unreadable files). Of several with one name the first counts."""
+        found, problems = load_entries(self._locations(), self._env())
         return [*self._typed.values(), *found], problems
 
     def entry(self, name: str) -> Entry:
-        """The server called `name`, with or without mcp/ before it. Raises ConfigError with the nearest
-        one."""
+        """The server called `name`, with or without mcp/. Raises ConfigError with similar names."""
         entries, problems = self.entries()
         name = name.removeprefix("mcp/")
         found = next((e for e in entries if e.name == name), None)
         if found is None:
-            hint = nearest(name, (e.name for e in entries), "`%llm mcp add NAME -- COMMAND ARGS` adds one.")
+            hint = nearest_hint(
+                name, (e.name for e in entries), "`%llm mcp add NAME -- COMMAND ARGS` adds one."
+            )
             raise ConfigError(" ".join([f"No MCP server is called {name!r}.", *problems]), hint=hint)
         return found
 
     def usable_entry(self, name: str) -> Entry:
-        """The same, where nothing is wrong with it. Raises ConfigError with what is."""
+        """The same, without mistakes in its description. Raises ConfigError for one that has any."""
         entry = self.entry(name)
         if entry.problem:
             raise ConfigError(f"mcp/{entry.name} in {entry.file}: {entry.problem}.", hint="Correct it there.")
         return entry
 
     def add(self, entry: Entry) -> None:
-        """A server that the user typed, for this session."""
+        """Adds a server that the user typed, for this session."""
         self._typed[entry.name] = entry
 
     def remove(self, name: str) -> bool:
-        """Forgets one that was typed; False where there was none."""
+        """Removes a typed server; False where there was none."""
         return self._typed.pop(name, None) is not None
 
-    def opened(self, name: str) -> Server | None:
-        """The server where it has been used in this session."""
+    def get_open(self, name: str) -> Server | None:
+        """The server, where it was used in this session; else None."""
         return self._open.get(name)
 
     async def server(self, name: str) -> Server:
-        """The server called `name`; one that is described otherwise than it was is ended first."""
-        await self._settle()
+        """The server called `name`. Where its description has changed, the running one is ended first."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:  # the other loop's servers ended with it, or belong to the parent process
+            self._loop, self._open, self._processes = loop, {}, ProcessTransport()
         entry = await asyncio.to_thread(self.usable_entry, name)
         known = self._open.get(entry.name)
-        if known is None or not known.entry.same(entry):
+        if known is None or not known.entry.runs_same(entry):
             self._open[entry.name] = Server(
                 entry, self.consent, self._processes, self._limits, self.login(entry)
             )
@@ -118,45 +121,45 @@ class Servers:
         return self._open[entry.name]
 
     async def usables(self, names: Iterable[str]) -> tuple[list[Usable], list[str]]:
-        """(the tools that names such as mcp/files, mcp/files/read_* and mcp/* mean, what was left out, for
-        the user). A server that fails is left out, and the others are not. Raises ConfigError for a name that
-        means nothing, or that waits for consent."""
-        wanted = [pair for name in dict.fromkeys(names) for pair in await self._meant(name)]
-        found = await asyncio.gather(*(self._from(*pair) for pair in wanted))
+        """(the tools for names such as mcp/files, mcp/files/read_* and mcp/*, notes for the user about what
+        was left out). A server that fails is left out. Raises ConfigError for a name without a match, or one
+        that waits for consent."""
+        wanted = [pair for name in dict.fromkeys(names) for pair in await self._parse_name(name)]
+        found = await asyncio.gather(*(self._usables_of(*pair) for pair in wanted))
         usables = {id(u): u for some, _ in found for u in some}  # a server's tool is one object
         return list(usables.values()), list(dict.fromkeys(n for _, notes in found for n in notes))
 
     def login(self, entry: Entry) -> Login | None:
-        """Where the login of a server is kept, None for a command."""
+        """The login of a server; None for a command."""
         return Login(entry.name, entry.url, self._stores(), registered=entry.login) if entry.url else None
 
     async def log_in(self, entry: Entry, redirect: str, ask: Callable[[str], Awaitable[Answer]]) -> bool:
-        """Logs in to a server: `ask` gives what the browser brings back to `redirect`. True where the login
-        is kept for good. Raises ConfigError for a command, for an address that others can listen to, and
-        where the server wants no login; and what else keeps it from coming about."""
+        """Logs in to a server. ask: opens a URL in the browser and returns the parameters with which it comes
+        back to `redirect`. True where the login is stored for later sessions. Raises ConfigError for a
+        command, an unencrypted URL, and a server that needs no login; and the error of a failed login."""
         login = self.login(entry)
         if login is None:
             raise ConfigError(
-                f"mcp/{entry.name} is a command, and has no login.", hint="`--env` hands it a key."
+                f"mcp/{entry.name} is a command, and has no login.", hint="Pass it a key with `--env`."
             )
         if not parse(entry.url).is_local and not entry.url.startswith("https://"):
-            raise ConfigError(f"mcp/{entry.name} would be logged in to unencrypted.", hint="Use https.")
+            raise ConfigError(f"The login to mcp/{entry.name} would be unencrypted.", hint="Use https.")
         login.redirect, login.ask = redirect, ask
         await self.stop(entry.name)
-        limits = replace(self._limits, connect=_PATIENCE)
+        limits = replace(self._limits, connect=_LOGIN_TIMEOUT)
         server = Server(entry, self.consent, self._processes, limits, login)
         try:
             await server.connection()
         finally:
             await server.close()
         if not login.secrets:
-            raise ConfigError(f"mcp/{entry.name} asked for no login.", hint="It can be used as it is.")
-        return login.kept
+            raise ConfigError(f"mcp/{entry.name} needs no login.", hint="It can be used as it is.")
+        return login.is_persistent
 
     async def resource(self, address: str, budget: int = DEFAULT_BUDGET) -> list[Part]:
-        """What mcp://SERVER/RESOURCE is, as parts of a prompt of at most `budget` tokens of text. RESOURCE:
-        its name or its own address. Raises ConfigError for what is not there or not allowed, and what else
-        keeps it from being read."""
+        """Reads mcp://SERVER/RESOURCE as parts of a prompt with at most `budget` tokens of text. RESOURCE:
+        its name or its own URI. Raises ConfigError for one that does not exist or is not allowed, and the
+        error of a failed read."""
         name, _, words = address.removeprefix(ADDRESS).partition("/")
         if not address.startswith(ADDRESS) or not name or not words:
             raise ConfigError(
@@ -166,36 +169,33 @@ class Servers:
         return await (await self.server(name)).read(words, budget)
 
     async def prompt(self, server: str, name: str, arguments: Mapping[str, str]) -> list[Message]:
-        """A server's prompt, filled. Raises ConfigError for a name or an argument that it does not know."""
+        """A server's prompt, filled in. Raises ConfigError for an unknown name or argument."""
         return await (await self.server(server)).prompt(name, arguments)
 
-    async def _meant(self, name: str) -> list[tuple[str, str, bool]]:
-        """[(server, pattern of its tools, whether the user wrote its name)] for a name."""
+    async def _parse_name(self, name: str) -> list[tuple[str, str, bool]]:
+        """[(server, pattern of its tools, whether the user wrote the server's name)] for a name."""
         server, _, pattern = name.removeprefix("mcp/").partition("/")
         if not _GLOB & set(server):
             return [(server, pattern or "*", True)]
         entries, _ = await asyncio.to_thread(self.entries)
-        ready = [e for e in entries if not e.problem and await asyncio.to_thread(self.consent.allowed, e)]
+        ready = [e for e in entries if not e.problem and await asyncio.to_thread(self.consent.is_allowed, e)]
         fits = dict.fromkeys(e.name for e in ready if fnmatch.fnmatchcase(e.name, server))
         if not fits:
-            raise ConfigError(f"No MCP server that is allowed fits {name!r}.", hint="`%llm mcp list`.")
+            raise ConfigError(
+                f"No MCP server that is allowed matches {name!r}.", hint="`%llm mcp list` lists them."
+            )
         return [(n, pattern or "*", False) for n in fits]
 
-    async def _from(self, name: str, pattern: str, named: bool) -> tuple[list[Usable], list[str]]:
-        """(tools, what was left out). What is wrong on the user's side with a server that they named is
-        theirs to mend, and is raised."""
+    async def _usables_of(self, name: str, pattern: str, is_explicit: bool) -> tuple[list[Usable], list[str]]:
+        """(tools, notes about what was left out). A ConfigError of a server that the user named is raised,
+        since the user can correct it."""
         server = await self.server(name)
         try:
             return await server.usables(pattern), server.notes
         except (TransportError, ToolFailed, ConfigError) as error:
-            if named and isinstance(error, ConfigError):
+            if is_explicit and isinstance(error, ConfigError):
                 raise
             return [], [f"mcp/{name} is left out: {str(error).replace(chr(10), ' ')}"]
-
-    async def _settle(self) -> None:
-        """Forgets what belongs to a loop that has ended, or to the process that this one was forked from."""
-        if self._loop is not asyncio.get_running_loop():
-            self._loop, self._open, self._processes = asyncio.get_running_loop(), {}, ProcessTransport()
 
     async def stop(self, name: str) -> None:
         """Ends a server; its next use starts it again."""
@@ -211,9 +211,8 @@ class Servers:
 
 
 @dataclass(slots=True)
-class Named:
-    """The tools that a name such as mcp/files/read_* means. `notes`: what of them was left out, once they
-    have been asked for."""
+class NamedToolset:
+    """The tools for a name such as mcp/files/read_*. notes: what of them was left out, after `usables`."""
 
     servers: Servers
     name: str
@@ -225,6 +224,6 @@ class Named:
         return found
 
 
-def _beside(name: str) -> Path:
-    """A file in the user's folder for nbllm."""
+def _user_file(name: str) -> Path:
+    """A file in the user's configuration folder for nbllm."""
     return user_file().with_name(name)

@@ -1,8 +1,8 @@
-"""The pipes of an MCP server that runs as a command, as the two streams that the SDK's Client wants.
+"""The pipes of an MCP server that runs as a command, as the two streams that the SDK's Client needs.
 
-The SDK's own transport hangs on one invalid byte, on half a surrogate pair and on servers that do not end.
-Here a line is read as leniently as it can be, what is no message is counted, a line is at most 16 MiB, and
-the command's life is its owner's. There are no tasks: whoever reads, reads from the pipe.
+The SDK's own transport hangs on an invalid byte, on a lone surrogate and on servers that do not exit. Here
+lines are parsed leniently, invalid ones are counted, a line has at most 16 MiB, and the owner starts and ends
+the command. There are no tasks: a reader reads from the pipe directly.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ..core.collector import gc_paused
 from ..core.errors import NbllmError, ProtocolError
 from ..core.events import is_too_deep
 from ..dialects._json import load_json
-from .mcp_mend import MOST, TEXT_LIMIT
+from .mcp_mend import MAX_ITEMS, TEXT_LIMIT
 
-_BABBLE = 1_000  # lines in a row that are no message
-LARGE = 2**16  # bytes of a line that takes a millisecond to read, or many: that is done beside the loop
+_MAX_INVALID_LINES = 1_000  # in a row
+LARGE = 2**16  # bytes of a line that takes a millisecond or more to parse, which is done on another thread
 _DECODE = msgspec.json.Decoder().decode
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -30,7 +30,7 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 
 class _Stream:
-    """What both ends have in common."""
+    """The common part of both streams."""
 
     async def __aenter__(self) -> Any:
         return self
@@ -39,20 +39,20 @@ class _Stream:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Nothing: the pipes are the command's."""
+        """Does nothing: the pipes belong to the command."""
 
 
 class Incoming(_Stream):
-    """The messages that a command writes. decode: a JSON object as the SDK's message; raises ValueError.
-    Notifications (progress, logs, changed lists) are dropped: nothing here waits for one, and a flood of them
-    would keep the loop busy. over: told that no more will come. trouble: why reading was given up, None
+    """The messages that a command writes. decode: makes the SDK's message of a JSON object; raises
+    ValueError. Notifications (progress, logs, changed lists) are dropped: they are not needed, and many would
+    keep the loop busy. on_end: called when no more messages will come. error: why reading was given up, None
     where the output ended."""
 
     def __init__(
-        self, command: Command, decode: Callable[[dict[str, Any]], Any], over: Callable[[], None]
+        self, command: Command, decode: Callable[[dict[str, Any]], Any], on_end: Callable[[], None]
     ) -> None:
-        self.trouble: NbllmError | None = None
-        self._command, self._decode, self._over = command, decode, over
+        self.error: NbllmError | None = None
+        self._command, self._decode, self._on_end = command, decode, on_end
         self._messages = self._read()
 
     def __aiter__(self) -> AsyncIterator[Any]:
@@ -62,87 +62,92 @@ class Incoming(_Stream):
         return await anext(self._messages)
 
     async def _read(self) -> AsyncGenerator[Any, None]:
-        babble, large = 0, gc_paused()(self._message)
+        n_invalid, large = 0, gc_paused()(self._message)
         try:
             async for lines, _at, _size in self._command.lines():
                 for text in lines:
-                    passing, message = (
+                    is_notification, message = (
                         await asyncio.to_thread(large, text) if len(text) > LARGE else self._message(text)
                     )
-                    babble = 0 if passing or message is not None else babble + 1
-                    if babble > _BABBLE:
-                        raise ProtocolError(f"It wrote {_BABBLE:,} lines that are no messages.")
+                    n_invalid = 0 if is_notification or message is not None else n_invalid + 1
+                    if n_invalid > _MAX_INVALID_LINES:
+                        raise ProtocolError(
+                            f"It wrote {_MAX_INVALID_LINES:,} lines in a row that are not messages."
+                        )
                     if message is not None:
                         yield message
         except NbllmError as error:
-            self.trouble = error
-        self._over()  # not where the reader is closed: that is our own doing
+            self.error = error
+        self._on_end()  # not reached where we close the reader ourselves
 
     def _message(self, text: bytes) -> tuple[bool, Any]:
-        """(whether a line is a notification, its message where it is one that somebody waits for)."""
-        value = parsed(text)
-        passing = value is not None and "method" in value and "id" not in value
+        """(whether a line is a notification, its message where it is a response or a request)."""
+        value = parse_object(text)
+        is_notification = value is not None and "method" in value and "id" not in value
         try:
-            return passing, None if value is None or passing else self._decode(value)
+            return is_notification, None if value is None or is_notification else self._decode(value)
         except ValueError:
-            return passing, None
+            return is_notification, None
 
 
 class Outgoing(_Stream):
-    """What is written to a command. encode: the SDK's message as JSON."""
+    """Writes messages to a command. encode: makes JSON of the SDK's message."""
 
     def __init__(self, command: Command, encode: Callable[[Any], str]) -> None:
         self._command, self._encode = command, encode
 
     async def send(self, item: Any) -> None:
-        """Writes a message; that nobody reads any more is told by the end of the output."""
+        """Writes a message. A command that no longer reads shows by the end of its output."""
         await self._command.write(self._encode(item) + "\n")
 
 
-def parsed(text: bytes) -> dict[str, Any] | None:
-    """The JSON object in a line; None where there is none. Bytes that are no UTF-8 and halves of surrogate
-    pairs are replaced."""
+def parse_object(text: bytes) -> dict[str, Any] | None:
+    """The JSON object in a line; None where there is none. Invalid UTF-8 and lone surrogates are replaced."""
     if not text[:64].lstrip().startswith(b"{"):
         return None
-    value = _beginnings(text) if len(text) > LARGE else _value(text)
+    value = _parse_long(text) if len(text) > LARGE else _parse_value(text)
     return value if isinstance(value, dict) and not is_too_deep(value) else None
 
 
-def _beginnings(text: bytes) -> Any:
-    """The same of a long line. What is read at once, no other thread can interrupt: so its result is read
-    value by value, of a list only what somebody will look at."""
+def _parse_long(text: bytes) -> Any:
+    """`parse_object` for a long line. No other thread can run during one parse, so the result is parsed field
+    by field, and of lists only the items that are used."""
     try:
         top = _FIELDS.decode(text)
         result = _FIELDS.decode(top.pop("result"))
-        return {name: _value(v) for name, v in top.items()} | {
-            "result": {name: _beginning(v) for name, v in result.items()}
+        return {name: _parse_value(v) for name, v in top.items()} | {
+            "result": {name: _parse_field(v) for name, v in result.items()}
         }
     except (*_UNREADABLE, KeyError):
-        return _value(text)
+        return _parse_value(text)
 
 
-def _beginning(raw: msgspec.Raw) -> Any:
-    """A value: of a list the first items, the others as None; of a long object the text."""
+def _parse_field(raw: msgspec.Raw) -> Any:
+    """A field's value: of a list the first items, with None for the others; of a long object its text."""
     kind = bytes(memoryview(raw)[:1])
     if kind == b"[":
-        return [_value(v) if i < MOST else None for i, v in enumerate(_ITEMS.decode(raw))]
+        return [_parse_value(v) if i < MAX_ITEMS else None for i, v in enumerate(_ITEMS.decode(raw))]
     long = kind == b"{" and len(memoryview(raw)) > TEXT_LIMIT
-    return bytes(raw).decode("utf-8", "replace") if long else _value(raw)
+    return bytes(raw).decode("utf-8", "replace") if long else _parse_value(raw)
 
 
-def _value(text: bytes | msgspec.Raw) -> Any:
+def _parse_value(text: bytes | msgspec.Raw) -> Any:
     try:
         return _DECODE(text)
     except _UNREADABLE:
         with suppress(ProtocolError):
-            return whole(load_json(bytes(text).decode("utf-8", "replace")))
+            return replace_surrogates(load_json(bytes(text).decode("utf-8", "replace")))
         return None
 
 
-def whole(value: Any) -> Any:
-    """A value whose texts hold no half of a surrogate pair."""
+def replace_surrogates(value: Any) -> Any:
+    """A value with the lone surrogates in its texts replaced."""
     if isinstance(value, str):
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if isinstance(value, list):
-        return [whole(v) for v in value]
-    return {whole(k): whole(v) for k, v in value.items()} if isinstance(value, dict) else value
+        return [replace_surrogates(v) for v in value]
+    return (
+        {replace_surrogates(k): replace_surrogates(v) for k, v in value.items()}
+        if isinstance(value, dict)
+        else value
+    )

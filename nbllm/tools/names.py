@@ -34,10 +34,10 @@ def resolve_choice(choice: str | None, names: Collection[str]) -> str | None:
         return choice
     found = next((n for n in (choice, valid_name(choice)) if n in names), None)
     if found is None:
-        there = ", ".join(names)
+        listed = ", ".join(names)
         raise ConfigError(
             f"tool_choice={choice!r} is not a tool of the call.",
-            hint=f"There are: {there[:500] or 'none'}.",
+            hint=f"There are: {listed[:500] or 'none'}.",
         )
     return found
 

@@ -51,8 +51,8 @@ def describe_error(error: BaseException) -> str:
         error = error.exceptions[0]
     if isinstance(error, NbllmError):
         return error.message if isinstance(error, ToolArgumentsError) else f"failed: {error.message}"
-    place = _location(error)
-    return f"failed: {error_line(error)}{f' ({place})' if place else ''}"
+    location = _location(error)
+    return f"failed: {error_line(error)}{f' ({location})' if location else ''}"
 
 
 def _location(error: BaseException) -> str:
@@ -152,11 +152,9 @@ def _unwrap(value: Any) -> Any:
 
 
 def _is_json(value: Any) -> bool:
-    return isinstance(value, (bool, int, float, list, tuple, Mapping, Set)) or _has_fields(value)
-
-
-def _has_fields(value: Any) -> bool:
-    return not isinstance(value, type) and (hasattr(value, "model_dump") or dataclasses.is_dataclass(value))
+    return isinstance(value, (bool, int, float, list, tuple, Mapping, Set)) or (
+        not isinstance(value, type) and (hasattr(value, "model_dump") or dataclasses.is_dataclass(value))
+    )
 
 
 def _json_default(value: Any) -> Any:

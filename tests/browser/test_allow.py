@@ -92,7 +92,7 @@ def test_an_agents_card_that_changed_is_told_when_the_button_is_pressed(notebook
         n.run(0)
         n.start(1)
         n.wait_done(1)
-        assert "not as you allowed" in n.text(1)
+        assert "changed since you allowed" in n.text(1)
         told = asked(n, 2, "Tell models this of remote/travel?")
         assert "<script>alert(1)</script>" in told
         assert "\u202e" not in told

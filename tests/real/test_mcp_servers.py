@@ -11,8 +11,8 @@ from nbllm.core.errors import NbllmError
 from nbllm.core.messages import Image
 from nbllm.tools.consent import Consent
 from nbllm.tools.mcp import Limits
-from nbllm.tools.mcp_config import Places
-from nbllm.tools.mcp_entry import Source, entry_of
+from nbllm.tools.mcp_config import ConfigLocations
+from nbllm.tools.mcp_entry import Source, parse_entry
 from nbllm.tools.mcp_servers import Servers
 from nbllm.tools.results import to_content
 
@@ -81,7 +81,7 @@ def servers(tmp_path):
     (folder / "note.md").write_text("Größe", "utf-8")
     subprocess.run(["git", "init", "-q", str(folder)], check=True)
     consent = Consent(lambda: tmp_path / "allowed.json")
-    places = Places(tmp_path / "mcp.json", tmp_path, ())
+    places = ConfigLocations(tmp_path / "mcp.json", tmp_path, ())
     known = Servers(lambda: places, dict, consent, Limits(connect=120, tools=120, call=120))
 
     def start(name, command):
@@ -91,7 +91,7 @@ def servers(tmp_path):
         # would know the next time what it was told the last time.
         env = {"HOME": str(tmp_path), "MEMORY_FILE_PATH": str(tmp_path / "memory.jsonl")}
         table = {"command": command[0], "args": command[1:], "cwd": str(folder), "env": env}
-        known.add(entry_of(name, table, Source("this session", folder, trusted=True), {}))
+        known.add(parse_entry(name, table, Source("this session", folder, trusted=True), {}))
         return engine().run(known.usables([f"mcp/{name}"]))
 
     start.folder = str(folder)
