@@ -52,7 +52,7 @@ def test_in_a_kernel():
         assert "hello there" == kernel.value("_llm.text")
         assert "sim/claude" in kernel.run("%llm models sim/").text
         for line in ("chat", "kept", "prompt", "mcp"):
-            assert "There is none." in (ran := kernel.run(f"found = %llm {line}\nfound")).text, ran
+            assert "Nothing to show." in (ran := kernel.run(f"found = %llm {line}\nfound")).text, ran
         assert [True, "DataFrame"] == kernel.value("[found.empty, type(found.copy()).__name__]")
         for word in ("--help", "?"):
             assert "%llm help NAME" in kernel.run(f"%llm {word}").text

@@ -379,7 +379,7 @@ def test_the_line_of_a_notebook(session, monkeypatch):
     assert f"{took:,} spent" in line(other, "tokens:50")
     with pytest.raises(BudgetExceeded, match=r"analysis\.ipynb"):
         session.client.complete(PROMPT, MODEL, max_tokens=100)
-    assert "No budget" in line(session, "off")
+    assert "budget was removed" in line(session, "off")
     assert session.client.complete(PROMPT, MODEL, max_tokens=100).text
     assert "2,000 tokens: 0 spent" in line(session, "tokens:2000")
 

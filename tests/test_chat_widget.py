@@ -61,7 +61,7 @@ def test_a_question_is_asked_again_in_its_place(headless):
     """Retry keeps one turn; an empty question and one too early are errors that say so."""
     assert headless.run(f"p = nbllm.ChatWidget({SIM!r}, chat='again')\np.ask('One?')\np.retry()\np.wait()").ok
     assert [1, "One?"] == headless.value("[len(p.chat.turns), p.chat.turns[0].question.text]")
-    assert "Nothing was said" in str(headless.run("p.ask('  ')").error)
+    assert "The message is empty" in str(headless.run("p.ask('  ')").error)
     assert "still answering" in str(
         headless.run(
             f"q = nbllm.ChatWidget({SIM.replace('0.01', '5')!r}, chat='slow')\n_ = "
@@ -151,7 +151,7 @@ def test_open_shows_a_panel_and_names_are_checked(kernel):
     assert 2 == len(ran.outputs)
     assert all("application/vnd.jupyter.widget-view+json" not in o["data"] for o in ran.outputs)
     assert "id='nbllm-" in ran.outputs[0]["data"]["text/html"]
-    assert "nothing was said yet" in ran.text
+    assert "no messages yet" in ran.text
     assert "No provider is known" in str(kernel.run("%llm chat open eda nowhere/m").error)
     assert "Which conversation?" in str(kernel.run("%llm chat open").error)
 
@@ -329,7 +329,7 @@ def test_a_panel_shows_reasoning_as_a_cell_does(headless, said, folded, unfolded
         f"p = nbllm.ChatWidget({model!r}, chat='thinks{said}', show_reasoning={said})\n_ = p.ask('Hi')\np"
     )
     html = ran.outputs[0]["data"]["text/html"]
-    for shown in (html, headless.value("p._turns()[0]['answer']")):
+    for shown in (html, headless.value("p._turns_for_page()[0]['answer']")):
         assert (folded, unfolded) == (shown.count("nbllm-think>"), shown.count("nbllm-think open>"))
     assert ("[reasoning]" in ran.text) == (said is not False)
     assert headless.value("bool(p.chat.turns[0].response.reasoning)")

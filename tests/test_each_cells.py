@@ -121,7 +121,7 @@ def test_stop_ends_the_waiting_and_not_the_batch(kernel):
         (f"{FAST} each=df mode=batch timeout=3", "{text}", "timeout= cannot be used with mode=batch"),
         ("sim/ollama each=df mode=batch", "{text}", "takes no batches"),
         (f"{FAST} each=nobody", "{text}", "there is no variable called nobody"),
-        (f"{FAST} each=pd", "{text}", "pd is no DataFrame of pandas, but module"),
+        (f"{FAST} each=pd", "{text}", "pd is not a pandas DataFrame, but module"),
         (f"{FAST} each=df", "{txt}", "Did you mean {text}?"),
         (f"{FAST} each=df", "nothing", "takes no column"),
         (f"{FAST} each=df budget=0", "{text}", "budget is above 0"),

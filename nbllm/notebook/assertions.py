@@ -1,4 +1,4 @@
-"""`asserts=`: what a cell's answer must be, and whether it is."""
+"""`asserts=`: resolves the assertions about a cell's answer and checks them."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from ..core.events import Notice, Response
 
 
 def resolve_asserts(namespace: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with asserts= read: by name, words or a function of the notebook. Raises ConfigError before
-    anything is sent."""
+    """The options with asserts= resolved: by name, text or a function of the notebook. Raises ConfigError
+    before anything is sent."""
     if "asserts" not in options:
         return dict(options)
     asserts = name_assertions([resolve_assertion(text, namespace) for text in options["asserts"]])
-    build_checks(asserts)  # raises for what is wrong with one
+    build_checks(asserts)  # raises for an invalid one
     return {**options, "asserts": asserts}
 
 
 def resolve_assertion(text: str, namespace: Mapping[str, Any]) -> Any:
-    """What a line says of an assertion: words, JSON, or the function of the notebook that is called so."""
+    """One assertion of a line: text, JSON, or the notebook's function of that name."""
     if text.startswith("{"):
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ConfigError(
-                f"asserts= is no JSON: {error}.", hint='asserts={"json": {"type": "object"}}'
+                f"asserts= is not valid JSON: {error}.", hint='asserts={"json": {"type": "object"}}'
             ) from None
     function = namespace.get(text) if text.isidentifier() else None
     return function if callable(function) else text
 
 
 def check_response(response: Response, asserts: Mapping[str, Any], prompt: str) -> Response:
-    """The response with what was asserted of it. A function that fails by itself says nothing of the answer:
-    a notice says why."""
+    """The response with the results of its assertions. If a function raises, its result is None and a notice
+    says why."""
     total = response.timing.total
     about = {
         "asked": prompt,

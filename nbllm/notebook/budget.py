@@ -1,4 +1,4 @@
-"""`%llm budget`: what all calls of the notebook may spend."""
+"""`%llm budget`: limits the spending of all calls of the notebook."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .syntax.options import OPTIONS, InvalidValue, parse_value
 
 
 def budget_command(session: Session, rest: str) -> str:
-    """Sets a limit, shows what is left of it, or takes it away. A notebook that has a name shares its limit
-    with its other kernels, before and after a restart too."""
+    """Sets a limit, shows what is left of it, or removes it. A notebook with a name shares its limit with its
+    other kernels, also across restarts."""
     words = rest.split()
     if words == ["off"]:
         return _remove_budget(session)
@@ -22,7 +22,7 @@ def budget_command(session: Session, rest: str) -> str:
         amounts, name = _parse_limits(limits), name or session.notebook_file
         session.client.budget = SharedBudget(name, **amounts) if name else Budget(**amounts)
     elif name:
-        raise ConfigError("Which limit?", hint=f"For example: %llm budget $5 name={name[:40]}")
+        raise ConfigError("No limit was given.", hint=f"For example: %llm budget $5 name={name[:40]}")
     current = session.client.budget
     if current is None:
         return "No budget is set. For example: %llm budget $5, or %llm budget tokens:100000"
@@ -30,14 +30,14 @@ def budget_command(session: Session, rest: str) -> str:
 
 
 def install_daily_budget(session: Session) -> None:
-    """Takes NBLLM_BUDGET over: what all notebooks together may spend in a day, where none of their own is
-    set."""
+    """Applies NBLLM_BUDGET, the daily limit of all notebooks together, if the notebook has no limit of its
+    own."""
     words = os.environ.get("NBLLM_BUDGET", "").replace(",", " ").split()
     if words and session.client.budget is None:
         try:
             session.client.budget = DailyBudget(**_parse_limits(words))
         except ConfigError as error:
-            session.print_text(f"nbllm leaves out NBLLM_BUDGET: {error.message} {error.hint}")
+            session.print_text(f"nbllm ignores NBLLM_BUDGET: {error.message} {error.hint}")
 
 
 def _parse_limits(words: list[str]) -> dict[str, float]:
@@ -47,7 +47,8 @@ def _parse_limits(words: list[str]) -> dict[str, float]:
         raise ConfigError(f"A budget {error}.", hint="For example: %llm budget $5 tokens:100000") from None
     if not isinstance(found, dict):
         raise ConfigError(
-            f"{found} of what?", hint=f"%llm budget ${found} is dollars, %llm budget tokens:{found} tokens."
+            f"{found} has no unit.",
+            hint=f"%llm budget ${found} is dollars, %llm budget tokens:{found} tokens.",
         )
     return found
 
@@ -55,7 +56,9 @@ def _parse_limits(words: list[str]) -> dict[str, float]:
 def _remove_budget(session: Session) -> str:
     removed, session.client.budget = session.client.budget, None
     if isinstance(removed, DailyBudget):
-        return "Calls of this notebook are not limited by NBLLM_BUDGET any more; what was spent today stays."
+        return (
+            "Calls of this notebook are no longer limited by NBLLM_BUDGET; today's spending stays recorded."
+        )
     if isinstance(removed, SharedBudget):
         removed.delete()
-    return "No budget any more: calls are limited by their own budget= alone."
+    return "The budget was removed: calls are limited only by their own budget=."

@@ -1,10 +1,10 @@
 """A conversation in a panel below a cell: ChatWidget.
 
-Theory. What the cell holds is two plain outputs: an empty place, and the transcript. The panel itself is a
-widget without a view, whose page side puts it into that place and hides the transcript as long as it lives;
-so a saved notebook holds static HTML only, and a front end that does not run it shows the transcript. Answers
-are followed on a thread of their own, since no cell runs while one comes: it changes the widget's values and
-the transcript by its display id, and shows nothing new.
+Theory. The cell has two plain outputs: an empty element, and the transcript. The panel is a widget without a
+view: its code in the page puts it into that element and hides the transcript as long as the panel exists. So
+a saved notebook contains static HTML only, and a front end without widgets shows the transcript. Answers are
+followed on a thread of their own, since no cell runs while one arrives: it changes the widget's traits,
+updates the transcript by its display id, and displays nothing new.
 """
 
 from __future__ import annotations
@@ -55,15 +55,14 @@ _TICK = 0.1
 
 
 class ChatWidget:
-    """A panel that goes on with a conversation; the last expression of a cell shows it.
+    """A panel that continues a conversation; displayed as the last expression of a cell.
 
-    model: as in `%%llm`; chat: the conversation's name, which `%%llm chat=NAME` and `%llm chat` share; the
-    rest as in nbllm.stream (system, temperature, max_tokens ...). `ask(text)` says something from code and
-    waits for the answer, `send(text)` does not wait; `transcript` is the conversation as Markdown.
-    show_reasoning: True shows what the model thinks unfolded, False not at all, as in a cell. view=True
-    shows the panel as an ordinary widget view, for front ends that make widgets only where one is shown (VS
-    Code, Colab); a saved notebook then holds that view beside the transcript. Raises ConfigError outside
-    IPython.
+    model: as in `%%llm`; chat: the conversation's name, shared with `%%llm chat=NAME` and `%llm chat`; other
+    options as in nbllm.stream (system, temperature, max_tokens ...). `ask(text)` sends a message from code
+    and waits for the answer, `send(text)` does not wait; `transcript` is the conversation as Markdown.
+    show_reasoning: True shows reasoning expanded, False not at all, as in a cell. view=True displays the
+    panel as an ordinary widget view, for front ends that create widgets only with a view (VS Code, Colab); a
+    saved notebook then contains that view beside the transcript. Raises ConfigError outside IPython.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class ChatWidget:
     ) -> None:
         if show_reasoning not in (None, True, False):
             raise ConfigError(
-                f"Not true or false: show_reasoning={show_reasoning!r}.", hint="Say True or False."
+                f"Not true or false: show_reasoning={show_reasoning!r}.", hint="Use True or False."
             )
         self._view, self._show_reasoning = view, show_reasoning
         self._session = current_session()
@@ -86,13 +85,13 @@ class ChatWidget:
         self._model = model
         self._session.client.resolve(
             model, options.get("base_url"), options.get("dialect")
-        )  # a name that leads nowhere is told here
+        )  # raises for an unknown model
         self._failed: tuple[Message, Outcome, Turn | None] | None = (
             None  # the last question, where no turn came of it, and the turn it was to replace
         )
         self._run: Run | None = None
         self._thread: threading.Thread | None = None
-        self._is_busy = False  # whether an answer is on its way
+        self._is_busy = False  # whether an answer is in progress
         self._panel: Any = None
         self._placeholder_id = self._display = ""
         self._error: NbllmError | None = None
@@ -117,15 +116,15 @@ class ChatWidget:
         return chat_markdown(self._chat)
 
     def send(self, text: str, *attachments: Part) -> Stream:
-        """Says something; the answer comes while other cells run. Raises ConfigError while one is on its
-        way."""
+        """Sends a message; the answer arrives while other cells run. Raises ConfigError while another answer
+        is in progress."""
         message = Message("user", [*([Text(text)] if text.strip() else []), *attachments])
         if not message.parts:
-            raise ConfigError("Nothing was said.", hint="Write something, or attach a file.")
+            raise ConfigError("The message is empty.", hint="Write something, or attach a file.")
         return self._send_message(message, None)
 
     def ask(self, text: str, *attachments: Part) -> Response:
-        """As send, and waits for the answer. Raises what went wrong."""
+        """Sends a message, waits for the answer and returns it. Raises the call's error."""
         stream = self.send(text, *attachments)
         self.wait()
         if self._error is not None:
@@ -133,7 +132,7 @@ class ChatWidget:
         return stream.partial()
 
     def wait(self) -> None:
-        """Waits until the answer under way is there. An interrupt stops it."""
+        """Waits for the answer in progress. An interrupt stops it."""
         try:
             while self._thread is not None and self._thread.is_alive():
                 self._thread.join(_TICK)
@@ -142,12 +141,12 @@ class ChatWidget:
             raise
 
     def stop(self) -> None:
-        """Stops the answer under way; what came is kept."""
+        """Stops the answer in progress; what had arrived is kept."""
         if self._run is not None:
             self._run.cancel()
 
     def retry(self) -> Stream:
-        """Asks the last question again; the new answer, once it is there, takes the place of the old one."""
+        """Sends the last message again; a complete new answer replaces the old one."""
         if self._failed is not None:
             return self._send_message(self._failed[0], self._failed[2])
         if not self._chat.turns:
@@ -156,16 +155,15 @@ class ChatWidget:
         return self._send_message(last.question, last)
 
     def close(self) -> None:
-        """Takes the panel away; the transcript stays."""
+        """Removes the panel; the transcript stays."""
         if self._panel is not None:
             self._panel.close()
             self._panel = None
 
-    # --- an answer on its way ---
+    # --- an answer in progress ---
 
     def _send_message(self, message: Message, replaced: Turn | None) -> Stream:
-        """Asks; the answer becomes a turn, in the place of `old`, which stays until the new one is there as a
-        whole."""
+        """Sends a message; its answer becomes a turn, in place of `replaced` once it is complete."""
         if self._is_busy:
             raise ConfigError("The panel is still answering.", hint="Stop it, or wait for it: panel.wait().")
         history = self._chat.history(self._chat.position_of(replaced))
@@ -201,15 +199,15 @@ class ChatWidget:
         )
 
     def _follow(self, run: Run, message: Message, replaced: Turn | None) -> None:
-        """Shows the answer while it comes and keeps it. However that ends, the panel is ready for the next
-        question."""
+        """Shows the answer while it arrives and stores it. However it ends, the panel is ready for the next
+        message."""
         follow_safely(
             run, GuardedPainter(WidgetPainter(run.states[0], lambda frame: self._set_traits(**frame)))
         )
         outcome = run.settled_outcomes()[0]
         try:
             self._store_answer(message, outcome, replaced)
-        # nobody else would tell, and the panel would be busy for ever
+        # otherwise the error would be lost, and the panel busy forever
         except BaseException as error:  # noqa: BLE001
             self._error = AnswerProcessingError(
                 f"The panel could not keep the answer: {error_line(error)}",
@@ -232,8 +230,7 @@ class ChatWidget:
                 self._publish_transcript(update=True)
 
     def _store_answer(self, message: Message, outcome: Outcome, replaced: Turn | None) -> None:
-        """Puts an answer into the conversation. One that ended early is kept where there is none yet, and
-        does not replace one."""
+        """Adds an answer to the conversation. An answer that ended early does not replace an existing one."""
         self._error = outcome.error
         turn = Turn(Origin(f"panel:{uuid4().hex}"), message, outcome.response)
         ended_early = outcome.error is not None or outcome.response.finish_reason == "cancelled"
@@ -247,7 +244,7 @@ class ChatWidget:
             self._chat.replace(replaced, turn)
 
     def _ask_before_tool(self, question: agent.Question) -> str | None:
-        """Asks the user in the panel before a tool runs; no where it is stopped, None where there is no
+        """Asks the user in the panel before a tool runs; "no" if the answer is stopped, None without a
         panel."""
         if self._panel is None:
             return None
@@ -264,11 +261,11 @@ class ChatWidget:
         finally:
             self._set_traits(question={})
 
-    # --- what is shown ---
+    # --- display ---
 
     def _ipython_display_(self) -> None:
-        """Shows the panel, or in a front end without one its transcript."""
-        # voila's page, which runs widgets, comes when the cells have run
+        """Displays the panel, or the transcript in a front end without widgets."""
+        # voila shows the page, which runs widgets, after all cells have run
         mode = "live" if "VOILA_PREHEAT" in os.environ else output_mode(self._session.shell)
         if mode == "terminal":
             self._session.print_text(
@@ -280,7 +277,7 @@ class ChatWidget:
         self._display = uuid4().hex
         self._placeholder_id = (
             f"nbllm-{self._display}" if mode == "live" else "nbllm-chat"
-        )  # the same at each run, where the notebook is only saved
+        )  # a constant id if the notebook is only executed and saved
         if mode == "live":
             self._panel = fix_reply_channel(
                 widget_class("chat_widget.js")(
@@ -309,13 +306,13 @@ class ChatWidget:
                 if self._view
                 else {"text/html": f"<div id='{self._placeholder_id}'></div>"}
             )
-            # a view is an object
+            # the view's value is a dict
             KernelPort(self._session.shell).publish({**place, "text/plain": f"Chat panel: {self._chat.name}"})  # type: ignore[dict-item]
         self._publish_transcript(update=False)
 
     def _on_message(self, _panel: Any, message: dict[str, Any], buffers: Sequence[Any]) -> None:
-        """What the page says. Whatever is wrong with it is shown there, and never raised: where nothing was
-        asked, the page gives the text back to the user, and shows why."""
+        """Handles a message of the page. Errors are shown there, never raised; if nothing was sent, the page
+        gives the text back to the user and shows the reason."""
         try:
             if (work := _HANDLERS.get(str(message.get("type")))) is not None:
                 work(self, message, buffers)
@@ -356,7 +353,7 @@ class ChatWidget:
         )
 
     def _exchanges(self) -> list[tuple[str, Message, Response, NbllmError | None]]:
-        """The conversation, and the question of which no turn came: (key, asked, answer, error)."""
+        """The turns, and the last question if it failed: (key, question, answer, error)."""
         failed = [] if self._failed is None else [self._failed]
         return [
             *((f"{i}:{id(t)}", t.question, t.response, None) for i, t in enumerate(self._chat.turns)),
@@ -364,7 +361,7 @@ class ChatWidget:
         ]
 
     def _turns_for_page(self) -> list[dict[str, str]]:
-        """The conversation for the page: HTML that is safe, and each answer's source to copy."""
+        """The exchanges for the page: safe HTML, and the source of each answer for copying."""
         return [
             {
                 "key": key,
@@ -382,7 +379,7 @@ class ChatWidget:
         return join_rendered([*lines, render_footer(answer_footer(response), simulated=response.simulated)])
 
     def _publish_transcript(self, *, update: bool) -> None:
-        """The transcript."""
+        """Displays or updates the transcript."""
         rows = [
             (asked, self._render_exchange(response, error)) for _, asked, response, error in self._exchanges()
         ]
@@ -394,7 +391,7 @@ class ChatWidget:
         text = "\n\n".join(
             f"You: {clean(message_text(asked))}\n\n{line.text.strip()}" for asked, line in rows
         )
-        head = f"Conversation {self._chat.name}" + ("" if rows else ": nothing was said yet")
+        head = f"Conversation {self._chat.name}" + ("" if rows else ": no messages yet")
         body = (
             f"<div class='{self._placeholder_id}-static'><p class=nbllm-foot>{escape(head)}</p>{html}</div>"
         )
@@ -406,7 +403,7 @@ class ChatWidget:
         )
 
 
-# What the page may ask for.
+# Messages that the page may send.
 _HANDLERS: dict[str, Callable[[ChatWidget, dict[str, Any], Sequence[Any]], Any]] = {
     "send": ChatWidget._on_send,
     "stop": lambda panel, _message, _buffers: panel.stop(),

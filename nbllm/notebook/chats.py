@@ -1,4 +1,4 @@
-"""Named conversations of a notebook: `chat=eda` goes on where it was; running a cell again replaces its own
+"""Named conversations of a notebook: `chat=eda` continues a conversation; running a cell again replaces its
 turns."""
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..store.chats import ChatStore
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a question is asked. cell: the front end's id of the cell, "" where it tells none; execution:
-    which run of it."""
+    """Where a question was asked. cell: the front end's id of the cell, "" if it reports none; execution: the
+    message id of that run of the cell."""
 
     cell: str = ""
     execution: str = ""
@@ -29,7 +29,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What was asked and what came, and where it was asked. id: what it is known by on disk."""
+    """A question, its response, and where it was asked. id: the key of the stored turn."""
 
     origin: Origin
     question: Message
@@ -38,31 +38,30 @@ class Turn:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """What was asked and all that the answer adds, as the next turn sends them."""
+        """The messages of the turn, as the next turn sends them."""
         return self.question, *self.response.messages
 
 
 @dataclass(slots=True)
 class Chat:
     """A conversation: turns in the order of their cells' first runs. Running a cell again replaces the turns
-    of its last run, once the first new one is there; within one run, and where cells have no ids, every
-    question is a new turn."""
+    of its last run, once the first new turn is there; within one run, and in front ends without cell ids,
+    every question is a new turn."""
 
     name: str
     turns: list[Turn] = field(default_factory=list)
     on_change: Callable[[Chat], None] = field(default=lambda _: None, repr=False, compare=False)
 
     def history_before(self, origin: Origin) -> tuple[Message, ...]:
-        """What a question asked at `place` goes on from."""
+        """The messages before a question that is asked at `origin`."""
         return self.history(self._turn_positions(origin)[1])
 
     def history(self, end: int) -> tuple[Message, ...]:
-        """The first `end` turns, as the next question sends them."""
+        """The messages of the first `end` turns, as the next question sends them."""
         return messages_to_send((turn.response, turn.messages) for turn in self.turns[:end])
 
     def append(self, turn: Turn) -> None:
-        """Adds a turn, in the place of those that an earlier run of its cell left. An answer that says
-        nothing is no turn."""
+        """Adds a turn, replacing the turns of an earlier run of its cell. An empty answer is ignored."""
         if turn.response.empty:
             return
         old, at = self._turn_positions(turn.origin)
@@ -72,20 +71,19 @@ class Chat:
         self.on_change(self)
 
     def replace(self, old: Turn, new: Turn) -> None:
-        """Puts `new` where `old` stands; at the end where it stands no more. An answer that says nothing
-        changes nothing."""
+        """Replaces the turn `old` by `new`, or appends `new` if `old` is gone. An empty answer is ignored."""
         if not new.response.empty:
             at = self.position_of(old)
             self.turns[at : at + 1] = [new]
             self.on_change(self)
 
     def position_of(self, turn: Turn | None) -> int:
-        """Where a turn stands, pinned or not since; the end where it stands no more."""
+        """The index of a turn, also after it was pinned or unpinned; the number of turns if it is gone."""
         same = (i for i, t in enumerate(self.turns) if turn is not None and t.response is turn.response)
         return next(same, len(self.turns))
 
     def _turn_positions(self, origin: Origin) -> tuple[list[int], int]:
-        """(where the turns of earlier runs of this cell stand, where its next one belongs)."""
+        """(indices of the turns of earlier runs of this cell, index for its next turn)."""
         mine = [i for i, t in enumerate(self.turns) if origin.cell and t.origin.cell == origin.cell]
         old = [i for i in mine if self.turns[i].origin.execution != origin.execution]
         same = [i + 1 for i in mine if i not in old]
@@ -93,8 +91,8 @@ class Chat:
 
     @property
     def tokens(self) -> int | None:
-        """Input tokens of the last turn and its answer (estimated, where it was stopped): about what the next
-        turn sends. None where nobody counted."""
+        """Tokens of the last request and its answer (estimated if it was stopped): roughly the size of the
+        next request. None if they were not counted."""
         last = self.turns[-1].response if self.turns else Response()
         usage = last.turn_usage or last.usage
         if usage is None or usage.input_tokens is None:
@@ -104,14 +102,14 @@ class Chat:
 
     @property
     def cost(self) -> float | None:
-        """US dollars of all turns that have a price; None where none has."""
+        """US dollars of all turns with a known price; None if there is none."""
         return total_cost(t.response for t in self.turns)
 
 
 @dataclass(frozen=True, slots=True)
 class ChatStorage:
-    """Where conversations are kept, and how. place: the notebook that they belong to; secrets: what no file
-    may hold; tell: what is to be told to the user."""
+    """Stores conversations on disk. notebook: the notebook that they belong to; secrets: values that must not
+    reach the file; report: shows a message to the user."""
 
     file: ChatStore
     notebook: str
@@ -119,7 +117,7 @@ class ChatStorage:
     report: Callable[[str], None] = lambda _: None
 
     def load(self, name: str) -> list[Turn]:
-        """A conversation's turns. What cannot be read is told, and stays where it is."""
+        """The turns of a conversation. Unreadable turns are reported and stay in the file."""
         try:
             records = self.file.load(self.notebook, name)
         except ConfigError as error:
@@ -133,12 +131,13 @@ class ChatStorage:
                 unreadable += 1
         if unreadable:
             self.report(
-                f"{unreadable} of the {plural(len(records), 'turn')} of {name} cannot be read: left out."
+                f"{unreadable} of the {plural(len(records), 'turn')} of {name} cannot be read and will be "
+                "skipped."
             )
         return turns
 
     def save(self, chat: Chat, stored: dict[str, Turn]) -> None:
-        """Writes what has changed since `kept` was written."""
+        """Writes the changes since `stored`, which is updated."""
         current = {t.id: t for t in chat.turns}
         texts = {
             i: scrub(_encode_turn(t), self.secrets) for i, t in current.items() if stored.get(i) is not t
@@ -149,7 +148,8 @@ class ChatStorage:
 
 
 def _encode_turn(turn: Turn) -> str:
-    """A turn for the file: without what was sent, which is the turns before it, unless it was shortened."""
+    """A turn as JSON: without the request, which repeats the turns before it, unless the conversation was
+    shortened."""
     response, request = turn.response, turn.response.request
     if request is not None and continuation(request.messages, response) is None:
         response = replace(response, request=None)
@@ -167,23 +167,24 @@ def _decode_turn(ident: str, text: str) -> Turn:
 
 
 class Chats:
-    """The notebook's conversations by name. shelf: where they are kept, None where they are not."""
+    """The notebook's conversations by name. get_storage: returns where they are stored, None if they are not
+    stored."""
 
     def __init__(self, get_storage: Callable[[], ChatStorage | None] = lambda: None) -> None:
         self._chats: dict[str, Chat] = {}
-        self._stored: dict[str, dict[str, Turn]] = {}  # by name: the turns as they were written or read last
+        self._stored: dict[str, dict[str, Turn]] = {}  # by name: the turns as last written or read
         self._get_storage = get_storage
         self._problem, self._lock = "", threading.Lock()
 
     def __iter__(self) -> Iterator[Chat]:
-        """Those of this session, and those that are kept."""
+        """All conversations: those of this session and the stored ones."""
         if (storage := self._get_storage()) is not None:
             for found in storage.file.list_chats(storage.notebook):
                 self.open(found.chat)
         return iter(list(self._chats.values()))
 
     def open(self, name: str) -> Chat:
-        """The conversation `name`, as it is kept, a new one where there is none."""
+        """The conversation `name`: loaded if it is stored, otherwise new."""
         if name not in self._chats:
             storage = self._get_storage()
             turns = storage.load(name) if storage is not None else []
@@ -192,8 +193,8 @@ class Chats:
         return self._chats[name]
 
     def _store(self, chat: Chat) -> None:
-        """Keeps a conversation, where they are kept. What keeps a file from being written is told, once, and
-        no turn is lost by it."""
+        """Stores a conversation if storage is on. A problem with the file is reported once; no turn is
+        lost."""
         storage = self._get_storage()
         if storage is None or self._chats.get(chat.name) is not chat:
             return
@@ -206,17 +207,17 @@ class Chats:
                 storage.report(self._problem)
 
     def get(self, name: str) -> Chat:
-        """The conversation `name`. Raises ConfigError with those there are."""
+        """The conversation `name`. Raises ConfigError with the existing names."""
         if name not in self._chats and name not in (known := [chat.name for chat in self]):
             names = ", ".join(known) or "none yet"
             raise ConfigError(
                 f"No conversation is called {name!r}." if name else "Which conversation?",
-                hint=f"There are: {names}. A cell with chat=NAME begins one.",
+                hint=f"There are: {names}. A cell with chat=NAME starts one.",
             )
         return self._chats[name]
 
     def undo(self, name: str) -> Turn:
-        """Takes the last turn back."""
+        """Removes the last turn and returns it."""
         chat = self.get(name)
         if not chat.turns:
             raise ConfigError(f"The conversation {name!r} has no turns.", hint="Nothing was undone.")
@@ -225,7 +226,7 @@ class Chats:
         return undone
 
     def pin(self, name: str, number: str = "", *, pinned: bool = True) -> int:
-        """Pins a turn, or lets go of it; gives its number, from 1 on ("" for the last)."""
+        """Pins or unpins a turn; returns its number, from 1 ("" for the last turn)."""
         chat = self.get(name)
         turns = chat.turns
         n = int(number) if number.isdecimal() else 0 if number else len(turns)
@@ -239,7 +240,7 @@ class Chats:
         return n
 
     def fork(self, name: str, other: str) -> Chat:
-        """A copy under another name, which goes its own way."""
+        """A copy under another name, independent of the original."""
         chat = self.get(name)
         if other in (c.name for c in self) or not other.isidentifier():
             raise ConfigError(
@@ -251,7 +252,7 @@ class Chats:
         return self._chats[other]
 
     def clear(self, name: str) -> int:
-        """Forgets a conversation, also where it is kept; gives how many turns it had."""
+        """Deletes a conversation, also the stored one; returns its number of turns."""
         chat, storage = self.get(name), self._get_storage()
         if storage is not None:
             storage.file.delete(storage.notebook, name)
@@ -261,7 +262,7 @@ class Chats:
 
 
 def chat_markdown(chat: Chat) -> str:
-    """A conversation as Markdown: what a person reads, and what is exported."""
+    """A conversation as Markdown, for display and export."""
     if not chat.turns:
         return f"*The conversation {chat.name} has no turns.*"
     return "\n\n".join(
@@ -279,7 +280,7 @@ def _answer_text(response: Response) -> str:
 
 
 def message_text(message: Message) -> str:
-    """What a message says, with a word for what is not text."""
+    """The text of a message, with a placeholder for each other part."""
     return "\n\n".join(_part_text(p) for p in message.parts)
 
 
@@ -290,5 +291,5 @@ def _part_text(part: Part) -> str:
 
 
 def chat_messages(chat: Chat) -> tuple[Message, ...]:
-    """All that was said, in order, with pictures, calls and results."""
+    """All messages in order, with images, tool calls and results."""
     return tuple(m for turn in chat.turns for m in turn.messages)

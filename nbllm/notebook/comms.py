@@ -1,10 +1,10 @@
-"""Messages from the page while a cell runs: whether they come, and what must be done so that they can.
+"""Widget messages from the page while a cell runs: whether they arrive, and what they need to arrive.
 
-Theory. JupyterLab sends a widget's messages to a subshell of the kernel, which answers while a cell runs; but
-only once a widget has been made before, and ipykernel 7.4 sends the replies to the shell that is busy. So a
-small widget is made when the extension is loaded, and each of ours is mended. Whether a message really comes
-is never assumed: `_view_count` of a widget on the page is set by the page, and where that arrives while the
-cell runs, a click will too.
+Theory. JupyterLab sends a widget's messages to a subshell of the kernel, which handles them while a cell
+runs; but only if a widget was created before, and ipykernel 7.4 sends the replies to the busy main shell. So
+a small widget is created when the extension is loaded, and the replies of each of ours are redirected.
+Whether messages really arrive is never assumed: the page sets `_view_count` of a displayed widget, and if
+that arrives while the cell runs, a click will too.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LAYOUT = {
 }
 
 
-# What the pages of our widgets and the kernel both know, by the page's file.
+# The synchronised traits of our widgets, by the file of their page code.
 _TRAITS = {
     "actions.js": {},
     "stops.js": {"places": "list", "words": "list", "proved": "bool"},
@@ -38,8 +38,8 @@ _TRAITS = {
 
 
 def open_comm() -> Any:
-    """Opens the comm of an empty layout, as ipywidgets would (it is not loaded for it); to be kept by the
-    caller."""
+    """Opens the comm of an empty layout, as ipywidgets would, without importing ipywidgets. The caller must
+    keep it."""
     from comm import create_comm
 
     return create_comm(
@@ -50,15 +50,14 @@ def open_comm() -> Any:
 
 
 def read_asset(name: str) -> str:
-    """A file of this folder that is for the page."""
+    """A JavaScript or CSS file of this folder."""
     return Path(__file__).with_name(name).read_text("utf-8")
 
 
 @lru_cache(maxsize=8)
 def widget_class(name: str) -> type[Any]:
-    """The kernel's side of a widget without a view, of which the file `name` is the page's: a module of
-    JavaScript, before which stands what they share. It is made when first needed: anywidget loads
-    ipywidgets."""
+    """The widget class without a view for the JavaScript file `name`; the shared page.js is put before it.
+    Created on first use, since anywidget imports ipywidgets."""
     import anywidget
     from traitlets import Bool, Dict, List, Unicode
 
@@ -69,7 +68,7 @@ def widget_class(name: str) -> type[Any]:
 
 
 def fix_reply_channel(widget: Any) -> Any:
-    """The widget, its replies going the way by which the message came, also on ipykernel 7.4."""
+    """Makes the widget's replies return on the channel of the message, also on ipykernel 7.4; returns it."""
     comm: Any = getattr(widget, "comm", None)
     if hasattr(comm, "_reply_subshell_for"):
         comm._reply_subshell_for = lambda _data, default: default

@@ -1,4 +1,4 @@
-"""What came of a question that several were asked: their outcomes as one value."""
+"""The answers of several models to one question, as one value."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Comparison:
     """The answers of several models to one prompt, in the order in which they were named.
 
     `cmp["openai/mini"]` or `cmp[0]` is a Response; `cmp.df` has one row per column; `cmp.values` holds what
-    as= made of each (None where it could not); as a cell's value it draws itself as the columns.
+    the value of as= for each (None if it failed); as a cell's value it is displayed in columns.
     """
 
     entries: tuple[Outcome, ...]
@@ -28,23 +28,23 @@ class Comparison:
 
     @property
     def labels(self) -> list[str]:
-        """What stands above the columns."""
+        """The labels of the columns."""
         return [e.label for e in self.entries]
 
     @property
     def responses(self) -> list[Response]:
-        """The answers, partial ones too."""
+        """The answers, including partial ones."""
         return [e.response for e in self.entries]
 
     @property
     def values(self) -> list[Any]:
-        """What as= made of each answer: a DataFrame, an object, or None."""
+        """The value of as= for each answer: a DataFrame, an object, or None."""
         return [e.value for e in self.entries]
 
     @property
     def df(self) -> pd.DataFrame:
         """One row per column: model, text, finish_reason, ttft_s, total_s, tokens_per_s, input_tokens,
-        output_tokens, cost_usd, error; what is not known is NA."""
+        output_tokens, cost_usd, error; unknown values are NA."""
         import pandas as pd
 
         frame = pd.DataFrame(
@@ -63,7 +63,7 @@ class Comparison:
         )
 
     def __getitem__(self, which: str | int) -> Response:
-        """The answer of a column, by its label or place."""
+        """The answer of a column, by its label or index."""
         if isinstance(which, int):
             return self.entries[which].response
         return next((e.response for e in self.entries if e.label == which), None) or self._missing(which)

@@ -1,4 +1,4 @@
-"""Tab completion of models, options, their values, subcommands, and variables inside braces."""
+"""Tab completion of models, options, their values, subcommands, and variables in braces."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BRACE = re.compile(r"\{(\w*)$")
 
 
 def candidates(session: Session, text: str, column: int, row: int) -> tuple[str, list[tuple[str, str]]]:
-    """(what was typed, [(word, what it is)]) for the cursor at `column` of line `row` of `text`."""
+    """(the typed prefix, [(completion, its kind)]) for the cursor at `column` of line `row` of `text`."""
     lines = text.split("\n")
     before = lines[row][:column]
     match = _LINE.match(before)
@@ -56,11 +56,11 @@ def _line_candidates(session: Session, typed: str, *, subcommands: bool) -> tupl
     ]
 
 
-_REPEATABLE = ("log", "cost", "budget")  # their words may stand one behind another
+_REPEATABLE = ("log", "cost", "budget")  # commands that take several words
 
 
 def _name_candidates(session: Session, command: str, typed: str) -> list[tuple[str, str]]:
-    """The names that a subcommand takes, each with what it is."""
+    """The names that a subcommand takes, with their kind."""
     match command:
         case "key" | "providers":
             return [(name, "provider") for name in session.client.registry.rows]
@@ -79,7 +79,7 @@ def _name_candidates(session: Session, command: str, typed: str) -> list[tuple[s
 
 
 def _mcp_candidates(session: Session, word: str | None) -> list[tuple[str, str]]:
-    """What follows %llm mcp, or a word of it: the names of servers."""
+    """Completions after `%llm mcp`, or after one of its words: names of servers."""
     if word is None:
         return [(w, "subcommand") for w in SUBCOMMAND_WORDS["mcp"]]
     entries, _ = session.client.mcp.entries() if word not in ("add", "list") else ([], [])
@@ -102,14 +102,14 @@ def _value_candidates(session: Session, option: str) -> list[tuple[str, str]]:
 
 
 def tool_names(session: Session) -> list[str]:
-    """What tools= may name: the user's functions, what nbllm brings, servers and endpoints."""
+    """Values for tools=: the user's functions, built-in tools, servers and endpoints."""
     from .tool_names import BUILT_IN
 
     return [*user_functions(session), *BUILT_IN, *session.external_tools]
 
 
 def user_functions(session: Session) -> list[str]:
-    """The user's own."""
+    """The names of functions that the user has defined."""
     return sorted(
         n
         for n, v in session.prompt_variables.items()
@@ -118,13 +118,13 @@ def user_functions(session: Session) -> list[str]:
 
 
 def allowed_values(session: Session, option: Option) -> Iterable[str]:
-    """The words that an option may have, () where it may have any."""
+    """The values that an option allows, () if it allows any."""
     return session.client.registry.dialects if option.name == "dialect" else option.values
 
 
 def model_candidates(session: Session, typed: str = "") -> list[tuple[str, str]]:
-    """Names that can be asked, each with a hint whether its key is there; explicit ones where api/ is
-    typed, model files where their provider is."""
+    """Model names with a hint whether a key was found; api/ names if api/ is typed, model files if their
+    provider is."""
     registry = session.client.registry
     row = registry.row(provider_prefix(typed)) if "/" in typed else None
     if row is not None and row.folders:

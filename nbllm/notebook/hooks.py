@@ -1,5 +1,5 @@
-"""What is hooked into a shell: which cell failed last, completion, and how a Response draws itself as a
-cell's value. Light: what they do loads when it is first done."""
+"""Hooks in the IPython shell: the last failed cell, completion, and the display of responses. Modules that
+they need are imported on first use."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from .session import CellFailure, Session
 
 _CELL = re.compile(r"/ipykernel_\d+/\d+\.py$")
-_MAX_TRACEBACK = 6_000  # characters of a traceback: its end says most
+_MAX_TRACEBACK = 6_000  # characters of a traceback: the end is the most useful part
 _DRAWN_TYPES = (("nbllm.core.events", "Response"), ("nbllm.notebook.comparison", "Comparison"))
 
 
 def install(session: Session) -> None:
-    """Puts all into the session's shell; what is there already stays."""
+    """Installs the hooks in the session's shell; installed ones stay."""
     if session.matcher is None:
         _record_failures(session)
         _install_completion(session)
@@ -27,7 +27,7 @@ def install(session: Session) -> None:
 
 
 def remove(session: Session) -> None:
-    """Takes all away."""
+    """Removes the hooks."""
     if session.failure_hook is not None:
         session.shell.events.unregister("post_run_cell", session.failure_hook)
         session.failure_hook = None
@@ -66,7 +66,7 @@ def _format_traceback(error: BaseException) -> str:
     ]
     for frame in frames:
         if _CELL.search(frame.filename.replace("\\", "/")):
-            frame.filename = "<cell>"  # its file is a temporary one of this machine
+            frame.filename = "<cell>"  # hides the path of a temporary file
     lines = [*traceback.format_list(frames), *traceback.format_exception_only(type(error), error)]
     return "".join(lines)[-_MAX_TRACEBACK:].strip()
 
@@ -88,20 +88,20 @@ def _matches(session: Session, text: str, column: int, row: int) -> dict[str, An
     from IPython.core.completer import SimpleCompletion
 
     prefix, found = "", list[tuple[str, str]]()
-    if text.lstrip().startswith("%") or "\n%" in text:  # ours, or another magic's
+    if text.lstrip().startswith("%") or "\n%" in text:  # a line of ours, or of another magic
         from .completion import candidates
 
         prefix, found = candidates(session, text, column, row)
     entries = [SimpleCompletion(text=word, type=kind) for word, kind in found]
     shown = {"completions": entries, "matched_fragment": prefix, "suppress": bool(entries)}
-    return {**shown, "ordered": True}  # models stand first
+    return {**shown, "ordered": True}  # models come first
 
 
-# --- drawing ---
+# --- display ---
 
 
 def _display_value(session: Session, value: Any) -> None:
-    """The safe bundle of a Response or a Comparison, unless that cell has just streamed it."""
+    """Displays a Response or a Comparison as a safe bundle, unless the cell has just displayed it."""
     if not session.was_drawn(value):
         from .view.static import answer_bundle, answer_footer
 
@@ -110,7 +110,7 @@ def _display_value(session: Session, value: Any) -> None:
 
 
 def _delay_out_prompt(hook: Any) -> None:
-    """A terminal's Out[n] stands before what is written there, and not where a value has drawn itself."""
+    """Writes a terminal's Out[n] only before a written value, not before a value that displays itself."""
     prompt, write = hook.write_output_prompt, hook.write_format_data
 
     def write_both(*given: Any, **named: Any) -> None:

@@ -1,5 +1,5 @@
-"""What `%llm models`, `providers`, `ping` and `log` show first: a few columns in words. The value is the
-whole frame; the rest of it is shown on request."""
+"""First views of `%llm models`, `providers`, `ping` and `log`: a few columns. The value is the complete
+frame."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from .view.tables import render_table
 if TYPE_CHECKING:
     import pandas as pd
 
-_MAX_LISTED = 8  # models of a server's own list that stand among the known ones
+_MAX_LISTED = 8  # models of a server's own list that are shown
 _CALLS_SHOWN = 20  # the last calls that %llm log shows
 
 
 @cache
 def _overview_class() -> Callable[[pd.DataFrame], Any]:
-    """A DataFrame with a first view, until it is changed; what is taken from it is a plain one."""
+    """A DataFrame subclass with a first view until it is changed; slices of it are plain frames."""
     import pandas as pd
 
     class Overview(pd.DataFrame):
@@ -61,7 +61,7 @@ def _overview_class() -> Callable[[pd.DataFrame], Any]:
 
 
 def make_overview(frame: pd.DataFrame, *lines: Rendered | str) -> pd.DataFrame:
-    """`frame` as it is, shown as tables, and under them words of ours."""
+    """`frame` displayed as the given lines (tables and notes)."""
     result = _overview_class()(frame)
     rendered = [
         render_footer(Rendered(line, line)) if isinstance(line, str) else line for line in lines if line
@@ -71,16 +71,16 @@ def make_overview(frame: pd.DataFrame, *lines: Rendered | str) -> pd.DataFrame:
 
 
 def note_if_empty(value: Any) -> Any:
-    """`value`, which a command gave; a table without rows says so, where it has no view of its own."""
+    """The value of a command; an empty table without a view of its own gets a note."""
     has_own_view = not hasattr(value, "columns") or hasattr(value, "view")
-    return value if has_own_view or len(value) else make_overview(value, "There is none.")
+    return value if has_own_view or len(value) else make_overview(value, "Nothing to show.")
 
 
 # --- models and providers -----------------------------------------------------------------------------------
 
 
 def models_overview(client: Client) -> pd.DataFrame:
-    """Names that can be asked: those of ready providers first, then those that need a key or a server."""
+    """Names of models: those of ready providers first, then those that need a key or a server."""
     named = _named_models(client)
     found = [
         (m, s)
@@ -92,7 +92,9 @@ def models_overview(client: Client) -> pd.DataFrame:
     headings = ["model", "is now", "context", "$ in", "$ out", "ready"]
     lines = [_model_line(row) for row in (*rows, simulator)]
     for line, (_, s), previous in zip(lines[1:], found[1:], found, strict=False):
-        line[-1] = "" if s is previous[1] and not s.ready else line[-1]  # how is said once for each provider
+        line[-1] = (
+            "" if s is previous[1] and not s.ready else line[-1]
+        )  # the note only on a provider's first line
     return make_overview(
         models_to_frame([*rows, simulator], "ready", "note"),
         render_table(headings, lines, numeric=headings[2:5]),
@@ -107,7 +109,7 @@ _SIMULATION_NOTE = "Simulation is on: every name leads to the simulator. %llm si
 
 
 def models_to_frame(rows: Sequence[Mapping[str, Any]], *more: str) -> pd.DataFrame:
-    """Models as rows, what is not known as NA."""
+    """Models as rows; unknown values are NA."""
     import pandas as pd
 
     frame = pd.DataFrame(rows, columns=[*ModelInfo.__slots__, *more])
@@ -126,12 +128,12 @@ def _model_line(row: Mapping[str, Any]) -> list[str]:
 
 
 def _short_note(note: str) -> str:
-    """What to do, in a few words: one variable of several, no address."""
+    """The note in a few words: one variable of several, no address."""
     return note.partition(" (")[0].partition(" or ")[0]
 
 
 def _named_models(client: Client) -> dict[str, list[ModelInfo]]:
-    """The short names and default models of every provider, each model once."""
+    """By provider: its short names and default models, each model once."""
     found: dict[str, dict[str, ModelInfo]] = {}
     for name in client.registry.names():
         full = client.registry.aliases.get(name, name)
@@ -147,8 +149,8 @@ def _named_models(client: Client) -> dict[str, list[ModelInfo]]:
 
 
 def _provider_models(client: Client, state: ProviderState, named: list[ModelInfo]) -> list[ModelInfo]:
-    """The names of a provider; of a server on this machine, and of one without short names, the beginning of
-    its own list."""
+    """The models of a provider; for a local server, or a provider without short names, the start of its own
+    list."""
     if not state.ready or (named and state.mode == "api"):
         return named
     if state.mode in ("headless", "remote"):
@@ -159,20 +161,20 @@ def _provider_models(client: Client, state: ProviderState, named: list[ModelInfo
         return named
 
 
-# What a note about a provider begins or ends with, and what all those need.
+# A text in the note of a provider, and the title of the group of such providers.
 _NEED_TITLES = {
     "set ": "Need a key, by `%llm key NAME` or in a variable",
     "nothing answers at ": "Need their server to run",
     " is not installed": "Need their command to be installed",
-    "": "Cannot be asked",
+    "": "Cannot be used",
 }
 
 
 def providers_overview(
     client: Client, names: Sequence[str] = (), *, all_columns: bool = False
 ) -> pd.DataFrame:
-    """Every provider, the ready ones first, then by what they need; `names`: those alone, with all that is
-    known of them, as `whole` has it of every one."""
+    """All providers, the ready ones first, the others grouped by what they need. names: only these, with all
+    columns; all_columns: all columns of every provider."""
     selected = sorted(provider_states(client), key=lambda s: not s.ready)
     selected = [s for s in selected if not names or s.name in names]
     df = to_frame([asdict(s) for s in selected])
@@ -186,13 +188,13 @@ def providers_overview(
         render_table(["ready", "key"], [*rows, ["sim", "needs none: the built-in simulator"]]),
         *_need_paragraphs([s for s in selected if not s.ready]),
         _SIMULATION_NOTE if client.registry.simulating else "",
-        "%llm providers NAME tells all that is known of one, %llm providers all of every one; "
-        "%llm models shows what can be asked.",
+        "%llm providers NAME shows all columns of one provider, %llm providers all those of every one; "
+        "%llm models lists the models.",
     )
 
 
 def _need_paragraphs(states: Iterable[ProviderState]) -> Iterable[Rendered]:
-    """A paragraph for every need."""
+    """One paragraph for each group of providers that are not ready."""
     groups: dict[str, list[str]] = {need: [] for need in _NEED_TITLES}
     for s in states:
         need = next(n for n in _NEED_TITLES if n in s.note)
@@ -210,7 +212,7 @@ def _need_paragraphs(states: Iterable[ProviderState]) -> Iterable[Rendered]:
 
 
 def pings_overview(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """What models that were asked for one word did."""
+    """The results of %llm ping."""
     headings = ["asked", "", "answered", "connect", "first token", "total"]
     lines = [
         [
@@ -227,10 +229,10 @@ def pings_overview(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def calls_overview(frame: pd.DataFrame) -> pd.DataFrame:
-    """A log, its last calls in the figures that one looks for."""
+    """The log with its last calls in the most useful columns."""
     headings = ["time", "model", "first token", "total", "tokens in", "out", "cost", "status"]
     if not len(frame):
-        note = "No calls in this notebook yet. %llm log yesterday, 7d, ever: those of all notebooks."
+        note = "No calls in this notebook yet. %llm log yesterday, 7d or ever shows those of all notebooks."
         return make_overview(frame, note)
     number = len(frame)
     shown = f"The last {_CALLS_SHOWN} of {number:,} calls. " if number > _CALLS_SHOWN else ""
@@ -263,7 +265,7 @@ def _is_known(value: Any) -> bool:
 
 
 def to_frame(rows: Sequence[Any], columns: Sequence[str] = ()) -> pd.DataFrame:
-    """Rows as a DataFrame; with `columns`, those alone, of which the first is the index."""
+    """Rows as a DataFrame; with `columns` only these, the first of which becomes the index."""
     import pandas as pd
 
     result = pd.DataFrame(rows, columns=list(columns) or None)

@@ -1,7 +1,6 @@
-"""`%%llm MODEL each=df`: the cell's prompt for every row of a DataFrame, with a display of how it goes.
+"""`%%llm MODEL each=df`: runs the cell's prompt for every row of a DataFrame and shows the progress.
 
-The variable named by each= (by out=, where that is given) gets a new frame with the answers beside its
-columns; the old frame, and what else holds it, stay as they are.
+The variable of each= (or of out=) gets a new frame with the answers as columns; the old frame is not changed.
 """
 
 from __future__ import annotations
@@ -25,24 +24,24 @@ from .view.progress import Display, progress_bar
 if TYPE_CHECKING:
     import pandas as pd
 
-_ROWS_SHOWN = 5  # rows of the table that the cell shows
+_ROWS_SHOWN = 5  # rows of the result that the cell shows
 
 
 class RowsDisplay(Display, TableFrontEnd):
-    """Shows a run in a kernel's front end; see rows.progress.Progress."""
+    """Progress of a run in a kernel's front end; see rows.progress.Progress."""
 
     def ask(self, question: str) -> bool | None:
-        """Asks with buttons, or through the keyboard, where somebody can answer."""
+        """Asks the user with buttons or the keyboard; None if nobody can answer."""
         return approve(question, yes="Start", no="Not now") if current_session().can_prompt_user else None
 
     def draw(self, totals: Totals) -> None:
-        """Draws, where the last frame is old enough."""
+        """Draws a frame if one is due."""
         if self.is_due(totals.elapsed):
             self.end(totals, None)
 
     def end(self, totals: Totals, ended: str | None) -> None:
-        """Draws the last frame; ended: None where it is not."""
-        foot = "■ stops; what has been answered is kept." if ended is None else totals.ending(ended)
+        """Draws the last frame; ended: how the run ended, None if it goes on."""
+        foot = "■ stops; finished rows are kept." if ended is None else totals.ending(ended)
         line, far = totals.line(ended), progress_bar(totals.done, totals.total) if ended is None else ""
         told = f'<div class="nbllm-foot">{escape(foot)}</div>' if foot else ""
         html = f"<div><b>Rows</b> {escape(line)}</div>{far}{told}"
@@ -52,10 +51,10 @@ class RowsDisplay(Display, TableFrontEnd):
 def run(
     session: Session, line: CellLine, question: Question, template: str
 ) -> pd.DataFrame | BatchJob | None:
-    """Asks the question of every row; gives the first rows, None under quiet; a BatchJob with wait=false,
-    which is in the variable of out= and in _llm, while the frame stays as it is. Raises ConfigError before
-    anything is sent for what is wrong in the cell, and the reason where the run ended early: the frame is in
-    its variable then, too."""
+    """Runs the prompt for every row; returns the first rows, None under quiet. With wait=false it returns a
+    BatchJob, which is also in the variable of out= and in _llm; the frame stays as it is. Raises
+    ConfigError for errors found before sending, and the reason if the run ended early; the frame is in its
+    variable then too."""
     options = question.options
     name = str(options["each"])
     with line.locate_errors("each"):
@@ -83,7 +82,7 @@ def run(
 
 
 def _call_options(session: Session, question: Question) -> Mapping[str, Any]:
-    """What rows.map takes of a cell's options."""
+    """The options of a cell for rows.map."""
     options, contestants = question.options, question.contestants
     if len(contestants) > 1:
         raise ConfigError("each= asks one model.", hint="Run the cell again with out=NAME for another.")
@@ -93,7 +92,7 @@ def _call_options(session: Session, question: Question) -> Mapping[str, Any]:
 
 
 def _executor(session: Session, line: CellLine, name: str | None) -> Any:
-    """What the variable of executor= holds; None without one. Raises ConfigError, with the column."""
+    """The value of the variable in executor=, None without one. Raises ConfigError, with the column."""
     if name is not None and name not in session.namespace:
         hint = "executor= names a concurrent.futures.Executor, or a client of dask."
         raise column_error(line.spans["executor"][0], f"there is no variable called {name}", hint)
@@ -101,8 +100,8 @@ def _executor(session: Session, line: CellLine, name: str | None) -> Any:
 
 
 def batches(session: Session, rest: str) -> Any:
-    """`%llm batches`: all of this machine; NAME [TABLE] gives the table of a run with what has come, cancel
-    NAME ends its batches. Raises ConfigError for a run or a table that there is none of."""
+    """`%llm batches`: lists the batches of this machine; NAME [TABLE] returns the table of a run with the
+    answers so far, cancel NAME cancels its batches. Raises ConfigError for an unknown run or table."""
     words = rest.split()
     if not words:
         return rows.batches()
@@ -110,7 +109,7 @@ def batches(session: Session, rest: str) -> Any:
         counts = rows.cancel(words[1], client=session.client)
         return ", ".join(f"{count:,} {state}" for state, count in counts.items())
     if len(words) > 2:
-        raise ConfigError("That is no run and its table.", hint="As in df = %llm batches reviews df")
+        raise ConfigError("Expected a run and its table.", hint="For example: df = %llm batches reviews df")
     df = _data_frame(session, words[1]) if len(words) > 1 else None
     return rows.collect(words[0], df, client=session.client)
 
@@ -119,7 +118,7 @@ def _data_frame(session: Session, name: str) -> Any:
     """The DataFrame of that name. Raises ConfigError."""
     df = session.namespace.get(name)
     if not (hasattr(df, "iloc") and hasattr(df, "columns")):
-        wrong = f"{name} is no DataFrame of pandas, but {type(df).__name__}"
+        wrong = f"{name} is not a pandas DataFrame, but {type(df).__name__}"
         hint = f"Write {name} = {name}.to_pandas()." if hasattr(df, "to_pandas") else "Name a DataFrame."
         raise ConfigError(
             f"{wrong if name in session.namespace else f'there is no variable called {name}'}.", hint=hint

@@ -1,4 +1,4 @@
-"""The notebook so far, as `{notebook}` puts it into a prompt: its cells as they ran and what they gave."""
+"""The transcript of the notebook for `{notebook}` in a prompt: the executed cells and their results."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ _WORD = re.compile(r"[\w\-.]{16,}")
 
 @dataclass(frozen=True, slots=True)
 class NotebookTranscript:
-    """The cells of this session in the order in which they ran, without the one that runs now. Values are
-    those that cells ended with; what was printed is not known to the kernel. Words that look like keys are
-    masked."""
+    """The cells of this session in the order of execution, without the running one. Values are the results of
+    cells; printed output is not available in the kernel. Words that look like keys are masked."""
 
     cells: tuple[str, ...] = field(repr=False)
     values: dict[int, Any] = field(repr=False)
 
     @classmethod
     def of(cls, shell: Any) -> NotebookTranscript:
-        """From IPython's history, whose last input is the cell that runs."""
+        """Builds it from IPython's history, whose last input is the running cell."""
         ran = shell.history_manager.input_hist_raw[:-1] if shell.history_manager else ()
         return cls(tuple(ran), dict(shell.user_ns.get("_oh", {})))
 
     def text(self, limit: int) -> str:
-        """At most about `limit` characters: the last cells, in their order, and how many were left out."""
+        """The last cells in order, in about `limit` characters, and how many were left out."""
         texts: list[str] = []
         numbers = [n for n, source in enumerate(self.cells) if source.strip()]
         for number in reversed(numbers):
