@@ -250,7 +250,10 @@ def test_config_sets_defaults_and_says_what_does_not_fit(kernel):
     assert "dialect" not in shown
     kernel.run("%config NbLLM.max_tokens = None\n%config NbLLM.model = None")
     assert "max_tokens" not in kernel.run("%llm use").text
-    assert "NbLLM.max_tokens=<Any>\n    the longest answer, in tokens" in kernel.run("%config NbLLM").text
+    assert (
+        "NbLLM.max_tokens=<Any>\n    maximum length of the answer, in tokens"
+        in kernel.run("%config NbLLM").text
+    )
     assert kernel.run("%reload_ext nbllm").ok
 
 

@@ -79,7 +79,7 @@ class FrameReader:
                 return []
             splitter = self._splitter = _SPLITTERS.get(chunk[:1], _SseEvents)()
         found = splitter.feed(chunk)
-        self._pending = splitter.held
+        self._pending = splitter.pending
         return self._stamped(found) if found else []
 
     def close(self) -> list[Frame]:
@@ -110,7 +110,7 @@ class _Splitter(Protocol):
     """Splits a body of one format into frames."""
 
     @property
-    def held(self) -> int:
+    def pending(self) -> int:
         """The number of bytes of incomplete frames."""
 
     def feed(self, data: bytes) -> list[_Event]:
@@ -127,7 +127,7 @@ class _HtmlPage:
     """An HTML page: raises an error as soon as enough of it has arrived for the message."""
 
     def __init__(self) -> None:
-        self._text, self.held = b"", 0
+        self._text, self.pending = b"", 0
 
     def feed(self, data: bytes) -> list[_Event]:
         self._text += data
@@ -150,7 +150,7 @@ class _SseEvents:
 
     def __init__(self) -> None:
         self._rest: list[bytes] = []  # of an incomplete event
-        self.held = 0
+        self.pending = 0
         self._tail = b""  # the body's last lines, since the last event that was parsed here
         self._seen = False
 
@@ -159,10 +159,10 @@ class _SseEvents:
         end = _after_blank_line(edge + data) - len(edge)
         if end <= 0:
             self._rest.append(data)
-            self.held += len(data)
+            self.pending += len(data)
             return []
         complete = b"".join((*self._rest, data[:end]))
-        self._rest, self.held = [data[end:]] if end < len(data) else [], len(data) - end
+        self._rest, self.pending = [data[end:]] if end < len(data) else [], len(data) - end
         return self._parse_blocks(complete)
 
     def _parse_blocks(self, data: bytes) -> list[_Event]:
@@ -378,7 +378,7 @@ class _JsonBody:
         self._head, self._seen = b"", False
 
     @property
-    def held(self) -> int:
+    def pending(self) -> int:
         return len(self._line) + self._values.size
 
     def feed(self, data: bytes) -> list[_Event]:

@@ -102,7 +102,7 @@ def split_options(line: str) -> tuple[dict[str, Any], str]:
             rest, at = rest + line[at:rest_end], rest_end
             continue
         name = option.name.removeprefix("bench.")
-        if name in found and not option.many:
+        if name in found and not option.repeatable:
             raise column_error(match.start(), f"{name} is given twice")
         try:
             read = _READERS[option.kind](text)

@@ -171,8 +171,8 @@ def _number_reader(kind: Callable[[str], float], expected: str) -> Callable[[Opt
             number = kind(text)
         except ValueError:
             raise InvalidValue(f"needs {expected}, not {safe_repr(text)}") from None
-        if option.least is not None and number < option.least:
-            least = "above 0" if option is _BUDGET_AMOUNT else f"at least {option.least:g}"
+        if option.minimum is not None and number < option.minimum:
+            least = "above 0" if option is _BUDGET_AMOUNT else f"at least {option.minimum:g}"
             raise InvalidValue(f"is {least}, not {safe_repr(text)}")
         return number
 
@@ -311,7 +311,7 @@ def _read_names(_option: Option, text: str) -> list[str]:
     return names
 
 
-_BUDGET_AMOUNT = Option("budget", least=1e-9)
+_BUDGET_AMOUNT = Option("budget", minimum=1e-9)
 
 
 def _read_budget(option: Option, text: str) -> int | dict[str, float]:

@@ -209,7 +209,7 @@ class _LineReader:
             self._set_option(option, text, start)
 
     def _set_option(self, option: Option, text: str, start: int) -> None:
-        if option.name in self.options and not option.many:
+        if option.name in self.options and not option.repeatable:
             hint = (
                 "Quote a value that has spaces; several models are joined by commas. The prompt stands below "
                 "this line."
@@ -225,7 +225,9 @@ class _LineReader:
         except InvalidValue as error:
             hint = placeholder_hint(option.name, text.strip("${} ")) if PLACEHOLDER.fullmatch(text) else ""
             raise column_error(start, f"{option.name} {error}", hint) from None
-        self.options[option.name] = [*self.options.get(option.name, ()), *parsed] if option.many else parsed
+        self.options[option.name] = (
+            [*self.options.get(option.name, ()), *parsed] if option.repeatable else parsed
+        )
         self.spans[option.name] = (start, self.position)
 
     def _set_extra(self, path: list[str], value: Any, start: int) -> None:
