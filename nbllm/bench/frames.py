@@ -126,7 +126,10 @@ def ordered_groups(df: pd.DataFrame, keys: Sequence[str]) -> list[tuple[tuple[An
 def last_attempts(part: pd.DataFrame) -> pd.DataFrame:
     """The last attempt of each request, in order of their calls: the failed first attempt of a retried
     request is not a failure of its own."""
-    last = part.sort_values("attempt").drop_duplicates(["run_id", "request_id"], keep="last")
+    # Only two columns are compared: drop_duplicates would go through all columns and copy `attrs` for each.
+    last = part.sort_values("attempt").loc[
+        lambda attempts: ~attempts[["run_id", "request_id"]].duplicated(keep="last")
+    ]
     return last.sort_values("ns_call") if last["ns_call"].notna().all() else last.sort_index()
 
 
