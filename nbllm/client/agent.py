@@ -586,13 +586,13 @@ class Agent:
         stream.publish(StepEnded(0))
 
 
-async def _open_tools(given: Sequence[ToolLike]) -> list[Usable | Tool]:
+async def _open_tools(items: Sequence[ToolLike]) -> list[Usable | Tool]:
     """The tools in the given order, with toolsets replaced by their tools."""
 
     async def tools_of(tool: ToolLike) -> Sequence[Usable | Tool]:
         return [tool] if isinstance(tool, (Usable, Tool)) else await tool.usables()
 
-    return [tool for tools in await asyncio.gather(*map(tools_of, given)) for tool in tools]
+    return [tool for tools in await asyncio.gather(*map(tools_of, items)) for tool in tools]
 
 
 def _to_content(value: Any, budget: int) -> Any:
@@ -612,11 +612,11 @@ def _append_text(result: ToolResult, text: str) -> ToolResult:
     return replace(result, content=old + text if isinstance(old, str) else (*old, Text(text)))
 
 
-def _open_calls(history: tuple[Message, ...], given: Sequence[Message]) -> list[ToolCall]:
+def _open_calls(history: tuple[Message, ...], messages: Sequence[Message]) -> list[ToolCall]:
     """The calls of the last turn that had no result in the conversation as the user passed it."""
     if len(history) < 2 or history[-1].role != "tool":
         return []
-    answered = {p.id for m in given for p in m.parts if isinstance(p, ToolResult)}
+    answered = {p.id for m in messages for p in m.parts if isinstance(p, ToolResult)}
     return [p for p in history[-2].parts if isinstance(p, ToolCall) and p.id not in answered]
 
 

@@ -41,10 +41,10 @@ def default_client() -> Client:
         return _client
 
 
-def _text(name: str, given: Any) -> str:
-    if not isinstance(given, str):
-        raise ConfigError(f"{name}= takes text, not {type(given).__name__}.", hint="Pass a string.")
-    return given
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{name}= takes text, not {type(value).__name__}.", hint="Pass a string.")
+    return value
 
 
 def stream(prompt: Prompt, model: str = "auto", **options: Unpack[CallOptions]) -> Stream:

@@ -152,8 +152,8 @@ class BatchServer:
         form += f'--{mark}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n'
         form += "Content-Type: application/jsonl\r\n\r\n"
         data = form.encode() + "\n".join(lines).encode() + f"\r\n--{mark}--\r\n".encode()
-        made = self._request(self.format.upload_path, data, f"multipart/form-data; boundary={mark}")
-        return check_id(obj(made).get("id"))
+        file = self._request(self.format.upload_path, data, f"multipart/form-data; boundary={mark}")
+        return check_id(obj(file).get("id"))
 
     def get_state(self, id: str) -> BatchState:
         """Requests the state of a batch."""
@@ -178,12 +178,12 @@ class BatchServer:
                 if named(batch):
                     return check_id(batch.get("id") or batch.get("name")), False
                 continue
-            found = parse_state(batch)
-            if found.total == total and abs((_created_at(batch) or created) - created) <= _CLOCK_TOLERANCE:
-                if found.running:
+            state = parse_state(batch)
+            if state.total == total and abs((_created_at(batch) or created) - created) <= _CLOCK_TOLERANCE:
+                if state.running:
                     must_wait = True
-                elif self._starts_with(found, first):
-                    return check_id(found.id), False
+                elif self._starts_with(state, first):
+                    return check_id(state.id), False
         return "", must_wait
 
     def _name_matcher(self, names: Mapping[str, str]) -> Callable[[Mapping[str, Any]], bool] | None:
@@ -205,22 +205,22 @@ class BatchServer:
         cursor = ""
         for number in range(_MAX_PAGES):
             page = self._request(f"{self.format.path}?{self.format.size_param}{cursor}")
-            found = list(items(page if isinstance(page, list) else _first_of(page, "data", "operations")))
-            yield from found
-            old = bool(found) and (_created_at(found[-1]) or since) < since - _CLOCK_TOLERANCE
-            if not found or old or not (after := self._next_page(obj(page), found, number)):
+            batches = list(items(page if isinstance(page, list) else _first_of(page, "data", "operations")))
+            yield from batches
+            old = bool(batches) and (_created_at(batches[-1]) or since) < since - _CLOCK_TOLERANCE
+            if not batches or old or not (after := self._next_page(obj(page), batches, number)):
                 return
             cursor = f"&{self.format.page_param}={quote(after, safe='')}"
 
-    def _next_page(self, page: Mapping[str, Any], found: Sequence[Mapping[str, Any]], number: int) -> str:
+    def _next_page(self, page: Mapping[str, Any], batches: Sequence[Mapping[str, Any]], number: int) -> str:
         """The parameter value for the page after this one; "" at the end."""
         if self.format.page_param in ("cursor", "pageToken"):
             return string(page.get("next_cursor") or page.get("nextPageToken"))
         if self.format.page_param == "page":
-            return str(number + 1) if len(found) >= _PAGE_SIZE else ""
-        return check_id(found[-1].get("id")) if page.get("has_more") is True else ""
+            return str(number + 1) if len(batches) >= _PAGE_SIZE else ""
+        return check_id(batches[-1].get("id")) if page.get("has_more") is True else ""
 
-    def _starts_with(self, found: BatchState, first: str) -> bool:
+    def _starts_with(self, state: BatchState, first: str) -> bool:
         matches: list[bool] = []
 
         def take(line: bytes) -> bool:
@@ -228,10 +228,10 @@ class BatchServer:
                 matches.append(string(obj(load_json(line)).get("custom_id")).startswith(first))
             return not matches
 
-        self._read_inline(found, take)
+        self._read_inline(state, take)
         return matches == [True]
 
-    def results(self, found: BatchState, take: Callable[[bytes], Any]) -> None:
+    def results(self, state: BatchState, take: Callable[[bytes], Any]) -> None:
         """Passes each line of the results to `take`."""
 
         def take_all(line: bytes) -> bool:
@@ -239,11 +239,11 @@ class BatchServer:
             return True
 
         if self.format.shape == "inline":
-            self._read_inline(found, take_all)
+            self._read_inline(state, take_all)
             return
-        for line in found.inline:
+        for line in state.inline:
             take(dumps(line).encode())
-        for name in found.files:
+        for name in state.files:
             self.client.run(self._read(self._content_call(check_id(name)), take_all))
 
     def _content_call(self, name: str) -> HttpCall:
@@ -252,12 +252,12 @@ class BatchServer:
             return self._prefixed_call("download", f"/{name}:download?alt=media")
         return self._call(f"/files/{name}/content")
 
-    def _read_inline(self, found: BatchState, take: Callable[[bytes], bool]) -> None:
+    def _read_inline(self, state: BatchState, take: Callable[[bytes], bool]) -> None:
         """Passes the lines of results to `take` until that returns False; they come as a file (Anthropic) or
         in pages (OpenRouter)."""
-        path = f"{self._path(found.id)}/results"
+        path = f"{self._path(state.id)}/results"
         if not self.has_result_pages:
-            if found.url:
+            if state.url:
                 self.client.run(self._read(self._call(path), take))
             return
         cursor, lines = "", _MAX_RESULTS

@@ -282,8 +282,8 @@ def list_models(
     row = client.registry.row(provider)
     if row is None:
         raise client.registry.unknown_provider(provider)
-    found = _models_of(client, row.name, cache, fresh, strict=True)
-    return [m for m in found if m.id.startswith(rest)] if slash else found
+    models = _models_of(client, row.name, cache, fresh, strict=True)
+    return [m for m in models if m.id.startswith(rest)] if slash else models
 
 
 def _models_of(
@@ -302,7 +302,7 @@ def _models_of(
                 f"{row.label or row.name} has no list of models.",
                 hint="See its documentation for their names.",
             )
-        found = _cached_list(
+        models = _cached_list(
             client,
             route,
             cache,
@@ -313,7 +313,7 @@ def _models_of(
         if strict:
             raise
         return []
-    return sorted((_with_known_facts(ModelInfo(**m), row) for m in found), key=lambda m: m.id)
+    return sorted((_with_known_facts(ModelInfo(**m), row) for m in models), key=lambda m: m.id)
 
 
 def _cached_list(
@@ -333,12 +333,12 @@ def _cached_list(
         f"{row.name} {row.base_url}{row.models} {key.source if key else ''}".encode()
     ).hexdigest()[:16]
     path = (cache or _cache_folder()) / f"models-{row.name.replace('/', '_')}-{digest}.json"
-    if not fresh and (found := _read_cached(path)) is not None:
-        return found
-    found = fetch_list()
+    if not fresh and (models := _read_cached(path)) is not None:
+        return models
+    models = fetch_list()
     with contextlib.suppress(OSError):  # it cannot be cached: the next call requests it again
-        write_atomic(path, json.dumps(found))
-    return found
+        write_atomic(path, json.dumps(models))
+    return models
 
 
 def _cache_folder() -> Path:
@@ -351,11 +351,11 @@ def _read_cached(path: Path) -> list[dict[str, Any]] | None:
     try:
         if time.time() - path.stat().st_mtime > LIST_AGE:
             return None
-        found = json.loads(read_small_file(path, LIMIT))
+        models = json.loads(read_small_file(path, LIMIT))
         return (
-            found
-            if isinstance(found, list)
-            and all(isinstance(m, dict) and set(m) == set(ModelInfo.__slots__) for m in found)
+            models
+            if isinstance(models, list)
+            and all(isinstance(m, dict) and set(m) == set(ModelInfo.__slots__) for m in models)
             else None
         )
     except (OSError, ValueError, RecursionError):

@@ -28,8 +28,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 def parse_choice(model: str) -> tuple[str, str] | None:
     """("cheap" or "fast", the names in its brackets); None for other model names."""
-    found = _CHOICE.fullmatch(model.strip())
-    return (found[1], found[2]) if found else None
+    match = _CHOICE.fullmatch(model.strip())
+    return (match[1], match[2]) if match else None
 
 
 def median_tokens(rows: Rows) -> tuple[float, float]:
@@ -80,9 +80,9 @@ def _sort_routes(
     last: str = "",
 ) -> tuple[list[Route], str]:
     """The routes by their values; those without one come first or last, for the reason given."""
-    found = [(route, value(route)) for route in routes]
-    unknown = [(r, v) for r, v in found if v is None]
-    known = sorted(((r, v) for r, v in found if v is not None), key=lambda pair: pair[1])
+    pairs = [(route, value(route)) for route in routes]
+    unknown = [(r, v) for r, v in pairs if v is None]
+    known = sorted(((r, v) for r, v in pairs if v is not None), key=lambda pair: pair[1])
     ordered = [*unknown, *known] if first else [*known, *unknown]
 
     def describe(v: float | None) -> str:

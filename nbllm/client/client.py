@@ -160,9 +160,9 @@ class Client:
         simulator; "a|b" is a, with b as failover; "cheap(a|b)" and "fast(a|b)" order them by price, or by the
         times measured here."""
         if not isinstance(model, str) or not model.isprintable():
-            given = ascii(model) if isinstance(model, str) else type(model).__name__
+            name = ascii(model) if isinstance(model, str) else type(model).__name__
             raise errors.ConfigError(
-                f"A model cannot be named {given[:80]}.", hint="Give its name as text on one line."
+                f"A model cannot be named {name[:80]}.", hint="Give its name as text on one line."
             )
         if (choice := choosing.parse_choice(model)) is not None:
             word, names = choice
@@ -446,10 +446,12 @@ class Client:
     @staticmethod
     def request_parameters(spec: CallSpec) -> dict[str, Any]:
         """The keyword arguments of `request` for these options, without the tools."""
-        given = spec.selected("parameter", "request") | {"schema": provider_schema(spec.schema)}
-        given |= {} if spec.schema is None else {"strict": spec.strict}
+        parameters = spec.selected("parameter", "request") | {"schema": provider_schema(spec.schema)}
+        parameters |= {} if spec.schema is None else {"strict": spec.strict}
         return {
-            n: v for n, v in given.items() if n != "tools" and not (n == "cache" and answers.cache_mode(v))
+            n: v
+            for n, v in parameters.items()
+            if n != "tools" and not (n == "cache" and answers.cache_mode(v))
         }
 
     def _run_with_tools(
@@ -636,12 +638,12 @@ class Client:
         return prepare.encode(request, route, key, self.registry.dialects, keep=keep, mode=mode)
 
 
-def check_label(given: Any) -> str | None:
+def check_label(label: Any) -> str | None:
     """The label for the log. Raises ConfigError for an invalid one, or more than 80 characters."""
-    if given is None or (isinstance(given, str) and 0 < len(given) <= 80 and given.isprintable()):
-        return given or None
+    if label is None or (isinstance(label, str) and 0 < len(label) <= 80 and label.isprintable()):
+        return label or None
     raise errors.ConfigError(
-        f"Not a label: {str(given)[:40]!r}.", hint="label= takes text of at most 80 characters."
+        f"Not a label: {str(label)[:40]!r}.", hint="label= takes text of at most 80 characters."
     )
 
 

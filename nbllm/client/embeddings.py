@@ -134,7 +134,7 @@ def embed(
     **options: Any,
 ) -> pd.DataFrame:
     """See api.embed."""
-    given, index = _texts_and_index(texts)
+    values, index = _texts_and_index(texts)
     route, format = embedder(client, model, base_url, dialect, batch)
     unknown = next((name for name in options if name not in _OPTIONS), None)
     if unknown is not None:
@@ -145,7 +145,7 @@ def embed(
     options["extra"] = {**(options.get("extra") or {}), **vector_options(purpose, dimensions)}
     if options.get("budget") is not None:
         options["budget"] = Budget.of(options["budget"])  # one for all requests
-    rows, positions = _group_texts(given)
+    rows, positions = _group_texts(values)
     job = _Job(client, route, options, rows, positions, model=route.model)
     try:
         job.run(_batches(list(positions), format, batch or format.batch_size))
@@ -215,11 +215,11 @@ def embedder(
     return replace(route, model=name, provider=replace(row, dialect=format.name)), format
 
 
-def _group_texts(given: Sequence[Any]) -> tuple[list[_Row], dict[str, list[int]]]:
+def _group_texts(texts: Sequence[Any]) -> tuple[list[_Row], dict[str, list[int]]]:
     """(a row for each text, the positions of each distinct text to send). Raises ConfigError for what is not
     text."""
-    rows, positions = [_Row() for _ in given], dict[str, list[int]]()
-    for position, text in enumerate(given):
+    rows, positions = [_Row() for _ in texts], dict[str, list[int]]()
+    for position, text in enumerate(texts):
         if isinstance(text, str) and text.strip():
             positions.setdefault(str(text), []).append(position)  # numpy's texts too
         elif isinstance(text, str):
@@ -331,5 +331,5 @@ def nearest(
         similarity = matrix @ vector / lengths
     order = np.argsort(-np.where(np.isfinite(similarity), similarity, -np.inf), kind="stable")
     order = order[np.isfinite(similarity[order])][:k]
-    found: pd.DataFrame = embedded.iloc[order].drop(columns="embedding")
-    return found.assign(similarity=similarity[order])
+    rows: pd.DataFrame = embedded.iloc[order].drop(columns="embedding")
+    return rows.assign(similarity=similarity[order])

@@ -15,16 +15,16 @@ from .policy import is_time
 from .stream import Stream
 
 
-def parse_hedge(given: Any) -> float | None:
+def parse_hedge(value: Any) -> float | None:
     """The seconds in hedge=. Raises ConfigError for an invalid value."""
-    if given is None:
+    if value is None:
         return None
-    if not is_time(given):
+    if not is_time(value):
         raise ConfigError(
-            f"hedge={str(given)[:40]!r} is not a time.",
+            f"hedge={str(value)[:40]!r} is not a time.",
             hint="Give the seconds to wait for a token: hedge=2, or 2s in a cell.",
         )
-    return float(given)
+    return float(value)
 
 
 async def run_hedged(stream: Stream, send: Callable[[], Stream], seconds: float) -> None:

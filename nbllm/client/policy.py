@@ -19,13 +19,13 @@ Asker = Callable[[Any], Any]
 Approve = Literal["ask", "auto", "never"] | Asker
 
 
-def parse_approve(given: Approve | None) -> Approve:
+def parse_approve(value: Approve | None) -> Approve:
     """How calls are approved; "ask" for None. Raises ConfigError for an unknown value."""
-    if given is not None and given not in ("ask", "auto", "never") and not callable(given):
+    if value is not None and value not in ("ask", "auto", "never") and not callable(value):
         raise errors.ConfigError(
-            f"Not a value of approve: {given!r}.", hint="Use ask, auto, never or a function."
+            f"Not a value of approve: {value!r}.", hint="Use ask, auto, never or a function."
         )
-    return given or "ask"
+    return value or "ask"
 
 
 LONGEST = 1e9  # seconds; an event loop's clock has a limit

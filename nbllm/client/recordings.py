@@ -126,7 +126,7 @@ class Tapes:
 
     def key_lookup(self, registry: Registry) -> Callable[[Route, str | Secret | None], Secret | None]:
         """The function that finds a route's key; in a replay it returns None, since no key is needed."""
-        return registry.key_for if self.get_source() is None else lambda route, given: None
+        return registry.key_for if self.get_source() is None else lambda route, _given: None
 
     def wrap(self, others: Sequence[Attempt]) -> tuple[Callable[[Handler], Handler], ...]:
         """The wrapper that records a call, where calls are recorded. others: the models of a failover."""

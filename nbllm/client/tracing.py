@@ -260,7 +260,7 @@ def _request_attributes(attempt: Attempt) -> dict[str, Any]:
     request, row = attempt.request, attempt.route.provider
     host, port = _host_and_port(row.base_url)
     vectors = attempt.dialect.name in EMBEDDERS
-    found = {
+    attributes = {
         "gen_ai.operation.name": "embeddings" if vectors else "chat",
         "gen_ai.provider.name": _PROVIDERS.get(row.name, row.name),
         "gen_ai.request.model": attempt.route.model,
@@ -277,7 +277,7 @@ def _request_attributes(attempt: Attempt) -> dict[str, Any]:
         "nbllm.label": attempt.label,
         "nbllm.simulated": attempt.route.simulated or None,
     }
-    return {n: v for n, v in found.items() if v is not None}
+    return {n: v for n, v in attributes.items() if v is not None}
 
 
 def _host_and_port(url: str) -> tuple[str | None, int | None]:
@@ -290,7 +290,7 @@ def _host_and_port(url: str) -> tuple[str | None, int | None]:
 
 def _response_attributes(response: Response, attempts: int) -> dict[str, Any]:
     usage = response.usage
-    found = {
+    attributes = {
         "gen_ai.response.id": response.id,
         "gen_ai.response.model": response.model,
         "gen_ai.response.finish_reasons": [response.finish_reason] if response.finish_reason else None,
@@ -303,7 +303,7 @@ def _response_attributes(response: Response, attempts: int) -> dict[str, Any]:
         "nbllm.attempts": attempts,
         "nbllm.cached": any(n.kind == "cached" for n in response.notices) or None,
     }
-    return {n: v for n, v in found.items() if v is not None}
+    return {n: v for n, v in attributes.items() if v is not None}
 
 
 def _token_counts(response: Response) -> Sequence[tuple[str, int]]:

@@ -1,6 +1,6 @@
-"""What a model may use: functions, HTTP endpoints, MCP servers, and what nbllm brings.
+"""Tools for models: functions, HTTP endpoints, MCP servers, and built-in tools.
 
-`tools=[price]` is enough for a function; `nbllm.tools.of(price, reads=True)` says more of it.
+`tools=[price]` is enough for a function; `nbllm.tools.of(price, reads=True)` adds options.
 `nbllm.tools.HttpTool(name, url)` is an endpoint, `files(folder)` a folder, `python(globals())` Python itself.
 """
 

@@ -37,8 +37,8 @@ def files(folder: str | Path, *, hidden: bool = False) -> tuple[Usable, ...]:
     if not root.is_dir():
         raise ConfigError(f"There is no folder {str(folder)!r}.", hint="Name one that exists.")
     own = Folder(root, hidden=hidden)
-    made = (functions.of(f, budget=_BUDGET) for f in (own.read_file, own.list_files))
-    tools = (*made, replace(functions.of(own.write_file, reads=False), change=own.change))
+    readers = (functions.of(f, budget=_BUDGET) for f in (own.read_file, own.list_files))
+    tools = (*readers, replace(functions.of(own.write_file, reads=False), change=own.change))
     return tuple(replace(t, source=f"{t.tool.name} in {root.name or root}") for t in tools)
 
 
@@ -87,9 +87,9 @@ class Folder:
         with _short_errors(folder):
             names = sorted(n for n in os.listdir(directory) if fnmatch.fnmatch(n, pattern))
         known = (line for n in names if (line := self._entry(directory, n)))
-        found = list(islice(known, _MAX_ENTRIES + 1))
-        more = [f"(more than {_MAX_ENTRIES}: ask with a pattern)"] * (len(found) > _MAX_ENTRIES)
-        return found[:_MAX_ENTRIES] + more
+        entries = list(islice(known, _MAX_ENTRIES + 1))
+        more = [f"(more than {_MAX_ENTRIES}: ask with a pattern)"] * (len(entries) > _MAX_ENTRIES)
+        return entries[:_MAX_ENTRIES] + more
 
     def write_file(self, path: str, text: str) -> str:
         """Writes a text into a file of the user's folder; what it held is replaced.
@@ -119,13 +119,13 @@ class Folder:
         before = self._read_bytes(path) if exists else None
         if exists and (before is None or len(before) > LIMIT):
             return None
-        made = [p for p in real.parents if not p.exists()]
+        new_folders = [p for p in real.parents if not p.exists()]
 
         def undo(_result: Any) -> None:
             if before is None:
                 real.unlink()
                 with contextlib.suppress(OSError):  # another file has been put there since
-                    for folder in made:
+                    for folder in new_folders:
                         folder.rmdir()
                 return
             with self._open(path, os.O_RDWR) as file:

@@ -88,8 +88,8 @@ class Consent:
     ) -> list[DefinitionChange]:
         """The differences from what was allowed; none where nothing has been recorded yet."""
         before = self._recorded(entry, kind)
-        found = [] if before is None else [c for t in offered if (c := _compare(before.get(t.name), t))]
-        return [c for c in found if not (c.new and kind == "resources")]
+        changes = [] if before is None else [c for t in offered if (c := _compare(before.get(t.name), t))]
+        return [c for c in changes if not (c.new and kind == "resources")]
 
     def check(self, entry: Entry, offered: list[Definition], kind: str = "tools") -> list[DefinitionChange]:
         """`find_changes`; where nothing has been recorded yet, all is recorded first."""
@@ -99,8 +99,8 @@ class Consent:
 
     def _recorded(self, entry: Entry, kind: str) -> dict[str, Any] | None:
         record = self._read().get(entry.key)
-        found = record.get(kind) if isinstance(record, dict) else None
-        return found if isinstance(found, dict) else None
+        offers = record.get(kind) if isinstance(record, dict) else None
+        return offers if isinstance(offers, dict) else None
 
     def _store(self, entry: Entry, kind: str, offered: dict[str, Any] | None) -> None:
         def change(data: dict[str, Any]) -> None:
@@ -141,8 +141,8 @@ def _compare(before: Any, now: Definition) -> DefinitionChange | None:
         return DefinitionChange(
             now.name, True, tuple(f"+ {line}" for line in _lines(recorded)[:_MAX_DIFF_LINES])
         )
-    found = difflib.unified_diff(_lines(before)[:100], _lines(recorded)[:100], lineterm="", n=0)
-    lines = [f"{line[0]} {line[1:]}" for line in list(found)[2:] if line[:1] in "-+"]
+    diff = difflib.unified_diff(_lines(before)[:100], _lines(recorded)[:100], lineterm="", n=0)
+    lines = [f"{line[0]} {line[1:]}" for line in list(diff)[2:] if line[:1] in "-+"]
     more = [f"(more lines: {len(lines) - _MAX_DIFF_LINES})"] if len(lines) > _MAX_DIFF_LINES else []
     return DefinitionChange(
         now.name, False, tuple([*lines[:_MAX_DIFF_LINES], *more] or [f"(behind {_MAX_TEXT:,} characters)"])

@@ -145,8 +145,8 @@ def _resolve_annotations(inner: Any, signature: inspect.Signature, name: str) ->
     own = {kind.__name__: kind for kind in getattr(inner, "__type_params__", ())}
     hints: dict[str, Any] = {}
     for p in signature.parameters.values():
-        given = {} if p.annotation is Parameter.empty else {p.name: p.annotation}
-        holder = types.SimpleNamespace(__annotations__=given)
+        annotations = {} if p.annotation is Parameter.empty else {p.name: p.annotation}
+        holder = types.SimpleNamespace(__annotations__=annotations)
         try:
             hints |= typing.get_type_hints(
                 holder, getattr(inner, "__globals__", {}), own, include_extras=True
@@ -200,11 +200,11 @@ def _build_model(
         return TypeError("not a field") if lost else (model, schema)
 
     parameters = tuple(signature.parameters.values())
-    found = build(*parameters)
-    if not isinstance(found, Exception):
-        return found
+    built = build(*parameters)
+    if not isinstance(built, Exception):
+        return built
     wrong = next((p for p in parameters if isinstance(build(p), Exception)), parameters[0])
-    old = "typing_extensions" in str(found)  # pydantic's hint where Python is older than 3.12
+    old = "typing_extensions" in str(built)  # pydantic's hint where Python is older than 3.12
     raise ConfigError(
         f"The parameter {wrong.name!r} of {name} has a type that no JSON can hold: "
         f"{inspect.formatannotation(types[wrong.name])[:160]}.",
@@ -226,7 +226,8 @@ def _parameter_note(kind: Any, p: Parameter, doc: _Doc) -> str | None:
 
 
 def _schema(model: Any) -> dict[str, Any]:
-    """Its JSON schema, without titles (they repeat the names) and without defaults that are no JSON."""
+    """The model's JSON schema, without titles (they repeat the names) and without defaults that JSON cannot
+    hold."""
     from pydantic.json_schema import GenerateJsonSchema
 
     class Quiet(GenerateJsonSchema):
@@ -248,8 +249,8 @@ def _validate(model: Any, arguments: Mapping[str, Any]) -> Arguments:
     try:
         values = model.model_validate(dict(arguments))
     except ValidationError as exc:
-        found = exc.errors(include_url=False, include_context=False, include_input=False)
-        raise ToolArgumentsError([f"{format_path(e['loc'], 'they')}: {e['msg']}" for e in found]) from None
+        problems = exc.errors(include_url=False, include_context=False, include_input=False)
+        raise ToolArgumentsError([f"{format_path(e['loc'], 'they')}: {e['msg']}" for e in problems]) from None
     except Exception as exc:  # noqa: BLE001 - a type's own validator may raise anything
         raise ToolArgumentsError([error_line(exc)]) from None
     fields = type(values).model_fields
@@ -261,8 +262,8 @@ def _validate(model: Any, arguments: Mapping[str, Any]) -> Arguments:
 def _call(function: Callable[..., Any], signature: inspect.Signature, arguments: Arguments) -> Any:
     known = dict(arguments)
     first = [p for p in signature.parameters.values() if p.kind is Parameter.POSITIONAL_ONLY]
-    given = [known.pop(p.name, p.default) for p in first]
-    return function(*given, **known)
+    positional = [known.pop(p.name, p.default) for p in first]
+    return function(*positional, **known)
 
 
 def _parse_docstring(inner: Any, function: Any) -> _Doc:

@@ -75,9 +75,9 @@ class HttpTool:
     secrets: HiddenTexts = field(default_factory=HiddenTexts)
 
     def __post_init__(self) -> None:
-        given = {n: getattr(self, n) for n in _ENTRY_TYPES}
-        optional = {n for n in ("schema", "reads") if given[n] is None}
-        _check_types(self.name, {n: v for n, v in given.items() if n not in optional})
+        values = {n: getattr(self, n) for n in _ENTRY_TYPES}
+        optional = {n for n in ("schema", "reads") if values[n] is None}
+        _check_types(self.name, {n: v for n, v in values.items() if n not in optional})
         if not all(isinstance(v, str | Secret) for v in self.headers.values()):
             raise self._error("a header that is not text", 'headers={"Authorization": "Bearer ..."}')
         if self.method not in _METHODS:
@@ -111,10 +111,10 @@ class HttpTool:
         return ConfigError(f"The tool {self.name!r} has {what}.", hint=hint)
 
     def _split_url(self) -> tuple[str, str, str]:
-        found = _URL.fullmatch(self.url)
-        if found is None:
+        match = _URL.fullmatch(self.url)
+        if match is None:
             raise self._error("no valid URL", "It looks like https://api.example.com/v1/{city}?q={q}.")
-        return found[1], found[2], found[3] or ""
+        return match[1], match[2], match[3] or ""
 
     def _guard(self) -> Guard:
         texts = (v.reveal() if isinstance(v, Secret) else v for v in self.headers.values())
@@ -126,14 +126,16 @@ class HttpTool:
     def parameters(self) -> dict[str, Any]:
         """The schema of the arguments: an object without others, with those of the path required."""
         _, path, query = self._split_url()
-        given = self.schema
-        if given is None:
-            given = {"properties": {n: {"type": "string"} for n in _PLACEHOLDER.findall(path + query)}}
-        made = checked_schema({"type": "object", "properties": {}, "additionalProperties": False, **given})
-        if made["type"] != "object":
+        schema = self.schema
+        if schema is None:
+            schema = {"properties": {n: {"type": "string"} for n in _PLACEHOLDER.findall(path + query)}}
+        checked = checked_schema(
+            {"type": "object", "properties": {}, "additionalProperties": False, **schema}
+        )
+        if checked["type"] != "object":
             raise self._error("a schema that is not an object", "Arguments have names: use properties.")
-        required = list(dict.fromkeys([*made.get("required", ()), *_PLACEHOLDER.findall(path)]))
-        return made | ({"required": required} if required else {})
+        required = list(dict.fromkeys([*checked.get("required", ()), *_PLACEHOLDER.findall(path)]))
+        return checked | ({"required": required} if required else {})
 
     def usable(self, connections: Callable[[], HttpTransport]) -> Usable:
         """The tool. connections: returns those of the engine's loop, on which it runs."""
@@ -220,14 +222,14 @@ def _is_written_local(address: addresses.Address) -> bool:
 def _fill_segment(template: str, arguments: Mapping[str, Any]) -> str:
     """A segment of the path, filled. ".." is refused, even where only a server that decodes slashes would see
     it."""
-    made = _PLACEHOLDER.sub(lambda m: _fill_value(m[1], arguments), template)
-    if made == template:
-        return made
+    filled = _PLACEHOLDER.sub(lambda m: _fill_value(m[1], arguments), template)
+    if filled == template:
+        return filled
     plain = _PLACEHOLDER.sub(lambda m: _text(arguments[m[1]]), template)
-    if not made or not {".", ".."}.isdisjoint(re.split(r"[/\\;]", plain)):
+    if not filled or not {".", ".."}.isdisjoint(re.split(r"[/\\;]", plain)):
         names = ", ".join(_PLACEHOLDER.findall(template))
         raise ToolArgumentsError([f"{names}: {plain[:80]!r} is not allowed in a path"])
-    return made
+    return filled
 
 
 def _fill_value(name: str, arguments: Mapping[str, Any]) -> str:
@@ -283,13 +285,13 @@ def from_table(name: str, table: Mapping[str, Any], env: Mapping[str, str]) -> H
     secrets: list[str] = []
 
     def fill(text: str) -> str:
-        made, missing = expand_env(text, env)
+        filled, missing = expand_env(text, env)
         if missing:
             raise ConfigError(
                 f"The tool {name!r} needs {missing[0]}, which is not set.", hint="Set it in the environment."
             )
         secrets.extend(env_values(text, env))
-        return made
+        return filled
 
     url = fill(table.get("url", ""))
     headers = {k: Secret(fill(str(v))) for k, v in table.get("headers", {}).items()}

@@ -258,9 +258,9 @@ class Connection:
         pages = self._pages(
             client.list_tools, "tools", lambda t: define(t.name, t.description or "", t.input_schema)
         )
-        found = await self._request(pages, "list its tools", self.limits.tools)
-        self.fingerprints = {t.name: t.fingerprint for t in found}
-        return found
+        definitions = await self._request(pages, "list its tools", self.limits.tools)
+        self.fingerprints = {t.name: t.fingerprint for t in definitions}
+        return definitions
 
     async def resources(self) -> list[Resource]:
         """All its resources and resource templates; none where it declares none. Raises an NbllmError."""
@@ -268,14 +268,14 @@ class Connection:
         if getattr(client.server_capabilities, "resources", None) is None:
             return []
         pages, limit = self._pages(client.list_resources, "resources", Resource.of), self.limits.tools
-        found = await self._request(pages, "list its resources", limit)
+        resources = await self._request(pages, "list its resources", limit)
         pages = self._pages(client.list_resource_templates, "resource_templates", Resource.of)
         try:
-            return found + await self._request(pages, "list its resource templates", limit)
+            return resources + await self._request(pages, "list its resource templates", limit)
         except ToolFailed:  # not every server with resources supports templates
             if self.is_over:
                 raise
-            return found
+            return resources
 
     async def prompts(self) -> list[Prompt]:
         """All its prompts. Raises an NbllmError."""
@@ -289,21 +289,21 @@ class Connection:
         self, fetch_page: Callable[..., Any], field: str, convert: Callable[[Any], T], most: int = MAX_ITEMS
     ) -> list[T]:
         """The items of all pages of a list, each name once."""
-        found, cursor = dict[str, T](), None
+        items, cursor = dict[str, T](), None
         for _ in range(_MAX_PAGES):
             page = await fetch_page(cursor=cursor)
             for item in getattr(page, field):
                 await asyncio.sleep(0)  # there may be hundreds
-                found.setdefault(
+                items.setdefault(
                     next(filter(None, (getattr(item, k, "") for k in _ITEM_KEYS))), convert(item)
                 )
             cursor = page.next_cursor
-            if not cursor or len(found) >= most:
+            if not cursor or len(items) >= most:
                 break
-        if cursor or len(found) > most:
+        if cursor or len(items) > most:
             nouns = field.replace("_", " ")
-            self.notes.append(f"It lists more {nouns} than the {min(len(found), most):,} that are read.")
-        return list(found.values())[:most]
+            self.notes.append(f"It lists more {nouns} than the {min(len(items), most):,} that are read.")
+        return list(items.values())[:most]
 
     async def read(self, uri: str, name: str, budget: int) -> list[Part]:
         """A resource, as parts of a prompt. Raises an NbllmError."""

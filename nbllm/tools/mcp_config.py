@@ -30,8 +30,8 @@ _COMMA = re.compile(r'("(?:\\.|[^"\\\n])*")|,(?=\s*[}\]])')
 
 @dataclass(frozen=True, slots=True)
 class ConfigLocations:
-    """Where configuration files are. own: the user's file for nbllm. home: the user's home folder; with None,
-    other programs' files are ignored. folders: those of the project, with the notebook's first."""
+    """The locations of configuration files. own: the user's file for nbllm. home: the user's home folder;
+    with None, other programs' files are ignored. folders: those of the project, with the notebook's first."""
 
     own: Path | None = None
     home: Path | None = None
@@ -71,9 +71,9 @@ def load_entries(locations: ConfigLocations, env: Mapping[str, str]) -> tuple[li
         except (OSError, ValueError, RecursionError) as error:
             problems.append(f"{source.file} cannot be read: {str(error) or type(error).__name__}"[:300])
             continue
-        given = [(name, table) for t in tables for name, table in t.items()]
-        entries += [parse_entry(n, t, source, env) for n, t in given[:_MOST]]
-        problems += [f"{source.file}: only {_MOST} servers are read"] if len(given) > _MOST else []
+        named_tables = [(name, table) for t in tables for name, table in t.items()]
+        entries += [parse_entry(n, t, source, env) for n, t in named_tables[:_MOST]]
+        problems += [f"{source.file}: only {_MOST} servers are read"] if len(named_tables) > _MOST else []
     return entries, problems
 
 
@@ -84,10 +84,10 @@ def _tables(text: str, folder: Path) -> Iterator[Mapping[str, Any]]:
         raise ValueError("it holds no object")  # noqa: TRY004 - about a file, as the other errors of reading one
     projects = data.get("projects")
     own = projects.get(str(folder)) if isinstance(projects, dict) else None
-    found = [part.get(root) for part in (own, data) if isinstance(part, dict) for root in _ROOTS]
+    tables = [part.get(root) for part in (own, data) if isinstance(part, dict) for root in _ROOTS]
     if not isinstance(data.get("mcpServers", {}), dict):
         raise ValueError("its mcpServers are no object")  # noqa: TRY004 - as above
-    return (table for table in found if isinstance(table, dict))
+    return (table for table in tables if isinstance(table, dict))
 
 
 def _without_comments(text: str) -> str:

@@ -16,8 +16,8 @@ Part = Text | Image | Document
 
 def result_parts(result: Any, mask: Callable[[str], str]) -> str | list[Part]:
     """A result's parts: its texts, images, resources and links. mask: removes secrets from a text."""
-    found = list(_merge_texts(_parts(result.content)))
-    parts = [Text(mask(truncate(p.text, TEXT_LIMIT))) if isinstance(p, Text) else p for p in found]
+    merged = list(_merge_texts(_parts(result.content)))
+    parts = [Text(mask(truncate(p.text, TEXT_LIMIT))) if isinstance(p, Text) else p for p in merged]
     if not parts:
         return NO_VALUE
     return parts[0].text if len(parts) == 1 and isinstance(parts[0], Text) else parts

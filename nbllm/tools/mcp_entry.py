@@ -59,8 +59,8 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """What consent is bound to: a hash of the file's path, the command or URL, and the variables as
-        written (not their values, which change)."""
+        """The key that consent is bound to: a hash of the file's path, the command or URL, and the variables
+        as written (not their values, which change)."""
         written = {k: self.written.get(k) for k in ("env", "headers", "cwd")}
         written |= {k: v for k, v in self.written.items() if k == "login"}
         content = json.dumps([self.file, self.argv, self.url, written], sort_keys=True)
@@ -81,8 +81,8 @@ class Entry:
         texts = (part for s in self.headers.values() for part in (s.reveal(), *s.reveal().split()))
         typed = (v for k, v in _option_pairs(self.argv) if _is_secret(k, v))
         query = (v for v in re.findall(r"=([^&#]+)", urlsplit(self.url).query))
-        found = (*values, *texts, *typed, *query, *filter(None, [self.login.secret]))
-        return HiddenTexts(dict.fromkeys(v for v in found if v.lower() not in _AUTH_SCHEMES))
+        texts_ = (*values, *texts, *typed, *query, *filter(None, [self.login.secret]))
+        return HiddenTexts(dict.fromkeys(v for v in texts_ if v.lower() not in _AUTH_SCHEMES))
 
     @property
     def display_command(self) -> str:
@@ -90,8 +90,8 @@ class Entry:
         if self.url or self.written.get("url"):
             return re.sub(r"=(?!\$\{)[^&#]+", f"={MASK}", display_url(self.written["url"]))
         words = self.written.get("words", ())
-        found = [_mask_word(w, *pair) for w, pair in zip(words, _option_pairs(words), strict=True)]
-        return shlex.join(found).replace(shlex.quote(MASK), MASK)
+        masked = [_mask_word(w, *pair) for w, pair in zip(words, _option_pairs(words), strict=True)]
+        return shlex.join(masked).replace(shlex.quote(MASK), MASK)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -134,7 +134,7 @@ def _mask_word(word: str, name: str, value: str) -> str:
 
 
 class Source(NamedTuple):
-    """Where an entry comes from: the file, the folder for ${workspaceFolder}, and whether it is trusted."""
+    """The origin of an entry: the file, the folder for ${workspaceFolder}, and whether it is trusted."""
 
     file: str
     folder: Path
@@ -188,7 +188,7 @@ def _build_entry(name: str, table: Mapping[str, Any], source: Source, env: Mappi
 
     words = [str(table.get("command", "")), *map(_to_text, table.get("args", ()))]
     url = str(table.get("url") or table.get("serverUrl") or "").strip()
-    given, headers = dict(table.get("env", {})), dict(table.get("headers", {}))
+    variables, headers = dict(table.get("env", {})), dict(table.get("headers", {}))
     login = {**table.get("auth", {}), **table.get("oauth", {})}
     cwd = str(source.folder / Path(fill(table.get("cwd", "."))).expanduser())
     address = _check_url(fill(url), bool(headers or login)) if url else ""
@@ -198,10 +198,10 @@ def _build_entry(name: str, table: Mapping[str, Any], source: Source, env: Mappi
         source.trusted,
         () if url else (_resolve_program(fill(words[0]), cwd), *map(fill, words[1:])),
         address,
-        {k: fill(v) for k, v in given.items()},
+        {k: fill(v) for k, v in variables.items()},
         {k: Secret(_check_header(k, fill(v)), f"{k} of {name}", origin(address)) for k, v in headers.items()},
         cwd,
-        {"words": words, "url": url, "cwd": table.get("cwd"), "env": given, "headers": headers}
+        {"words": words, "url": url, "cwd": table.get("cwd"), "env": variables, "headers": headers}
         | ({"login": login} if login else {}),
         _parse_login(login, fill),
         unused=tuple(k for k in table if k not in _KNOWN_KEYS),
@@ -233,13 +233,13 @@ _LOGIN_KEYS = {
 
 def _parse_login(table: Mapping[str, Any], fill: Callable[[object], str]) -> ClientRegistration:
     """The entry's login, with the keys of Claude (oauth), Cursor (auth) or OAuth itself."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in _LOGIN_KEYS:
             raise ConfigError(f"{key[:40]} of its login is not supported; use {', '.join(_LOGIN_KEYS)}")
-        found[_LOGIN_KEYS[key]] = " ".join(map(str, value)) if isinstance(value, list) else value
-    texts = {k: fill(v) for k, v in found.items() if k != "port"}
-    port = found.get("port", 0)
+        values[_LOGIN_KEYS[key]] = " ".join(map(str, value)) if isinstance(value, list) else value
+    texts = {k: fill(v) for k, v in values.items() if k != "port"}
+    port = values.get("port", 0)
     if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 2**16:
         raise ConfigError("the port of its login is invalid")
     return ClientRegistration(**texts, port=port)
@@ -284,12 +284,12 @@ def expand_variables(text: str, env: Mapping[str, str], folder: Path) -> str:
         word = match[1]
         if word in _FOLDERS:
             return _FOLDERS[word](folder)
-        name, given, default = word.removeprefix("env:").partition(":-")
+        name, has_default, default = word.removeprefix("env:").partition(":-")
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
             raise ConfigError(f"nbllm does not know {match[0][:80]}")
-        found = env.get(name)
-        if not found and not given:
+        variable = env.get(name)
+        if not variable and not has_default:
             raise ConfigError(f"the variable {name} is not set in the environment, and {match[0]} needs it")
-        return found or default
+        return variable or default
 
     return _VARIABLE.sub(value, text)

@@ -26,14 +26,14 @@ def mend_response(response: Any, mend: Callable[[Any], None]) -> None:
     """Replaces the body of an httpx2 response by the repaired one. mend: repairs a result in place."""
     import httpx2
 
-    kind, given = response.headers.get("content-type", "").lower(), response.stream
+    kind, original = response.headers.get("content-type", "").lower(), response.stream
     events = kind.startswith("text/event-stream")
     if not events and not kind.startswith("application/json"):
         return
 
     class Body(httpx2.AsyncByteStream):
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            async for text in _messages(given, events=events):
+            async for text in _messages(original, events=events):
                 if len(text) > MAX_MESSAGE:
                     raise (httpx2.SSEError if events else httpx2.StreamError)(_TOO_LONG)
                 read = _mend_event if events else _mend_message
@@ -43,32 +43,32 @@ def mend_response(response: Any, mend: Callable[[Any], None]) -> None:
                     await asyncio.sleep(0)  # other tasks run between the pieces
 
         async def aclose(self) -> None:
-            await given.aclose()
+            await original.aclose()
 
     response.stream = Body()
 
 
 async def _messages(body: AsyncIterator[bytes], *, events: bool) -> AsyncGenerator[bytes, None]:
     """The events of a body, or all of it; yields early what is longer than a message may be."""
-    found = bytearray()
+    buffer = bytearray()
     async for chunk in body:
         for line in chunk.splitlines(keepends=True) if events else (chunk,):
-            found += line
-            if (events and _END.search(found[-4:])) or len(found) > MAX_MESSAGE:
-                yield bytes(found)
-                found.clear()
-    yield bytes(found)
+            buffer += line
+            if (events and _END.search(buffer[-4:])) or len(buffer) > MAX_MESSAGE:
+                yield bytes(buffer)
+                buffer.clear()
+    yield bytes(buffer)
 
 
 def _mend_event(event: bytes, mend: Callable[[Any], None]) -> bytes:
     """An event with its message repaired."""
     lines = [line for line in event.splitlines() if line]
     text = b"\n".join(line[5:] for line in lines if line.startswith(b"data:"))
-    made = _mend_message(text, mend)
-    if made is text:
+    mended = _mend_message(text, mend)
+    if mended is text:
         return event
     others = [line for line in lines if not line.startswith(b"data:")]
-    return b"\n".join([*others, *([b"data: " + made] if made else []), b"", b""])
+    return b"\n".join([*others, *([b"data: " + mended] if mended else []), b"", b""])
 
 
 @gc_paused()

@@ -41,10 +41,10 @@ async def _is_private(address: Address) -> bool:
     """Whether an address leads to this machine or a private network; a name that only a proxy can resolve
     does not."""
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(address.host, address.port)
+        addresses = await asyncio.get_running_loop().getaddrinfo(address.host, address.port)
     except OSError:
         return False
-    return not are_all_public(found)
+    return not are_all_public(addresses)
 
 
 @dataclass(slots=True)
@@ -64,10 +64,10 @@ class Login:
     def load(self) -> bool:
         """Loads the stored login; False where there is none."""
         try:
-            found = json.loads(self.stores.load(_SERVICE, self.url) or "{}")
+            data = json.loads(self.stores.load(_SERVICE, self.url) or "{}")
         except ValueError:
-            found = {}
-        self._data = found if isinstance(found, dict) else {}
+            data = {}
+        self._data = data if isinstance(data, dict) else {}
         return bool(self._data.get("tokens"))
 
     def forget(self) -> bool:
@@ -85,11 +85,11 @@ class Login:
     def secrets(self) -> tuple[str, ...]:
         """Its texts that no message may show."""
         tokens, client = self._data.get("tokens"), self._data.get("client")
-        found = [
+        texts = [
             *(tokens.get(k) for k in ("access_token", "refresh_token") if isinstance(tokens, dict)),
             *([client.get("client_secret")] if isinstance(client, dict) else []),
         ]
-        return tuple(text for text in found if isinstance(text, str) and text)
+        return tuple(text for text in texts if isinstance(text, str) and text)
 
     def auth(self) -> Any:
         """The SDK's authentication for httpx2."""
@@ -104,9 +104,9 @@ class Login:
                 "scope": self.registered.scope or None,
             }
         )
-        made = OAuthClientProvider(self.url, about, self, self._open_browser, self._take_result)
-        self._context = made.context
-        return made
+        provider = OAuthClientProvider(self.url, about, self, self._open_browser, self._take_result)
+        self._context = provider.context
+        return provider
 
     # --- the SDK's store ---
 

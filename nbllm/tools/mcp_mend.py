@@ -75,12 +75,12 @@ def _mend_list(result: dict[str, Any], field: str) -> list[str]:
     known, notes = dict[str, dict[str, Any]](), list[str]()
     if (n_items := len(result[field])) > MAX_ITEMS:
         notes.append(f"It lists {plural(n_items, noun)}, of which the first {MAX_ITEMS:,} are read.")
-    for given in result[field][:MAX_ITEMS]:
-        item, problem = mended(given)
+    for raw in result[field][:MAX_ITEMS]:
+        item, problem = mended(raw)
         if not problem and item[key] in known:
             problem = f"there are two with that {'name' if key == 'name' else 'address'}"
         if problem:
-            notes.append(f"{_describe(noun, given)} is left out: {problem}.")
+            notes.append(f"{_describe(noun, raw)} is left out: {problem}.")
         else:
             known[item[key]] = item
     result[field] = list(known.values())
@@ -89,17 +89,17 @@ def _mend_list(result: dict[str, Any], field: str) -> list[str]:
     return notes
 
 
-def _describe(noun: str, given: Any) -> str:
+def _describe(noun: str, raw: Any) -> str:
     """An item's name for a message."""
-    name = given.get("name") if isinstance(given, dict) else given
+    name = raw.get("name") if isinstance(raw, dict) else raw
     return f"The {noun} {clean(name, 60)!r}" if isinstance(name, str) else f"A {noun} without a name"
 
 
-def _mend_tool(given: Any) -> tuple[dict[str, Any], str]:
+def _mend_tool(raw: Any) -> tuple[dict[str, Any], str]:
     """(the tool with the fields that we use, "") or ({}, the problem)."""
-    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+    if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
         return {}, "it has no name"
-    name, schema, text = given["name"], given.get("inputSchema"), given.get("description")
+    name, schema, text = raw["name"], raw.get("inputSchema"), raw.get("description")
     if not name or len(name) > _NAME:
         return {}, f"its name has {len(name)} characters"
     if not isinstance(schema, dict):
@@ -108,40 +108,40 @@ def _mend_tool(given: Any) -> tuple[dict[str, Any], str]:
         return {}, "its arguments are not an object"
     tool = {"name": name, "inputSchema": {"type": "object", **schema}}
     tool |= {"description": text} if isinstance(text, str) else {}
-    if isinstance(hints := given.get("annotations"), dict) and isinstance(hints.get("readOnlyHint"), bool):
+    if isinstance(hints := raw.get("annotations"), dict) and isinstance(hints.get("readOnlyHint"), bool):
         tool["annotations"] = {"readOnlyHint": hints["readOnlyHint"]}
     size = _size(tool)
     return (tool, "") if size <= _LARGE else ({}, f"its description has more than {_LARGE:,} characters")
 
 
-def _mend_resource(given: Any, key: str = "uri") -> tuple[dict[str, Any], str]:
-    """The same for a resource; one without a name is named by its URI."""
-    if not isinstance(given, dict) or not isinstance(given.get(key), str) or not given[key]:
+def _mend_resource(raw: Any, key: str = "uri") -> tuple[dict[str, Any], str]:
+    """`_mend_tool` for a resource; one without a name is named by its URI."""
+    if not isinstance(raw, dict) or not isinstance(raw.get(key), str) or not raw[key]:
         return {}, "it has no address"
-    if len(given[key]) > MAX_DESCRIPTION:
-        return {}, f"its address has {len(given[key]):,} characters"
-    item = {"name": given[key], **_text_fields(given, "name", "description", "mimeType"), key: given[key]}
-    size = given.get("size")
+    if len(raw[key]) > MAX_DESCRIPTION:
+        return {}, f"its address has {len(raw[key]):,} characters"
+    item = {"name": raw[key], **_text_fields(raw, "name", "description", "mimeType"), key: raw[key]}
+    size = raw.get("size")
     return item | ({"size": size} if type(size) is int and size >= 0 else {}), ""
 
 
-def _mend_prompt(given: Any) -> tuple[dict[str, Any], str]:
-    """The same for a prompt, with the arguments that have a name."""
-    if not isinstance(given, dict) or not isinstance(given.get("name"), str) or not given["name"]:
+def _mend_prompt(raw: Any) -> tuple[dict[str, Any], str]:
+    """`_mend_tool` for a prompt, with the arguments that have a name."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("name"), str) or not raw["name"]:
         return {}, "it has no name"
-    found = given.get("arguments")
-    named = [a for a in found if isinstance(a, dict)] if isinstance(found, list) else []
+    raw_arguments = raw.get("arguments")
+    named = [a for a in raw_arguments if isinstance(a, dict)] if isinstance(raw_arguments, list) else []
     arguments = [
         {**_text_fields(a, "name", "description"), "required": a.get("required") is True}
         for a in named[:_ARGUMENTS]
         if isinstance(a.get("name"), str)
     ]
-    return {**_text_fields(given, "name", "description"), "arguments": arguments}, ""
+    return {**_text_fields(raw, "name", "description"), "arguments": arguments}, ""
 
 
-def _text_fields(given: Mapping[str, Any], *names: str) -> dict[str, str]:
+def _text_fields(raw: Mapping[str, Any], *names: str) -> dict[str, str]:
     """The fields of these names that are text, cut to what is used of them."""
-    return {n: given[n][: 4 * MAX_DESCRIPTION] for n in names if isinstance(given.get(n), str)}
+    return {n: raw[n][: 4 * MAX_DESCRIPTION] for n in names if isinstance(raw.get(n), str)}
 
 
 # The lists that servers send: (the noun for an item, its key, the function that repairs it).
@@ -189,7 +189,7 @@ def _resolves(schema: Any, reference: Any) -> bool:
 
 
 def fingerprint(name: str, description: str, schema: Mapping[str, Any]) -> str:
-    """What consent to a tool is bound to: a hash of all that a model reads of it, as the server sent it."""
+    """The hash that consent to a tool is bound to: of all that a model reads of it, as the server sent it."""
     content = json.dumps([name, description, schema], sort_keys=True)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -217,11 +217,11 @@ def nearest_hint(name: str, known: Iterable[str], otherwise: str) -> str:
 
 def schema_for_model(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The schema for the model: its descriptions cleaned, and without keys that no provider needs."""
-    made: dict[str, Any] = json.loads(json.dumps(schema))
-    for _, part in list(walk_schema(made)):
+    cleaned: dict[str, Any] = json.loads(json.dumps(schema))
+    for _, part in list(walk_schema(cleaned)):
         for key in ("description", "title"):
             if isinstance(part.get(key), str):
                 part[key] = clean(part[key])
     for key in ("$schema", "$id", "title", "examples"):
-        made.pop(key, None)
-    return {"properties": {}, **made}
+        cleaned.pop(key, None)
+    return {"properties": {}, **cleaned}

@@ -38,8 +38,8 @@ def change_finder(
 ) -> Callable[[Mapping[str, Any]], Awaitable[Change | None]] | None:
     """The function that finds, by a call's arguments, the change that `tool` would make; None for a tool that
     changes no cell, or nothing that can be undone."""
-    found = _CHANGES.get(tool)
-    return None if found is None else partial(found, call_tool)
+    finder = _CHANGES.get(tool)
+    return None if finder is None else partial(finder, call_tool)
 
 
 async def _read(call_tool: CallTool, cell_ref: Mapping[str, Any]) -> _Cell:
@@ -92,8 +92,8 @@ async def _insert_change(call_tool: CallTool, arguments: Mapping[str, Any]) -> C
     source, notebook = str(arguments["cell_source"]), _notebook_ref(arguments)
 
     def position(result: Any) -> dict[str, Any]:
-        found = _INDEX.search(str(result))
-        return {"cell_index": int(found[1]) if found else arguments["cell_index"], **notebook}
+        match = _INDEX.search(str(result))
+        return {"cell_index": int(match[1]) if match else arguments["cell_index"], **notebook}
 
     index = arguments["cell_index"]
     return Change(

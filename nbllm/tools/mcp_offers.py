@@ -1,5 +1,5 @@
-"""What MCP servers offer beside tools: resources, which a prompt takes along, and prompts. As plain values,
-and as the parts and messages that a model reads. Pure: the SDK's objects are read by their fields."""
+"""Resources and prompts of MCP servers: as plain values, and as parts and messages for a model. Pure: it
+reads the fields of the SDK's objects."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Resource:
 
     @property
     def consent_data(self) -> Mapping[str, Any]:
-        """What consent is bound to, besides its name and description."""
+        """The data that consent is bound to, besides name and description."""
         return {"uri": self.uri, "type": self.media_type}
 
     @property
@@ -82,7 +82,7 @@ class Prompt:
 
     @property
     def consent_data(self) -> Mapping[str, Any]:
-        """What consent is bound to, besides its name and description."""
+        """The data that consent is bound to, besides name and description."""
         return self.arguments
 
     def check_arguments(self, arguments: Mapping[str, str], server: str) -> dict[str, str]:

@@ -81,13 +81,13 @@ class Server:
         return tools, await self._find_changes(tools, "tools")
 
     async def check_other_offers(self) -> dict[str, tuple[list[Definition], list[DefinitionChange]]]:
-        """The same for prompts and resources, where they were listed before."""
-        found = {}
+        """`check_tools` for prompts and resources, where they were listed before."""
+        checked = {}
         for kind, list_offers in (("prompts", self.prompts), ("resources", self.resources)):
             if await asyncio.to_thread(self._consent.is_recorded, self.entry, kind):
                 offered = to_definitions(await list_offers())
-                found[kind] = offered, await self._find_changes(offered, kind)
-        return found
+                checked[kind] = offered, await self._find_changes(offered, kind)
+        return checked
 
     async def _find_changes(self, offered: list[Definition], kind: str) -> list[DefinitionChange]:
         """The changes since the offers were allowed; the first list is recorded as allowed."""
@@ -138,14 +138,14 @@ class Server:
         if problem := schema_problem(schema):
             self.notes.append(f"mcp/{self.entry.name}: {line(tool.name, 60)} is left out: {problem}.")
             return None
-        made = Usable(
+        usable = Usable(
             Tool(valid_name(f"{self.entry.name}__{tool.name}"), clean(tool.description), schema),
             functools.partial(self.call, tool),
             where="engine",
             source=f"mcp/{self.entry.name}",
             change=change_finder(tool.name, self._call_allowed) if is_notebook(self.entry) else None,
         )
-        return self._usables.setdefault(tool.fingerprint, made)  # it may have been made meanwhile
+        return self._usables.setdefault(tool.fingerprint, usable)  # it may have been made meanwhile
 
     async def call(self, tool: Definition, arguments: Arguments) -> str | list[Part]:
         """Calls `tool`, on a server that is started again where it has ended. Raises ToolFailed and other

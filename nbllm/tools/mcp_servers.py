@@ -71,23 +71,23 @@ class Servers:
 
     def entries(self) -> tuple[list[Entry], list[str]]:
         """(all servers, messages about unreadable files). Of several with one name the first counts."""
-        found, problems = load_entries(self._locations(), self._env())
-        return [*self._typed.values(), *found], problems
+        entries, problems = load_entries(self._locations(), self._env())
+        return [*self._typed.values(), *entries], problems
 
     def entry(self, name: str) -> Entry:
         """The server called `name`, with or without mcp/. Raises ConfigError with similar names."""
         entries, problems = self.entries()
         name = name.removeprefix("mcp/")
-        found = next((e for e in entries if e.name == name), None)
-        if found is None:
+        entry = next((e for e in entries if e.name == name), None)
+        if entry is None:
             hint = nearest_hint(
                 name, (e.name for e in entries), "`%llm mcp add NAME -- COMMAND ARGS` adds one."
             )
             raise ConfigError(" ".join([f"No MCP server is called {name!r}.", *problems]), hint=hint)
-        return found
+        return entry
 
     def usable_entry(self, name: str) -> Entry:
-        """The same, without mistakes in its description. Raises ConfigError for one that has any."""
+        """`entry`, but raises ConfigError for a server with a mistake in its description."""
         entry = self.entry(name)
         if entry.problem:
             raise ConfigError(f"mcp/{entry.name} in {entry.file}: {entry.problem}.", hint="Correct it there.")

@@ -19,12 +19,12 @@ LONGEST = 64
 def valid_name(name: str) -> str:
     """`name` in a form that providers accept. A long name is cut and ends with a hash; one without Latin
     letters and digits becomes a hash."""
-    made = re.sub(r"[^a-zA-Z0-9_-]", "_", name).lstrip("_-")
-    if not made:
+    valid = re.sub(r"[^a-zA-Z0-9_-]", "_", name).lstrip("_-")
+    if not valid:
         return f"tool_{_hash(name)}"
-    if not made[0].isalpha():
-        made = f"t_{made}"
-    return made if len(made) <= LONGEST else shorten_with_hash(made, name)
+    if not valid[0].isalpha():
+        valid = f"t_{valid}"
+    return valid if len(valid) <= LONGEST else shorten_with_hash(valid, name)
 
 
 def resolve_choice(choice: str | None, names: Collection[str]) -> str | None:
@@ -32,14 +32,14 @@ def resolve_choice(choice: str | None, names: Collection[str]) -> str | None:
     tool."""
     if choice in (None, "auto", "none", "required"):
         return choice
-    found = next((n for n in (choice, valid_name(choice)) if n in names), None)
-    if found is None:
+    name = next((n for n in (choice, valid_name(choice)) if n in names), None)
+    if name is None:
         listed = ", ".join(names)
         raise ConfigError(
             f"tool_choice={choice!r} is not a tool of the call.",
             hint=f"There are: {listed[:500] or 'none'}.",
         )
-    return found
+    return name
 
 
 def shorten_with_hash(name: str, whole: str) -> str:
@@ -51,10 +51,10 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
-def with_unique_names(given: Iterable[Usable | Tool]) -> dict[str, Usable | Tool]:
+def with_unique_names(tools: Iterable[Usable | Tool]) -> dict[str, Usable | Tool]:
     """The tools by unique names for the model, each renamed accordingly, in the given order and without
     duplicates. Of two tools with one name a function keeps it, else the first one."""
-    known = list({id(t): t for t in given}.values())
+    known = list({id(t): t for t in tools}.values())
     taken: dict[str, Usable | Tool] = {}
     for tool in sorted(known, key=lambda t: not (isinstance(t, Usable) and t.where == "here")):
         taken[_free_name(tool, taken)] = tool

@@ -93,8 +93,8 @@ def _take_items(value: Any) -> Any:
     """The first items of an iterator (rows of a cursor, a generator's values) as a list; others unchanged."""
     if not isinstance(value, Iterator) or to_bytes(value) is not None:
         return value
-    found = list(islice(value, _MAX_ITEMS + 1))
-    return found if len(found) <= _MAX_ITEMS else [*found[:_MAX_ITEMS], f"(more than {_MAX_ITEMS:,} items)"]
+    items = list(islice(value, _MAX_ITEMS + 1))
+    return items if len(items) <= _MAX_ITEMS else [*items[:_MAX_ITEMS], f"(more than {_MAX_ITEMS:,} items)"]
 
 
 def _is_part(value: Any) -> bool:

@@ -32,28 +32,28 @@ PREFIXES = ("mcp/", "http/", "remote/", "cli/")
 
 
 def parse_tools(
-    given: Any, connections: Connections, find_toolset: FindToolset | None = None
+    value: Any, connections: Connections, find_toolset: FindToolset | None = None
 ) -> tuple[ToolLike, ...]:
     """The tools in the value of tools=: one tool or a list, whose lists may be nested. connections: for HTTP
     tools. find_toolset: for names with one of PREFIXES. Raises ConfigError for what is not a tool."""
-    if not isinstance(given, Iterable) or isinstance(given, (Mapping, str, Toolset)) or callable(given):
-        return (_tool(given, connections, find_toolset),)
-    return tuple(tool for one in given for tool in parse_tools(one, connections, find_toolset))
+    if not isinstance(value, Iterable) or isinstance(value, (Mapping, str, Toolset)) or callable(value):
+        return (_tool(value, connections, find_toolset),)
+    return tuple(tool for one in value for tool in parse_tools(one, connections, find_toolset))
 
 
-def _tool(given: Any, connections: Connections, find_toolset: FindToolset | None) -> ToolLike:
-    if isinstance(given, (Usable, Tool, Toolset)):
-        return given
-    if isinstance(given, HttpTool):
-        return given.usable(connections)
-    if isinstance(given, Mapping):
-        return prompt.parse_tools([given])[0]
-    if isinstance(given, str) and given.startswith(PREFIXES) and find_toolset is not None:
-        return find_toolset(given)
-    if isinstance(given, str) or not callable(given):
+def _tool(value: Any, connections: Connections, find_toolset: FindToolset | None) -> ToolLike:
+    if isinstance(value, (Usable, Tool, Toolset)):
+        return value
+    if isinstance(value, HttpTool):
+        return value.usable(connections)
+    if isinstance(value, Mapping):
+        return prompt.parse_tools([value])[0]
+    if isinstance(value, str) and value.startswith(PREFIXES) and find_toolset is not None:
+        return find_toolset(value)
+    if isinstance(value, str) or not callable(value):
         raise ConfigError(
-            f"Not a tool: {reprlib.repr(given)}.",
+            f"Not a tool: {reprlib.repr(value)}.",
             hint="Pass a function, a nbllm.Tool, OpenAI's dictionary of one, mcp/NAME, http/NAME, "
             "remote/NAME or cli/NAME.",
         )
-    return functions.of(given)
+    return functions.of(value)

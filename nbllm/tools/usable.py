@@ -77,8 +77,8 @@ _TYPES: dict[str, tuple[type, ...]] = {
 def _problems(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> Iterator[str]:
     """The missing, unknown and wrongly typed arguments, by the outermost level of a schema. The rest is left
     to the tool: a server's schema may hold patterns and references that take forever."""
-    given = schema.get("properties")
-    known: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+    properties = schema.get("properties")
+    known: Mapping[str, Any] = properties if isinstance(properties, Mapping) else {}
     required = schema.get("required")
     for name in required if isinstance(required, list) else ():
         if isinstance(name, str) and name not in arguments:
