@@ -114,7 +114,7 @@ def test_a_choice_is_of_the_tools_that_there_are(client, plain):
         assert ([c.name for c in found.tool_calls] if plain else outcomes(found)) == (
             [sent.tool_choice] if plain else ["ran"]
         )
-        with pytest.raises(ConfigError, match=r"'nope' names no tool(?s:.*)There are: "):
+        with pytest.raises(ConfigError, match=r"'nope' is not a tool(?s:.*)There are: "):
             client.complete("x", model(name), tool_choice="nope", **how)
 
 
@@ -228,7 +228,7 @@ def test_a_file_that_a_provider_does_not_take_is_told_in_words(client, name, con
     assert (["ran"], "stop") == (outcomes(found), found.finish_reason)
     goes_on(client, name, found)
     if name == "ollama" and content is PDF:
-        assert any("told in words" in n.text for n in found.notices)
+        assert any("replaced by descriptions" in n.text for n in found.notices)
         assert PDF in found.steps[0].results[0].result.content  # what came is kept
 
 

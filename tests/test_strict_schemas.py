@@ -273,7 +273,7 @@ def test_strict_is_an_option_of_a_call(name):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"strict": True}, "strict is for tools"),
+        ({"strict": True}, "strict= is for tools"),
         ({"strict": True, "tools": [loose]}, "object with arbitrary keys"),
     ],
 )

@@ -109,11 +109,11 @@ def test_without_a_sign_the_usual_limit_is_named(limits, which):
 
 def test_no_limit_is_none():
     """first=None waits however long nothing comes, silent=None however long signs come."""
-    assert float("inf") == Timeouts(silent=None).patience(5)
+    assert float("inf") == Timeouts(silent=None).silent_limit(5)
     assert (900, 3600, 5) == (
-        Timeouts().patience(60),
-        Timeouts().patience(3600),
-        Timeouts(silent=5).patience(60),
+        Timeouts().silent_limit(60),
+        Timeouts().silent_limit(3600),
+        Timeouts(silent=5).silent_limit(60),
     )
     error, answer = called(
         [b": x\n\n", Pause(0.3), *events("openai_chat"), b"data: [DONE]\n\n"],
