@@ -125,7 +125,7 @@ BUDGETS = {
     ("notebook",): 6_008,
     ("tools",): 2_297,
     ("bench",): 4_855,
-    ("simulator",): 2_645,
+    ("simulator",): 2_637,
 }
 
 

@@ -214,24 +214,16 @@ def parse_value(key: str, value: Any) -> Any:
 
 def _convert(kinds: tuple[Any, ...], value: Any) -> Any:
     if isinstance(kinds[0], str):
-        return _parse_choice(tuple(k for k in kinds if isinstance(k, str)), value)
+        if value not in kinds:
+            raise ValueError(f"it must be one of {', '.join(k for k in kinds if isinstance(k, str))}")
+        return str(value)
     if bool in kinds:
-        return _parse_flag(value)
+        flag = str(value).lower()
+        if flag not in _TRUE | _FALSE:
+            raise ValueError("it must be on or off")
+        return flag in _TRUE
     kind = next(k for k in kinds if k is not type(None))
     return kind(value)
-
-
-def _parse_choice(choices: tuple[str, ...], value: Any) -> str:
-    if value not in choices:
-        raise ValueError(f"it must be one of {', '.join(choices)}")
-    return str(value)
-
-
-def _parse_flag(value: Any) -> bool:
-    text = str(value).lower()
-    if text not in _TRUE | _FALSE:
-        raise ValueError("it must be on or off")
-    return text in _TRUE
 
 
 def _check_bounds(key: str, value: Any) -> Any:

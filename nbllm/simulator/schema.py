@@ -206,19 +206,13 @@ def _bounds(s: Mapping[str, Any], step: float) -> tuple[float, float]:
 
 
 def _number(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
-    low, high = _bounds(s, 1e-6)
-    found = hints.number(low, high)
-    value = min(max(1.5, low), high) if found is None else found
-    step = s.get("multipleOf")
+    is_integer = _kind(s) == "integer"
+    low, high = _bounds(s, 1 if is_integer else 1e-6)
+    value = hints.number(low, high)
+    if value is None or (is_integer and value != int(value)):
+        value = min(max(1 if is_integer else 1.5, low), high)
+    step = int(s.get("multipleOf", 1)) if is_integer else s.get("multipleOf")
     return math.ceil(value / step) * step if step else value
 
 
-def _integer(s: Mapping[str, Any], root: Mapping[str, Any], hints: Hints, name: str, depth: int) -> Any:
-    low, high = _bounds(s, 1)
-    found = hints.number(low, high)
-    value = min(max(1, low), high) if found is None or found != int(found) else found
-    step = int(s.get("multipleOf", 1))
-    return math.ceil(value / step) * step
-
-
-_MAKERS = {"object": _object, "array": _array, "string": _string, "number": _number, "integer": _integer}
+_MAKERS = {"object": _object, "array": _array, "string": _string, "number": _number, "integer": _number}

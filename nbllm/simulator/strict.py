@@ -96,11 +96,11 @@ class _PendingCalls:
 
     def take(self, result: HistoryEntry) -> HistoryEntry | None:
         """Removes and returns the call that a result belongs to, None if there is none."""
-        for key in (f"id {result.id}" if result.id else "", f"name {result.name}" if not result.id else ""):
-            numbers = self._numbers.get(key, deque())
-            while numbers:
-                if (found := self.calls.pop(numbers.popleft(), None)) is not None:
-                    return found
+        key = f"id {result.id}" if result.id else f"name {result.name}"
+        numbers = self._numbers.get(key, deque())
+        while numbers:
+            if (found := self.calls.pop(numbers.popleft(), None)) is not None:
+                return found
         return None
 
 

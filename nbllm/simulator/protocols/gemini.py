@@ -254,10 +254,12 @@ def _events(reply: Reply) -> Iterator[WireEvent]:
 
 def _frame(events: Iterator[WireEvent], array: bool, is_started: bool = False) -> Iterator[WireEvent]:
     """Frames the chunks as server-sent events, or as the members of one JSON array."""
-    for out in events:
-        data = (b",\r\n" if is_started else b"[") + out.data if array else b"data: " + out.data + b"\r\n\r\n"
+    for event in events:
+        data = (
+            (b",\r\n" if is_started else b"[") + event.data if array else b"data: " + event.data + b"\r\n\r\n"
+        )
         is_started = True
-        yield out._replace(data=data + b"]" if array and out.kind == "finish" else data)
+        yield event._replace(data=data + b"]" if array and event.kind == "finish" else data)
 
 
 def stream(reply: Reply) -> Iterator[WireEvent]:

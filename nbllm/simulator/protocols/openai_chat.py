@@ -174,7 +174,7 @@ def stream(reply: Reply) -> Iterator[WireEvent]:
 
 
 def _images(reply: Reply) -> list[dict[str, Any]]:
-    """Pictures as OpenRouter sends them."""
+    """The images as OpenRouter sends them."""
     return [
         {"type": "image_url", "index": i, "image_url": {"url": f"data:image/png;base64,{p}"}}
         for i, p in enumerate(reply.images)
