@@ -228,7 +228,7 @@ def test_several_steps_with_words_and_calls_beside_each_other(client, name):
     ("wrong", "outcome", "words"),
     [
         (call("prise"), "unknown", "no tool 'prise'; there are price, stock"),
-        ({"name": "price", "arguments": '{"article": '}, "invalid", "no valid JSON"),
+        ({"name": "price", "arguments": '{"article": '}, "invalid", "not a valid JSON"),
         (call(), "ran", "4.5"),
         (call(artikel="A-17"), "invalid", "article"),
         ({"name": "price", "arguments": {"article": ["A"]}}, "invalid", "article"),
