@@ -19,7 +19,7 @@ OTHERWISE = """
     where; full; place.suffix; source.suffix; wanted; retries[1]; b.tokens; found; counted
     len(matches); LEAST; least; len(asked); len(combinations); 2 * n_asked; len(df); len(names); number
     prompt.size; tokens; size; cost; limit; before; context.size; budget
-    len(data); len(source); len(text); len(text) - 2 * half; len(value); len(name); len(given[key])
+    len(data); len(source); len(text); len(text) - 2 * half; len(value); len(name); len(raw[key])
     self._size; len(data or b''); f' of {self.budget:,}' if find_formatter(piece.value) else ''
 """
 FILES = list(Path(nbllm.__file__).parent.rglob("*.py"))
