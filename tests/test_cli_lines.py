@@ -370,7 +370,7 @@ def test_a_session_without_a_name_is_an_error(talk, method, result, session):
     (first,) = talk.start_turn(SessionTurn((), ("user", "x"), "x", "x"), "")
     asked = talk.handle_line(line(id=json.loads(first)["id"], result={}))
     asked = [json.loads(a) for a in asked if method in a]
-    with pytest.raises(errors.ProtocolError, match="session without a name"):
+    with pytest.raises(errors.ProtocolError, match="session without an id"):
         talk.handle_line(line(id=asked[0]["id"], result={result: session} if session is not None else {}))
 
 

@@ -83,7 +83,7 @@ def test_elsewhere_a_mode_is_refused(mode, model):
     registry = load(env={"OPENAI_API_KEY": "sk-x"})
     registry.register("cli/mine", {"command": ["cat"], "label": "Mine"})
     client = Client(registry, ledger=None)
-    with pytest.raises(errors.ConfigError, match=f"mode={mode} is for command-line agents"):
+    with pytest.raises(errors.ConfigError, match=f"mode={mode} is only for command-line agents"):
         client.complete("hi", model, mode=mode)
     with pytest.raises(errors.ConfigError, match="mode cannot be 'batch' here"):
         client.complete("hi", model, mode="batch")
@@ -344,7 +344,7 @@ def test_an_approve_that_is_none_is_refused(client):
 
 def test_a_request_is_encoded_as_the_five_say():
     """execute is refused where there is no such protocol."""
-    with pytest.raises(errors.ConfigError, match="is none"):
+    with pytest.raises(errors.ConfigError, match="is not one"):
         encode_execute_call(Request("m", HELLO), ROWS["openai"], None)
     assert "cli_claude" in DIALECTS
 

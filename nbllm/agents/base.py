@@ -459,7 +459,7 @@ class AgentDecoder:
         yield from self._complete_part(full)
         self._end_message()
 
-    def _restart(self, why: str) -> Iterator[Event]:
+    def _restart(self, why: str = "The CLI retried after a broken stream.") -> Iterator[Event]:
         """Discards the pieces of the current message; complete messages stay. Raises ProtocolError for too
         many restarts."""
         if self._pieces:

@@ -1,20 +1,21 @@
-"""The headless CLIs claude, gemini, codex, copilot and opencode: the command for a request, the meaning of
-their lines. Pure.
+"""The headless CLIs claude, gemini, codex, copilot and opencode, run once for each request: the command, and
+the decoding of its lines. Pure.
 
 Flags, event types and exit codes as measured with claude 2.1.329, gemini 0.61.0, codex 0.169.0, copilot
-1.0.102 and opencode 1.18.33; unknown lines are passed over.
+1.0.102 and opencode 1.18.33; unknown lines are skipped.
 
-Each of the five also has a mode in which it stays (protocols.py), where the same flags keep it from tools
-and from a project's settings. claude's lines are the same there, and read by the same decoder. The others are
-asked once in this form because, at these versions and before the same server, the other tells or costs worse:
+Each of the five also has a long-lived mode (protocols.py), with the same flags against tools and a project's
+settings. claude's lines are the same there and have the same decoder. For single requests, the others are run
+in this form because, at these versions and against the same server, the long-lived mode reports or costs
+worse:
 
-    codex      app-server is [experimental] in its own help; a refused key is tried again before it is told
-    gemini     a 429 or a 500 is silent until the time limit, on standard error too; cached tokens are not
-               told; an answer that broke off ends well, its tries one after the other
-    copilot    a failure is told as words of the model, without its status; a refused key is tried three times
-    opencode   the model is asked a second time, for a title, which `run --title` does without
+    codex      app-server is [experimental] in its own help; a refused key is retried before it is reported
+    gemini     a 429 or a 500 is not reported until the time limit, not even on standard error; cached tokens
+               are not reported; an answer that broke off ends as a success, its attempts one after the other
+    copilot    a failure comes as text of the model, without its status; a refused key is tried three times
+    opencode   the model is called a second time, for a title, which `run --title` avoids
 
-`cli_text` is any program that reads a prompt and writes an answer: there is no session to speak of.
+`cli_text` is any program that reads a prompt and writes an answer, without sessions.
 """
 
 from __future__ import annotations
@@ -55,13 +56,13 @@ _QUIET_ENV = {
     "DISABLE_ERROR_REPORTING": "1",
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
 }
-_PERMANENT = (401, 403, 404)  # the CLI would go on asking for a minute; the answer will not change
+_PERMANENT = (401, 403, 404)  # the CLI would retry for a minute, without success
 
 
 def gateway_error(
     status: int, headers: Mapping[str, str], body: bytes, provider: Endpoint
 ) -> errors.ProviderError:
-    """The error of a gateway that speaks through a command, which has no HTTP answer of its own."""
+    """The error for an HTTP answer, which only a server such as OpenCode's sends, and no command."""
     return agent_error(status, body.decode("utf-8", "replace"), provider)
 
 
@@ -76,15 +77,18 @@ _FINISH_REASONS: dict[str, FinishReason] = {
 
 
 class ClaudeDecoder(AgentDecoder):
-    """stream-json with partial messages: raw Anthropic events within, one result at the end."""
+    """Decodes claude's stream-json with partial messages: raw Anthropic events inside, one result at the
+    end."""
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
         self._streamed: set[str] = set()
-        self._last_text = ""  # the text that the CLI said last that a part holds
+        self._last_text = ""  # the last complete text of a part from the CLI
         self._error = ""
         self._denied: dict[str, Any] = {}  # the tools that were refused
-        self._tool_call: tuple[str, Any, list[str]] | None = None  # a tool's call that comes in pieces
+        self._tool_call: tuple[str, Any, list[str]] | None = (
+            None  # a tool call that comes in pieces: id, name, pieces
+        )
 
     def _handle(self, value: dict[str, Any]) -> Iterator[Event]:
         kind, sub = value.get("type"), value.get("subtype")
@@ -109,7 +113,7 @@ class ClaudeDecoder(AgentDecoder):
             yield from self._handle_result(value)
 
     def _subagent(self, parent: str, message: dict[str, Any]) -> Iterator[Event]:
-        """What a sub-agent says and does is no part of the answer: it is told beside it."""
+        """Notices for what a sub-agent says and does, which is not part of the answer."""
         for block in items(message.get("content")):
             if block.get("type") == "tool_use":
                 yield from self._emit_tool(
@@ -122,29 +126,29 @@ class ClaudeDecoder(AgentDecoder):
         yield from self._tool_results(message, {})
 
     def _tool_results(self, message: dict[str, Any], value: dict[str, Any]) -> Iterator[Event]:
-        notes = {as_text(m.get("id")): m for m in items(value.get("tool_result_meta"))}
+        metadata = {as_text(m.get("id")): m for m in items(value.get("tool_result_meta"))}
         for block in items(message.get("content")):
             if block.get("type") == "tool_result":
                 ident = as_text(block.get("tool_use_id"))
-                denied = ident in self._denied or bool(obj(notes.get(ident)).get("non_execution_kind"))
-                word = tool_outcome(failed=bool(block.get("is_error")), denied=denied)
-                yield from self._emit_tool_end(ident, result_content(block.get("content")), word)
+                denied = ident in self._denied or bool(obj(metadata.get(ident)).get("non_execution_kind"))
+                outcome = tool_outcome(failed=bool(block.get("is_error")), denied=denied)
+                yield from self._emit_tool_end(ident, result_content(block.get("content")), outcome)
 
     def _handle_retry(self, value: dict[str, Any]) -> Iterator[Event]:
-        code, why = as_status(value.get("error_status")), as_text(value.get("error"))
+        code, reason = as_status(value.get("error_status")), as_text(value.get("error"))
         if code in _PERMANENT:
-            raise agent_error(code, (why or "refused").replace("_", " "), self.provider, value)
+            raise agent_error(code, (reason or "refused").replace("_", " "), self.provider, value)
         yield Notice(
             "retry",
-            f"{self.provider.label} asks again ({as_text(value.get('attempt'))} of "
-            f"{as_text(value.get('max_retries'))}): {why}.",
+            f"{self.provider.label} is retrying ({as_text(value.get('attempt'))} of "
+            f"{as_text(value.get('max_retries'))}): {reason}.",
             value,
         )
 
     def _handle_event(self, event: dict[str, Any]) -> Iterator[Event]:
         kind, delta = event.get("type"), obj(event.get("delta"))
         if kind == "message_start":
-            yield from self._restart("The CLI asked again after a broken stream.")
+            yield from self._restart()
             self._streamed.add(as_text(obj(event.get("message")).get("id")))
             self._last_text = ""
         elif kind == "content_block_start":
@@ -168,22 +172,22 @@ class ClaudeDecoder(AgentDecoder):
             self._end_message()
 
     def _handle_assistant(self, message: dict[str, Any], value: dict[str, Any]) -> Iterator[Event]:
-        said = "".join(
+        text = "".join(
             as_text(b.get("text")) for b in items(message.get("content")) if b.get("type") == "text"
         )
         if message.get("model") == "<synthetic>" or value.get("error"):
-            self._error = said or as_text(value.get("error"))
+            self._error = text or as_text(value.get("error"))
             return
         for block in items(message.get("content")):
             if block.get("type") == "tool_use":
                 yield from self._emit_tool(as_text(block.get("id")), block.get("name"), block.get("input"))
         if as_text(message.get("id")) not in self._streamed:
-            yield from self._restart("The CLI asked again after a broken stream.")
-            yield from self._emit_text(said)
+            yield from self._restart()
+            yield from self._emit_text(text)
             self._end_message()
-        elif said != self._last_text:
-            self._last_text = said
-            yield from self._complete_part(said)
+        elif text != self._last_text:
+            self._last_text = text
+            yield from self._complete_part(text)
 
     def _handle_result(self, value: dict[str, Any]) -> Iterator[Event]:
         for denied in items(value.get("permission_denials")):
@@ -198,40 +202,43 @@ class ClaudeDecoder(AgentDecoder):
             yield from self._check_result_text(as_text(value.get("result")))
         yield from self._emit_usage(value)
         self.done = True
-        ended, stopped, more = (
+        terminal_reason, stop_reason, more = (
             as_text(value.get("terminal_reason")),
             as_text(value.get("stop_reason")),
             value.get("errors"),
         )
         if value.get("subtype") == "error_max_turns":
             self._set_finished("other", "max_turns")
-        elif ended.startswith("aborted"):
-            self._set_finished("cancelled", ended)
+        elif terminal_reason.startswith("aborted"):
+            self._set_finished("cancelled", terminal_reason)
         elif value.get("is_error") or as_text(value.get("subtype")).startswith("error"):
-            told = (
+            message = (
                 self._error
                 or as_text(value.get("result"))
                 or "; ".join(map(as_text, more if isinstance(more, list) else ()))
                 or as_text(value.get("subtype"))
             )
-            raise agent_error(as_status(value.get("api_error_status")), told, self.provider, value)
+            raise agent_error(as_status(value.get("api_error_status")), message, self.provider, value)
         else:
-            self._set_finished(_FINISH_REASONS.get(stopped, "stop"), stopped or None)
+            self._set_finished(_FINISH_REASONS.get(stop_reason, "stop"), stop_reason or None)
 
     def _emit_usage(self, value: dict[str, Any]) -> Iterator[Event]:
-        u = obj(value.get("usage"))
-        read, written = count(u.get("cache_read_input_tokens")), count(u.get("cache_creation_input_tokens"))
+        usage = obj(value.get("usage"))
+        read, written = (
+            count(usage.get("cache_read_input_tokens")),
+            count(usage.get("cache_creation_input_tokens")),
+        )
         dollars = as_number(value.get("total_cost_usd"))
         cost = {"cost": dollars} if dollars else {}
-        thought = count(obj(u.get("output_tokens_details")).get("thinking_tokens"))
-        if u:
+        reasoning = count(obj(usage.get("output_tokens_details")).get("thinking_tokens"))
+        if usage:
             yield usage_report(
-                add_counts(count(u.get("input_tokens")), read, written),
-                count(u.get("output_tokens")),
-                {**u, **cost},
+                add_counts(count(usage.get("input_tokens")), read, written),
+                count(usage.get("output_tokens")),
+                {**usage, **cost},
                 cache_read_tokens=read,
                 cache_write_tokens=written,
-                reasoning_tokens=thought,
+                reasoning_tokens=reasoning,
             )
         yield Notice(
             "timing",
@@ -244,11 +251,11 @@ class ClaudeDecoder(AgentDecoder):
 
 
 def encode_claude(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
-    """`claude -p`; no tools, no settings, no session on disk, unless asked for."""
+    """`claude -p`, by default without tools, settings, and a session on disk."""
     extra = check_options(request, provider, ("max_turns", "allowed_tools", "permission_mode", "cwd"))
     system, prompt = system_and_prompt(request, provider)
     tools = extra.get("allowed_tools") or []
-    words = [
+    args = [
         "-p",
         "--output-format",
         "stream-json",
@@ -262,14 +269,15 @@ def encode_claude(request: Request, provider: Endpoint, key: Secret | None) -> P
         ",".join(split_names(tools)),
         "--permission-mode",
         str(extra.get("permission_mode") or "default"),
+        *([f"--allowedTools={','.join(split_names(tools))}"] if tools else []),
+        *(["--model", request.model] if request.model else []),
+        "--system-prompt-file",
+        "{tmp}/system.md",
+        *(["--max-turns", str(extra["max_turns"])] if extra.get("max_turns") else []),
     ]
-    words += [f"--allowedTools={','.join(split_names(tools))}"] if tools else []
-    words += ["--model", request.model] if request.model else []
-    words += ["--system-prompt-file", "{tmp}/system.md"]
-    words += ["--max-turns", str(extra["max_turns"])] if extra.get("max_turns") else []
     return build_process_call(
         provider,
-        words,
+        args,
         prompt,
         key,
         env={**_QUIET_ENV, "CLAUDE_CODE_MAX_RETRIES": "2"},
@@ -282,8 +290,8 @@ def encode_claude(request: Request, provider: Endpoint, key: Secret | None) -> P
 
 
 class GeminiDecoder(AgentDecoder):
-    """stream-json: deltas of the assistant, one result. It marks no retry, so a pause and the same first
-    words tell of one."""
+    """Decodes gemini's stream-json: deltas of the assistant, one result. A retry is not marked: it is
+    detected by a pause and the same first delta."""
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
@@ -306,23 +314,23 @@ class GeminiDecoder(AgentDecoder):
             )
         elif kind == "tool_result":
             error, ident = obj(value.get("error")), as_text(value.get("tool_id"))
-            word = tool_outcome(
+            outcome = tool_outcome(
                 failed=value.get("status") == "error", denied=bool(_DENIED.search(as_text(error.get("type"))))
             )
-            yield from self._emit_tool_end(ident, value.get("output") or error.get("message"), word)
+            yield from self._emit_tool_end(ident, value.get("output") or error.get("message"), outcome)
         elif kind == "error":
-            told = as_text(value.get("message"))
-            self._looped = self._looped or "loop" in told.lower()
-            yield Notice("warning", told, value)
+            message = as_text(value.get("message"))
+            self._looped = self._looped or "loop" in message.lower()
+            yield Notice("warning", message, value)
         elif kind == "result":
             yield from self._handle_result(value)
 
-    def _handle_delta(self, words: str, at: float) -> Iterator[Event]:
-        if self._pieces and words == self._first and at - self._last_at >= 1.0:
-            yield from self._restart("The CLI asked again after a broken stream.")
-        self._first = self._first or words
+    def _handle_delta(self, text: str, at: float) -> Iterator[Event]:
+        if self._pieces and text == self._first and at - self._last_at >= 1.0:
+            yield from self._restart()
+        self._first = self._first or text
         self._last_at = at
-        yield from self._emit_text(words)
+        yield from self._emit_text(text)
 
     def _handle_result(self, value: dict[str, Any]) -> Iterator[Event]:
         stats = obj(value.get("stats"))
@@ -350,14 +358,15 @@ def encode_gemini(request: Request, provider: Endpoint, key: Secret | None) -> P
     """`gemini -o stream-json`, the prompt on standard input."""
     extra = check_options(request, provider, ("allowed_tools", "permission_mode", "cwd", "trust"))
     system, prompt = system_and_prompt(request, provider)
-    words = [
+    args = [
         "-o",
         "stream-json",
         *(["-m", request.model] if request.model else []),
         "--approval-mode",
         str(extra.get("permission_mode") or "default"),
+        "--admin-policy",
+        "{tmp}/policy.toml",
     ]
-    words += ["--admin-policy", "{tmp}/policy.toml"]
     rules = ['[[rule]]\ntoolName = "*"\ndecision = "deny"\npriority = 998\n']
     rules += [
         f'[[rule]]\ntoolName = {json.dumps(t)}\ndecision = "allow"\npriority = 999\n'
@@ -370,14 +379,14 @@ def encode_gemini(request: Request, provider: Endpoint, key: Secret | None) -> P
         "GEMINI_TELEMETRY_ENABLED": "false",
         "GEMINI_SYSTEM_MD": "{tmp}/system.md",
     }
-    return build_process_call(provider, words, prompt, key, env=env, cwd=extra.get("cwd"), inputs=inputs)
+    return build_process_call(provider, args, prompt, key, env=env, cwd=extra.get("cwd"), inputs=inputs)
 
 
 # --- codex ---
 
 
 class CodexDecoder(AgentDecoder):
-    """Items that are completed, no deltas: no time to first token can be told."""
+    """Decodes codex's items, which come complete, without deltas: there is no time to first token."""
 
     non_streaming = True
 
@@ -395,14 +404,14 @@ class CodexDecoder(AgentDecoder):
                 raise agent_error(int(found[1]), told, self.provider, value)
             yield Notice("retry", told, value)
         elif kind == "turn.completed":
-            u = obj(value.get("usage"))
+            usage = obj(value.get("usage"))
             yield usage_report(
-                count(u.get("input_tokens")),
-                count(u.get("output_tokens")),
-                u,
-                cache_read_tokens=count(u.get("cached_input_tokens")),
-                cache_write_tokens=count(u.get("cache_write_input_tokens")),
-                reasoning_tokens=count(u.get("reasoning_output_tokens")),
+                count(usage.get("input_tokens")),
+                count(usage.get("output_tokens")),
+                usage,
+                cache_read_tokens=count(usage.get("cached_input_tokens")),
+                cache_write_tokens=count(usage.get("cache_write_input_tokens")),
+                reasoning_tokens=count(usage.get("reasoning_output_tokens")),
             )
             self.done = True
             self._set_finished("stop")
@@ -426,21 +435,23 @@ _OLD_TYPES = {"assistant_message": "agent_message"}
 
 
 def emit_codex_item(
-    lines: AgentDecoder, kind: str, item: Mapping[str, Any], *, completed: bool
+    decoder: AgentDecoder, kind: str, item: Mapping[str, Any], *, completed: bool
 ) -> Iterator[Event]:
-    """What codex does by itself: a command, a change of files, a call of an MCP server's tool, a search."""
+    """Notices for an action of codex: a command, a file change, a tool call of an MCP server, a search."""
     ident, name = as_text(item.get("id")), as_text(item.get("tool")) or kind
-    given = item.get("arguments")
-    if given is None:
-        given = {k: v for k, v in item.items() if k not in _NOT_ARGUMENTS}
+    arguments = item.get("arguments")
+    if arguments is None:
+        arguments = {k: v for k, v in item.items() if k not in _NOT_ARGUMENTS}
     if not completed:
-        yield from lines._emit_tool(ident, name, given)
+        yield from decoder._emit_tool(ident, name, arguments)
         return
     result = next((item[k] for k in _RESULT_FIELDS if item.get(k) not in (None, "")), None)
     state, code = as_text(item.get("status")), item.get("exit_code", item.get("exitCode"))
-    word = tool_outcome(failed=state == "failed" or code not in (None, 0), denied=state == "declined")
+    outcome = tool_outcome(failed=state == "failed" or code not in (None, 0), denied=state == "declined")
     result = result_content(obj(result).get("content")) or result
-    yield from lines._emit_tool_end(ident, as_text(obj(result).get("message")) or result, word, name, given)
+    yield from decoder._emit_tool_end(
+        ident, as_text(obj(result).get("message")) or result, outcome, name, arguments
+    )
 
 
 _RESULT_FIELDS = ("aggregated_output", "aggregatedOutput", "error", "result")
@@ -463,10 +474,10 @@ _DENIED = re.compile(
 
 
 def encode_codex(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
-    """`codex exec --json`; tools off, the sandbox read-only, nothing kept."""
+    """`codex exec --json`, by default without tools, with a read-only sandbox, and nothing stored."""
     extra = check_options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
-    system, prompt = system_and_prompt(request, provider)
-    words = [
+    system, prompt = fit_system_prompt(*system_and_prompt(request, provider))
+    args = [
         "exec",
         "--json",
         "--skip-git-repo-check",
@@ -474,16 +485,17 @@ def encode_codex(request: Request, provider: Endpoint, key: Secret | None) -> Pr
         "-s",
         str(extra.get("permission_mode") or "read-only"),
         *codex_settings(extra),
+        *(["-c", f"developer_instructions={json.dumps(system)}"] if system else []),
+        *(["-m", request.model] if request.model else []),
+        "-",
     ]
-    system, prompt = fit_system_prompt(system, prompt)
-    words += ["-c", f"developer_instructions={json.dumps(system)}"] if system else []
-    words += ["-m", request.model] if request.model else []
-    return build_process_call(provider, [*words, "-"], prompt, key, cwd=extra.get("cwd"))
+    return build_process_call(provider, args, prompt, key, cwd=extra.get("cwd"))
 
 
 def codex_settings(extra: Mapping[str, Any]) -> list[str]:
-    """The words for nothing asked, nothing told to others, and only the tools that are allowed."""
-    words = [
+    """The arguments that turn off analytics, update checks, web search, and all tools that are not
+    allowed."""
+    args = [
         "-c",
         "analytics.enabled=false",
         "-c",
@@ -491,7 +503,7 @@ def codex_settings(extra: Mapping[str, Any]) -> list[str]:
         "-c",
         'web_search="disabled"',
     ]
-    return words + [
+    return args + [
         w
         for tool in ("shell_tool", "apps", "multi_agent", "goals")
         if tool not in split_names(extra.get("allowed_tools") or [])
@@ -506,7 +518,8 @@ _COUNTS = ("inputTokens", "outputTokens", "cacheReadTokens", "cacheWriteTokens",
 
 
 class CopilotDecoder(AgentDecoder):
-    """Deltas with a new message id for each attempt; tokens stand in a file that is read at the exit."""
+    """Decodes copilot's deltas, with a new message id for each attempt; usage is in a file that is read at
+    the exit."""
 
     def __init__(self, provider: Endpoint) -> None:
         super().__init__(provider)
@@ -536,9 +549,9 @@ class CopilotDecoder(AgentDecoder):
                 data.get("toolName"),
             )
         elif kind == "model.call_finished" and data.get("outcome") == "success":
-            self._end_message()  # the turn is finished, also where no message says so (another follows)
+            self._end_message()  # the message is complete, even without an event that says so
         elif kind == "model.call_failure":
-            self._check_failure(data)
+            self._raise_if_permanent(data)
         elif kind == "session.error":
             self._error = agent_error(
                 as_status(data.get("statusCode")), as_text(data.get("message")), self.provider, data
@@ -552,22 +565,21 @@ class CopilotDecoder(AgentDecoder):
         if kind == "reasoning_delta":
             yield ReasoningDelta(as_text(data.get("deltaContent")))
         elif kind == "message_start":
-            yield from self._restart("The CLI asked again after a broken stream.")
+            yield from self._restart()
         elif kind == "message_delta":
             self._streaming = as_text(data.get("messageId"))
             yield from self._emit_text(as_text(data.get("deltaContent")))
         elif kind == "message":
             if as_text(data.get("messageId")) != self._streaming:
-                yield from self._restart("The CLI asked again after a broken stream.")
+                yield from self._restart()
                 yield from self._emit_text(as_text(data.get("content")))
-                self._end_message()
             else:
                 yield from self._check_result_text(as_text(data.get("content")))
-                self._end_message()
+            self._end_message()
         elif kind == "turn_retry":
-            yield Notice("retry", f"{self.provider.label} asks again: {as_text(data.get('reason'))}.", data)
+            yield Notice("retry", f"{self.provider.label} is retrying: {as_text(data.get('reason'))}.", data)
 
-    def _check_failure(self, data: dict[str, Any]) -> None:
+    def _raise_if_permanent(self, data: dict[str, Any]) -> None:
         code = as_status(data.get("statusCode"))
         if code in _PERMANENT:
             raise agent_error(code, as_text(data.get("errorMessage")) or "refused", self.provider, data)
@@ -588,12 +600,12 @@ class CopilotDecoder(AgentDecoder):
         usages = [obj(obj(m).get("usage")) for m in models.values()]
         if any(usages):
             sums: dict[str, int] = {}
-            for n, told in ((n, count(u.get(n))) for u in usages for n in _COUNTS):
-                if told is not None:
-                    sums[n] = sums.get(n, 0) + told
-            given, made, read, written, thought = map(sums.get, _COUNTS)
+            for n, n_tokens in ((n, count(u.get(n))) for u in usages for n in _COUNTS):
+                if n_tokens is not None:
+                    sums[n] = sums.get(n, 0) + n_tokens
+            read_tokens, made, read, written, thought = map(sums.get, _COUNTS)
             yield usage_report(
-                given,
+                read_tokens,
                 made,
                 sums,
                 cache_read_tokens=read,
@@ -603,11 +615,11 @@ class CopilotDecoder(AgentDecoder):
 
 
 def encode_copilot(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
-    """`copilot --output-format json`, the prompt on standard input. It has no word for a system prompt:
-    that stands first in the prompt."""
+    """`copilot --output-format json`, the prompt on standard input. It has no option for a system prompt,
+    which is put before the prompt."""
     extra = check_options(request, provider, ("allowed_tools", "cwd", "trust"))
     system, prompt = system_and_prompt(request, provider)
-    words = [
+    args = [
         "--output-format",
         "json",
         "--stream",
@@ -618,7 +630,7 @@ def encode_copilot(request: Request, provider: Endpoint, key: Secret | None) -> 
     ]
     return build_process_call(
         provider,
-        words,
+        args,
         f"{system}\n\n{prompt}" if system else prompt,
         key,
         env={"COPILOT_AUTO_UPDATE": "false"},
@@ -628,10 +640,10 @@ def encode_copilot(request: Request, provider: Endpoint, key: Secret | None) -> 
 
 
 def copilot_settings(request: Request, extra: Mapping[str, Any]) -> list[str]:
-    """The words for a quiet run with only the tools that are allowed (an empty list of them would be
-    passed over)."""
+    """The arguments for a quiet run with only the tools that are allowed; copilot ignores an empty list of
+    tools."""
     tools = split_names(extra.get("allowed_tools") or [])
-    words = [
+    args = [
         "--no-auto-update",
         "--disable-client-telemetry",
         "--no-color",
@@ -643,7 +655,7 @@ def copilot_settings(request: Request, extra: Mapping[str, Any]) -> list[str]:
         f"--available-tools={','.join(tools) or 'none'}",
         *(f"--allow-tool={t}" for t in tools),
     ]
-    return [*words, *(["--model", request.model] if request.model else [])]
+    return [*args, *(["--model", request.model] if request.model else [])]
 
 
 # --- opencode ---
@@ -660,7 +672,8 @@ _REASONS: dict[str, FinishReason] = {
 
 
 class OpenCodeDecoder(AgentDecoder):
-    """Whole parts, no deltas and no terminal event: the last step's reason and a clean exit are the end."""
+    """Decodes opencode's parts, which come complete, without a terminal event: the reason of the last step
+    and a clean exit are the end."""
 
     non_streaming = True
 
@@ -688,12 +701,12 @@ class OpenCodeDecoder(AgentDecoder):
             raise agent_error(None, value.get("error"), self.provider, value.get("error"))
 
     def _usage_so_far(self, part: dict[str, Any]) -> Event:
-        t = obj(part.get("tokens"))
-        cache = obj(t.get("cache"))
+        tokens = obj(part.get("tokens"))
+        cache = obj(tokens.get("cache"))
         step = {
-            "input": count(t.get("input")),
-            "output": count(t.get("output")),
-            "reasoning": count(t.get("reasoning")),
+            "input": count(tokens.get("input")),
+            "output": count(tokens.get("output")),
+            "reasoning": count(tokens.get("reasoning")),
             "read": count(cache.get("read")),
             "write": count(cache.get("write")),
             "cost": as_number(part.get("cost")),
@@ -701,41 +714,41 @@ class OpenCodeDecoder(AgentDecoder):
         if not step["cost"]:  # 0 is written for a model whose price it does not know
             step["cost"] = None
         self._totals |= {k: self._totals.get(k, 0) + v for k, v in step.items() if v is not None}
-        s = {k: int(v) for k, v in self._totals.items() if k != "cost"}
+        sums = {k: int(v) for k, v in self._totals.items() if k != "cost"}
         return usage_report(  # input leaves out the cache, output the reasoning
-            add_counts(s.get("input"), s.get("read"), s.get("write")),
-            add_counts(s.get("output"), s.get("reasoning")),
+            add_counts(sums.get("input"), sums.get("read"), sums.get("write")),
+            add_counts(sums.get("output"), sums.get("reasoning")),
             dict(self._totals),
             final=False,
-            cache_read_tokens=s.get("read"),
-            cache_write_tokens=s.get("write"),
-            reasoning_tokens=s.get("reasoning"),
+            cache_read_tokens=sums.get("read"),
+            cache_write_tokens=sums.get("write"),
+            reasoning_tokens=sums.get("reasoning"),
         )
 
     @property
     def ended(self) -> bool:
-        """Whether the last step gave a reason to end."""
+        """Whether the last step has a final reason."""
         return self._reason in ("stop", "length", "content-filter")
 
     def close(self) -> Iterator[Event]:
-        """As the others'; a command that does not exit after its last step has answered."""
-        there = self._reason in _REASONS if self._exit else self.ended
-        if there and self._exit.get("rc", 0) == 0 and self._finished is None:
+        """The Finished event; a command that does not exit after its last step has answered too."""
+        has_reason = self._reason in _REASONS if self._exit else self.ended
+        if has_reason and self._exit.get("rc", 0) == 0 and self._finished is None:
             self._set_finished(_REASONS[self._reason], self._reason)
         yield from super().close()
 
 
-def emit_opencode_tool(lines: AgentDecoder, part: Mapping[str, Any]) -> Iterator[Event]:
-    """A tool that OpenCode uses, as far as it is."""
+def emit_opencode_tool(decoder: AgentDecoder, part: Mapping[str, Any]) -> Iterator[Event]:
+    """Notices for a tool of OpenCode, by its state."""
     state, ident, name = obj(part.get("state")), as_text(part.get("callID")), part.get("tool")
-    told, given = state.get("status"), state.get("input")
-    if told == "running":
-        yield from lines._emit_tool(ident, name, given)
-    elif told != "pending":
+    status, arguments = state.get("status"), state.get("input")
+    if status == "running":
+        yield from decoder._emit_tool(ident, name, arguments)
+    elif status != "pending":
         error = as_text(state.get("error"))
-        word = tool_outcome(failed=told == "error", denied=bool(_DENIED.search(error)))
-        yield from lines._emit_tool(ident, name, given)
-        yield from lines._emit_tool_end(ident, error or state.get("output"), word)
+        outcome = tool_outcome(failed=status == "error", denied=bool(_DENIED.search(error)))
+        yield from decoder._emit_tool(ident, name, arguments)
+        yield from decoder._emit_tool_end(ident, error or state.get("output"), outcome)
 
 
 _CLOUD_PREFIXES = {
@@ -746,11 +759,11 @@ _CLOUD_PREFIXES = {
 
 
 def encode_opencode(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
-    """`opencode run --format json` with an agent of ours that has no tools and may do nothing;
+    """`opencode run --format json` with an agent of ours, by default without tools and permissions;
     `cli/opencode/PROVIDER/MODEL`."""
     extra = check_options(request, provider, ("allowed_tools", "cwd", "trust"))
     system, prompt = fit_system_prompt(*system_and_prompt(request, provider))
-    words = [
+    args = [
         "run",
         "--format",
         "json",
@@ -760,14 +773,14 @@ def encode_opencode(request: Request, provider: Endpoint, key: Secret | None) ->
         "--agent",
         "nbllm",
         "--thinking",
-        "--print-logs",  # on standard error: without it nothing tells what it waits for
+        "--print-logs",  # on standard error, which otherwise has no errors
         "--log-level",
         "ERROR",
         *(["-m", request.model] if request.model else []),
     ]
     return build_process_call(
         provider,
-        words,
+        args,
         prompt,
         key,
         env=opencode_settings(system, extra),
@@ -777,7 +790,7 @@ def encode_opencode(request: Request, provider: Endpoint, key: Secret | None) ->
 
 
 def opencode_passes(provider: Endpoint, model: str) -> tuple[str, ...]:
-    """The variables that it may see: of clouds, those of the model, or all where it chooses one."""
+    """The variables that opencode may see: those of other clouds than the model's are left out."""
     maker = model.partition("/")[0]
     others = tuple(
         n for m, names in _CLOUD_PREFIXES.items() if maker and not maker.startswith(m) for n in names
@@ -788,8 +801,8 @@ def opencode_passes(provider: Endpoint, model: str) -> tuple[str, ...]:
 def opencode_settings(
     system: str, extra: Mapping[str, Any], *, asks_permission: bool = False, **more: Any
 ) -> dict[str, str]:
-    """The variables that give it an agent of ours, which may do nothing but what is allowed; or which
-    asks before all but reading."""
+    """The environment variables that configure an agent of ours: with only the tools that are allowed; or, if
+    asks_permission, with all tools, and a question before all but reading."""
     tools = {"*": False} | dict.fromkeys(split_names(extra.get("allowed_tools") or []), True)
     allowed = ("read", "glob", "grep", "list") if asks_permission else [t for t in tools if t != "*"]
     rules = {"*": "ask" if asks_permission else "deny"} | dict.fromkeys(allowed, "allow")
@@ -802,7 +815,7 @@ def opencode_settings(
                 "prompt": system or "You are a helpful assistant.",
                 **(
                     {"permission": rules} if asks_permission else {"tools": tools}
-                ),  # a tool turned on is allowed
+                ),  # an enabled tool is also permitted
                 "mode": "primary",
             }
         },
@@ -820,38 +833,38 @@ def opencode_settings(
 
 
 class PlainTextDecoder(AgentDecoder):
-    """Standard output is the answer; the exit code is the only verdict there is."""
+    """Decodes plain text: standard output is the answer, and the exit code decides on success."""
 
     def feed(self, frame: Frame) -> Iterator[Event]:
-        """Each line with its line end; at the exit, whether it went well."""
+        """The text of each line with its line break; at the exit, an error unless it succeeded."""
         if frame.name != "exit":
-            words = ANSI.sub("", frame.data) if "\x1b" in frame.data else frame.data
-            yield from self._emit_text(words + ("" if frame.tail else "\n"))
+            text = ANSI.sub("", frame.data) if "\x1b" in frame.data else frame.data
+            yield from self._emit_text(text + ("" if frame.tail else "\n"))
             return
         self._exit, self.done = parse_object(frame.data), True
-        rc, told = self._exit.get("rc"), " ".join(as_text(self._exit.get("stderr")).split())[-400:]
+        rc, stderr = self._exit.get("rc"), " ".join(as_text(self._exit.get("stderr")).split())[-400:]
         if self._pieces and rc == 0:
             self._set_finished("stop")
         elif not self._pieces:
             raise agent_error(
-                None, told or (f"exit code {as_text(rc)}" if rc else "it printed nothing"), self.provider
+                None, stderr or (f"exit code {as_text(rc)}" if rc else "it printed nothing"), self.provider
             )
 
 
 def encode_plain(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:
-    """The row's command as it stands: any that reads a prompt on standard input and writes an answer;
-    `{model}` in its words is the model."""
+    """The row's command as it is: any program that reads a prompt from standard input and writes an answer;
+    `{model}` in its arguments is replaced."""
     extra = check_options(request, provider, ("cwd",))
     system, prompt = system_and_prompt(request, provider)
-    made = build_process_call(
+    call = build_process_call(
         provider, [], f"{system}\n\n{prompt}" if system else prompt, key, cwd=extra.get("cwd")
     )
     return ProcessCall(
-        tuple(w.replace("{model}", request.model) for w in made.argv),
-        made.stdin,
-        made.env,
-        made.cwd,
-        made.passthrough_env,
+        tuple(w.replace("{model}", request.model) for w in call.argv),
+        call.stdin,
+        call.env,
+        call.cwd,
+        call.passthrough_env,
     )
 
 

@@ -51,8 +51,8 @@ class SessionDecoder(OpenCodeDecoder):
         elif kind == "message.updated":
             yield from self._message(obj(of.get("info")))
         elif kind == "session.status" and obj(of.get("status")).get("type") == "retry":
-            yield from self._restart("OpenCode sent its request again after a broken stream.")
-            yield Notice("retry", f"OpenCode retries: {as_text(obj(of['status']).get('message'))}", of)
+            yield from self._restart()
+            yield Notice("retry", f"OpenCode is retrying: {as_text(obj(of['status']).get('message'))}", of)
         elif kind == "session.error":
             self._raise_error(obj(of.get("error")))
         elif kind == "session.idle":

@@ -1,15 +1,14 @@
 """The long-lived modes of headless CLIs: claude's stream-json input, codex's app-server, the Agent Client
 Protocol. Pure.
 
-An AgentProtocol holds what one running command and we say to each other: it opens the conversation, answers
-what the command asks (never with a permission), and knows when a turn is over. What a turn says is read by a
-decoder of its own. As measured with claude 2.1.197 and 2.1.329, codex 0.169.0, gemini 0.61.0, copilot 1.0.102
-and opencode 1.18.33.
+An AgentProtocol implements the exchange with one running command: it opens sessions, answers the command's
+requests (a permission only as the user decides), and knows when a turn is over. The lines of a turn are read
+by a decoder of its own. As measured with claude 2.1.197 and 2.1.329, codex 0.169.0, gemini 0.61.0, copilot
+1.0.102 and opencode 1.18.33.
 
-The package agent-client-protocol (0.12.1) does not take this file's place: an update of a kind that it does
-not know, or a call without its title, is pydantic's error there and one line among others here; its
-connection reads by itself, so that no line would have the time at which it came; its import takes 0.4 s of
-processor time.
+The package agent-client-protocol (0.12.1) cannot replace this file: an update of an unknown kind, or a call
+without a title, is a pydantic error there and a skipped line here; its connection reads by itself, so that
+lines would have no time of arrival; and its import takes 0.4 s of processor time.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ from .one_shot import ClaudeDecoder, emit_codex_item
 
 T = TypeVar("T")
 _NO_METHOD = -32601
-# What copilot tells as if its model said it: before an answer, and in place of one.
+# Messages of copilot that come as text of the model: before an answer, and instead of one.
 _BANNER = re.compile(r"Info: (?:Disabled tools|Unknown tool name|Request failed due to )")
 _FAILED, _AGAIN = "Error: ", "Retrying..."
 _REASONS: dict[str, FinishReason] = {
@@ -60,12 +59,12 @@ _REASONS: dict[str, FinishReason] = {
 }
 
 
-_MAX_SESSIONS = 64  # of which an Agent Client Protocol command's counts are remembered
+_MAX_SESSIONS = 64  # whose usage so far is stored for an Agent Client Protocol command
 
 
 class _Protocol(ABC):
-    """What is known of a conversation with a command. asked: what it asks to be allowed; denied: the calls of
-    tools that were refused, by their ids."""
+    """Base class of protocols. asks_permission: permissions are passed to the user, else refused; denied: the
+    refused permissions by tool call id."""
 
     multi_session = True
 
@@ -76,42 +75,44 @@ class _Protocol(ABC):
         self._objects = ObjectReader()
 
     def handle_line(self, line: str) -> list[str]:
-        """The next step, once what it waits for is answered; a refusal of whatever the command asks for."""
+        """The lines to write in answer to a line: the next step of ours, or the answer to a request."""
         return [answer for value in self._objects.read(line)[0] for answer in self._handle_object(value)]
 
     @abstractmethod
     def _handle_object(self, value: dict[str, Any]) -> list[str]:
-        """What to write in answer to an object."""
+        """The lines to write in answer to an object."""
 
-    def _request_permission(self, asked: Permission, *, told: bool) -> list[str]:
-        """What the command asks to be allowed waits for the user where it is `told`, else it is refused."""
-        if told:
-            self.pending_permissions.append(asked)
-        return [] if told else self.answer_permission(asked, False)
+    def _request_permission(self, permission: Permission, *, ask_user: bool) -> list[str]:
+        """Adds a permission to the pending ones if `ask_user`, else refuses it. Returns the lines to
+        write."""
+        if ask_user:
+            self.pending_permissions.append(permission)
+        return [] if ask_user else self.answer_permission(permission, False)
 
     def answer_permission(self, permission: Permission, allow: bool) -> list[str]:
-        """The answer in the protocol's own words."""
+        """The lines that answer a permission request."""
         self.denied |= {} if allow else {permission.id: permission}
         return [json.dumps(self._permission_answer(permission, allow))]
 
-    def _permission_answer(self, asked: Permission, yes: bool) -> dict[str, Any]:
-        return {"jsonrpc": "2.0", "id": asked.request, "result": asked.decisions[0 if yes else 1]}
+    def _permission_answer(self, permission: Permission, allow: bool) -> dict[str, Any]:
+        return {"jsonrpc": "2.0", "id": permission.request, "result": permission.decisions[0 if allow else 1]}
 
 
 class ClaudeProtocol(_Protocol):
-    """stream-json in both directions. One process is one conversation."""
+    """claude's stream-json in both directions. A process has one session."""
 
     multi_session = False
 
     def __init__(self, provider: Endpoint, *, asks_permission: bool = False) -> None:
         super().__init__(provider, asks_permission=asks_permission)
-        self.cost = 0.0  # US dollars so far: a result tells the sum
+        self.cost = 0.0  # US dollars so far: a result has the total of the process
         self._pieces = False
         self._waiting_lines: list[str] = []
 
     def start_turn(self, turn: SessionTurn, session: str) -> list[str]:
-        """The turn; before the first one, the opening, whose answer the turn waits for."""
-        words = json.dumps(
+        """The line of the turn; for the first turn the initialize request, whose answer the turn waits
+        for."""
+        line = json.dumps(
             {
                 "type": "user",
                 "message": {"role": "user", "content": turn.prompt if session else turn.full_prompt},
@@ -121,8 +122,8 @@ class ClaudeProtocol(_Protocol):
         )
         self.busy, self.session = True, "default"
         if self._pieces:
-            return [words]
-        self._waiting_lines.append(words)
+            return [line]
+        self._waiting_lines.append(line)
         return [self._control("initialize", hooks=None)]
 
     def _handle_object(self, value: dict[str, Any]) -> list[str]:
@@ -131,37 +132,37 @@ class ClaudeProtocol(_Protocol):
             self._pieces, waiting, self._waiting_lines = True, self._waiting_lines, []
             return waiting
         if kind == "control_request":
-            wish, ident = obj(value.get("request")), value.get("request_id")
-            asked = Permission(
-                _request_id(ident),
-                as_text(wish.get("tool_use_id")),
-                as_text(wish.get("tool_name")) or "tool",
-                wish.get("input"),
+            request, request_id = obj(value.get("request")), value.get("request_id")
+            permission = Permission(
+                _request_id(request_id),
+                as_text(request.get("tool_use_id")),
+                as_text(request.get("tool_name")) or "tool",
+                request.get("input"),
                 self.provider.label or self.provider.name,
             )
             return self._request_permission(
-                asked, told=self.asks_permission and wish.get("subtype") == "can_use_tool"
+                permission, ask_user=self.asks_permission and request.get("subtype") == "can_use_tool"
             )
         if kind == "result":
             self.busy = False
         return []
 
-    def _permission_answer(self, asked: Permission, yes: bool) -> dict[str, Any]:
-        """The tool's use allowed with the arguments that were shown, or denied."""
+    def _permission_answer(self, permission: Permission, allow: bool) -> dict[str, Any]:
+        """Allows the tool with the arguments that were shown, or denies it."""
         answer = (
-            {"behavior": "allow", "updatedInput": asked.arguments}
-            if yes
+            {"behavior": "allow", "updatedInput": permission.arguments}
+            if allow
             else {"behavior": "deny", "message": "Not allowed."}
         )
-        response = {"subtype": "success", "request_id": asked.request, "response": answer}
+        response = {"subtype": "success", "request_id": permission.request, "response": answer}
         return {"type": "control_response", "response": response}
 
     def interrupt(self) -> list[str]:
-        """A request to stop, which the command answers with a result."""
+        """The request to stop, which the command answers with a result."""
         return [self._control("interrupt")] if self._pieces else []
 
     def decoder(self) -> Decoder:
-        """The lines of one turn."""
+        """The decoder of one turn."""
         return _ClaudeTurnDecoder(self.provider, self)
 
     @staticmethod
@@ -176,7 +177,7 @@ class ClaudeProtocol(_Protocol):
 
 
 class _ClaudeTurnDecoder(ClaudeDecoder):
-    """A turn's lines; a result's cost is the process's so far."""
+    """Decodes the lines of one turn; the cost in a result is the total of the process."""
 
     def __init__(self, provider: Endpoint, protocol: ClaudeProtocol) -> None:
         super().__init__(provider)
@@ -191,29 +192,29 @@ class _ClaudeTurnDecoder(ClaudeDecoder):
 
 
 def _request_id(value: Any) -> str | int | float | None:
-    """A request's own name, as it is sent back."""
+    """The id of a request, as it must be sent back; None for an invalid one."""
     return value if isinstance(value, (str, int, float)) else None
 
 
-def _swap_stored(kept: dict[str, T], session: str, value: T) -> T | None:
-    """What was kept for a session, which is now `value`; those told longest ago are forgotten."""
-    before = kept.pop(session, None)
-    kept[session] = value
-    while len(kept) > _MAX_SESSIONS:
-        del kept[next(iter(kept))]
+def _swap_stored(stored: dict[str, T], session: str, value: T) -> T | None:
+    """Stores `value` for a session and returns its previous value; drops the oldest beyond _MAX_SESSIONS."""
+    before = stored.pop(session, None)
+    stored[session] = value
+    while len(stored) > _MAX_SESSIONS:
+        del stored[next(iter(stored))]
     return before
 
 
 def _invalid_message(provider: Endpoint, what: str) -> ProtocolError:
     return ProtocolError(
-        f"{provider.label or provider.name} said what cannot be understood ({what}).",
+        f"{provider.label or provider.name} sent an invalid message ({what}).",
         hint="Leave keep out, and report this.",
     )
 
 
 class _JsonRpcProtocol(_Protocol):
-    """JSON-RPC over lines. Requests have numbers; an answer to one leads to the next step. client: what we
-    say of ourselves in the first."""
+    """Base class of protocols with JSON-RPC over lines. Requests are numbered; the answer to one leads to the
+    next step. client: the parameters of the initialize request."""
 
     client: ClassVar[Mapping[str, Any]]
 
@@ -222,11 +223,12 @@ class _JsonRpcProtocol(_Protocol):
     ) -> None:
         super().__init__(provider, asks_permission=asks_permission)
         self.model, self.system, self.folder = model, system, folder
-        self._pending_requests: dict[int, str] = {}  # a request's number, and its method
+        self._pending_requests: dict[int, str] = {}  # methods by number
         self._next, self._ready, self._prompt_text = 0, False, ""
 
     def start_turn(self, turn: SessionTurn, session: str) -> list[str]:
-        """The turn, or what must come before it: the opening of a command just started, a new session."""
+        """The lines to write first: the prompt, or the requests that must come before it (initialize, or a
+        new session)."""
         self.busy, self.session, self._prompt_text = (
             True,
             session,
@@ -244,11 +246,11 @@ class _JsonRpcProtocol(_Protocol):
                 obj(value.get("params")),
                 _request_id(value["id"]),
             )
-            asked = self._permission(method, params, ident)
-            if asked is not None:
-                return self._request_permission(asked, told=self.asks_permission)
-            no = {"code": _NO_METHOD, "message": "Not supported."}
-            return [json.dumps({"jsonrpc": "2.0", "id": ident, "error": no})]
+            permission = self._permission(method, params, ident)
+            if permission is not None:
+                return self._request_permission(permission, ask_user=self.asks_permission)
+            error = {"code": _NO_METHOD, "message": "Not supported."}
+            return [json.dumps({"jsonrpc": "2.0", "id": ident, "error": error})]
         if "method" in value:
             return self._handle_notification(as_text(value["method"]), obj(value.get("params")))
         method = self._pending_requests.pop(value["id"], "") if isinstance(value.get("id"), int) else ""
@@ -268,30 +270,29 @@ class _JsonRpcProtocol(_Protocol):
 
     @abstractmethod
     def _prompt_request(self, text: str) -> str:
-        """The request for an answer in the session."""
+        """The request that sends a prompt to the session."""
 
     def _set_session(self, session: Any) -> list[str]:
-        """Takes the new session's name; nothing is to be written for it. Raises ProtocolError where it has
-        none."""
+        """Stores the id of the new session; returns no lines. Raises ProtocolError for a missing id."""
         self.session = as_text(session)
         if not self.session:
-            raise _invalid_message(self.provider, "a session without a name")
+            raise _invalid_message(self.provider, "a session without an id")
         return []
 
     @abstractmethod
     def _handle_result(self, method: str, result: dict[str, Any]) -> list[str]:
-        """The next step, after the answer to a request of ours."""
+        """The lines to write after the result of a request of ours."""
 
     def _handle_notification(self, method: str, params: dict[str, Any]) -> list[str]:
         return []
 
     @abstractmethod
     def _permission(self, method: str, params: dict[str, Any], ident: Any) -> Permission | None:
-        """What a request asks to be allowed; None where it asks for something else."""
+        """The permission that a request of the command asks for; None for other requests."""
 
 
 class CodexProtocol(_JsonRpcProtocol):
-    """codex app-server: threads with turns, real deltas."""
+    """codex app-server: threads with turns, and deltas."""
 
     client: ClassVar[Mapping[str, Any]] = {"clientInfo": {"name": "nbllm", "title": "nbllm", "version": "1"}}
 
@@ -307,7 +308,7 @@ class CodexProtocol(_JsonRpcProtocol):
     ) -> None:
         super().__init__(provider, model, system, folder, asks_permission=asks_permission)
         self.sandbox = sandbox
-        self._changes: dict[str, Any] = {}  # the changes of files under way, by their item
+        self._changes: dict[str, Any] = {}  # file changes by item id, until the turn ends
         self._turn_id = ""
         self._stopping = False
 
@@ -356,11 +357,11 @@ class CodexProtocol(_JsonRpcProtocol):
         arguments = {k: v for k in _CODEX_SHOWN if (v := params.get(k)) not in (None, [])}
         if method == "item/fileChange/requestApproval":
             arguments["changes"] = self._changes.get(item)
-        words = ({"decision": "accept"}, {"decision": "decline"})
-        return Permission(ident, item, _CODEX_ASKS[method], arguments, label, words)
+        decisions = ({"decision": "accept"}, {"decision": "decline"})
+        return Permission(ident, item, _CODEX_ASKS[method], arguments, label, decisions)
 
     def interrupt(self) -> list[str]:
-        """A request to stop the turn, as soon as it has a name."""
+        """The request to stop the turn, once its id is known."""
         self._stopping = True
         return (
             [self._request("turn/interrupt", {"threadId": self.session, "turnId": self._turn_id})]
@@ -369,12 +370,12 @@ class CodexProtocol(_JsonRpcProtocol):
         )
 
     def decoder(self) -> Decoder:
-        """The lines of one turn."""
+        """The decoder of one turn."""
         return _CodexTurnDecoder(self.provider, self)
 
 
 class _CodexTurnDecoder(AgentDecoder):
-    """A turn's notifications: deltas by item, usage of the turn, how it ended."""
+    """Decodes the notifications of one turn: deltas by item, its usage, its end."""
 
     def __init__(self, provider: Endpoint, protocol: CodexProtocol) -> None:
         super().__init__(provider)
@@ -386,10 +387,10 @@ class _CodexTurnDecoder(AgentDecoder):
             raise agent_error(None, value["error"], self.provider, value)
         thread = as_text(params.get("threadId")) or as_text(obj(params.get("thread")).get("id"))
         if thread and self._protocol.session and thread != self._protocol.session:
-            return  # a sub-agent's, whose words are no part of the answer
+            return  # of a sub-agent, whose text is not part of the answer
         if method == "thread/started":
-            begun = obj(params.get("thread"))
-            yield from self._emit_started(begun.get("id"), begun.get("model"))
+            thread_info = obj(params.get("thread"))
+            yield from self._emit_started(thread_info.get("id"), thread_info.get("model"))
         elif method == "item/agentMessage/delta":
             yield from self._delta(as_text(params.get("itemId")), as_text(params.get("delta")))
         elif method in ("item/reasoning/textDelta", "item/reasoning/summaryTextDelta"):
@@ -397,26 +398,26 @@ class _CodexTurnDecoder(AgentDecoder):
         elif method in ("item/started", "item/completed"):
             yield from self._handle_item(obj(params.get("item")), completed=method == "item/completed")
         elif method == "thread/tokenUsage/updated":
-            u = obj(obj(params.get("tokenUsage")).get("last"))
+            usage = obj(obj(params.get("tokenUsage")).get("last"))
             yield usage_report(
-                count(u.get("inputTokens")),
-                count(u.get("outputTokens")),
-                u,
+                count(usage.get("inputTokens")),
+                count(usage.get("outputTokens")),
+                usage,
                 final=False,
-                cache_read_tokens=count(u.get("cachedInputTokens")),
-                cache_write_tokens=count(u.get("cacheWriteInputTokens")),
-                reasoning_tokens=count(u.get("reasoningOutputTokens")),
+                cache_read_tokens=count(usage.get("cachedInputTokens")),
+                cache_write_tokens=count(usage.get("cacheWriteInputTokens")),
+                reasoning_tokens=count(usage.get("reasoningOutputTokens")),
             )
         elif method == "error":
             yield from self._handle_error(params)
         elif method == "turn/completed":
             self._handle_turn_end(obj(params.get("turn")))
 
-    def _delta(self, item: str, words: str) -> Iterator[Event]:
+    def _delta(self, item: str, text: str) -> Iterator[Event]:
         first, self._item = item != self._item, item
         if first:
-            yield from self._restart("The CLI asked again after a broken stream.")
-        yield from self._emit_paragraph(words) if first else self._emit_text(words)
+            yield from self._restart()
+        yield from self._emit_paragraph(text) if first else self._emit_text(text)
 
     def _handle_item(self, item: dict[str, Any], *, completed: bool) -> Iterator[Event]:
         kind, ident = as_text(item.get("type")), as_text(item.get("id"))
@@ -450,11 +451,11 @@ _CODEX_SHOWN = ("command", "cwd", "reason", "grantRoot", "networkApprovalContext
 
 
 class AcpProtocol(_JsonRpcProtocol):
-    """The Agent Client Protocol (agentclientprotocol.com): initialize, perhaps authenticate, a session,
-    prompts in it.
+    """The Agent Client Protocol (agentclientprotocol.com): initialize, authenticate if necessary, open a
+    session, send prompts.
 
-    login: the method by which a key is taken, where one was given; agent: the mode to choose, "" for the
-    agent's own.
+    login: the authentication method for a key, "" without a key; agent: the mode to set, "" for the default;
+    cumulative: usage is reported as the session's total so far.
     """
 
     client: ClassVar[Mapping[str, Any]] = {
@@ -476,9 +477,9 @@ class AcpProtocol(_JsonRpcProtocol):
     ) -> None:
         super().__init__(provider, model, system, folder, asks_permission=asks_permission)
         self.login, self.agent = login, agent
-        self.cumulative = cumulative  # usage is told as the session's so far
-        self.totals: dict[str, dict[str, int]] = {}  # what each session had used
-        self.costs: dict[str, float] = {}  # and what it had cost, in US dollars: that is always the sum
+        self.cumulative = cumulative
+        self.totals: dict[str, dict[str, int]] = {}  # usage so far, by session
+        self.costs: dict[str, float] = {}  # US dollars so far, by session: always reported as a total
 
     def _new_session_request(self) -> str:
         return self._request("session/new", {"cwd": self.folder, "mcpServers": []})
@@ -490,7 +491,7 @@ class AcpProtocol(_JsonRpcProtocol):
 
     def _handle_result(self, method: str, result: dict[str, Any]) -> list[str]:
         if method == "initialize" and not isinstance(result.get("authMethods"), (list, type(None))):
-            raise _invalid_message(self.provider, "authMethods is no list")
+            raise _invalid_message(self.provider, "authMethods is not a list")
         if method == "initialize" and self.login in [m.get("id") for m in items(result.get("authMethods"))]:
             return [self._request("authenticate", {"methodId": self.login})]
         if method in ("initialize", "authenticate"):
@@ -516,7 +517,7 @@ class AcpProtocol(_JsonRpcProtocol):
             as_text(o.get("kind")): as_text(o.get("optionId"))
             for o in reversed([*items(params.get("options"))])
         }
-        yes, no = (
+        allow, reject = (
             {
                 "outcome": {"outcome": "selected", "optionId": kinds[k]}
                 if kinds.get(k)
@@ -528,10 +529,10 @@ class AcpProtocol(_JsonRpcProtocol):
         arguments = {k: call[k] for k in ("rawInput", "content", "locations") if call.get(k)}
         name = as_text(call.get("title")) or as_text(call.get("kind")) or "tool"
         label = self.provider.label or self.provider.name
-        return Permission(ident, as_text(call.get("toolCallId")), name, arguments, label, (yes, no))
+        return Permission(ident, as_text(call.get("toolCallId")), name, arguments, label, (allow, reject))
 
     def interrupt(self) -> list[str]:
-        """A word to stop; the prompt is then answered as cancelled."""
+        """The notification that cancels the turn; the prompt is then answered as cancelled."""
         return (
             [
                 json.dumps(
@@ -543,12 +544,12 @@ class AcpProtocol(_JsonRpcProtocol):
         )
 
     def decoder(self) -> Decoder:
-        """The lines of one turn."""
+        """The decoder of one turn."""
         return _AcpTurnDecoder(self.provider, self)
 
 
 class _AcpTurnDecoder(AgentDecoder):
-    """A turn's updates, and the answer to its prompt."""
+    """Decodes the updates of one turn, and the result of its prompt."""
 
     def __init__(self, provider: Endpoint, protocol: AcpProtocol) -> None:
         super().__init__(provider)
@@ -564,7 +565,7 @@ class _AcpTurnDecoder(AgentDecoder):
                 agent_error(None, e, self.provider, value)
                 for e in (error_text(value["error"]), value["error"])
             ]
-            # by its words first: gemini's code is 500 whatever it tells
+            # the message first: gemini's code is 500 for every error
             raise next((e for e in found if type(e) is not ProviderError), found[-1])
         if "sessionId" in result:
             yield from self._emit_started(result["sessionId"], self._protocol.model or None)
@@ -577,16 +578,16 @@ class _AcpTurnDecoder(AgentDecoder):
             yield from self._update(obj(value["params"].get("update")))
 
     def _update(self, update: dict[str, Any]) -> Iterator[Event]:
-        kind, words = update.get("sessionUpdate"), as_text(obj(update.get("content")).get("text"))
-        if kind == "agent_message_chunk" and _BANNER.match(words) and (_AGAIN in words or not self._pieces):
-            yield Notice("retry" if _AGAIN in words else "warning", words, update)
+        kind, text = update.get("sessionUpdate"), as_text(obj(update.get("content")).get("text"))
+        if kind == "agent_message_chunk" and _BANNER.match(text) and (_AGAIN in text or not self._pieces):
+            yield Notice("retry" if _AGAIN in text else "warning", text, update)
         elif kind == "agent_message_chunk":
             if update.get("messageId") != self._message:
-                yield from self._restart("The CLI asked again after a broken stream.")
+                yield from self._restart()
             self._message = update.get("messageId")
-            yield from self._emit_text(words)
+            yield from self._emit_text(text)
         elif kind == "agent_thought_chunk":
-            yield ReasoningDelta(words)
+            yield ReasoningDelta(text)
         elif kind == "tool_call":
             self._end_message()
             yield from self._handle_tool_update(update)
@@ -597,77 +598,88 @@ class _AcpTurnDecoder(AgentDecoder):
             self._cost = as_number(obj(update.get("cost")).get("amount")) or None
 
     def _handle_tool_update(self, update: dict[str, Any]) -> Iterator[Event]:
-        """A tool's call, or what is new of it: an update holds the changes alone."""
+        """The events for a tool call or its update, which contains only the changed fields."""
         ident = as_text(update.get("toolCallId"))
         call = self._calls.setdefault(ident, {})
         call.update({k: v for k, v in update.items() if v is not None})
-        name, given, told = call.get("title") or call.get("kind"), call.get("rawInput"), call.get("status")
-        if given is not None or told in ("in_progress", "completed", "failed"):
-            yield from self._emit_tool(ident, name, given)
-        if told in ("completed", "failed"):
+        name, arguments, status = (
+            call.get("title") or call.get("kind"),
+            call.get("rawInput"),
+            call.get("status"),
+        )
+        if arguments is not None or status in ("in_progress", "completed", "failed"):
+            yield from self._emit_tool(ident, name, arguments)
+        if status in ("completed", "failed"):
             result = result_content(call.get("content")) or call.get("rawOutput")
-            word = tool_outcome(failed=told == "failed", denied=ident in self._protocol.denied)
-            yield from self._emit_tool_end(ident, result, word)
+            outcome = tool_outcome(failed=status == "failed", denied=ident in self._protocol.denied)
+            yield from self._emit_tool_end(ident, result, outcome)
             self._calls.pop(ident)
 
     def _handle_prompt_result(self, result: dict[str, Any]) -> Iterator[Event]:
         self.done = True
-        for no in self._protocol.denied.values():  # some end the turn at a no, and tell no more of the tool
-            yield from self._emit_tool_end(no.id, None, "refused", no.name, no.arguments)
+        # some agents end the turn after a refusal, without an update of the tool
+        for permission in self._protocol.denied.values():
+            yield from self._emit_tool_end(
+                permission.id, None, "refused", permission.name, permission.arguments
+            )
         self._protocol.denied = {}
         usage = obj(result.get("usage"))
-        counts = obj(obj(obj(result.get("_meta")).get("quota")).get("token_count"))  # gemini's place for them
-        told = None
+        counts = obj(obj(obj(result.get("_meta")).get("quota")).get("token_count"))  # gemini's usage
+        report = None
         if usage:
-            told = self._usage_report({k: n for k, v in usage.items() if (n := count(v)) is not None})
+            report = self._usage_report({k: n for k, v in usage.items() if (n := count(v)) is not None})
         elif counts:
-            told = usage_report(count(counts.get("input_tokens")), count(counts.get("output_tokens")), counts)
-        yield from (told,) if told else ()
-        words, made = "".join(self._pieces), told and told.usage.output_tokens
-        if self.provider.dialect == "cli_copilot" and words.startswith(_FAILED) and not made:
-            raise agent_error(None, words.removeprefix(_FAILED), self.provider, result)
+            report = usage_report(
+                count(counts.get("input_tokens")), count(counts.get("output_tokens")), counts
+            )
+        yield from (report,) if report else ()
+        text, output_tokens = "".join(self._pieces), report and report.usage.output_tokens
+        if self.provider.dialect == "cli_copilot" and text.startswith(_FAILED) and not output_tokens:
+            raise agent_error(None, text.removeprefix(_FAILED), self.provider, result)
         reason = as_text(result.get("stopReason"))
         if reason == "end_turn" and counts and not any(counts.values()):
-            # gemini, whose tries have all broken off: what is there of each stands one after the other
+            # gemini after several broken attempts, whose pieces of text follow each other
             raise agent_error(None, "the answer broke off, and no token was counted", self.provider, result)
         self._finished = Finished(_REASONS.get(reason, "other"), reason)
 
-    def _usage_report(self, told: dict[str, int]) -> UsageReport:
-        """Usage in our meaning: of the turn alone, cached input and thinking counted in, as copilot has them
-        and opencode has not."""
+    def _usage_report(self, counts: dict[str, int]) -> UsageReport:
+        """The usage of the turn, with cached input and thinking included, as copilot's counts are and
+        opencode's are not."""
         before = (
-            _swap_stored(self._protocol.totals, self._protocol.session, told) or {}
+            _swap_stored(self._protocol.totals, self._protocol.session, counts) or {}
             if self._protocol.cumulative
             else {}
         )
-        u = {k: max(0, v - before.get(k, 0)) for k, v in told.items()}
-        given, made = u.get("inputTokens"), u.get("outputTokens")
-        read, written, thought = map(u.get, ("cachedReadTokens", "cachedWriteTokens", "thoughtTokens"))
-        beside = add_counts(0, read, written, thought)
-        apart = bool(beside) and u.get("totalTokens") == add_counts(0, given, made, beside)
-        raw: dict[str, Any] = dict(u)
+        turn = {k: max(0, v - before.get(k, 0)) for k, v in counts.items()}
+        input_tokens, output_tokens = turn.get("inputTokens"), turn.get("outputTokens")
+        read, written, reasoning = map(turn.get, ("cachedReadTokens", "cachedWriteTokens", "thoughtTokens"))
+        separate = add_counts(0, read, written, reasoning)
+        is_separate = bool(separate) and turn.get("totalTokens") == add_counts(
+            0, input_tokens, output_tokens, separate
+        )
+        raw: dict[str, Any] = dict(turn)
         if self._cost is not None:
             raw["cost"] = self._cost - (
                 _swap_stored(self._protocol.costs, self._protocol.session, self._cost) or 0.0
             )
         return usage_report(
-            add_counts(given, read, written) if apart else given,
-            add_counts(made, thought) if apart else made,
+            add_counts(input_tokens, read, written) if is_separate else input_tokens,
+            add_counts(output_tokens, reasoning) if is_separate else output_tokens,
             raw,
             cache_read_tokens=read,
             cache_write_tokens=written,
-            reasoning_tokens=thought,
+            reasoning_tokens=reasoning,
         )
 
 
-# --- how each is run ---
+# --- calls ---
 
 
 def encode_session_call(request: Request, provider: Endpoint, key: Secret | None) -> AgentCall | SessionCall:
-    """The request as a turn with the row's command in its long-lived mode. Raises ConfigError where it has
-    none."""
+    """The request as a turn with the row's command in its long-lived mode. Raises ConfigError for a command
+    without such a mode."""
     if provider.dialect == opencode_protocol.DIALECT.name:
-        return opencode_protocol.encode(request, provider, key)  # whose sessions stay in any case
+        return opencode_protocol.encode(request, provider, key)  # its sessions always stay open
     if provider.dialect not in _ENCODERS:
         raise ConfigError(
             f"{provider.label or provider.name} has no long-lived mode.",
@@ -677,46 +689,46 @@ def encode_session_call(request: Request, provider: Endpoint, key: Secret | None
 
 
 def encode_execute_call(request: Request, provider: Endpoint, key: Secret | None) -> AgentCall:
-    """The request as a turn with a command that may use its own tools, and asks before those that change
-    something. Raises ConfigError where it is none of the five."""
+    """The request as a turn with a command that may use its own tools, and asks for permission before those
+    that change something. Raises ConfigError for other providers than the five CLIs."""
     check_mode(provider, "execute")
-    extra = ("max_turns", "cwd") if provider.dialect == "cli_claude" else ("cwd",)
-    check_options(request, provider, extra)  # what it may use is said by the mode
+    supported = ("max_turns", "cwd") if provider.dialect == "cli_claude" else ("cwd",)
+    check_options(request, provider, supported)  # not the options on tools, which the mode decides
     return _ENCODERS[provider.dialect](request, provider, key, True)
 
 
 def check_mode(provider: Endpoint, mode: str | None, *, simulated: bool = False) -> None:
-    """Raises ConfigError where mode= is no word for this provider."""
+    """Raises ConfigError for an unknown mode, and for a mode with a provider that has none."""
     if mode is not None and mode not in ("query", "execute"):
-        raise ConfigError(f"mode cannot be {mode!r} here.", hint="It is query or execute; batch is for rows.")
+        raise ConfigError(f"mode cannot be {mode!r} here.", hint="Use query or execute; batch is for rows.")
     if mode is not None and provider.dialect not in _ENCODERS and not simulated:
         raise ConfigError(
-            f"mode={mode} is for command-line agents, and {provider.label or provider.name} is none.",
+            f"mode={mode} is only for command-line agents, and {provider.label or provider.name} is not one.",
             hint="Leave mode out; cli/claude, cli/codex, cli/gemini, cli/copilot and cli/opencode take it.",
         )
 
 
 def _claude(request: Request, provider: Endpoint, key: Secret | None, executes: bool) -> AgentCall:
-    shot = one_shot.encode_claude(request, provider, key)
-    words, tools = list(shot.argv), shot.argv.index("--tools") + 1
-    words += ["--input-format", "stream-json"]
+    call = one_shot.encode_claude(request, provider, key)
+    args, tools = list(call.argv), call.argv.index("--tools") + 1
+    args += ["--input-format", "stream-json"]
     if executes:
-        words[tools] = "default"
-        words += ["--permission-prompt-tool", "stdio"]
+        args[tools] = "default"
+        args += ["--permission-prompt-tool", "stdio"]
     return AgentCall(
-        structs.replace(shot, argv=tuple(words), stdin=""),
+        structs.replace(call, argv=tuple(args), stdin=""),
         session_turn(request, provider),
         lambda _place: ClaudeProtocol(provider, asks_permission=executes),
     )
 
 
 def _gemini(request: Request, provider: Endpoint, key: Secret | None, executes: bool) -> AgentCall:
-    shot, said = one_shot.encode_gemini(request, provider, key), session_turn(request, provider)
-    away = {"-o", "stream-json"} | ({"--admin-policy", "{tmp}/policy.toml"} if executes else set())
-    words = tuple(w for w in shot.argv if w not in away)
+    call, turn = one_shot.encode_gemini(request, provider, key), session_turn(request, provider)
+    removed = {"-o", "stream-json"} | ({"--admin-policy", "{tmp}/policy.toml"} if executes else set())
+    args = tuple(w for w in call.argv if w not in removed)
     return AgentCall(
-        structs.replace(shot, argv=(*words, "--acp"), stdin=""),
-        said,
+        structs.replace(call, argv=(*args, "--acp"), stdin=""),
+        turn,
         lambda folder: AcpProtocol(
             provider,
             request.model,
@@ -730,19 +742,19 @@ def _gemini(request: Request, provider: Endpoint, key: Secret | None, executes: 
 
 def _codex(request: Request, provider: Endpoint, key: Secret | None, executes: bool) -> AgentCall:
     extra = check_options(request, provider, ("allowed_tools", "permission_mode", "cwd"))
-    said, sandbox = session_turn(request, provider), str(extra.get("permission_mode") or "read-only")
+    turn, sandbox = session_turn(request, provider), str(extra.get("permission_mode") or "read-only")
     if executes:
         extra, sandbox = {**extra, "allowed_tools": ["shell_tool"]}, "workspace-write"
-    system = dict(said.history[:2])["system"]
-    words = [
+    system = dict(turn.history[:2])["system"]
+    args = [
         "app-server",
         *one_shot.codex_settings(extra),
         "-c",
         f'sandbox_mode="{sandbox}"',
-    ]  # said again for each thread; here it tells commands apart
+    ]  # also sent for each thread; here it distinguishes processes in the pool
     return AgentCall(
-        build_process_call(provider, words, "", key, cwd=extra.get("cwd")),
-        said,
+        build_process_call(provider, args, "", key, cwd=extra.get("cwd")),
+        turn,
         lambda folder: CodexProtocol(
             provider, request.model, system, folder, sandbox=sandbox, asks_permission=executes
         ),
@@ -750,18 +762,16 @@ def _codex(request: Request, provider: Endpoint, key: Secret | None, executes: b
 
 
 def _copilot(request: Request, provider: Endpoint, key: Secret | None, executes: bool) -> AgentCall:
-    extra, said = (
-        check_options(request, provider, ("allowed_tools", "cwd", "trust")),
-        session_turn(request, provider),
-    )
-    system = dict(said.history[:2])["system"]
-    words = ["--acp", *one_shot.copilot_settings(request, extra)]
-    words = [w for w in words if not (executes and w.startswith("--available-tools="))]
+    extra = check_options(request, provider, ("allowed_tools", "cwd", "trust"))
+    turn = session_turn(request, provider)
+    system = dict(turn.history[:2])["system"]
+    args = ["--acp", *one_shot.copilot_settings(request, extra)]
+    args = [w for w in args if not (executes and w.startswith("--available-tools="))]
     return AgentCall(
         build_process_call(
-            provider, words, "", key, env={"COPILOT_AUTO_UPDATE": "false"}, cwd=extra.get("cwd")
+            provider, args, "", key, env={"COPILOT_AUTO_UPDATE": "false"}, cwd=extra.get("cwd")
         ),
-        structs.replace(said, full_prompt=f"{system}\n\n{said.full_prompt}") if system else said,
+        structs.replace(turn, full_prompt=f"{system}\n\n{turn.full_prompt}") if system else turn,
         lambda folder: AcpProtocol(
             provider, request.model, "", folder, cumulative=True, asks_permission=executes
         ),
@@ -769,11 +779,9 @@ def _copilot(request: Request, provider: Endpoint, key: Secret | None, executes:
 
 
 def _opencode(request: Request, provider: Endpoint, key: Secret | None, executes: bool) -> AgentCall:
-    extra, said = (
-        check_options(request, provider, ("allowed_tools", "cwd", "trust")),
-        session_turn(request, provider),
-    )
-    system, retold = fit_system_prompt(dict(said.history[:2])["system"], said.full_prompt)
+    extra = check_options(request, provider, ("allowed_tools", "cwd", "trust"))
+    turn = session_turn(request, provider)
+    system, full_prompt = fit_system_prompt(dict(turn.history[:2])["system"], turn.full_prompt)
     env = one_shot.opencode_settings(
         system,
         extra,
@@ -791,7 +799,7 @@ def _opencode(request: Request, provider: Endpoint, key: Secret | None, executes
             cwd=extra.get("cwd"),
             passthrough_env=one_shot.opencode_passes(provider, request.model),
         ),
-        structs.replace(said, full_prompt=retold),
+        structs.replace(turn, full_prompt=full_prompt),
         lambda folder: AcpProtocol(
             provider, request.model, "", folder, agent="nbllm", asks_permission=executes
         ),

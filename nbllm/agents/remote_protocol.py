@@ -188,19 +188,19 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> RemoteCa
             hint=f"Use {provider.name} without a model's name.",
         )
     check_options(request, provider, ())
-    messages = [_with_captions(m) for m in request.messages]
-    before = session_turn(replace(request, messages=tuple(messages)), provider)
+    messages = tuple(_with_captions(m) for m in request.messages)
+    turn = session_turn(replace(request, messages=messages), provider)
     last = request.messages[-1]
     files = tuple(_file_part(p) for p in last.parts if isinstance(p, (Image, Document)))
-    system = dict(before.history[:2])["system"]
+    system = dict(turn.history[:2])["system"]
     prompt = "\n".join(p.text for p in last.parts if isinstance(p, Text))
-    retold = before.full_prompt if len(before.history) > 2 else prompt
+    transcript = turn.full_prompt if len(turn.history) > 2 else prompt
+    turn = structs.replace(turn, prompt=prompt, full_prompt="\n\n".join(filter(None, (system, transcript))))
     headers = dict(provider.headers)
     if key is not None:
         name = provider.key_header or "authorization"
         headers[name] = key.reveal() if provider.key_header else f"Bearer {key.reveal()}"
-    told = structs.replace(before, prompt=prompt, full_prompt="\n\n".join(filter(None, (system, retold))))
-    return RemoteCall(provider.base_url, headers, told, files)
+    return RemoteCall(provider.base_url, headers, turn, files)
 
 
 def refusal_error(
