@@ -23,7 +23,7 @@ from typing import Any
 from . import __version__
 from .client.api import default_client
 from .core.errors import ConfigError, NbllmError
-from .core.options import CALL
+from .core.options import CALL_OPTIONS
 from .notebook.syntax.options import OPTIONS, SHORT_OPTIONS
 from .notebook.syntax.parser import CellLine, parse
 from .notebook.view.hidden import plain_text
@@ -143,7 +143,7 @@ def _quote_value(value: str, name: str = "") -> str:
 
 def call_options(line: CellLine) -> dict[str, Any]:
     """The keyword arguments of the call. Raises ConfigError for an option that only cells have."""
-    cell_option = next((n for n in line.options if OPTIONS[n].keyword not in CALL), None)
+    cell_option = next((n for n in line.options if OPTIONS[n].keyword not in CALL_OPTIONS), None)
     if cell_option is not None or line.out:
         raise ConfigError(f"{cell_option or 'out'}= is an option for notebook cells only.", hint=_HINT)
     found = {OPTIONS[n].keyword: value for n, value in line.options.items()}

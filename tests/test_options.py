@@ -15,7 +15,15 @@ from nbllm.bench import run
 from nbllm.client.client import CallOptions
 from nbllm.core.errors import ConfigError
 from nbllm.core.messages import Request
-from nbllm.core.options import ADDRESS, CALL, OPTIONS, REQUEST, SENDING, CallSpec, keywords
+from nbllm.core.options import (
+    ADDRESS_OPTIONS,
+    CALL_OPTIONS,
+    OPTIONS,
+    REQUEST_OPTIONS,
+    SENDING_OPTIONS,
+    CallSpec,
+    option_keywords,
+)
 from nbllm.notebook import session, settings
 from nbllm.notebook.completion import candidates
 from nbllm.notebook.syntax import options as line
@@ -25,12 +33,17 @@ from nbllm.routing.dialects import DIALECTS
 
 def test_a_call_takes_the_options_of_the_table():
     """The types of Client.stream's, a request's parameters, and what can be chosen."""
-    assert set(CALL) == set(typing.get_type_hints(CallOptions))
-    assert set(CALL) == {*REQUEST, *ADDRESS, *SENDING, *keywords("use")}
+    assert set(CALL_OPTIONS) == set(typing.get_type_hints(CallOptions))
+    assert set(CALL_OPTIONS) == {
+        *REQUEST_OPTIONS,
+        *ADDRESS_OPTIONS,
+        *SENDING_OPTIONS,
+        *option_keywords("use"),
+    }
     own = {"model", "messages", "strict"}  # strict is of schemas and of tools
-    assert {f.name for f in fields(Request)} - own == set(REQUEST) - {"system"}
-    assert {o.keyword for o in OPTIONS if o.scope == "call" or o.part} == {*CALL, "model"}
-    assert set(keywords("parameter")) <= {f.name for f in fields(Request)}
+    assert {f.name for f in fields(Request)} - own == set(REQUEST_OPTIONS) - {"system"}
+    assert {o.keyword for o in OPTIONS if o.scope == "call" or o.part} == {*CALL_OPTIONS, "model"}
+    assert set(option_keywords("parameter")) <= {f.name for f in fields(Request)}
 
 
 @pytest.mark.parametrize("name", ["stream", "complete"])
@@ -52,7 +65,7 @@ ODD = (
 )
 
 
-@pytest.mark.parametrize("name", [*CALL, "model", "prompt"])
+@pytest.mark.parametrize("name", [*CALL_OPTIONS, "model", "prompt"])
 def test_an_option_of_any_type_is_taken_or_refused_in_our_words(name):
     """Nothing foreign leaves a call, whatever stands in it."""
     for value in ODD:

@@ -159,8 +159,8 @@ class RemoteReply(RefusableReply):
         except errors.NbllmError:
             raise
         except Exception as exc:  # noqa: BLE001 - the SDK's own, protobuf's, and those of JSON
-            if self.sdk_client.refused is not None:
-                raise Refusal(*self.sdk_client.refused) from None
+            if self.sdk_client.error_response is not None:
+                raise Refusal(*self.sdk_client.error_response) from None
             if quiet:
                 return None
             self.task.is_over = True
@@ -173,7 +173,7 @@ class RemoteReply(RefusableReply):
 
     @property
     def _at(self) -> float:
-        return self.sdk_client.at or time.perf_counter()
+        return self.sdk_client.last_arrival or time.perf_counter()
 
     async def stop(self) -> None:
         """Ends the turn; cancels a task that still runs, within _CANCEL_TIMEOUT."""

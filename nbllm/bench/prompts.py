@@ -17,7 +17,7 @@ from ..core import codec
 from ..core.errors import ConfigError
 from ..core.extras import require_packages
 from ..core.messages import Image, Message, Text, Tool
-from ..core.options import REQUEST
+from ..core.options import REQUEST_OPTIONS
 from ..core.prompt import parse_messages as read_messages
 from ..core.prompt import parse_tools as read_tools
 from ..core.schema import provider_schema
@@ -45,7 +45,7 @@ _BUILT_IN = (
     "What is the difference between a process and a thread? Answer in one paragraph.",
     "Summarise the plot of Romeo and Juliet in fifty words.",
 )
-_OPTIONS = tuple(name for name in REQUEST if name != "system")  # system is a message
+_OPTIONS = tuple(name for name in REQUEST_OPTIONS if name != "system")  # system is a message
 _PROMPT_FIELDS = ("prompt", "text", "messages", "turns")  # fields that hold the prompt itself
 _FIELDS = ("id", *_PROMPT_FIELDS, "system", "image", "images", *_OPTIONS)
 _NAME_LIKE = re.compile(
@@ -389,7 +389,7 @@ def dump_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def load_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options from the result of `dump_options`."""
-    if not set(options) <= set(REQUEST):
+    if not set(options) <= set(REQUEST_OPTIONS):
         raise ValueError(sorted(options))
     return {
         name: codec.from_plain(value, _OPTION_TYPES[name]) if name in _OPTION_TYPES else value

@@ -24,7 +24,7 @@ from ..client.prepare import missing_key_error
 from ..client.unloading import can_unload
 from ..core import addresses, errors
 from ..core.messages import Text
-from ..core.options import ADDRESS, REQUEST, SENDING
+from ..core.options import ADDRESS_OPTIONS, REQUEST_OPTIONS, SENDING_OPTIONS
 from ..routing import prices
 from ..store import columns
 from . import counting, plan, planning, prompts
@@ -378,9 +378,9 @@ def _contestant(model_spec: Model, common: Mapping[str, Any], client: Client) ->
     options = {**common, **own_options}
     batch = options.pop("batch")
     excluded = ("failover", "hedge", "sample", "label")  # one model, and each answer anew
-    allowed = tuple(o for o in (*REQUEST, *ADDRESS, *SENDING) if o not in excluded)
+    allowed = tuple(o for o in (*REQUEST_OPTIONS, *ADDRESS_OPTIONS, *SENDING_OPTIONS) if o not in excluded)
     if batch is not None:
-        allowed = ("extra", *ADDRESS, "timeout", "retries", "dimensions", "purpose")
+        allowed = ("extra", *ADDRESS_OPTIONS, "timeout", "retries", "dimensions", "purpose")
     reject_cached_answers(options)
     tokenizer = options.pop("tokenizer", None)
     counter = counting.token_counter(tokenizer) if "tokenizer" in own_options else tokenizer
@@ -398,7 +398,7 @@ def _contestant(model_spec: Model, common: Mapping[str, Any], client: Client) ->
             if batch is None and unknown in run.__annotations__
             else errors.did_you_mean(OPTION_SYNONYMS.get(unknown, unknown), (*allowed, *run.__annotations__)),
         )
-    address = [options.pop(option, None) for option in ADDRESS]
+    address = [options.pop(option, None) for option in ADDRESS_OPTIONS]
     timeout, retries = options.pop("timeout", None), options.pop("retries", None)
     keep = bool(options.pop("keep", False))
     Timeouts.of(timeout)  # raises for invalid limits
@@ -454,7 +454,7 @@ def _restore_contestant(
     Timeouts.of(stored["timeout"])
     try:
         model = f"{provider['name']}/{stored['model']}" if requested == "auto" else requested
-        address = [by_hand[option].get(name) for option in ADDRESS]
+        address = [by_hand[option].get(name) for option in ADDRESS_OPTIONS]
         contestant = _resolve_contestant(
             client, model, address, by_hand["headers"].get(name), stored.get("batch")
         )

@@ -220,12 +220,14 @@ class CallSpec:
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
         """The options of a call from keyword arguments. Raises ConfigError for an unknown name."""
-        if unknown := next((name for name in given if name not in CALL), None):
+        if unknown := next((name for name in given if name not in CALL_OPTIONS), None):
             raise ConfigError(
                 f"A call has no option {unknown!r}.",
                 hint="nbllm.stream(...) streams an answer."
                 if unknown == "stream"
-                else did_you_mean(known if (known := ALIASES.get(unknown)) in CALL else unknown, CALL),
+                else did_you_mean(
+                    known if (known := ALIASES.get(unknown)) in CALL_OPTIONS else unknown, CALL_OPTIONS
+                ),
             )
         for name, (types, expected) in _ACCEPTED_TYPES.items():
             value = given.get(name)
@@ -238,7 +240,7 @@ class CallSpec:
 
     def selected(self, *parts: str) -> dict[str, Any]:
         """The options that are set, as keyword arguments; only those of these parts, if any are given."""
-        return {n: v for n in keywords(*(parts or _PARTS)) if (v := getattr(self, n)) is not None}
+        return {n: v for n in option_keywords(*(parts or _PARTS)) if (v := getattr(self, n)) is not None}
 
 
 # The types that options accept in Python, where nothing else checks them, and their description.
@@ -431,13 +433,13 @@ OPTIONS = tuple(_options())
 
 
 @functools.lru_cache(64)
-def keywords(*parts: str) -> tuple[str, ...]:
+def option_keywords(*parts: str) -> tuple[str, ...]:
     """The keyword arguments of a call that belong to these parts."""
     return tuple(o.keyword for o in OPTIONS if o.part in parts)
 
 
 _PARTS = ("parameter", "request", "address", "sending", "use")
-CALL = keywords(*_PARTS)
-REQUEST = keywords("parameter", "request")
-ADDRESS = keywords("address")  # base_url, dialect, api_key
-SENDING = keywords("sending")
+CALL_OPTIONS = option_keywords(*_PARTS)
+REQUEST_OPTIONS = option_keywords("parameter", "request")
+ADDRESS_OPTIONS = option_keywords("address")  # base_url, dialect, api_key
+SENDING_OPTIONS = option_keywords("sending")

@@ -20,8 +20,8 @@ from .errors import ConfigError, error_line
 from .messages import Image, picture_type
 
 DEFAULT_BUDGET = 1_000  # tokens that a value may take, unless the cell sets budget=
-SIZE_LIMIT = 20 * 2**20  # bytes; providers refuse larger requests
-CHARACTERS = 3  # per token, roughly
+FILE_SIZE_LIMIT = 20 * 2**20  # bytes; providers refuse larger requests
+CHARACTERS_PER_TOKEN = 3  # per token, roughly
 # How much of a table is shown, from most to least: rows, columns, characters of a cell. The first that fits
 # is used.
 _TABLE_SIZES = (
@@ -46,7 +46,7 @@ def format_value(value: Any, conv: str | None = None, budget: int = DEFAULT_BUDG
     if conv:
         return _CONVERSIONS[conv](value)
     formatter = find_formatter(value)
-    return formatter(value, budget * CHARACTERS) if formatter else str(value)
+    return formatter(value, budget * CHARACTERS_PER_TOKEN) if formatter else str(value)
 
 
 def find_formatter(value: Any) -> Callable[[Any, int], str] | None:
@@ -60,7 +60,7 @@ def find_formatter(value: Any) -> Callable[[Any, int], str] | None:
 def token_estimate(text: str) -> int:
     """Roughly how many tokens a text has. Counts bytes: one Chinese character is nearly one token."""
     size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-    return -(-size // CHARACTERS)
+    return -(-size // CHARACTERS_PER_TOKEN)
 
 
 # --- tables -------------------------------------------------------------------------------------------------
@@ -270,10 +270,10 @@ def render_image(name: str, value: Any) -> Image:
             f"{name} is not an image.",
             hint="Pass a figure, or an object that is shown as an image in a cell.",
         )
-    if len(found.data or b"") > SIZE_LIMIT:
+    if len(found.data or b"") > FILE_SIZE_LIMIT:
         raise ConfigError(
-            f"The picture {name} has {len(found.data or b'') / 2**20:.0f} MiB; at most {SIZE_LIMIT >> 20} "
-            f"can be sent.",
+            f"The picture {name} has {len(found.data or b'') / 2**20:.0f} MiB; "
+            f"at most {FILE_SIZE_LIMIT >> 20} can be sent.",
             hint="Make it smaller, for example with image.thumbnail((1024, 1024)).",
         )
     return found

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 import msgspec
 
 from ..core.calls import HttpCall
-from ..core.compaction import PICTURE
+from ..core.compaction import IMAGE_TOKENS
 from ._json import items, obj, string
 from ._request import dumps
 
@@ -90,7 +90,7 @@ def cacheable_prompt(call: Any) -> CacheablePrompt | None:
     for piece in ((-1, "", head), *pieces):
         text = dumps(piece)
         hashed.update(text.encode())
-        size += PICTURE if _FILE_FIELDS & {*piece[2]} else len(text) // 4
+        size += IMAGE_TOKENS if _FILE_FIELDS & {*piece[2]} else len(text) // 4
         hashes.append(hashed.hexdigest())
         sizes.append(size)
     last = [k for k in texts if pieces[k][0] == pieces[texts[-1]][0]]  # the pieces of the last question

@@ -31,8 +31,9 @@ _SDK_HEADERS = (
 @dataclass(slots=True)
 class SdkClient:
     """Settings and state of the client. url: the address that `headers` (with the key) and `guard` belong to.
-    trace: for the next request, the one that is measured. at: when the last bytes arrived. refused: (status,
-    headers, body) of the last error response. limit: bytes of all responses together."""
+    trace: for the next request, the one that is measured. last_arrival: when the last bytes arrived.
+    error_response: (status, headers, body) of the last error response. limit: bytes of all responses
+    together."""
 
     http: HttpTransport
     url: str
@@ -40,8 +41,8 @@ class SdkClient:
     guard: Guard = field(default=Guard(), repr=False)
     connect: float | None = None
     trace: Trace | None = None
-    at: float = 0.0
-    refused: tuple[int, dict[str, str], bytes] | None = None
+    last_arrival: float = 0.0
+    error_response: tuple[int, dict[str, str], bytes] | None = None
     limit: int = 2**28
 
     def client(self) -> Any:
@@ -67,8 +68,8 @@ class _Transport(httpx.AsyncBaseTransport):
             opened = sdk.http.open(PreparedRequest(call, public=public), trace, sdk.connect)
             reply = await stack.enter_async_context(opened)
             if reply.status >= 400:
-                sdk.refused = reply.status, reply.headers, await reply.body()
-                return httpx.Response(reply.status, content=sdk.refused[2], request=request)
+                sdk.error_response = reply.status, reply.headers, await reply.body()
+                return httpx.Response(reply.status, content=sdk.error_response[2], request=request)
             content_type = {k: v for k, v in reply.headers.items() if k == "content-type"}
             body = _Body(sdk, reply, trace, stack.pop_all())
             return httpx.Response(reply.status, headers=content_type, stream=body)
@@ -83,8 +84,8 @@ class _Body(httpx.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         sdk, trace = self._sdk, self._trace
         async for chunk in self._reply.chunks():
-            sdk.at = time.perf_counter()
-            trace.marks.setdefault("first_byte", sdk.at)
+            sdk.last_arrival = time.perf_counter()
+            trace.marks.setdefault("first_byte", sdk.last_arrival)
             trace.bytes_in += len(chunk)
             sdk.limit -= len(chunk)
             if sdk.limit < 0:

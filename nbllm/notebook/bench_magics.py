@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..bench.words import OPTION_SYNONYMS
 from ..core.errors import ConfigError, did_you_mean
 from ..core.messages import Message, Text
-from ..core.options import REQUEST
+from ..core.options import REQUEST_OPTIONS
 from ..core.template import fill
 from .assertions import resolve_assertion
 from .cell import build_parts
@@ -33,7 +33,7 @@ from .syntax.placeholders import reject_placeholders
 if TYPE_CHECKING:
     import pandas as pd
 
-_CALL_OPTIONS = {*REQUEST, "retries", "keep", "timeout"} - {
+_CALL_OPTIONS = {*REQUEST_OPTIONS, "retries", "keep", "timeout"} - {
     "schema",
     "tools",
 }  # options of a call that a line passes on

@@ -166,12 +166,12 @@ class Session:
 
     def prepare_call(self, question: Question, contestant: Contestant) -> tuple[Route, CallSpec]:
         """(route of the model, options of the call) for one contestant."""
-        from ..core.options import CALL, CallSpec
+        from ..core.options import CALL_OPTIONS, CallSpec
         from .question import spending_limits
 
         options = contestant.options
         route = self.client.resolve(contestant.model, options.get("base_url"), options.get("dialect"))
-        found = {name: options[name] for name in CALL if name in options} | {
+        found = {name: options[name] for name in CALL_OPTIONS if name in options} | {
             "compact": options.get("compact", "auto" if "chat" in options else None),
             "cache": options.get("cache", "auto" if options.keys() & {"chat", "tools"} else None),
             "extra": question.extra,

@@ -19,7 +19,7 @@ from ..client.client import Client
 from ..core import errors
 from ..core.calls import Guard
 from ..core.events import Fold
-from ..core.options import REQUEST
+from ..core.options import REQUEST_OPTIONS
 from ..core.strict import check_strict
 from ..dialects import batches
 from ..dialects.batches import BatchState, Collector, Outcome
@@ -143,7 +143,7 @@ class Batches:
         key = self.client.registry.key_for(route, options.get("api_key"))
         self.server = BatchServer.of(self.client, route, key)
         check_strict(options.get("strict"), self.job.shape, route.provider)
-        self._request = {n: v for n, v in options.items() if n in (*REQUEST, "strict")}
+        self._request = {n: v for n, v in options.items() if n in (*REQUEST_OPTIONS, "strict")}
         self.run = file.get("batch_run") or uuid4().hex[:8]
         file.put(batch_run=self.run)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.calls import Secret
 from ..core.errors import ConfigError, did_you_mean, similar_names
-from ..core.options import CALL
+from ..core.options import CALL_OPTIONS
 from ..core.schema import Shape
 from ..core.template import RowTemplate
 
@@ -22,7 +22,7 @@ STATUS = ("llm_status", "llm_error", "llm_cost")
 _REFUSED = {
     "budget", "schema", "tools", "tool_choice", "max_steps", "approve", "compact", "keep", "hedge", "mode",
 }  # fmt: skip
-OPTIONS = tuple(name for name in CALL if name not in _REFUSED)
+OPTIONS = tuple(name for name in CALL_OPTIONS if name not in _REFUSED)
 # How to make a table of what is none, by what it has.
 _INTO_FRAMES = {
     "to_pandas": "Give nbllm.map its to_pandas().",

@@ -19,7 +19,7 @@ from ..core import errors
 from ..core.calls import ProviderSpec, Trace
 from ..core.events import Finished, Response, Usage, UsageReport
 from ..core.messages import Request
-from ..core.options import keywords
+from ..core.options import option_keywords
 from ..dialects.embeddings import EMBEDDERS
 from ..routing import prices
 from .chunks import (
@@ -492,7 +492,9 @@ def _rates(row: Row) -> None:
 def params_json(request: Request) -> str:
     """The parameters of a request that are set, as canonical JSON, without messages and model."""
     parameters = {
-        n: getattr(request, n) for n in keywords("parameter") if getattr(request, n, None) not in (None, ())
+        n: getattr(request, n)
+        for n in option_keywords("parameter")
+        if getattr(request, n, None) not in (None, ())
     }
     more = {"tools": [t.name for t in request.tools], "schema": bool(request.schema)}
     parameters |= {n: v for n, v in more.items() if v} | {f"x.{k}": v for k, v in request.extra.items()}

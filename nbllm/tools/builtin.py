@@ -17,7 +17,7 @@ from typing import Any
 
 from ..core.errors import ConfigError, NbllmError
 from ..core.messages import Text, ToolResult
-from ..core.values import CHARACTERS, plural, truncate
+from ..core.values import CHARACTERS_PER_TOKEN, plural, truncate
 from . import functions
 from .changes import Change
 from .results import describe_error
@@ -197,7 +197,7 @@ def python(namespace: MutableMapping[str, Any], *, budget: int = _BUDGET) -> Usa
         Args:
             code: statements of Python, no magics and no shell
         """
-        return _run(code, namespace, budget * CHARACTERS)
+        return _run(code, namespace, budget * CHARACTERS_PER_TOKEN)
 
     return replace(functions.of(python, reads=False, budget=budget), source="python in this notebook")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.errors import ConfigError
 from ..core.messages import Document, Image, Message, Text, caption
-from ..core.values import CHARACTERS, SIZE_LIMIT, truncate
+from ..core.values import CHARACTERS_PER_TOKEN, FILE_SIZE_LIMIT, truncate
 from .consent import Definition, define
 from .mcp_content import Part, file_part, message_parts
 from .mcp_mend import TEXT_LIMIT, line, nearest_hint
@@ -136,7 +136,7 @@ def resource_parts(result: Any, name: str, mask: Callable[[str], str], budget: i
     """A resource's content as parts of a prompt: text under its name, at most `budget` tokens in all, images
     and PDFs. Raises ConfigError where models can read nothing of it."""
     contents = result.contents
-    share = max(1, budget // max(1, len(contents))) * CHARACTERS
+    share = max(1, budget // max(1, len(contents))) * CHARACTERS_PER_TOKEN
     parts, others = list[Part](), list[str]()
     for item in contents:
         text = getattr(item, "text", None)
@@ -148,8 +148,10 @@ def resource_parts(result: Any, name: str, mask: Callable[[str], str], budget: i
             )
         elif isinstance(part := file_part(item.blob, item.mime_type or "", name), Text):
             others.append(part.text)
-        elif len(part.data or b"") > SIZE_LIMIT:
-            others.append(f"[{len(part.data or b'') >> 20} MiB; at most {SIZE_LIMIT >> 20} can be attached]")
+        elif len(part.data or b"") > FILE_SIZE_LIMIT:
+            others.append(
+                f"[{len(part.data or b'') >> 20} MiB; at most {FILE_SIZE_LIMIT >> 20} can be attached]"
+            )
         else:
             parts.append(part)
     if not parts:

@@ -16,7 +16,7 @@ from typing import Any
 from ..core.errors import NbllmError, error_line
 from ..core.messages import Document, Image, Text, ToolCall, ToolResult, picture_type
 from ..core.values import (
-    CHARACTERS,
+    CHARACTERS_PER_TOKEN,
     DEFAULT_BUDGET,
     find_formatter,
     format_value,
@@ -118,13 +118,13 @@ def _binary(data: bytes, budget: int) -> Text | Image | Document:
     if data.startswith(b"%PDF"):
         return Document(data)
     try:
-        return Text(truncate(data.decode(), budget * CHARACTERS))
+        return Text(truncate(data.decode(), budget * CHARACTERS_PER_TOKEN))
     except UnicodeDecodeError:
         return Text(f"({plural(len(data), 'byte')}, no text)")
 
 
 def _text(value: Any, budget: int) -> str:
-    limit = budget * CHARACTERS
+    limit = budget * CHARACTERS_PER_TOKEN
     if value is None:
         return NO_VALUE
     if isinstance(value, BaseException):

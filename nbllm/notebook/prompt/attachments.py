@@ -12,7 +12,7 @@ from ...core.extras import require_packages
 from ...core.messages import Document, Image, Part, Text, picture_type
 from ...core.values import (
     DEFAULT_BUDGET,
-    SIZE_LIMIT,
+    FILE_SIZE_LIMIT,
     find_formatter,
     format_value,
     is_drawable,
@@ -113,9 +113,9 @@ def part_from_bytes(data: bytes, kind: str, name: str) -> Part:
 
 
 def _check_size(size: int, name: str) -> None:
-    if size > SIZE_LIMIT:
+    if size > FILE_SIZE_LIMIT:
         raise ConfigError(
-            f"{name} has {size / 2**20:.0f} MiB; at most {SIZE_LIMIT >> 20} can be attached.",
+            f"{name} has {size / 2**20:.0f} MiB; at most {FILE_SIZE_LIMIT >> 20} can be attached.",
             hint="Attach a smaller file or a part of it.",
         )
 
