@@ -1,8 +1,8 @@
-"""The environment in which names of providers lead to a simulator."""
+"""Environment variables that send all providers' requests to a simulator."""
 
 
-def leading_to(sim, key):
-    """Addresses of the five formats' providers, and `key` for those that want one."""
+def simulator_environment(sim, key):
+    """The base URLs of the providers of five formats, and `key` for those that require one."""
     return {
         "OPENAI_BASE_URL": sim.base_url("openai_chat"),
         "ANTHROPIC_BASE_URL": sim.base_url("anthropic"),

@@ -19,7 +19,7 @@ from nbllm.core import errors
 from nbllm.core.events import Finished, Notice, TextDelta, fold
 from nbllm.routing import registry
 
-from .simulated import leading_to
+from .simulated import simulator_environment
 
 FORMATS = ("openai/m", "responses/m", "claude/m", "gemini/m", "ollama/m")
 KEY = "sk-canary-0123456789abcdef"
@@ -33,7 +33,7 @@ def sim():
 
 @pytest.fixture(scope="module")
 def client(sim):
-    made = Client(registry.load(leading_to(sim, KEY)), retries=Retries(attempts=0))
+    made = Client(registry.load(simulator_environment(sim, KEY)), retries=Retries(attempts=0))
     yield made
     made.close()
 

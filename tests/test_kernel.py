@@ -14,7 +14,7 @@ from nbllm import simulator
 
 from .kernels import Kernel, Wire
 from .processes import LONG, comes_to
-from .simulated import leading_to
+from .simulated import simulator_environment
 
 pytestmark = pytest.mark.kernel
 CANARY = "sk-canary-5f3a9c1e7b2d4f6a8c0e"
@@ -35,13 +35,13 @@ def sim():
 
 @pytest.fixture(scope="module")
 def kernel(sim):
-    with Kernel(**leading_to(sim, CANARY)) as k:
+    with Kernel(**simulator_environment(sim, CANARY)) as k:
         yield k
 
 
 @pytest.fixture(scope="module")
 def headless(sim):
-    with Kernel(front_end=False, **leading_to(sim, CANARY)) as k:
+    with Kernel(front_end=False, **simulator_environment(sim, CANARY)) as k:
         yield k
 
 
@@ -101,7 +101,7 @@ def test_it_is_the_cells_value_without_being_shown_twice(kernel):
 
 def test_a_thousand_chunks_take_few_messages(sim):
     """At most 100 messages and 0.4 MB to the front end for an answer of 1,000 chunks."""
-    with Kernel(**leading_to(sim, CANARY)) as k:
+    with Kernel(**simulator_environment(sim, CANARY)) as k:
         wire = Wire(k)
         try:
             k.run("1")  # the socket is connected by now
@@ -379,7 +379,7 @@ def test_other_magics_and_nested_loops(kernel):
 
 def test_loading_brings_nothing_heavy(sim):
     """%load_ext nbllm imports no pandas, pydantic, ipywidgets and the like."""
-    with Kernel(prepare="", **leading_to(sim, CANARY)) as k:
+    with Kernel(prepare="", **simulator_environment(sim, CANARY)) as k:
         k.run("import sys\nbefore = set(sys.modules)")
         k.run("%load_ext nbllm")
         heavy = k.value(
@@ -393,7 +393,7 @@ def test_loading_brings_nothing_heavy(sim):
 
 def test_nest_on_is_asked_for(sim):
     """%llm nest on lets asyncio.run work in a cell, says what it costs, and %%llm goes on working."""
-    with Kernel(**leading_to(sim, CANARY)) as k:
+    with Kernel(**simulator_environment(sim, CANARY)) as k:
         assert not k.run("import asyncio\nasyncio.run(asyncio.sleep(0))").ok
         ran = k.run("%llm nest on")
         assert "price" in ran.text, ran.error
@@ -442,7 +442,7 @@ def test_no_key_shows_anywhere(sim):
     echoes it."""
     with Kernel(
         prepare="%load_ext nbllm\n%xmode Verbose\nimport logging\nlogging.basicConfig(level=logging.DEBUG)",
-        **leading_to(sim, CANARY),
+        **simulator_environment(sim, CANARY),
     ) as k:
         cells = [
             ask("hello"),

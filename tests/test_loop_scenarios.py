@@ -13,7 +13,7 @@ from nbllm.core.messages import Document, Image, Message, Text, Tool, ToolCall, 
 from nbllm.simulator import script
 from nbllm.tools.usable import Usable
 
-from .test_agent import FAST, FORMATS, outcomes
+from .test_tool_loop import FAST, FORMATS, outcomes
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
 PDF = Document(b"%PDF-1.4", media_type="application/pdf")

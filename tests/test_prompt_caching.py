@@ -19,7 +19,7 @@ from nbllm.routing import registry
 from nbllm.routing.dialects import DIALECTS
 
 from .listeners import Listener
-from .test_agent import FORMATS, model
+from .test_tool_loop import FORMATS, model
 
 BRIEF, HOUR = {"type": "ephemeral"}, {"type": "ephemeral", "ttl": "1h"}
 TOOLS = (Tool("price", "What it costs."), Tool("stock"))

@@ -16,8 +16,8 @@ from nbllm.tools import of
 from nbllm.tools.usable import Usable
 
 from .processes import comes_to
-from .simulated import leading_to
-from .test_agent import outcomes
+from .simulated import simulator_environment
+from .test_tool_loop import outcomes
 
 FORMATS = ("openai", "responses", "claude", "gemini", "ollama")
 WORDS = "one two three four five six seven eight nine ten "
@@ -34,7 +34,7 @@ def sim():
 
 @pytest.fixture(scope="module")
 def client(sim):
-    made = Client(registry.load(leading_to(sim, "k")), retries=0)
+    made = Client(registry.load(simulator_environment(sim, "k")), retries=0)
     yield made
     made.close()
 

@@ -7,7 +7,7 @@ from nbllm.notebook.tool_names import resolve_tools
 from nbllm.simulator import script
 
 from .kernels import Kernel
-from .test_after_answer import WAIT
+from .test_failures_after_answer import WAIT
 
 pytestmark = pytest.mark.kernel
 

@@ -24,7 +24,7 @@ import pytest
 
 from nbllm import simulator
 
-from ..simulated import leading_to
+from ..simulated import simulator_environment
 
 CANARY = "sk-canary-8d1f6b2a4c7e9035"
 CHROMIUM = os.environ.get("NBLLM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -179,7 +179,7 @@ def _environment(folder: Path, sim: Any) -> dict[str, str]:
     return {
         **kept,
         **{k: str(folder / v) for k, v in places.items()},
-        **leading_to(sim, CANARY),
+        **simulator_environment(sim, CANARY),
         "PYTHONFAULTHANDLER": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
