@@ -46,10 +46,10 @@ ANSWER_LIMIT = (
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """A request and the route it is sent to. `call` is the request in the provider's format, `ready` its
-    serialised form, made before any clock starts. `Client.attempt` makes one for this route or another.
-    background: no user waits for it (a row of a table), so other calls pass a provider's gate first.
-    label: the user's label for the log."""
+    """A request and the route it is sent to. `call` is the request in the provider's format, `prepared_call`
+    its serialised form, made before any clock starts. `Client.attempt` makes one for this route or another.
+    background: no user waits for it (a row of a table), so other calls pass a provider's gate first. label:
+    the user's label for the log."""
 
     request: Request
     route: Route
@@ -57,7 +57,7 @@ class Attempt(msgspec.Struct, frozen=True):
     key: Secret | None
     guard: Guard
     call: AnyCall
-    ready: Any
+    prepared_call: Any
     timeouts: Timeouts
     background: bool = False
     label: str | None = None
@@ -191,9 +191,9 @@ class _AttemptRun:
         try:
             async with asyncio.timeout(None) as self.clock:
                 self._check_limits()
-                if wait_message := transport.describe_wait(attempt.ready):
+                if wait_message := transport.describe_wait(attempt.prepared_call):
                     sink.publish(Notice("wait", wait_message))
-                async with transport.open(attempt.ready, trace, attempt.timeouts.connect) as reply:
+                async with transport.open(attempt.prepared_call, trace, attempt.timeouts.connect) as reply:
                     if reply.status >= 300:
                         raise refusal_error(
                             attempt.dialect, reply, await reply.body(), attempt.route.provider

@@ -604,11 +604,11 @@ class Client:
             transport = self._pool.transport(call)
             if not running.is_here() and (warming := transport.warm_up(call)) is not None:
                 running.run(warming)
-            ready = transport.prepare_call(call, fresh=fresh)
+            prepared_call = transport.prepare_call(call, fresh=fresh)
         except errors.NbllmError as error:
             raise error.scrub_secrets(guard.secrets).with_traceback(None) from None  # its frames hold the key
         dialect = prepare.dialect_of(route.provider, self.registry.dialects)
-        return Attempt(request, route, dialect, key, guard, call, ready, limits)
+        return Attempt(request, route, dialect, key, guard, call, prepared_call, limits)
 
     def _encode_for_route(
         self, request: Request, route: Route, key: Secret | None, **options: Any

@@ -79,9 +79,9 @@ class Contexts(msgspec.Struct):
     ) -> bool:
         """Sends an attempt with a context; False where that no longer exists."""
         call, start = prompt.with_cache(context.name, context.pieces), len(sink.log)
-        ready = self.http.prepare_call(call, fresh=attempt.ready.fresh)
+        prepared_call = self.http.prepare_call(call, fresh=attempt.prepared_call.fresh)
         try:
-            await handler(msgspec.structs.replace(attempt, call=call, ready=ready), sink)
+            await handler(msgspec.structs.replace(attempt, call=call, prepared_call=prepared_call), sink)
         except errors.ProviderError as error:
             shown = any(is_token(event) for _, event in sink.log[start:])
             if shown or not _is_about_context(error):
