@@ -295,7 +295,7 @@ class Client:
         from .remote_tool import RemoteTool
 
         route = self.registry.resolve(name)
-        key = self.tapes.key_lookup(self.registry)(route, None)
+        key = self.tapes.find_key(self.registry, route, None)
         call: Any = self.encode(Request(route.model, (Message("user", "x"),)), route, key)
         consent = self.mcp.consent
 
@@ -414,12 +414,10 @@ class Client:
             raise errors.ConfigError(f"{name}= cannot be used with hedge=.", hint="Leave one of them out.")
 
         def send_hedged(request: Request) -> Stream:
-            first = self.attempt(
-                request, route, key=self.tapes.key_lookup(self.registry)(route, spec.api_key)
-            )
-            # The others are prepared here: the second request is sent on the engine's thread, which must not
+            first = self.attempt(request, route, key=self.tapes.find_key(self.registry, route, spec.api_key))
+            # All are prepared here, because the engine's thread, which sends the second request, must not
             # wait.
-            if not all(a.call.rate_limited for a in (first, *self._others(request, route))):
+            if not all(a.call.rate_limited for a in (first, *self._fallback_attempts(request, route))):
                 raise errors.ConfigError(
                     "hedge= may send a request twice, and an agent or command would act twice.",
                     hint="Leave hedge= out.",
@@ -432,7 +430,7 @@ class Client:
     def send_options(self, spec: CallSpec, route: Route) -> dict[str, Any]:
         """The keyword arguments of `send` for these options. Raises ConfigError for invalid ones."""
         return {
-            "key": self.tapes.key_lookup(self.registry)(route, spec.api_key),
+            "key": self.tapes.find_key(self.registry, route, spec.api_key),
             "timeouts": self.timeouts if spec.timeout is None else Timeouts.of(spec.timeout),
             "retries": Retries.of(spec.retries),
             "keep": bool(spec.keep),
@@ -464,9 +462,7 @@ class Client:
     ) -> Stream:
         """Runs the loop over tools. Raises ConfigError for mistakes that are known before it starts."""
         first, asker = self.attempt(request, route, key=key), self.asker
-        self._others(
-            request, route
-        )  # prepared here: the loop runs on the engine's thread, which must not wait
+        self._fallback_attempts(request, route)  # prepared here, because the engine's thread must not wait
         scale = self._token_scales.setdefault((route.provider.name, route.model), TokenScale())
         tracing = self._active_tracing()
 
@@ -530,7 +526,7 @@ class Client:
             stream.publish(notice)
         running, retries = self._current_engine(), retries or self.retries
         gates = running.singleton(Gates) if self.paced else None
-        others = self._others(request, route, **options) if route.fallbacks else ()
+        others = self._fallback_attempts(request, route, **options) if route.fallbacks else ()
 
         def with_failover(handler: Handler) -> Handler:
             return failing_over(handler, others, running.singleton(Breakers), mode=failover)
@@ -570,11 +566,12 @@ class Client:
             self._last_handler = parts, handler
         return handler
 
-    def _others(self, request: Request, route: Route, **options: Any) -> list[Attempt]:
+    def _fallback_attempts(self, request: Request, route: Route, **options: Any) -> list[Attempt]:
         """The prepared attempts for a route's failover."""
-        find_key = self.tapes.key_lookup(self.registry)
         return [
-            self.attempt(request_for(request, route, r), r, key=find_key(r, None), **options)
+            self.attempt(
+                request_for(request, route, r), r, key=self.tapes.find_key(self.registry, r, None), **options
+            )
             for r in route.fallbacks
         ]
 

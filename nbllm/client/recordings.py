@@ -124,9 +124,9 @@ class Tapes:
         finally:
             self.source = before
 
-    def key_lookup(self, registry: Registry) -> Callable[[Route, str | Secret | None], Secret | None]:
-        """The function that finds a route's key; in a replay it returns None, since no key is needed."""
-        return registry.key_for if self.get_source() is None else lambda route, _given: None
+    def find_key(self, registry: Registry, route: Route, key: str | Secret | None) -> Secret | None:
+        """The key for a route; None in a replay, which needs no key."""
+        return registry.key_for(route, key) if self.get_source() is None else None
 
     def wrap(self, others: Sequence[Attempt]) -> tuple[Callable[[Handler], Handler], ...]:
         """The wrapper that records a call, where calls are recorded. others: the models of a failover."""
