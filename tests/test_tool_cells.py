@@ -354,4 +354,4 @@ def test_a_cell_says_whether_a_tool_has_to_be_called(kernel, choice, ran):
     if choice in ("price", "stock"):
         assert [choice] == kernel.value("[e.result.name for s in _llm.steps for e in s.results]")
     wrong = kernel.run(cell.replace(f"tool_choice={choice}", "tool_choice=nope"))
-    assert "names no tool" in wrong.error["evalue"]
+    assert "is not a tool of the call" in wrong.error["evalue"]

@@ -255,10 +255,9 @@ class Connection:
     async def tools(self) -> list[Definition]:
         """All its current tools. Raises an NbllmError."""
         client, self.notes = await self.get_client(), []
-        pages = self._pages(
+        definitions = await self._list(
             client.list_tools, "tools", lambda t: define(t.name, t.description or "", t.input_schema)
         )
-        definitions = await self._request(pages, "list its tools", self.limits.tools)
         self.fingerprints = {t.name: t.fingerprint for t in definitions}
         return definitions
 
@@ -267,26 +266,27 @@ class Connection:
         client, self.notes = await self.get_client(), []
         if getattr(client.server_capabilities, "resources", None) is None:
             return []
-        pages, limit = self._pages(client.list_resources, "resources", Resource.of), self.limits.tools
-        resources = await self._request(pages, "list its resources", limit)
-        pages = self._pages(client.list_resource_templates, "resource_templates", Resource.of)
+        resources = await self._list(client.list_resources, "resources", Resource.of)
         try:
-            return resources + await self._request(pages, "list its resource templates", limit)
+            resources += await self._list(client.list_resource_templates, "resource_templates", Resource.of)
         except ToolFailed:  # not every server with resources supports templates
             if self.is_over:
                 raise
-            return resources
+        return resources
 
     async def prompts(self) -> list[Prompt]:
         """All its prompts. Raises an NbllmError."""
         client, self.notes = await self.get_client(), []
         if getattr(client.server_capabilities, "prompts", None) is None:
             return []
-        pages = self._pages(client.list_prompts, "prompts", Prompt.of)
-        return await self._request(pages, "list its prompts", self.limits.tools)
+        return await self._list(client.list_prompts, "prompts", Prompt.of)
+
+    async def _list(self, fetch_page: Callable[..., Any], field: str, convert: Callable[[Any], T]) -> list[T]:
+        pages = self._pages(fetch_page, field, convert)
+        return await self._request(pages, f"list its {field.replace('_', ' ')}", self.limits.tools)
 
     async def _pages(
-        self, fetch_page: Callable[..., Any], field: str, convert: Callable[[Any], T], most: int = MAX_ITEMS
+        self, fetch_page: Callable[..., Any], field: str, convert: Callable[[Any], T]
     ) -> list[T]:
         """The items of all pages of a list, each name once."""
         items, cursor = dict[str, T](), None
@@ -298,12 +298,12 @@ class Connection:
                     next(filter(None, (getattr(item, k, "") for k in _ITEM_KEYS))), convert(item)
                 )
             cursor = page.next_cursor
-            if not cursor or len(items) >= most:
+            if not cursor or len(items) >= MAX_ITEMS:
                 break
-        if cursor or len(items) > most:
+        if cursor or len(items) > MAX_ITEMS:
             nouns = field.replace("_", " ")
-            self.notes.append(f"It lists more {nouns} than the {min(len(items), most):,} that are read.")
-        return list(items.values())[:most]
+            self.notes.append(f"It lists more {nouns} than the {min(len(items), MAX_ITEMS):,} that are read.")
+        return list(items.values())[:MAX_ITEMS]
 
     async def read(self, uri: str, name: str, budget: int) -> list[Part]:
         """A resource, as parts of a prompt. Raises an NbllmError."""
