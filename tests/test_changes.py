@@ -13,7 +13,7 @@ from nbllm.core.messages import ToolCall
 from nbllm.notebook.tool_use import call_bundle
 from nbllm.simulator import script
 from nbllm.tools.builtin import LIMIT, files
-from nbllm.tools.changes import AppliedChange, Change, Journal, resolve
+from nbllm.tools.changes import AppliedChange, Change, Journal, maybe_await
 from nbllm.tools.mcp_entry import Source, parse_entry
 from nbllm.tools.mcp_notebook import change_finder, is_notebook
 
@@ -232,7 +232,7 @@ def test_any_changes_of_cells_go_back(case):
         for tool, arguments in todo:
             change = await change_finder(tool, book)(arguments)
             result = await book(tool, arguments)
-            assert await resolve(change.holds(result))
+            assert await maybe_await(change.holds(result))
             journal.add(AppliedChange(change, result, 1))
         await journal.undo()
 

@@ -85,7 +85,7 @@ LATE_PARTS = {
     ("client/api", "client.catalog"),
     ("client/attempt", "agents.base"),
     ("client/client", "client.agent"),  # these load with the first tool
-    ("client/client", "client.permits"),
+    ("client/client", "client.permissions"),
     ("client/client", "client.remote_tool"),
     ("client/client", "tools.changes"),
     ("client/client", "tools.http"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import nbllm
 from nbllm import Client
-from nbllm.client import choosing
+from nbllm.client import model_choice
 from nbllm.client.client import Ledger
 from nbllm.core.errors import ConfigError
 from nbllm.core.events import Notice
@@ -47,14 +47,14 @@ def row(route, ttft=100.0, tpot=1.0, ago=60.0, **more):
     ],
 )
 def test_how_it_is_written(model, found):
-    assert found == choosing.parse_choice(model)
+    assert found == model_choice.parse_choice(model)
 
 
 def test_the_cheapest_is_asked_first_and_the_others_follow(client):
     """By the prices of the price data, for a call of usual length; the reason names both."""
     route = client.resolve(f"cheap({'|'.join(NAMES)})")
     there = [route, *route.fallbacks]
-    costs = [choosing.prices.facts(r.model, r.provider) for r in there]
+    costs = [model_choice.prices.facts(r.model, r.provider) for r in there]
     totals = [1000 * c.input + 300 * c.output for c in costs]
     assert totals == sorted(totals)
     assert {r.name for r in there} == set(NAMES)
@@ -76,7 +76,7 @@ def test_the_fastest_comes_first_after_those_that_are_not_known(times):
     client = Client(load(env=KEYS), ledger=None)
     routes = [client.resolve(n) for n in NAMES]
     rows = [row(r, ttft=t * 100.0, tpot=0.0) for r, t in zip(routes, times, strict=True) if t]
-    found, why = choosing.sort_by_time(routes, rows, NOW)
+    found, why = model_choice.sort_by_time(routes, rows, NOW)
     expected = sorted(zip(times, NAMES, strict=True), key=lambda pair: pair[0] or 0)
     assert [t or 0 for t, _ in expected] == [dict(zip(NAMES, times, strict=True))[r.name] or 0 for r in found]
     assert ("was not used within a day" in why) is (None in times)
@@ -93,7 +93,7 @@ def test_old_failed_and_cached_calls_say_nothing(client):
         *[row(a, ttft=200.0) for _ in range(50)],
         row(b, ttft=100.0, tpot=20.0),
     ]
-    found, why = choosing.sort_by_time([b, a], rows, NOW)
+    found, why = model_choice.sort_by_time([b, a], rows, NOW)
     assert [a, b] == found
     assert "0.3 s" in why
     assert "2.1 s" in why

@@ -54,7 +54,7 @@ from ..core.messages import Message, Request, Text, Tool, ToolCall, ToolResult
 from ..core.options import CallSpec
 from ..core.values import plural
 from ..store.budgets import LoopBudget
-from ..tools.changes import AppliedChange, Change, Journal, resolve
+from ..tools.changes import AppliedChange, Change, Journal, maybe_await
 from ..tools.mcp_mend import clean
 from ..tools.names import resolve_choice, with_unique_names
 from ..tools.results import error_result, to_content
@@ -559,7 +559,7 @@ class Agent:
             return None
         try:
             async with asyncio.timeout(_CHANGE_TIMEOUT):
-                change: Change | None = await resolve(await asyncio.to_thread(find_change, p.arguments))
+                change: Change | None = await maybe_await(await asyncio.to_thread(find_change, p.arguments))
                 return change
         except Exception:  # noqa: BLE001 - the call itself will report the error
             return None
@@ -571,7 +571,7 @@ class Agent:
         content = ended.result.content
         with suppress(Exception):
             async with asyncio.timeout(_CHANGE_TIMEOUT):
-                if not await resolve(change.holds(content)):
+                if not await maybe_await(change.holds(content)):
                     return
         self._journal_number = self._journal_number or self.journal.next_answer()
         self.journal.add(AppliedChange(change, content, self._journal_number))
@@ -635,7 +635,7 @@ def _forward_events(turn: Stream, stream: Stream, position: int, end: Finished) 
 class ToolUse:
     """The tools of a call and how they may be used."""
 
-    given: tuple[ToolLike, ...]
+    tools: tuple[ToolLike, ...]
     limits: Limits
     approve: Approve
     compact: CompactionPolicy = field(default_factory=CompactionPolicy)
@@ -681,7 +681,7 @@ class ToolUse:
     @property
     def has_runnable_tools(self) -> bool:
         """Whether nbllm runs any of the tools."""
-        return any(not isinstance(t, Tool) for t in self.given)
+        return any(not isinstance(t, Tool) for t in self.tools)
 
     @property
     def needs_loop(self) -> bool:
@@ -691,7 +691,7 @@ class ToolUse:
     @property
     def descriptions(self) -> tuple[Tool, ...]:
         """The descriptions of the tools that are known before toolsets are opened."""
-        return _descriptions(self._unique(t for t in self.given if isinstance(t, (Usable, Tool))))
+        return _descriptions(self._unique(t for t in self.tools if isinstance(t, (Usable, Tool))))
 
     def _unique(self, tools: Iterable[Usable | Tool]) -> Mapping[str, Usable | Tool]:
         """The tools by the names that the model uses, with the call's `strict`."""
@@ -712,8 +712,8 @@ class ToolUse:
     ) -> None:
         """Runs the loop for `request` with all tools, and writes the answer into `stream`. journal: stores
         their changes. secrets: texts that no result may hold."""
-        known = self._unique(await _open_tools(self.given))
-        for note in [n for t in self.given for n in getattr(t, "notes", ())]:
+        known = self._unique(await _open_tools(self.tools))
+        for note in [n for t in self.tools for n in getattr(t, "notes", ())]:
             stream.publish(Notice("tools", note))
         code = {n: t for n, t in known.items() if isinstance(t, Usable)}
         without_code = frozenset(known) - frozenset(code)

@@ -28,7 +28,7 @@ from ..store.answers import AnswerStore
 from ..store.budgets import Budget, LoopBudget
 from ..store.ledger import Ledger
 from ..store.timeline import timing
-from . import answers, auto, choosing, hedging, prepare
+from . import answers, auto, hedging, model_choice, prepare
 from .attempt import Attempt, Handler, sender
 from .engine import Engine, engine
 from .failover import Breakers, failing_over, request_for
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from ..tools.mcp_servers import Servers
     from ..tools.sources import ToolLike
     from .agent import ToolUse
-    from .permits import PermissionHandler
+    from .permissions import PermissionHandler
     from .remote_tool import RemoteTool
 
 T = TypeVar("T")
@@ -164,9 +164,9 @@ class Client:
             raise errors.ConfigError(
                 f"A model cannot be named {name[:80]}.", hint="Give its name as text on one line."
             )
-        if (choice := choosing.parse_choice(model)) is not None:
+        if (choice := model_choice.parse_choice(model)) is not None:
             word, names = choice
-            return choosing.choose_route(word, self._resolve_all(names, base_url, dialect), self.ledger)
+            return model_choice.choose_route(word, self._resolve_all(names, base_url, dialect), self.ledger)
         if "|" in model:
             first, *others = self._resolve_all(model, base_url, dialect)
             return replace(first, fallbacks=tuple(others))
@@ -376,7 +376,7 @@ class Client:
         """`stream` for a resolved route."""
         permits: PermissionHandler | None = None
         if spec.mode == "execute" and spec.tools is None:
-            from .permits import PermissionHandler
+            from .permissions import PermissionHandler
 
             permits = PermissionHandler(parse_approve(spec.approve), self.asker)
             spec = replace(spec, approve=None)

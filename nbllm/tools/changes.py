@@ -97,8 +97,8 @@ class Journal:
         undone: list[str] = []
         kept_as_is: list[str] = []
         for applied in reversed(chosen):
-            if await resolve(applied.change.holds(applied.result)):
-                await resolve(applied.change.undo(applied.result))
+            if await maybe_await(applied.change.holds(applied.result)):
+                await maybe_await(applied.change.undo(applied.result))
                 self.entries.remove(applied)
                 undone.append(applied.change.what)
             else:
@@ -118,6 +118,6 @@ class Journal:
         return undone
 
 
-async def resolve(value: Any) -> Any:
+async def maybe_await(value: Any) -> Any:
     """A value, awaited where it is awaitable."""
     return await value if inspect.isawaitable(value) else value
