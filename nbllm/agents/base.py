@@ -182,7 +182,7 @@ def message_text(message: Message, provider: Endpoint) -> str:
 
 
 def build_process_call(
-    provider: Endpoint, words: list[str], prompt: str, key: Secret | None, **more: Any
+    provider: Endpoint, args: list[str], prompt: str, key: Secret | None, **more: Any
 ) -> ProcessCall:
     """The command of the row with its arguments. The key goes into the first of the row's key variables,
     never into an argument. Variables without the user's consent are not passed on."""
@@ -190,7 +190,7 @@ def build_process_call(
     if key is not None and provider.key_env:
         env[provider.key_env[0]] = key.reveal()
     more.setdefault("passthrough_env", allowed_passthrough(provider))
-    return ProcessCall((*provider.command, *words), prompt, env, **more)
+    return ProcessCall((*provider.command, *args), prompt, env, **more)
 
 
 def allowed_passthrough(provider: Endpoint) -> tuple[str, ...]:
@@ -257,7 +257,7 @@ def agent_error(code: int | None, error: Any, provider: Endpoint, body: Any = No
     if code is None:
         found = _STATUS_PATTERN.search(message)
         code = int(found[1]) if found and int(found[1]) in STATUSES else None
-    kind = classify(code, message, [w for told in (inner, error, body) for w in error_codes(told)])
+    kind = classify(code, message, [w for source in (inner, error, body) for w in error_codes(source)])
     wait, hint = wait_in_text(message, datetime.now(UTC).timestamp()), "Run the command by hand to see more."
     if (
         kind is errors.AuthenticationError
@@ -355,10 +355,10 @@ class AgentDecoder:
             yield from self._at_exit()
             self.done = True
             return
-        values, words = self._objects.read(frame.data)
+        values, texts = self._objects.read(frame.data)
         for value in values:
             yield from self._handle(value)
-        yield from self._emit_unreadable(words)
+        yield from self._emit_unreadable(texts)
 
     def _handle(self, value: dict[str, Any]) -> Iterator[Event]:
         raise NotImplementedError

@@ -86,9 +86,8 @@ class ClaudeDecoder(AgentDecoder):
         self._last_text = ""  # the last complete text of a part from the CLI
         self._error = ""
         self._denied: dict[str, Any] = {}  # the tools that were refused
-        self._tool_call: tuple[str, Any, list[str]] | None = (
-            None  # a tool call that comes in pieces: id, name, pieces
-        )
+        # a tool call that comes in pieces: id, name, pieces
+        self._tool_call: tuple[str, Any, list[str]] | None = None
 
     def _handle(self, value: dict[str, Any]) -> Iterator[Event]:
         kind, sub = value.get("type"), value.get("subtype")
@@ -395,14 +394,16 @@ class CodexDecoder(AgentDecoder):
         if kind == "thread.started":
             yield from self._emit_started(value.get("thread_id"), None)
         elif kind in ("item.started", "item.completed"):
-            told = as_text(item.get("type")) or as_text(item.get("item_type"))  # of codex before 0.44
-            yield from self._handle_item(_OLD_TYPES.get(told, told), item, completed=kind == "item.completed")
+            message = as_text(item.get("type")) or as_text(item.get("item_type"))  # of codex before 0.44
+            yield from self._handle_item(
+                _OLD_TYPES.get(message, message), item, completed=kind == "item.completed"
+            )
         elif kind == "error":
-            told = as_text(value.get("message"))
-            found = re.search(r"status (\d{3})", told)
+            message = as_text(value.get("message"))
+            found = re.search(r"status (\d{3})", message)
             if found and int(found[1]) in _PERMANENT:
-                raise agent_error(int(found[1]), told, self.provider, value)
-            yield Notice("retry", told, value)
+                raise agent_error(int(found[1]), message, self.provider, value)
+            yield Notice("retry", message, value)
         elif kind == "turn.completed":
             usage = obj(value.get("usage"))
             yield usage_report(
@@ -600,17 +601,17 @@ class CopilotDecoder(AgentDecoder):
         usages = [obj(obj(m).get("usage")) for m in models.values()]
         if any(usages):
             sums: dict[str, int] = {}
-            for n, n_tokens in ((n, count(u.get(n))) for u in usages for n in _COUNTS):
-                if n_tokens is not None:
-                    sums[n] = sums.get(n, 0) + n_tokens
-            read_tokens, made, read, written, thought = map(sums.get, _COUNTS)
+            for n, tokens in ((n, count(u.get(n))) for u in usages for n in _COUNTS):
+                if tokens is not None:
+                    sums[n] = sums.get(n, 0) + tokens
+            input_tokens, output_tokens, read, written, reasoning = map(sums.get, _COUNTS)
             yield usage_report(
-                read_tokens,
-                made,
+                input_tokens,
+                output_tokens,
                 sums,
                 cache_read_tokens=read,
                 cache_write_tokens=written,
-                reasoning_tokens=thought,
+                reasoning_tokens=reasoning,
             )
 
 

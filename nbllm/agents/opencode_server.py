@@ -32,11 +32,7 @@ from .process import Command, ProcessTransport
 from .refusal import RefusableReply, Refusal
 
 MAX_SESSIONS = 16  # stored sessions; the least recently used one is closed first
-_PROBE_TIMEOUT, _SEND_TIMEOUT, _START_TIMEOUT = (
-    1.0,
-    20.0,
-    60.0,
-)  # seconds
+_PROBE_TIMEOUT, _SEND_TIMEOUT, _START_TIMEOUT = 1.0, 20.0, 60.0  # seconds
 _ABORT_TIMEOUT = 0.8
 _LISTENS = re.compile(rb"listening on (http://(?:127\.0\.0\.1|localhost|\[::1\]):\d+)")
 _REALM = 'basic realm="secure area"'  # challenge of a server with a password, also at /global/health
@@ -116,9 +112,8 @@ class OpenCodeTransport(Transport):
     def __init__(self, http: HttpTransport, processes: ProcessTransport) -> None:
         self._http, self._processes = http, processes
         self.sessions: dict[tuple[str, History], tuple[_Server, str]] = {}
-        self._own_servers: dict[
-            str, tuple[Command, str, Mapping[str, str]]
-        ] = {}  # by requested address: the command, its address, its headers
+        # by requested address: the command, its address, its headers
+        self._own_servers: dict[str, tuple[Command, str, Mapping[str, str]]] = {}
         self._starting = asyncio.Lock()
 
     @asynccontextmanager
@@ -159,11 +154,11 @@ class OpenCodeTransport(Transport):
                     trace.marks.pop(name, None)
                 trace.marks.update(start=began, sent=time.perf_counter())
                 trace.reused = known is not None
-                told = SessionReply(self, server, session, call, trace, frames)
+                turn_reply = SessionReply(self, server, session, call, trace, frames)
                 try:
-                    yield told
+                    yield turn_reply
                 finally:
-                    if not told.is_over:
+                    if not turn_reply.is_over:
                         await asyncio.shield(
                             self._send_quietly(server.call(_session_path(session, "/abort")), _ABORT_TIMEOUT)
                         )

@@ -75,7 +75,7 @@ class Command:
                 _write_private(work / name, text)
             process = await asyncio.create_subprocess_exec(
                 path,
-                *(fill_tmp(word, call, work) for word in call.argv[1:]),
+                *(fill_tmp(argument, call, work) for argument in call.argv[1:]),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -288,13 +288,13 @@ def fill_tmp(text: str, call: ProcessCall, work: Path) -> str:
     return text if call.foreign else text.replace("{tmp}", str(work))
 
 
-def child_environment(call: ProcessCall, place: Path) -> dict[str, str]:
+def child_environment(call: ProcessCall, folder: Path) -> dict[str, str]:
     """The child's environment: allowed variables of ours, those that its row lists, those that the call
     sets, and no colours."""
     allowed = _FOREIGN_ENV if call.foreign else _ALLOWED_ENV
-    passes = frozenset(enabled_passthrough(call.passthrough_env, os.environ))
-    kept = {k: v for k, v in os.environ.items() if allowed.fullmatch(k) or k in passes}
-    return {**kept, "TERM": "dumb", "NO_COLOR": "1", "TMPDIR": str(place), **call.env}
+    passthrough = frozenset(enabled_passthrough(call.passthrough_env, os.environ))
+    inherited = {k: v for k, v in os.environ.items() if allowed.fullmatch(k) or k in passthrough}
+    return {**inherited, "TERM": "dumb", "NO_COLOR": "1", "TMPDIR": str(folder), **call.env}
 
 
 def find_command(command: str) -> str:

@@ -235,8 +235,8 @@ class RemoteTransport(Transport):
         reply.agent = sdk.factory(sdk.config(httpx_client=client, **ways)).create(card)
         sdk_client.trace, trace.reused = trace, known is not None
         await reply.begin(_message(sdk, call, known))
-        if (there := origin(trace.address)) != origin(call.url):
-            reply.first.insert(0, Frame(json.dumps({"elsewhere": there}), at=reply._at))
+        if (card_origin := origin(trace.address)) != origin(call.url):
+            reply.first.insert(0, Frame(json.dumps({"elsewhere": card_origin}), at=reply._at))
 
     async def describe_agent(self, call: RemoteCall) -> str:
         """The description of an agent and its skills, from its card. Raises ProtocolError and

@@ -150,9 +150,9 @@ class AgentReply(CommandReply):
             yield [build_frame(self._trace, line.text, line.at)]
         if self._process.error is not None:
             raise self._process.error
-        told = await self._process.command.exit_report()
+        report = await self._process.command.exit_report()
         self._trace.marks["exit"] = self._trace.marks["end"] = time.perf_counter()
-        yield [Frame(told, "exit", self._trace.marks["exit"])]
+        yield [Frame(report, "exit", self._trace.marks["exit"])]
 
 
 class AgentTransport(Transport):

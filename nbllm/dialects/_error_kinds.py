@@ -263,7 +263,9 @@ def error_codes(value: Any) -> Iterator[str]:
         yield from filter(None, (label(inner.get(name)),))
     for name in ("innererror", "inner_error", "metadata"):
         if isinstance(inner.get(name), dict):
-            yield from (w for key in ("code", "error_type", "reason") if (w := label(inner[name].get(key))))
+            yield from (
+                code for key in ("code", "error_type", "reason") if (code := label(inner[name].get(key)))
+            )
 
 
 def classify(status: int | None, text: str, codes: Iterable[str] = ()) -> type[ProviderError]:

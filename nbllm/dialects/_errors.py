@@ -111,11 +111,11 @@ def page_text(page: str) -> str:
     its length."""
     from html import unescape  # imports a large table
 
-    words, at, hidden = [], 0, False
+    texts, at, hidden = [], 0, False
     for tag in re.finditer(_TAG, page):
-        words += [] if hidden else [page[at : tag.start()]]
+        texts += [] if hidden else [page[at : tag.start()]]
         at, hidden = tag.end(), not tag[1] if tag[2] else hidden
-    text = " ".join([*words, "" if hidden else page[at:]])
+    text = " ".join([*texts, "" if hidden else page[at:]])
     with contextlib.suppress(ValueError):  # an entity of 5,000 digits
         text = unescape(text)
     return " ".join(text.split())

@@ -74,12 +74,12 @@ _HEADER_FIELDS = ("limit", "remaining", "reset", "renewalperiod")
 def _header_table() -> dict[str, tuple[str, str, str, str]]:
     """Every header that is read: (field, name of the limit, kind, window as a word)."""
     table = {}
-    for field, (word, kind), window in itertools.product(_HEADER_FIELDS, _KINDS.items(), ("", *WINDOWS)):
-        name = "-".join(filter(None, (word, window)))
+    for field, (suffix, kind), window in itertools.product(_HEADER_FIELDS, _KINDS.items(), ("", *WINDOWS)):
+        name = "-".join(filter(None, (suffix, window)))
         for start in ("x-ratelimit", "ratelimit"):
             table["-".join(filter(None, (start, field, name)))] = (field, name, kind, window)
-        if word and not window:
-            table[f"anthropic-ratelimit-{word}-{field}"] = (field, f"anthropic {word}", kind, "")
+        if suffix and not window:
+            table[f"anthropic-ratelimit-{suffix}-{field}"] = (field, f"anthropic {suffix}", kind, "")
     return table
 
 
@@ -115,14 +115,14 @@ def _default_windows(quirks: Quirks, found: Mapping[str, Mapping[str, str]]) -> 
 
 
 def _limit(
-    kind: str, word: str, texts: Mapping[str, str], now: float, defaults: Mapping[str, float]
+    kind: str, window_word: str, texts: Mapping[str, str], now: float, defaults: Mapping[str, float]
 ) -> Limit | None:
     total, left = (parse_number(_first_value(texts.get(name, ""))) for name in ("limit", "remaining"))
     if (total is None and left is None) or max(total or 0, left or 0) >= _NO_LIMIT:
         return None
     period = parse_number(texts.get("renewalperiod", "")) or None
     named = re.search(r"; ?w=(\d{1,9})", texts.get("limit", ""))
-    window = WINDOWS.get(word) or period or (named and float(named[1])) or defaults.get(kind)
+    window = WINDOWS.get(window_word) or period or (named and float(named[1])) or defaults.get(kind)
     value = texts.get("reset", "")
     parsed = (_parse_reset(text, now, ms="renewalperiod" in texts) for text in (value, _first_value(value)))
     reset = next((reset for reset in parsed if reset is not None), None)

@@ -164,9 +164,9 @@ def move_media_to_user(messages: Sequence[Message], dialect: str = "") -> Iterat
     users = [i for i, m in enumerate(messages) if m.role == "user"]
     waiting: list[Part] = []
     for i, message in enumerate(messages):
-        made = [p for p in message.parts if isinstance(p, (Image, Document))]
-        if message.role == "assistant" and made and users and users[-1] > i:
-            waiting += [p for p in made if isinstance(p, Image)]
+        media = [p for p in message.parts if isinstance(p, (Image, Document))]
+        if message.role == "assistant" and media and users and users[-1] > i:
+            waiting += [p for p in media if isinstance(p, Image)]
             yield Message(
                 "assistant",
                 [Text(caption(p)) if isinstance(p, (Image, Document)) else p for p in message.parts],

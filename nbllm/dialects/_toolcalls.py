@@ -47,9 +47,8 @@ class _Slot:
         self.empty = False  # its arguments came as {}
         self.is_announced = False
         self._scanned, self._depth, self._quoted, self._escape = 0, 0, False, ""
-        self._is_object: bool | None = (
-            None  # whether the arguments are exactly one object; None until it ends
-        )
+        # whether the arguments are exactly one object; None until it ends
+        self._is_object: bool | None = None
 
     def add(self, piece: str) -> None:
         """Appends a piece of its arguments."""

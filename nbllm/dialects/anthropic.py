@@ -13,7 +13,7 @@ was cut off.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from itertools import islice
@@ -68,9 +68,7 @@ from ._request import (
 # write at least 64,000).
 MAX_TOKENS = 8192
 MAX_TOKENS_LATER = 32_000
-_MAX_WORD_BUDGET = (
-    16_384  # the most that an effort word means as a budget: the old models write 32,000 tokens in all
-)
+_MAX_WORD_BUDGET = 16_384  # largest budget for an effort word: these models write at most 32,000 tokens
 _MIN_BUDGET = 1024  # the smallest budget that Anthropic accepts
 _VERSION = "2023-06-01"
 _ROLES = {"user": "user", "tool": "user", "assistant": "assistant"}
@@ -394,14 +392,16 @@ class MessageDecoder(BaseDecoder):
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         for n, block in enumerate(items(blocks)):
             yield from self._block_start({"index": n, "content_block": block})
-            yield from self._block_stop({"index": n})
+            yield from self._close_block(str(n))
         yield from self._message_delta({"delta": value, "usage": value.get("usage")})
         self.done = True
 
     def _block_start(self, value: dict[str, Any]) -> Iterator[Event]:
         start = obj(value.get("content_block"))
         kind, index = string(start.get("type")), label(value.get("index"))
-        yield from self._block_stop(value)  # some servers send no index, or no stop of the block before
+        yield from self._close_block(
+            self._index(value)
+        )  # some servers send no index, or no stop of the block before
         block = self._blocks[index] = _Block(kind, start, self._call_count)
         if kind == "tool_use":
             self._call_count += 1
@@ -461,9 +461,6 @@ class MessageDecoder(BaseDecoder):
             if block.kind == "tool_use":
                 yield ToolCallDelta(block.call, arguments=text)
 
-    def _block_stop(self, value: dict[str, Any]) -> Iterator[Event]:
-        yield from self._close_block(self._index(value))
-
     def _close_block(self, index: str | None) -> Iterator[Event]:
         yield from self._flush_halves(*((kind, index) for kind in ("text", "thinking", "arguments")))
         if (block := self._blocks.pop(index, None)) is None:
@@ -511,11 +508,11 @@ class MessageDecoder(BaseDecoder):
 
 
 _PIECE_KINDS = frozenset({"thinking_delta", "signature_delta", "citations_delta"})
-_EVENTS = {
+_EVENTS: dict[str, Callable[[MessageDecoder, dict[str, Any]], Iterator[Event]]] = {
     "message_start": MessageDecoder._message_start,
     "content_block_start": MessageDecoder._block_start,
     "content_block_delta": MessageDecoder._block_delta,
-    "content_block_stop": MessageDecoder._block_stop,
+    "content_block_stop": lambda decoder, value: decoder._close_block(decoder._index(value)),
     "message_delta": MessageDecoder._message_delta,
     "message_stop": MessageDecoder._message_stop,
     "message": MessageDecoder._full_message,

@@ -206,10 +206,12 @@ def parse_state(value: Any) -> BatchState:
     results or an end time. Raises ProtocolError for an answer that is not a batch."""
     job = obj(obj(value).get("job")) or obj(value)
     about = {**job, **obj(job.get("metadata"))} if "id" not in job else job  # Google's operation
-    word = string(about.get("status")) or string(about.get("processing_status")) or string(about.get("state"))
-    word = re.sub(r"^(batch|job)_state_", "", word.lower())
+    state = (
+        string(about.get("status")) or string(about.get("processing_status")) or string(about.get("state"))
+    )
+    state = re.sub(r"^(batch|job)_state_", "", state.lower())
     id = label(job.get("id")) or label(job.get("name"))
-    if not id or not (word or about.get("done")):
+    if not id or not (state or about.get("done")):
         raise ProtocolError(
             "The provider's answer is not a batch.", hint="Check that base_url belongs to this provider."
         )
@@ -219,16 +221,18 @@ def parse_state(value: Any) -> BatchState:
     names = [*(about.get(n) for n in _FILE_FIELDS), output.get("responsesFile")]
     found = BatchState(
         id,
-        word,
-        word not in _ENDED_STATES,
+        state,
+        state not in _ENDED_STATES,
         _total(about),
         tuple(check_id(name) for name in names if name),
         string(about.get("results_url")),
         tuple(items(inlined)),
         tuple(_failure_reasons(about)),
     )
-    over = word not in _RUNNING_STATES and (found.has_results or any(about.get(name) for name in _END_FIELDS))
-    return msgspec.structs.replace(found, running=False) if over else found
+    has_ended = state not in _RUNNING_STATES and (
+        found.has_results or any(about.get(name) for name in _END_FIELDS)
+    )
+    return msgspec.structs.replace(found, running=False) if has_ended else found
 
 
 _FILE_FIELDS = ("output_file_id", "error_file_id", "output_file", "error_file")

@@ -58,9 +58,8 @@ from ._request import (
 
 _ROLES = {"user": "user", "tool": "user", "assistant": "model"}
 _VERSION = re.compile(r"/v\d+(?:alpha|beta)?\d*(?:/|$)")
-_BUDGET_MODELS = re.compile(
-    r"gemini-(?:1\.|2\.)|learnlm|gemma"
-)  # models that take a budget of thinking; later ones take a level
+# Models that take a budget of thinking. Later ones take a level.
+_BUDGET_MODELS = re.compile(r"gemini-(?:1\.|2\.)|learnlm|gemma")
 
 
 def encode(request: Request, provider: Endpoint, key: Secret | None) -> HttpCall:
@@ -143,7 +142,9 @@ def _contents(request: Request) -> list[dict[str, Any]]:
         names |= {p.id: p.name for p in calls}
         made_up_ids |= {p.id for p in calls if p.made_up}
         encoded = [
-            made for part in parts if (made := _part(role, part, names, made_up_ids, nests_files)) is not None
+            block
+            for part in parts
+            if (block := _part(role, part, names, made_up_ids, nests_files)) is not None
         ]
         encoded += [
             _media(p) for r in parts if isinstance(r, ToolResult) for p in _separate_files(r, nests_files)
