@@ -243,7 +243,7 @@ def test_an_idle_connection_that_the_server_closed_is_not_used():
                 traces.append(trace)
                 closed.set()
                 # the system tells in its own time
-                while len(traces) == 1 and http.idle(url):  # noqa: ASYNC110
+                while len(traces) == 1 and http.count_idle(url):  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
             await http.close()
             return [t.reused for t in traces]

@@ -361,7 +361,7 @@ class LoadGenerator:
             limit for limit in (_WARM_REQUEST_TIMEOUT, limits.first, limits.total) if limit is not None
         )
         with contextlib.suppress(Exception):
-            n_idle = self.client.http.idle(contestant.route.provider.base_url)
+            n_idle = self.client.http.count_idle(contestant.route.provider.base_url)
             n_missing = 0 if n_idle is None else n_wanted - n_idle
             connect_s = min(timeout_s, limits.connect or timeout_s)
             async with asyncio.timeout(timeout_s):

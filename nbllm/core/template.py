@@ -201,8 +201,8 @@ def parameters_in(
 
 @dataclass(frozen=True, slots=True)
 class RowTemplate:
-    """A prompt for each row of a table: `{column}` in single braces, by the rules above. Two braces are never
-    evaluated, and stay. The text is looked through once, not for every row."""
+    """A prompt for each row of a table: `{column}` in single braces, by the rules above. Double braces stay
+    unchanged. The text is scanned once, not for every row."""
 
     text: str
     pieces: tuple[str | _Placeholder, ...]
@@ -288,6 +288,8 @@ class _Placeholder:
 
 @dataclass(slots=True)
 class _Scan:
+    """The search for placeholders in a text."""
+
     text: str
     namespace: Container[str]
     mode: str
@@ -320,8 +322,8 @@ class _Scan:
         match = self.pattern.match(self.text, at) or _PLACEHOLDER.match(self.text, at)
         match = match if match and _is_name(match) and _is_format(match) else None
         known = match is not None and _lookup_form(match["root"], self.namespace) in self.namespace
-        if match is None or not known or self.mode == "double" or not self.may_open(at, end):
-            if self.reports and self.mode == "on" and self._looks_meant(at, end, match):
+        if match is None or not known or self.mode == "double" or not self.allows_placeholder(at, end):
+            if self.reports and self.mode == "on" and self._looks_like_placeholder(at, end, match):
                 self.skipped.append(self.text[at : self.text.find("}", at) + 1])
             return None
         if at != end and self._is_foreign(at, match.end()):
@@ -335,7 +337,7 @@ class _Scan:
         tag = self.text.rfind("<", max(0, at - 1_000), at)
         return bool(_FOREIGN.search(context) or (tag >= 0 and _TAG.fullmatch(self.text, tag, at)))
 
-    def may_open(self, at: int, end: int) -> bool:
+    def allows_placeholder(self, at: int, end: int) -> bool:
         """Whether the position `at` allows a placeholder. end: the end of the last one."""
         return self._is_separate(at, end) and at not in self.code and at not in self.literals
 
@@ -353,7 +355,7 @@ class _Scan:
         is_letter = before.isalpha() and not name(before, "").startswith(_UNSPACED)
         return at == end or not (is_letter or before.isdecimal() or (before != "" and before in _NOT_AFTER))
 
-    def _looks_meant(self, at: int, end: int, match: re.Match[str] | None) -> bool:
+    def _looks_like_placeholder(self, at: int, end: int, match: re.Match[str] | None) -> bool:
         """Whether unfilled single braces should be reported: they look like a placeholder, at a position
         where one could be. match: of a name, None where it is not a name."""
         close = self.text.find("}", at, at + _CONTEXT)
@@ -380,21 +382,15 @@ class _Scan:
                 break
             source = self.text[at + 2 : close].strip()
             if _parse_expression(source):
-                return self._check_names(
-                    _Placeholder(at, close + 2, source), foreign=not self.may_open(at, end)
-                )
+                names = [] if self.allows_placeholder(at, end) else _free_names(source)
+                if any(n not in self.namespace and n not in _BUILTINS for n in names):
+                    self.skipped.append(self.text[at : close + 2])
+                    return None
+                return _Placeholder(at, close + 2, source)
         close = self.text.find("}}", at, limit)
         if close > at + 2 and at not in self.code:  # in code that is to be expected
             self.skipped.append(self.text[at : close + 2])
         return None
-
-    def _check_names(self, placeholder: _Placeholder, *, foreign: bool) -> _Placeholder | None:
-        if foreign and any(
-            n not in self.namespace and n not in _BUILTINS for n in _free_names(placeholder.source)
-        ):
-            self.skipped.append(self.text[placeholder.start : placeholder.end])
-            return None
-        return placeholder
 
 
 def _normalize(word: str) -> str:

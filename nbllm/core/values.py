@@ -68,7 +68,6 @@ def token_estimate(text: str) -> int:
 
 def format_table(df: Any, limit: int, title: str = "A table") -> str:
     """A DataFrame as text: its size, a line for each column, the first rows, and what was left out."""
-    text = ""
     with warnings.catch_warnings(action="ignore"):  # a mean of infinities is NaN
         columns = [
             _column_summary(df.iloc[:, i], df.columns[i]) for i in range(min(df.shape[1], _TABLE_SIZES[0][1]))

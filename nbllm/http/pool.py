@@ -181,7 +181,7 @@ class ConnectionPool:
                 # The oldest is closed: its server may have closed it, while this one was just used.
                 self._idle[self._all_idle.popitem(last=False)[1]].pop(0).close()
 
-    def idle(self, origin: Address) -> int:
+    def count_idle(self, origin: Address) -> int:
         """The number of open idle connections to `origin`."""
         return sum(connection.is_alive() for connection in self._idle[origin])
 

@@ -244,10 +244,10 @@ class HttpTransport(Transport):
         if pool is not None:
             await pool.aclose()
 
-    def idle(self, url: str) -> int | None:
+    def count_idle(self, url: str) -> int | None:
         """The number of open idle connections to the server of `url`; None where httpx manages them."""
         route = self._route(addresses.parse(url))
-        return self._get_pool().idle(route.address) if route.pooled else None
+        return self._get_pool().count_idle(route.address) if route.pooled else None
 
     def open(self, call: HttpCall | PreparedRequest, trace: Trace, connect: float | None) -> _OpenReply:
         """Sends a call; gives the reply once its headers are there; leaving the context closes the connection
