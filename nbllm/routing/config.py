@@ -130,15 +130,16 @@ class Config(Settings):
 
 
 @functools.cache
-def _built_in_layer() -> Layer:
-    """nbllm's own rows, cached: parsing them is most of the time that making a client takes."""
-    return Layer(BUILT_IN, tomllib.loads(Path(__file__).with_name("providers.toml").read_text("utf-8")))
+def _built_in() -> Config:
+    """nbllm's own rows and aliases, cached: reading them is most of the time that making a client takes."""
+    config, path = Config(), Path(__file__).with_name("providers.toml")
+    _apply(config, Layer(BUILT_IN, tomllib.loads(path.read_text("utf-8"))))
+    return config
 
 
 def load(places: Places) -> Config:
     """The configuration in force. Never raises for errors of a user or a package: see Config.problems."""
-    config = Config()
-    _apply(config, _built_in_layer())
+    config = Config(dict(_built_in().rows), dict(_built_in().aliases))
     plugins, files = list(_load_plugins(config, places)), list(_read_files(config, places))
     for layer in plugins:
         _add_plugin_rows(config, layer)
