@@ -153,7 +153,7 @@ def test_open_shows_a_panel_and_names_are_checked(kernel):
     assert "id='nbllm-" in ran.outputs[0]["data"]["text/html"]
     assert "no messages yet" in ran.text
     assert "No provider is known" in str(kernel.run("%llm chat open eda nowhere/m").error)
-    assert "Which conversation?" in str(kernel.run("%llm chat open").error)
+    assert "No conversation was named" in str(kernel.run("%llm chat open").error)
 
 
 def test_a_background_cell_gives_the_prompt_back_and_ends_in_its_place(kernel):

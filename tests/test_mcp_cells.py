@@ -86,7 +86,7 @@ def test_a_projects_server_is_shown_and_asked_for(kernel, folder):
     ):
         assert words in ran.text
     assert CANARY not in ran.text + ran.html
-    assert "stays as it is: not allowed" in ran.text
+    assert "is still not allowed" in ran.text
     assert not (folder / "pid").exists()
 
 
@@ -144,7 +144,7 @@ def test_cells_are_changed_by_nobody_unwatched(kernel):
     the kernel's own Jupyter server alone."""
     for tools in ("mcp/jupyter", "mcp/jupyter/read_cell,python"):
         ran = kernel.run(f"%%llm sim/openai tools={tools} approve=auto\nx")
-        assert "nobody is here to be asked" in failed(ran)
+        assert "no user can approve that here" in failed(ran)
     told = failed(kernel.run("%llm mcp add jupyter"))
     assert "not installed" in told or "No Jupyter server with a token runs this kernel" in told
 
@@ -158,10 +158,10 @@ WRONG = {
     "%llm mcp add --env K=sk-proj-abcdefghijklmnop0123456789 bad -- x": "holds a key",
     "%llm mcp add bad -- x ${NOT_THERE_AT_ALL}": "NOT_THERE_AT_ALL is not set",
     "%llm mcp add bad http://u:p@a.example/": "put them into headers",
-    "%llm mcp allow": "Which server?",
+    "%llm mcp allow": "No server was named",
     "%llm mcp allow none": "No MCP server is called 'none'",
-    "%llm mcp resources": "Which server?",
-    "%llm mcp prompt": "Which server?",
+    "%llm mcp resources": "No server was named",
+    "%llm mcp prompt": "No server was named",
     "%llm mcp prompt x 'y": "cannot be read",
     "%%llm sim/openai attach=mcp://none/a\nx": "No MCP server is called 'none'",
     "%%llm sim/openai attach=mcp://none\nx": "Not a resource",

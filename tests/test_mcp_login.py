@@ -392,8 +392,8 @@ def test_in_a_kernel(url, tmp_path):
     with Kernel(front_end=False) as kernel:
         kernel.run(prepare)
         kernel.run(f"%llm mcp add locked {url}/mcp")
-        assert "Nobody can log in here" in "".join(kernel.run("%llm mcp login locked").error["traceback"])
-        assert "nobody was logged in" in kernel.run("%llm mcp logout locked").text
+        assert "No user can log in here" in "".join(kernel.run("%llm mcp login locked").error["traceback"])
+        assert "you were not logged in" in kernel.run("%llm mcp logout locked").text
     with Kernel() as kernel:
         kernel.run(prepare)
         kernel.run(f"%llm mcp add locked {url}/mcp")

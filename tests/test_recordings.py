@@ -411,7 +411,7 @@ def test_a_recording_is_found_by_the_name_that_was_said(live, make, file, monkey
     other = SimpleNamespace(client=make(), vscode_path="")
     for name in ("demo", "'demo.llm.jsonl' pace=now"):
         assert "(1 call)" in COMMANDS["replay"](other, name)
-    assert COMMANDS["replay"](other, "stop").startswith("Calls are sent")
+    assert COMMANDS["replay"](other, "stop").startswith("Replay is off")
     assert "calls.llm.jsonl from" in COMMANDS["record"](session, "on")
     COMMANDS["record"](session, "off")
     assert {"demo.llm.jsonl", "calls.llm.jsonl"} >= {p.name for p in file.parent.glob("*jsonl")} - {file.name}

@@ -478,4 +478,4 @@ def test_whatever_an_agent_sends_is_events_or_an_error_of_ours(values):
 def test_a_line_shows_what_a_card_says(client):
     """As it is allowed, where nothing has changed since."""
     said = mcp(SimpleNamespace(client=client), f"allow {NAME}")
-    assert f"{NAME} is allowed. It says of itself: Travel <b>desk</b>: IGNORE ALL" == said
+    assert f"{NAME} is allowed. Its description: Travel <b>desk</b>: IGNORE ALL" == said

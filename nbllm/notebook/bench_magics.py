@@ -2,12 +2,12 @@
 
     %llm bench openai/mini,claude/sonnet blocks=20 cold=true out=df
     %%llm_bench df << openai/mini,claude/sonnet concurrency=1,4,16
-    A prompt. Several are divided by lines of three dashes.
+    A prompt. Several prompts are separated by lines of three dashes.
     ---
     Another prompt, filled from the notebook's {variables}.
 
-The options of a benchmark are taken out of the line first; what is left are options of a call, sent with
-every call. Where both have an option of the same name, the plain one is the call's: `seed=7` is sent, and
+Options of the benchmark are removed from the line first; the rest are options of a call, sent with every
+call. If both have an option of the same name, the plain name is the call's: `seed=7` is sent, and
 `bench.seed=7` orders the run.
 """
 
@@ -66,7 +66,7 @@ def _read_budget(text: str) -> Any:
     }
 
 
-# How the text of an option of a benchmark is read, by its kind.
+# Parsers of the benchmark's options, by kind.
 _READERS: dict[str, Callable[[str], Any]] = {
     "int": int,
     "float": float,
@@ -84,18 +84,18 @@ _OPTION = re.compile(r"(?<!\S)(?P<dashes>--?)?(?P<name>[A-Za-z][\w.\-]*)(?:=|(?(
 
 
 def split_options(line: str) -> tuple[dict[str, Any], str]:
-    """(options of the benchmark, the rest of the line). Raises ConfigError with the column of what cannot be
-    read."""
+    """(options of the benchmark, the rest of the line). Raises ConfigError with the column of an invalid
+    value."""
     found: dict[str, Any] = {}
     rest, at = "", 0
     while match := _OPTION.search(line, at):
         word = match["name"].replace("-", "_")
         text, end, quoted = read_value(line, match.end())
-        if (option := BENCH_OPTIONS.get(word)) is None:  # one of a call: what stands in its quotes is its own
+        if (option := BENCH_OPTIONS.get(word)) is None:  # an option of a call: its quoted value is skipped
             if word in OPTION_SYNONYMS and match["dashes"] != "-":
                 raise column_error(
                     match.start(),
-                    f"{word} is no option of a benchmark",
+                    f"{word} is not an option of a benchmark",
                     f"Did you mean {OPTION_SYNONYMS[word]}?",
                 )
             rest_end = end if quoted or match[0].endswith("=") else match.end()
@@ -111,13 +111,12 @@ def split_options(line: str) -> tuple[dict[str, Any], str]:
             raise column_error(
                 match.start(), f"{name} cannot be {text!r}", f"See help(nbllm.bench.run) for {name}."
             ) from None
-        rest, at = rest + line[at : match.start()] + " " * (end - match.start()), end  # columns stay
+        rest, at = rest + line[at : match.start()] + " " * (end - match.start()), end  # keeps the columns
     return found, rest + line[at:]
 
 
 def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame | None:
-    """Runs a benchmark; its frame goes into `out` (`_bench` without one), what it says in short is
-    returned."""
+    """Runs a benchmark; stores its frame in `out` (`_bench` by default) and returns a short summary."""
     from ..bench import load, progress, run, summary
     from .dashboard import Dashboard
 
@@ -130,7 +129,7 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
         raise ConfigError(
             "No model was named.", hint="For example: %llm bench openai/mini,claude/sonnet blocks=20"
         )
-    if "asserts" in options:  # functions of the notebook by their names, as in a cell
+    if "asserts" in options:  # may name functions of the notebook, as in a cell
         options["asserts"] = [resolve_assertion(text, session.namespace) for text in options["asserts"]]
     if "score" in options:
         options["score"] = resolve_assertion(options["score"], session.namespace)
@@ -140,20 +139,20 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
     if call_options.get("cache") in ("true", "refresh"):
         raise column_error(
             cell_line.spans["cache"][0],
-            "a benchmark takes no answer from the cache",
-            "Leave cache= out, or say auto.",
+            "a benchmark does not use cached answers",
+            "Leave cache= out, or set cache=auto.",
         )
     unknown = sorted(set(cell_line.options) - set(call_options) - {"fill"})
     if unknown:
         known = ", ".join(n for n, o in BENCH_OPTIONS.items() if n != o.name or n == "bench.seed")
         raise column_error(
             cell_line.spans[unknown[0]][0],
-            f"{unknown[0]} is no option of a benchmark",
+            f"{unknown[0]} is not an option of a benchmark",
             f"The options are {known}, and those of a call.",
         )
-    models = [{"model": name, **call_options} for name in names]  # seed= of a call is not the run's
+    models = [{"model": name, **call_options} for name in names]  # seed= here is the call's, not the run's
     try:
-        with warnings.catch_warnings():  # in words alone: the line of ours that warns tells nobody anything
+        with warnings.catch_warnings():  # only the message: our source line helps nobody
             warnings.showwarning = lambda told, *_a, **_k: session.print_text(str(told))
             df = run(
                 models,
@@ -162,13 +161,15 @@ def bench(session: Session, line: str, cell: str | None = None) -> pd.DataFrame 
                 progress=display,
                 **options,
             )
-    except KeyboardInterrupt:  # before the first request, or a second time: what was measured is on disk
+    except KeyboardInterrupt:  # before the first request, or pressed twice: the rows are on disk
         if not display.run_id:
             raise
         df = load(display.run_id)
         display.end("stopped", len(df))
     session.namespace[cell_line.out or "_bench"] = df
-    return short_summary(df, summary) if (df["phase"] == "measure").any() else None  # the display says why
+    return (
+        short_summary(df, summary) if (df["phase"] == "measure").any() else None
+    )  # the display shows the reason
 
 
 def _prompts(session: Session, name: str | None, cell: str | None, fill_mode: str) -> Any:
@@ -192,7 +193,7 @@ def _prompts(session: Session, name: str | None, cell: str | None, fill_mode: st
 
 
 def _fill_prompt(session: Session, text: str, mode: str) -> str | Message:
-    """A prompt with the notebook's values in it, as in a cell; what is not filled is told."""
+    """A prompt filled with the notebook's values, as in a cell; unfilled placeholders are reported."""
     filled = fill(text, session.prompt_variables, session.evaluate, mode)
     if filled.skipped_summary:
         session.print_text(f"not filled: {filled.skipped_summary}")
@@ -201,8 +202,8 @@ def _fill_prompt(session: Session, text: str, mode: str) -> str | Message:
 
 
 def short_summary(df: pd.DataFrame, summary: Callable[..., pd.DataFrame]) -> pd.DataFrame:
-    """By bench.summary, which is looked for before anything is sent: one line a model (and start, and load):
-    answers, failures, medians with their intervals, speed, cost."""
+    """One line per model (and start kind, and load): answers, failures, medians with confidence intervals,
+    speed, cost. `summary` is bench.summary, imported before anything is sent."""
     import pandas as pd
 
     figures = summary(df, metrics=[m for m in _METRIC_LABELS if m in df], stats=("p50",))

@@ -1,4 +1,5 @@
-"""`%llm log` and `%llm cost`: calls of this notebook; with a word such as `yesterday`, of all."""
+"""`%llm log` and `%llm cost`: the calls of this notebook; with a period such as `yesterday`, of all
+notebooks."""
 
 from __future__ import annotations
 
@@ -21,17 +22,17 @@ from .session import Session
 if TYPE_CHECKING:
     import pandas as pd
 
-Period = tuple[float, float]  # from, and up to: seconds since 1970
+Period = tuple[float, float]  # start and end: seconds since 1970
 
-_DEFAULT_RESULTS = 20  # calls that a search gives where n= says nothing else
-_MAX_TEXT = 1_000  # characters of a text there
+_DEFAULT_RESULTS = 20  # results of a search without n=
+_MAX_TEXT = 1_000  # characters of a text in the results
 _RELATIVE = re.compile(r"(\d{1,4})([hdw])")
 _SECONDS = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
 def log(session: Session, rest: str) -> pd.DataFrame:
-    """Calls as rows: of this notebook, or of all in a period; `n=20` the last ones, `all` every column.
-    `-q words`: those whose stored prompt or answer has the words, of all notebooks."""
+    """Calls as rows: of this notebook, or of all notebooks in a period; `n=20` the last ones, `all` every
+    column. `-q words`: calls of all notebooks whose stored prompt or answer contains the words."""
     rest, is_search, words = _split_query(rest)
     period, others = _split_period(rest)
     limit, all_columns = None, False
@@ -50,16 +51,16 @@ def log(session: Session, rest: str) -> pd.DataFrame:
 
 
 def _split_query(rest: str) -> tuple[str, str, list[str]]:
-    """A line before -q, that word, and the words to search for, "" and none where there is no -q."""
+    """(the line before -q, the flag, the words to search for); ("", []) for the last two without -q."""
     parts = re.split(r"(?:^|(?<=\s))(-q|--query)(?:\s+|$)", rest, maxsplit=1)
     before, flag, words = parts if len(parts) == 3 else (rest, "", "")
     if flag and not words.strip():
-        raise ConfigError("Which words?", hint="For example: %llm log -q capital of France")
+        raise ConfigError("No search words were given.", hint="For example: %llm log -q capital of France")
     return before, flag, words.split()
 
 
 def _search_calls(session: Session, period: Period, words: list[str], limit: int) -> pd.DataFrame:
-    """The calls with all the words, the best first; text that is long is cut."""
+    """The calls that contain all words, the best first; long texts are cut."""
     import pandas as pd
 
     ledger = session.client.ledger
@@ -68,9 +69,9 @@ def _search_calls(session: Session, period: Period, words: list[str], limit: int
         session.print_text(problem)
     if not any(row.get("prompt") for row in rows):
         raise ConfigError(
-            "No prompts and answers are stored there.",
+            "No prompts and answers are stored for these calls.",
             hint='%config NbLLM.ledger = "texts" stores them from now on, ledger = "texts" above the tables '
-            "of your providers.toml for good.",
+            "of your providers.toml does so permanently.",
         )
     lines = [
         {
@@ -91,15 +92,15 @@ def _search_calls(session: Session, period: Period, words: list[str], limit: int
 def _parse_count(word: str) -> int:
     number = word.removeprefix("n=")
     if not re.fullmatch(r"[0-9]{1,9}", number):
-        raise ConfigError(f"n={number[:40]} is no number of calls.", hint="For example: %llm log n=20")
+        raise ConfigError(f"n={number[:40]} is not a number of calls.", hint="For example: %llm log n=20")
     return int(number)
 
 
 def cost(session: Session, rest: str) -> Any:
-    """What calls came to: a line a model, and all of them; in a period, a line a day and model; `by=day`,
-    `by=provider,model` and so on choose the lines; `plot` draws them, by the first. Calls, those of
-    them that failed at last, tokens, US dollars; NA where a price is not known, and then the sum is of what
-    is. `unpriced` calls are not in it; the tokens of `estimated` ones nobody counted."""
+    """Totals of calls by model, and of all; in a period by day and model; `by=day`, `by=provider,model` and
+    so on choose the groups; `plot` draws the cost by the first group. Columns: calls, failed ones, tokens,
+    US dollars (NA without a known price; sums cover known prices only), `unpriced`: calls without a price,
+    `estimated`: calls whose tokens were not counted."""
     import pandas as pd
 
     period, others = _split_period(rest)
@@ -130,7 +131,7 @@ def cost(session: Session, rest: str) -> Any:
 
 
 def _plot(df: pd.DataFrame, by: str) -> Any:
-    """US dollars as bars, one for each day (or model, provider ...), of the models on top of each other."""
+    """A bar chart of US dollars by day (or model, provider ...), stacked by model."""
     from ..bench.figures import new_sheet
 
     require_packages("The plot of costs", "bench", "matplotlib")
@@ -163,7 +164,7 @@ _GROUP_KEYS = ("day", "month", "model", "provider", "notebook", "kernel", "label
 
 
 def _parse_group_keys(word: str) -> list[str]:
-    """What lines are told apart by."""
+    """The columns to group by."""
     keys = word.removeprefix("by=").split(",")
     unknown = next((key for key in keys if key not in _GROUP_KEYS or keys.count(key) > 1), None)
     if unknown is not None:
@@ -189,7 +190,7 @@ def _totals(part: pd.DataFrame) -> dict[str, Any]:
 
 
 def _calls_frame(session: Session, period: Period | None) -> pd.DataFrame:
-    """The rows of a period, of this client where it is None."""
+    """The rows of a period; of this client if the period is None."""
     ledger, problems = session.client.ledger, list[str]()
     rows = ledger.rows() if ledger is not None else []
     if ledger is not None and period is not None:
@@ -200,12 +201,12 @@ def _calls_frame(session: Session, period: Period | None) -> pd.DataFrame:
 
 
 def _split_period(rest: str) -> tuple[Period | None, list[str]]:
-    """The period that a line names, None where it names none, and its other words."""
+    """(the period that a line names, or None; its other words)."""
     period, others = None, []
     for word in rest.split():
         word_period = _parse_period(word)
         if word_period is not None and period is not None:
-            raise ConfigError(f"{word[:40]} is a second period.", hint="Name one: %llm log 7d")
+            raise ConfigError(f"{word[:40]} is a second period.", hint="Give one period: %llm log 7d")
         period = word_period or period
         others += [] if word_period else [word]
     return period, others
@@ -225,7 +226,8 @@ def _parse_period(word: str) -> Period | None:
         return datetime.fromisoformat(word).timestamp(), math.inf
     except (ValueError, OverflowError, OSError):
         raise ConfigError(
-            f"since={word[:40]} is no time.", hint="For example: since=2026-11-20, since=7d, since=yesterday"
+            f"since={word[:40]} is not a time.",
+            hint="For example: since=2026-11-20, since=7d, since=yesterday",
         ) from None
 
 

@@ -211,7 +211,7 @@ class Chats:
         if name not in self._chats and name not in (known := [chat.name for chat in self]):
             names = ", ".join(known) or "none yet"
             raise ConfigError(
-                f"No conversation is called {name!r}." if name else "Which conversation?",
+                f"No conversation is called {name!r}." if name else "No conversation was named.",
                 hint=f"There are: {names}. A cell with chat=NAME starts one.",
             )
         return self._chats[name]

@@ -1,4 +1,4 @@
-"""The subcommands of `%llm`: a table of functions of the session and the rest of the line. Text they give is
+"""The subcommands of `%llm`: functions of the session and the rest of the line. A text that they return is
 printed."""
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def _use(session: Session, rest: str) -> str:
 
 
 def _models(session: Session, rest: str) -> Any:
-    """What can be asked, with context and prices; a provider's own list, or `all` of them; `fresh` asks again
-    instead of taking the list of today."""
+    """Models with context size and prices: known names, a provider's own list, or `all` lists; `fresh`
+    bypasses today's cached list."""
     words = [w for w in rest.split() if w != "fresh"]
     if not words and "fresh" not in rest:
         return overview.models_overview(session.client)
@@ -104,7 +104,7 @@ def _unload(session: Session, rest: str) -> str:
 
 
 def _key(session: Session, rest: str) -> Any:
-    """Shows where a key is found; asks for one where there is none."""
+    """Shows where a key was found, or asks the user for one."""
     word, _, name = rest.partition(" ")
     if word in _KEY_COMMANDS:
         return _KEY_COMMANDS[word](session, session.provider(name))
@@ -172,14 +172,14 @@ def _key_where(session: Session, row: ProviderSpec) -> str:
 
 
 def _key_allow(session: Session, row: ProviderSpec) -> str:
-    """Consent, in the user's own file, to what a project's row would use."""
+    """Approves, in the user's own file, the variables that a project's row uses."""
     registry = session.client.registry
     if not row.pending_consent:
-        return f"{row.label or row.name} waits for nothing."
+        return f"{row.label or row.name} needs no approval."
     names = registry.allow(row)
     return (
         f"{row.label or row.name} may use {', '.join(names)} at {keys.origin(row.base_url)} from now "
-        f"on; {user_file()} says so."
+        f"on; this is stored in {user_file()}."
     )
 
 
@@ -189,8 +189,8 @@ def _key_login(session: Session, row: ProviderSpec) -> str:
     registry = session.client.registry
     if not session.can_prompt_user:
         raise ConfigError(
-            "Nobody can log in here.",
-            hint="Log in from a notebook that somebody watches; the keyring keeps it.",
+            "No user can log in here.",
+            hint="Log in from an interactive notebook; the login is stored in the keyring.",
         )
     stored = login(row, keys.origin(registry.address(row)), registry.stores, session.print_text)
     return f"{row.label or row.name}: you are logged in" + (
@@ -220,7 +220,7 @@ _KEY_COMMANDS: dict[str, Callable[[Session, ProviderSpec], str]] = {
 
 
 def _alias(session: Session, rest: str) -> Any:
-    """Lists the short names, or makes one: for this session, with --save for good."""
+    """Lists the aliases, or defines one: for this session, with --save permanently."""
     words = [w for w in rest.split() if w != "--save"]
     registry = session.client.registry
     if not words:
@@ -229,20 +229,20 @@ def _alias(session: Session, rest: str) -> Any:
         raise ConfigError("An alias is a name and a model.", hint="For example: %llm alias fast gemini/flash")
     name, model = words
     if is_provider_name(name, registry.rows):
-        raise ConfigError(f"{name!r} is a provider's name already.", hint="Choose another alias.")
+        raise ConfigError(f"{name!r} is already a provider's name.", hint="Choose another alias.")
     route = registry.resolve(model)
     if "--save" in rest.split():
         set_entry(user_file(), "alias", name, model)
     registry.aliases[name] = model
     return f"{name} now means {route.provider.name}/{route.model}" + (
-        f", as {user_file()} says." if "--save" in rest.split() else "."
+        f", as stored in {user_file()}." if "--save" in rest.split() else "."
     )
 
 
 def _again(session: Session, rest: str) -> Response | Comparison | None:
-    """The last prompt once more. Elsewhere, its answer stands beside those that are there already."""
+    """Sends the last prompt again. The answer of another model is shown beside the existing ones."""
     if session.last_question is None:
-        raise ConfigError("Nothing was asked yet.", hint="Ask in a %%llm cell first.")
+        raise ConfigError("There is no question yet.", hint="Ask in a %%llm cell first.")
     line = session.parse(rest)
     again = session.last_question.with_changes(line.models, resolve_schema(session, line.options), line.extra)
     side_by_side = bool(line.models) or len(again.contestants) > 1
@@ -252,7 +252,7 @@ def _again(session: Session, rest: str) -> Response | Comparison | None:
 def _last(session: Session, _rest: str) -> Response:
     if session.last_response is None:
         raise ConfigError("There is no answer yet.", hint="Ask in a %%llm cell first.")
-    session.drawn_values = (-1, [])  # it is to be drawn here too
+    session.drawn_values = (-1, [])  # so that it is displayed here too
     return session.last_response
 
 
@@ -270,7 +270,7 @@ def _simulate(session: Session, rest: str) -> str:
     if rest:
         registry.simulate = _parse_switch(rest, "simulate")
     if not registry.simulating:
-        return "Simulation is off: names lead to their own providers. %llm simulate on turns it on."
+        return "Simulation is off: models are asked at their own providers. %llm simulate on turns it on."
     return (
         "Simulation is on: every provider's name leads to the simulator on this machine, and its answers are "
         "marked as simulated. %llm simulate off turns it off."
@@ -278,10 +278,10 @@ def _simulate(session: Session, rest: str) -> str:
 
 
 def _nest(session: Session, rest: str) -> str:
-    """Applies nest_asyncio for the user's own nested loops; nothing of nbllm needs it."""
+    """Applies nest_asyncio for the user's own nested loops; nbllm does not need it."""
     if not _parse_switch(rest or "on", "nest"):
-        raise ConfigError("A patched event loop cannot be mended.", hint="Restart the kernel.")
-    newer = importlib.util.find_spec("nest_asyncio2") is not None  # newer kernels bring it
+        raise ConfigError("A patched event loop cannot be restored.", hint="Restart the kernel.")
+    newer = importlib.util.find_spec("nest_asyncio2") is not None  # newer kernels come with it
     nest = import_module("nest_asyncio2" if newer else "nest_asyncio")
     nest.apply()
     return (
@@ -292,7 +292,7 @@ def _nest(session: Session, rest: str) -> str:
     )
 
 
-# What `%llm help` shows first: the lines by what they are for.
+# The first screen of `%llm help`: commands by purpose.
 _COMMAND_GROUPS = {
     "to begin": "models providers key ping use alias unload simulate help",
     "to ask": "ask again last stop fix insert kept",
@@ -305,7 +305,7 @@ _COMMON_OPTIONS = (
 
 
 def _help(session: Session, rest: str) -> str:
-    """One screen; `options` and `lines` all of these in a sentence each; a word what it is."""
+    """The help on one screen; `options` and `lines` list all of them; another word explains that topic."""
     topic = rest.lstrip("-%").replace("-", "_")
     if topic == "options":
         return "\n".join(
@@ -333,12 +333,12 @@ def _option_help(o: Option) -> str:
 
 
 def _help_entry(name: str, text: str) -> str:
-    """A name and what it is, in lines of at most 100 characters that break between words."""
+    """A name and its description, in lines of at most 100 characters broken between words."""
     return textwrap.fill(text, 100, initial_indent=f"  {name:16}", subsequent_indent=18 * " ")
 
 
 def _topic_help(session: Session, topic: str) -> str:
-    """An option and a line may have one name."""
+    """The help on a name; an option and a command may share one."""
     found = [f"%llm {topic}: {SUBCOMMANDS[topic]}"] if topic in SUBCOMMANDS else []
     for options in (OPTIONS, BENCH_OPTIONS):
         if (o := options.get(topic)) and not (options is BENCH_OPTIONS and topic in OPTIONS):
@@ -352,8 +352,8 @@ def _topic_help(session: Session, topic: str) -> str:
 
 
 def _fix(session: Session, rest: str) -> Any:
-    """Asks why the last cell failed; shows the answer, what it would change, and puts the corrected cell
-    below, unrun."""
+    """Asks why the last cell failed; shows the answer and the change, and puts the corrected cell below,
+    unrun."""
     from .fix import build_fix_prompt, propose_fix
 
     text, code = build_fix_prompt(session)
@@ -369,13 +369,13 @@ def _fix(session: Session, rest: str) -> Any:
 
 
 def _chat(session: Session, rest: str) -> Any:
-    """list, open, show, pin, unpin, undo, fork, export, forget."""
+    """The subcommands list, open, show, pin, unpin, undo, fork, export, forget."""
     word, *names = rest.split() or ["list"]
     if word not in _CHAT_COMMANDS:
         raise ConfigError(
             f"%llm chat has no {word!r}.",
             hint="list, open NAME [MODEL], show NAME, pin NAME [N], unpin NAME [N], undo NAME, fork NAME "
-            "OTHER, export NAME [FILE], forget NAME (--all: what is kept of all notebooks), list --all.",
+            "OTHER, export NAME [FILE], forget NAME (--all: those of all notebooks), list --all.",
         )
     return _CHAT_COMMANDS[word](session, "".join(names[:1]), " ".join(names[1:]))
 
@@ -396,7 +396,7 @@ def _pin_turn(session: Session, name: str, number: str, *, pinned: bool = True) 
 
 def _fork_chat(session: Session, name: str, other: str) -> str:
     copy = session.chats.fork(name, other.partition(" ")[0])
-    return f"{copy.name} goes on from {name} with {plural(len(copy.turns), 'turn')}."
+    return f"{copy.name} continues from {name} with {plural(len(copy.turns), 'turn')}."
 
 
 def _export_chat(session: Session, name: str, file: str) -> Any:
@@ -409,7 +409,7 @@ def _export_chat(session: Session, name: str, file: str) -> Any:
 
 
 def _list_chats(session: Session, name: str, _rest: str) -> Any:
-    if name == "--all":  # what is kept of all notebooks
+    if name == "--all":  # the stored ones of all notebooks
         import pandas as pd
 
         from ..store.chats import ChatStore
@@ -431,7 +431,7 @@ def _list_chats(session: Session, name: str, _rest: str) -> Any:
 
 
 def _forget_chat(session: Session, name: str, _rest: str) -> str:
-    """Forgets a conversation; --all: all that are kept, of this notebook and the others."""
+    """Deletes a conversation; --all: all conversations, of this notebook and others."""
     from ..store.chats import ChatStore
 
     if name != "--all":
@@ -445,7 +445,7 @@ def _open_chat(session: Session, name: str, rest: str) -> Any:
     from .chat_widget import ChatWidget
 
     if not name.isidentifier():
-        raise ConfigError("Which conversation?", hint="%llm chat open NAME [MODEL] [key=value ...]")
+        raise ConfigError("No conversation was named.", hint="%llm chat open NAME [MODEL] [key=value ...]")
     line = session.parse(rest)
     question = Question(
         (),
@@ -472,7 +472,7 @@ _CHAT_COMMANDS: dict[str, Callable[[Session, str, str], Any]] = {
 
 
 def _cache(session: Session, rest: str) -> str:
-    """What is kept of answers; clear forgets them all."""
+    """Shows the size of the answer cache; `clear` deletes it."""
     answers = session.client.answers
     if rest == "clear":
         return f"Deleted: {plural(answers.clear(), 'answer')}."
@@ -487,7 +487,7 @@ def _cache(session: Session, rest: str) -> str:
 
 
 def _recording_path(session: Session, name: str, *, must_exist: bool = False) -> Path:
-    """The file that a line names, with or without its ending; the notebook's where none is named."""
+    """The recording file that a line names, with or without suffix; the notebook's own if it names none."""
     path = Path(name.strip(" \"'"))
     if path.name in ("", "on"):
         return recording_path(session.vscode_path, must_exist=must_exist)
@@ -500,7 +500,7 @@ def _record(session: Session, rest: str) -> str:
         problem, tapes.target = tapes.target.problem if tapes.target else "", None
         return f"Calls are not recorded any more. {problem}".strip()
     tapes.target = Recording(_recording_path(session, rest))
-    return f"Calls are recorded in {tapes.target.path} from now on; %llm record off ends it."
+    return f"Calls are recorded in {tapes.target.path} from now on; %llm record off stops it."
 
 
 def _replay(session: Session, rest: str) -> str:
@@ -508,7 +508,7 @@ def _replay(session: Session, rest: str) -> str:
     name, _, pace = rest.partition("pace=")
     if name.strip() in ("off", "stop", "end"):
         tapes.source = None
-        return "Calls are sent again."
+        return "Replay is off: calls are sent to providers again."
     path = _recording_path(session, name, must_exist=True)
     tapes.source = Tape(path, pace.strip() or "now")
     return (
@@ -518,7 +518,7 @@ def _replay(session: Session, rest: str) -> str:
 
 
 def _lazy_command(target: str) -> Command:
-    """The function `FILE:NAME` of this package; its file loads with the first use."""
+    """The function `FILE:NAME` of this package; the file is imported on first use."""
     file, _, name = target.partition(":")
 
     def command(session: Session, rest: str) -> Any:

@@ -1,6 +1,5 @@
-"""A benchmark that runs, as one display that is updated: how far, how fast, what it costs, each model's
-times, failures. ■ (or Ctrl-C) stops the run, and the rows that are there are returned.
-"""
+"""The live display of a benchmark: progress, speed, cost, each model's times, failures. ■ (or Ctrl-C) stops
+the run; the rows measured so far are returned."""
 
 from __future__ import annotations
 
@@ -28,9 +27,9 @@ _MEDIAN = "position:absolute;top:0;width:3px;height:100%;background:var(--jp-bra
 
 
 class Dashboard(Display, RunFrontEnd):
-    """Shows a run in a kernel's front end; see bench.progress.Progress.
+    """Progress of a run in a kernel's front end; see bench.progress.Progress.
 
-    brief: the last frame leaves the table to whoever shows one with more in it.
+    brief: the last frame has no table, because the caller shows a fuller one.
     """
 
     run_id = ""
@@ -49,7 +48,7 @@ class Dashboard(Display, RunFrontEnd):
         self._sums.add(row)
 
     def draw(self) -> None:
-        """Draws, where the last frame is old enough."""
+        """Draws a frame if one is due."""
         if self.is_due(self._sums.elapsed):
             self._frame(None)
 
@@ -65,7 +64,7 @@ class Dashboard(Display, RunFrontEnd):
 
 
 def headline(sums: RunTotals, ended: str | None) -> str:
-    """The run in one line."""
+    """The progress in one line."""
     left = clock(sums.elapsed) if ended is not None else sums.left and f"{clock(sums.left)} left"
     parts = (
         f"{sums.done:,} of {plural(sums.total, 'request')}",
@@ -81,7 +80,7 @@ def headline(sums: RunTotals, ended: str | None) -> str:
 
 def _ending_text(sums: RunTotals, run_id: str, ended: str | None) -> str:
     if ended is None:
-        return "■ stops; what has been measured is kept."
+        return "■ stops; measured rows are kept."
     return ended_early_text(ended, sums.rows, run_id) if ended else ""
 
 
@@ -110,7 +109,7 @@ def dashboard_text(sums: RunTotals, run_id: str, ended: str | None, brief: bool 
 
 
 def dashboard_html(sums: RunTotals, run_id: str, ended: str | None, brief: bool = False) -> str:
-    """The dashboard as HTML; whatever a provider said is escaped."""
+    """The dashboard as HTML; texts of providers are escaped."""
     progress = "" if ended is not None else progress_bar(sums.done, sums.total)
     failure = render_note(f"Last failure: {sums.last_error}", is_warning=True).html if sums.last_error else ""
     foot = _ending_text(sums, run_id, ended)
@@ -133,7 +132,8 @@ def _table(sums: RunTotals) -> str:
 
 
 def _scale_ends(times: Sequence[float]) -> tuple[float, float]:
-    """The logarithms at both ends of the scale, a factor of 1.5 at least: what is alike looks alike."""
+    """The logarithms of both ends of the scale, at least a factor of 1.5 apart, so that similar times look
+    similar."""
     low, high = (math.log(min(times)), math.log(max(times))) if times else (0.0, 0.0)
     more = max(0.0, math.log(_MIN_SPAN) - (high - low)) / 2
     return low - more, high + more

@@ -1,6 +1,6 @@
-"""The JupyterLab in which the notebook runs, as an MCP server: `%llm mcp add jupyter` puts jupyter-mcp-server
-in front of it, so that a model reads and changes the notebook's cells. The server's token goes to that
-command's environment, and is written nowhere."""
+"""The JupyterLab that runs the notebook, as an MCP server: `%llm mcp add jupyter` starts jupyter-mcp-server
+for it, so that a model can read and change the notebook's cells. The server's token is passed in that
+command's environment only."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMMAND = "jupyter-mcp-server"
 
 
 def server_entry(session: Session) -> dict[str, Any]:
-    """The entry of the server. Raises ConfigError where the command, the server or the notebook's name is not
+    """The entry of the server. Raises ConfigError if the command, the server or the notebook's path is not
     known."""
     own_command = Path(sys.executable).with_name(COMMAND)
     command = str(own_command) if own_command.exists() else shutil.which(COMMAND)
@@ -34,13 +34,13 @@ def server_entry(session: Session) -> dict[str, Any]:
         )
     document = Path(file).relative_to(root).as_posix()
     location = ["--jupyter-url", str(server["url"]).rstrip("/"), "--document-id", document]
-    # it would wait for the notebook's own kernel, which is busy with the cell that asks
+    # otherwise it waits for the notebook's kernel, which is busy with the running cell
     location += ["--start-new-code-sandbox", "false"]
     return {"command": command, "args": ["start", *location], "env": {"JUPYTER_TOKEN": str(server["token"])}}
 
 
 def _running_server() -> dict[str, Any]:
-    """What the Jupyter server that started this kernel says of itself, in its own file."""
+    """The file in which the Jupyter server of this kernel describes itself."""
     pid = os.environ.get("JPY_PARENT_PID", "")
     try:
         from jupyter_core.paths import jupyter_runtime_dir

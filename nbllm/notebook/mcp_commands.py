@@ -1,5 +1,5 @@
-"""`%llm mcp`: the MCP servers of this notebook. What is shown of them is cleaned, and holds no value of a
-variable and no key."""
+"""`%llm mcp`: the MCP servers of this notebook. Output is cleaned of hidden characters, and contains no
+values of variables and no keys."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _ADD_USAGE = (
     "(or NAME URL)"
 )
 _PROMPT_USAGE = "%llm mcp prompt SERVER NAME key=value key='more words'"
-_MAX_TOOLS = 20  # tools of a server that are told when it is allowed
+_MAX_TOOLS = 20  # names of tools that are listed when a server is allowed
 
 
 def mcp(session: Session, rest: str) -> Any:
-    """add, list, allow, tools, resources, prompt, remove, log, login, logout."""
+    """The subcommands add, list, allow, tools, resources, prompt, remove, log, login, logout."""
     word, _, more = rest.strip().partition(" ")
     if word and word not in COMMANDS:
         raise ConfigError(f"%llm mcp has no {word!r}.", hint=f"There are {', '.join(COMMANDS)}.")
@@ -52,7 +52,7 @@ def mcp(session: Session, rest: str) -> Any:
 
 
 def _add(session: Session, rest: str) -> str:
-    """A server for this session; --save: in the user's own file."""
+    """Adds a server to this session, with --save to the user's own file."""
     flags, name, words = _parse_add(rest)
     is_own_jupyter = name == "jupyter" and not words and not flags
     if not re.fullmatch(r"[\w.-]{1,64}", name) or not (words or is_own_jupyter):
@@ -77,7 +77,7 @@ def _add(session: Session, rest: str) -> str:
 
 
 def _parse_add(rest: str) -> tuple[dict[str, list[str]], str, list[str]]:
-    """(flags and their values, name, command or address) of `add`."""
+    """(flags and their values, name, command or URL) of `add`."""
     try:
         words = shlex.split(rest, posix=os.name != "nt")
     except ValueError as error:
@@ -93,7 +93,7 @@ def _parse_add(rest: str) -> tuple[dict[str, list[str]], str, list[str]]:
 
 
 def _entry_table(flags: Mapping[str, list[str]], words: list[str]) -> dict[str, Any]:
-    """The entry as a file would hold it."""
+    """The entry as a configuration file would have it."""
     table: dict[str, Any] = (
         {"type": "http", "url": words[0]}
         if len(words) == 1 and re.match(r"https?://", words[0])
@@ -106,7 +106,7 @@ def _entry_table(flags: Mapping[str, list[str]], words: list[str]) -> dict[str, 
 
 
 def _parse_pair(flag: str, text: str) -> tuple[str, str]:
-    """NAME=VALUE; NAME alone takes it from the environment. A key is never typed into a cell."""
+    """NAME=VALUE; NAME alone takes the value from the environment. Keys are rejected."""
     name, equals, value = text.partition("=")
     if looks_like_key(value) or any(looks_like_key(word) for word in value.split()):
         raise ConfigError(
@@ -151,7 +151,7 @@ def _entry_columns(entry: Entry) -> dict[str, str]:
 
 
 def _allow(session: Session, rest: str) -> str:
-    """Shows what a server would run, or what has changed in its tools, and asks."""
+    """Shows what a server would run, or what has changed in its tools, and asks the user to approve it."""
     servers, name = session.client.mcp, _server_name(rest)
     if name.startswith("remote/"):
         return _allow_card(session, session.client.remote(name))
@@ -159,7 +159,7 @@ def _allow(session: Session, rest: str) -> str:
     if not servers.consent.is_allowed(entry):
         session.print_text(_consent_text(entry))
         if not approve(f"Start mcp/{entry.name}?", yes="Allow", no="No"):
-            return f"mcp/{entry.name} stays as it is: not allowed."
+            return f"mcp/{entry.name} is still not allowed."
         servers.consent.allow(entry)
     server = session.client.run(servers.server(entry.name))
     tools, changes = session.client.run(server.check_tools())
@@ -173,7 +173,7 @@ def _allow(session: Session, rest: str) -> str:
     noun = "change" if others and any(changed for _, changed in others.values()) else "tool"
     question = f"Allow {plural(len(changes), noun)} of mcp/{entry.name} as now?"
     if not approve(question, yes="Allow", no="No"):
-        return f"mcp/{entry.name}: what has changed stays left out."
+        return f"mcp/{entry.name}: the changes are still not allowed."
     servers.consent.pin(entry, tools)
     for kind, (offered, _) in others.items():
         servers.consent.pin(entry, offered, kind)
@@ -182,19 +182,19 @@ def _allow(session: Session, rest: str) -> str:
 
 
 def _allow_card(session: Session, agent: RemoteTool) -> str:
-    """Shows what has changed in an agent's card, and asks."""
+    """Shows what has changed in an agent's card, and asks the user to approve it."""
     card, changes = session.client.run(agent.check_card())
     if not changes:
-        return f"{agent.name} is allowed. It says of itself: {line(card.description, 300)}"
+        return f"{agent.name} is allowed. Its description: {line(card.description, 300)}"
     session.print_text("\n".join(map(_change_text, changes)))
-    if not approve(f"Tell models this of {agent.name}?", yes="Allow", no="No"):
-        return f"{agent.name} stays left out."
+    if not approve(f"Show this description of {agent.name} to models?", yes="Allow", no="No"):
+        return f"{agent.name} is still not allowed."
     agent.consent.pin(agent.entry, [card])
     return f"{agent.name} is allowed as its card is now."
 
 
 def _consent_text(entry: Entry) -> str:
-    """All that consent is given to."""
+    """Everything that the user approves."""
     rows = {
         "file": line(entry.file, 500),
         "asks" if entry.url else "runs": line(entry.display_command),
@@ -210,7 +210,7 @@ def _change_text(change: DefinitionChange) -> str:
 
 
 def _tools(session: Session, rest: str) -> Any:
-    """The tools of a server, of some, or of all that are allowed, as a model would be told of them."""
+    """The tools of a server, of several, or of all allowed servers, as a model would see them."""
     servers = session.client.mcp
     names = rest.split() or ["mcp/*"]
     usables, notes = session.client.run(
@@ -231,7 +231,7 @@ def _tools(session: Session, rest: str) -> Any:
 
 
 def _resources(session: Session, rest: str) -> Any:
-    """What a server offers to attach; of a pattern's address {places} are to be filled."""
+    """The resources of a server; {placeholders} in a pattern's address must be filled in."""
     server = session.client.run(session.client.mcp.server(_server_name(rest)))
     offered = session.client.run(server.resources())
     for note in server.notes:
@@ -250,8 +250,8 @@ def _resources(session: Session, rest: str) -> Any:
 
 
 def _prompt(session: Session, rest: str) -> Any:
-    """The prompts of a server; one that is named goes into the next cell, filled with key=value. It is not
-    the user's own text: its braces fill nothing (fill=off)."""
+    """Lists the prompts of a server; a named one goes into the next cell, filled with key=value. It is not
+    the user's own text, so its braces are not filled (fill=off)."""
     try:
         name, *words = shlex.split(rest) or [""]
     except ValueError as error:
@@ -284,7 +284,7 @@ def _list_prompts(session: Session, server: Server) -> Any:
 
 
 def _remove(session: Session, rest: str) -> str:
-    """Ends a server, forgets it where the user added it, and what was allowed of it."""
+    """Stops a server and deletes its approval; a server that the user added is deleted too."""
     servers, name = session.client.mcp, _server_name(rest)
     entry = servers.entry(name)
     session.client.run(servers.stop(entry.name))
@@ -295,7 +295,7 @@ def _remove(session: Session, rest: str) -> str:
     if servers.remove(entry.name) or entry.file == str(user_config.absolute()):
         return f"mcp/{entry.name} was removed."
     return (
-        f"mcp/{entry.name} was ended and is not allowed any more; {line(entry.file, 300)} still describes it."
+        f"mcp/{entry.name} was stopped and is no longer allowed; {line(entry.file, 300)} still contains it."
     )
 
 
@@ -304,7 +304,7 @@ def _login(session: Session, rest: str) -> str:
     servers = session.client.mcp
     entry = servers.usable_entry(_server_name(rest))
     if not session.can_prompt_user:
-        raise ConfigError("Nobody can log in here.", hint="Log in from a notebook that somebody watches.")
+        raise ConfigError("No user can log in here.", hint="Log in from an interactive notebook.")
     urls, answers = SimpleQueue[str](), SimpleQueue[Mapping[str, str]]()
 
     async def ask(url: str) -> Mapping[str, str]:
@@ -323,7 +323,7 @@ def _login(session: Session, rest: str) -> str:
                     )
                     answers.put(listener.wait(600.0))
         finally:
-            answers.put({})  # nobody waits any more
+            answers.put({})  # releases a waiting thread
         is_stored = work.result()
     where = (
         "."
@@ -334,11 +334,11 @@ def _login(session: Session, rest: str) -> str:
 
 
 def _check_login_url(url: str) -> str:
-    """The address of a login. Raises ConfigError for what a browser should not open."""
+    """The URL of a login. Raises ConfigError for a URL that a browser should not open."""
     parts = urlsplit(url)
     here = parts.hostname in ("localhost", "127.0.0.1", "::1")
     if not (parts.scheme == "https" or (parts.scheme == "http" and here)):
-        raise ConfigError("The server names no address at which one could log in.", hint="Ask who runs it.")
+        raise ConfigError("The server gives no valid login address.", hint="Ask its operator.")
     return url
 
 
@@ -348,11 +348,11 @@ def _logout(session: Session, rest: str) -> str:
     login = servers.login(entry)
     was_logged_in = login is not None and login.forget()
     session.client.run(servers.stop(entry.name))
-    return f"mcp/{entry.name}: " + ("the login was deleted." if was_logged_in else "nobody was logged in.")
+    return f"mcp/{entry.name}: " + ("the login was deleted." if was_logged_in else "you were not logged in.")
 
 
 def _log(session: Session, rest: str) -> str:
-    """What a server wrote to its standard error, the last of it."""
+    """The end of what a server wrote to its standard error."""
     servers, name = session.client.mcp, _server_name(rest)
     server = servers.get_open(servers.entry(name).name)
     text = clean(server.log[-10_000:], 10_000) if server is not None else ""
@@ -362,7 +362,7 @@ def _log(session: Session, rest: str) -> str:
 def _server_name(rest: str) -> str:
     words = rest.split()
     if len(words) != 1:
-        raise ConfigError("Which server?", hint="`%llm mcp list` lists them.")
+        raise ConfigError("No server was named.", hint="`%llm mcp list` lists them.")
     return words[0]
 
 

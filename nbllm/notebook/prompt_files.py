@@ -1,4 +1,4 @@
-"""Prompts that stay with a project: `prompts/NAME.md`, its text below what lines between two `---` say of it.
+"""Prompts stored with a project: `prompts/NAME.md`, with a header of options between two `---` lines.
 
     ---
     description: what a customer thinks of us
@@ -7,9 +7,9 @@
     ---
     Classify this review: {text}
 
-A cell takes it by use=NAME, and its options where it says no others. The file comes with a project, which may
-be anybody's: so it is a regular file of that folder, chooses no model, key, address or tool, and no
-`{{expression}}` of it is run.
+A cell uses it by use=NAME, with its options as defaults. The file comes with a project, which may be
+anybody's: so it must be a regular file of that folder, cannot choose a model, key, address or tool, and its
+`{{expressions}}` are not run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NAME = re.compile(r"[^\W\d][\w\-]{0,79}")
 _HEAD = re.compile(r"---[ \t]*\n(.*?)^---[ \t]*(?:\n|\Z)(.*)", re.DOTALL | re.MULTILINE)
 _LINE = re.compile(r"([A-Za-z_][\w.]*)[ \t]*:[ \t]*(.*)")
 _QUOTED = re.compile(r"([\"'])(.*)\1")
-# What a file may say of the cell that uses it: what a project may choose, and what an answer looks like.
+# Options that a prompt file may set: those that a project may set, and the form of the answer.
 _ALLOWED_OPTIONS = {n for n, o in OPTIONS.items() if o.project and o.default and o.kind} - {
     "model",
     "use",
@@ -52,8 +52,8 @@ _ALLOWED_OPTIONS = {n for n, o in OPTIONS.items() if o.project and o.default and
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt that is kept. path: None where only this session knows it. head: the lines between the two
-    ---; about: what they say, options for a cell and a `description`."""
+    """A stored prompt. path: None for a prompt of this session only. header_text: the lines between the two
+    ---; header: their entries, options for a cell and a `description`."""
 
     name: str
     text: str
@@ -63,12 +63,13 @@ class Prompt:
 
     @property
     def version(self) -> str:
-        """Twelve hexadecimal digits of the SHA-256 of its text without the blanks around it."""
+        """Twelve hexadecimal digits of the SHA-256 of the text without surrounding white space."""
         return hashlib.sha256(self.text.strip().encode()).hexdigest()[:12]
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options it has for a cell. Raises ConfigError naming the file for one that it may not have."""
+        """The options for the cell. Raises ConfigError, with the file's name, for an option that is not
+        allowed."""
         found: dict[str, Any] = {}
         for name, value in self.header.items():
             if name == "description":
@@ -90,14 +91,13 @@ class Prompt:
 
 
 def prompts_folder() -> Path:
-    """Where the project's prompts are: beside its pyproject.toml, else where the kernel runs."""
+    """The project's folder of prompts: beside its pyproject.toml, otherwise in the working folder."""
     project = nearest_pyproject(Path.cwd())
     return (project.parent if project else Path.cwd()) / FOLDER
 
 
 def read_prompt(name: str) -> Prompt | None:
-    """The prompt in a file; None where there is none. Raises ConfigError for a file that is not to be read,
-    OSError's words in it."""
+    """The prompt in a file; None if there is no file. Raises ConfigError for a file that cannot be read."""
     path = prompts_folder() / f"{name}.md"
     if not _NAME.fullmatch(name) or not os.path.lexists(path):
         return None
@@ -113,7 +113,7 @@ def read_prompt(name: str) -> Prompt | None:
 
 
 def parse_prompt(name: str, text: str, path: Path | None = None) -> Prompt:
-    """The prompt in a file's text. Raises ConfigError for a line at its head that is no `name: value`."""
+    """The prompt in a file's text. Raises ConfigError for a header line that is not `name: value`."""
     head = _HEAD.fullmatch(text)
     if head is None:
         return Prompt(name, text, path)
@@ -124,9 +124,9 @@ def parse_prompt(name: str, text: str, path: Path | None = None) -> Prompt:
         match = _LINE.fullmatch(line.rstrip())
         if match is None or match[1] in header:
             raise ConfigError(
-                f"{FOLDER}/{name}.md, line {number}, is no `name: value`"
-                + (" of its own: it is there already." if match else "."),
-                hint="Between the two --- stand lines such as temperature: 0.",
+                f"{FOLDER}/{name}.md, line {number}, "
+                + (f"repeats {match[1]}." if match else "is not `name: value`."),
+                hint="Lines between the two --- are options such as temperature: 0.",
             )
         quoted = _QUOTED.fullmatch(match[2])
         header[match[1]] = quoted[2] if quoted else match[2]
@@ -134,10 +134,10 @@ def parse_prompt(name: str, text: str, path: Path | None = None) -> Prompt:
 
 
 def write_prompt(name: str, text: str) -> Prompt:
-    """Writes a prompt's text; what the file says at its head stays. Raises ConfigError where it cannot be."""
+    """Writes a prompt's text; the header of an existing file is kept. Raises ConfigError if that fails."""
     if not _NAME.fullmatch(name):
         raise ConfigError(
-            f"{name[:40]!r} is no name for a prompt.",
+            f"{name[:40]!r} is not a valid name for a prompt.",
             hint=f"save={FOLDER}/NAME has letters, digits, _ and -.",
         )
     existing = read_prompt(name)
@@ -152,7 +152,7 @@ def write_prompt(name: str, text: str) -> Prompt:
 
 
 def all_prompts(session: Session) -> tuple[list[Prompt], list[ConfigError]]:
-    """All that are kept, those of this session first, and what is wrong with those that cannot be read."""
+    """(all stored prompts, those of this session first; the errors of files that cannot be read)."""
     found, problems = [Prompt(name, text) for name, text in session.fragments.items()], []
     for file in sorted(prompts_folder().glob("*.md")) if prompts_folder().is_dir() else []:
         try:
@@ -165,7 +165,7 @@ def all_prompts(session: Session) -> tuple[list[Prompt], list[ConfigError]]:
 
 
 def used_prompts(session: Session, used: str) -> tuple[Prompt, ...]:
-    """The prompts that use= names, joined by commas. Raises ConfigError for one that is not there, with the
+    """The prompts that use= names, separated by commas. Raises ConfigError for an unknown one, with the
     nearest name."""
     return tuple(
         _find_prompt(session, n.strip().removeprefix(f"{FOLDER}/")) for n in used.split(",") if n.strip()
@@ -181,7 +181,7 @@ def _find_prompt(session: Session, name: str) -> Prompt:
     near = similar_names(name, names)
     raise ConfigError(
         f"No prompt is called {name!r}" + (f": did you mean {near[0]}?" if near else "."),
-        hint=f"There are: {', '.join(names) or 'none yet'}. A cell with save=NAME keeps one, "
+        hint=f"There are: {', '.join(names) or 'none yet'}. A cell with save=NAME stores one, "
         f"save={FOLDER}/NAME in the project.",
     )
 
@@ -189,10 +189,10 @@ def _find_prompt(session: Session, name: str) -> Prompt:
 def join_prompts(
     session: Session, prompts: Sequence[Prompt], body: str, mode: str, *, any_name: bool = False
 ) -> str:
-    """The texts of prompts, then the cell's own.
+    """The texts of prompts, followed by the cell's own.
 
-    Raises ConfigError where an `{{expression}}` comes from a file. every: any name may come to be there, as
-    the parameters of def= do.
+    Raises ConfigError if an `{{expression}}` comes from a file. any_name: every name may be known later, as
+    the parameters of def= are.
     """
     text, file_spans = "", []
     for prompt in prompts:
@@ -214,7 +214,7 @@ def join_prompts(
 
 
 def version_label(prompts: Sequence[Prompt]) -> str:
-    """What the log calls calls of these: NAME@VERSION, joined by +."""
+    """The label of calls with these prompts in the log: NAME@VERSION, joined by +."""
     return "+".join(f"{p.name}@{p.version}" for p in prompts)
 
 
@@ -222,7 +222,7 @@ def version_label(prompts: Sequence[Prompt]) -> str:
 
 
 def command(session: Session, rest: str) -> Any:
-    """list, show NAME, diff NAME, edit NAME, forget NAME."""
+    """The subcommands list, show NAME, diff NAME, edit NAME, forget NAME."""
     word, *names = rest.split() or ["list"]
     if word == "list" and not names:
         return _list(session)
@@ -264,7 +264,7 @@ def _edit(session: Session, prompt: Prompt) -> str:
     shown, hidden = clean_and_count(prompt.text.strip())
     session.shell.set_next_input(f"%%llm save={target}\n{shown}", replace=False)
     more = f" Hidden characters ({hidden}) are shown as ⟨U+...⟩." if hidden else ""
-    return f"{prompt.name} stands in the next cell; running it keeps the new text.{more}"
+    return f"{prompt.name} is in the next cell; run it to save the new text.{more}"
 
 
 def _forget(session: Session, prompt: Prompt) -> str:
@@ -275,7 +275,7 @@ def _forget(session: Session, prompt: Prompt) -> str:
 
 
 def _diff(session: Session, prompt: Prompt) -> str:
-    """What has changed since the last commit; of a session's prompt, since its file."""
+    """The changes since the last commit; for a session's prompt, the difference to its file."""
     if prompt.path is None:
         filed = read_prompt(prompt.name)
         before, where = (filed.text if filed else None), f"{FOLDER}/{prompt.name}.md"
@@ -287,11 +287,11 @@ def _diff(session: Session, prompt: Prompt) -> str:
     lines = difflib.unified_diff(
         before.strip().splitlines(), prompt.text.strip().splitlines(), where, prompt.name, lineterm="", n=2
     )
-    return "\n".join(lines) or f"{prompt.name} is as in {where}."
+    return "\n".join(lines) or f"{prompt.name} is the same as in {where}."
 
 
 def _committed_text(path: Path) -> str | None:
-    """A file's text in the last commit; None where there is none. Only the object is read: nothing that a
+    """A file's text in the last commit; None if there is none. Only the object is read: nothing that a
     repository's configuration names is run or fetched."""
     git = shutil.which("git")
     if git is None:

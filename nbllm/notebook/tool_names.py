@@ -1,4 +1,4 @@
-"""What the names in tools= and approve= mean."""
+"""Resolves the names in tools= and approve=."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _file_tool(name: str) -> Callable[[Namespace], Any]:
     return lambda _: next(t for t in files(".") if t.tool.name == name)
 
 
-# What nbllm brings; a variable of the same name comes first.
+# Built-in tools; a variable of the same name takes precedence.
 BUILT_IN: dict[str, Callable[[Namespace], Any]] = {
     "python": python,
     "files": lambda _: files("."),
@@ -33,18 +33,18 @@ BUILT_IN: dict[str, Callable[[Namespace], Any]] = {
 def resolve_tools(
     names: Sequence[str], namespace: Namespace, others: Callable[[], Iterable[str]]
 ) -> list[Any]:
-    """What a line gives as tools; `others` are the names of servers, endpoints and agents. Raises ConfigError
-    with the nearest name."""
+    """The tools that a line names; `others`: names of servers, endpoints and agents. Raises ConfigError with
+    the nearest name."""
     return [_resolve_tool(name, namespace, others) for name in names]
 
 
 def check_cell_tools(names: Sequence[str], *, can_prompt_user: bool) -> None:
-    """Raises ConfigError where a model would change cells, and nobody is there to be asked."""
+    """Raises ConfigError if a model could change cells and no user can approve it."""
     cell_tool = next((n for n in names if n.split("/")[:2] == ["mcp", "jupyter"]), None)
     if cell_tool is not None and not can_prompt_user:
         raise ConfigError(
-            f"{cell_tool} changes cells of a notebook, and nobody is here to be asked.",
-            hint="Run the cell in a notebook that somebody watches, or leave the tool out.",
+            f"{cell_tool} changes cells of a notebook, and no user can approve that here.",
+            hint="Run the cell in an interactive notebook, or leave the tool out.",
         )
 
 
@@ -61,12 +61,12 @@ def _resolve_tool(name: str, namespace: Namespace, others: Callable[[], Iterable
 
 
 def resolve_approver(name: Any, namespace: Namespace) -> Any:
-    """What a line gives as approve=: one of its words, or a function of the notebook. Raises ConfigError with
-    the nearest name."""
+    """The value of approve=: one of its words, or a function of the notebook. Raises ConfigError with the
+    nearest name."""
     words = OPTIONS["approve"].values
-    if name is None or name in words or callable(name):  # the panel asks by itself
+    if name is None or name in words or callable(name):  # the panel passes its own function
         return name
-    hint = f"approve= takes {', '.join(words)}, or a function of this notebook that is given the question."
+    hint = f"approve= takes {', '.join(words)}, or a function of this notebook that takes the question."
     value = _look_up("function", name, namespace, lambda: words, hint)
     if not callable(value):
         raise ConfigError(f"Not a function: {name} is {type(value).__name__}.", hint=hint)
@@ -76,7 +76,7 @@ def resolve_approver(name: Any, namespace: Namespace) -> Any:
 def _look_up(
     kind: str, name: str, namespace: Namespace, others: Callable[[], Iterable[str]], hint: str
 ) -> Any:
-    """A variable of the notebook, or what stands behind dots in one. others: what else is called so."""
+    """A variable of the notebook, or an attribute after dots. others: further names for the suggestion."""
     root, *rest = name.split(".")
     if root not in namespace:
         known = {n.rpartition("/")[2]: n for n in others()}

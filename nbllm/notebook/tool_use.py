@@ -1,4 +1,4 @@
-"""How the user is asked before a tool runs in a notebook."""
+"""Asks the user before a tool runs in a notebook, and `%llm undo`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .view.markdown import code_html
 from .view.static import Rendered, call_source, join_rendered, render_call, render_note, to_bundle
 from .view.styles import container
 
-_OPEN_CALL = 1_200  # characters of a call that stand open
+_OPEN_CALL = 1_200  # characters of a call that are shown expanded
 _MAX_LISTED = 20  # changes that are listed
-_OPEN_DIFF = 12_000  # and of what it would change
-# answer, what stands on its button, what it does
+_OPEN_DIFF = 12_000  # characters of a change that are shown expanded
+# (answer, label of its button, tooltip)
 CHOICES = (
     ("once", "Run once", "Run this call"),
-    ("always", "Always in this answer", "Run this call, and what else this answer calls of the same tool"),
+    ("always", "Always in this answer", "Run this call and all later ones of the same tool in this answer"),
     ("no", "No", "Do not run it; the model is told"),
 )
 
 
 def ask_before_call(question: Question) -> str | None:
-    """Asks the user whether a call may run, with all that would run in sight: once, always or no; None
-    where nobody can answer. What was answered does not stay: the answer tells what came of the call."""
+    """Asks the user whether a call may run and shows all that would run: returns once, always or no; None if
+    no user can answer. The prompt is removed afterwards, since the answer shows the result of the call."""
     session = current_session()
     if not session.can_prompt_user:
         return None
@@ -47,13 +47,13 @@ def ask_before_call(question: Question) -> str | None:
 
 
 def question_text(question: Question) -> str:
-    """The question in words."""
+    """The question as text."""
     text = f"Run {question.call.name} ({question.tool.source})?"
     return text + (f" {question.number} of {question.of}" if question.of > 1 else "")
 
 
 def call_bundle(question: Question) -> dict[str, str]:
-    """The call, whole; folded where it is long, and how long it is."""
+    """The complete call as a MIME bundle, collapsed if it is long."""
     source = clean(call_source(question.call))
     html, text = _fold_long(render_call(source).html, source, _OPEN_CALL), f"[tool call] {source}"
     if question.change is not None and (diff := clean(question.change.diff)):
@@ -70,8 +70,8 @@ def _fold_long(html: str, source: str, limit: int) -> str:
 
 
 def undo(session: Session, rest: str) -> Any:
-    """`%llm undo`: takes back what tools changed in the last answer that changed something; `list`: what can
-    be taken back; a number of that list: this change alone."""
+    """`%llm undo`: reverts what tools changed in the last answer with changes; `list` lists the changes; a
+    number reverts only that one."""
     journal = session.client.changes
     if rest == "list":
         session.show_bundle(_changes_bundle(journal))
@@ -83,12 +83,10 @@ def undo(session: Session, rest: str) -> Any:
 
 
 def _changes_bundle(journal: Journal) -> dict[str, str]:
-    """The changes that can be taken back, with their numbers; of very many the last."""
+    """The last changes that can be reverted, with their numbers."""
     lines = []
     for number, made in [*enumerate(journal.entries, 1)][-_MAX_LISTED:]:
         diff = clean(made.change.diff)
         lines.append(render_note(f"{number}: {made.change.what} (answer {made.answer})"))
         lines.append(Rendered(_fold_long(code_html(diff, "diff"), diff, _OPEN_DIFF), diff))
-    return to_bundle(
-        join_rendered(lines or [render_note("Tools have changed nothing that can be taken back.")])
-    )
+    return to_bundle(join_rendered(lines or [render_note("There are no changes of tools to revert.")]))
