@@ -169,7 +169,7 @@ def test_what_a_provider_says_in_its_errors_is_shown_as_text(kernel):
         (f"{PAIR} blocks=2 format=json", f"Column {len(PAIR) + 11}: format is not an option of a benchmark"),
         (f"{PAIR} cold=nope", "'nope' is not a start kind"),
         (f"{PAIR} batch=x", "batch cannot be 'x'"),
-        (f"{PAIR} batch=0", "batch=0 is none"),
+        (f"{PAIR} batch=0", "batch=0 is not valid"),
         ("sim/anthropic batch=2", "has no embeddings"),
         (f"{PAIR} batch=2 max_tokens=5", "max_tokens"),
         (f"{PAIR} concurrency=0", "concurrency"),
