@@ -1,2 +1,1 @@
-"""How answers are drawn: one AnswerState for each column, and painters that draw states where a front end can
-show them."""
+"""Display of answers: one AnswerState for each column, and painters that draw the states in a front end."""

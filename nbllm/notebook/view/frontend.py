@@ -1,4 +1,4 @@
-"""Where output goes: a kernel's display channel, or the terminal that IPython runs in."""
+"""Output to the front end: a kernel's display channel, or the terminal in which IPython runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-_MARKER = "nbllm"  # marks what is our own, in the part of a message that no notebook keeps
+_MARKER = "nbllm"  # marks our own messages, in a part that notebooks do not save
 
 
 class KernelPort:
@@ -24,27 +24,27 @@ class KernelPort:
         update: bool = False,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Shows a MIME bundle, or replaces the one that was shown under `display_id`; `metadata` is saved
-        with it."""
+        """Displays a MIME bundle, or replaces the one displayed under `display_id`; `metadata` is saved with
+        it."""
         transient: dict[str, Any] = {_MARKER: True} | ({"display_id": display_id} if display_id else {})
         self._shell.display_pub.publish(
             data=dict(data), metadata=dict(metadata or {}), transient=transient, update=update
         )
 
     def clear(self, *, wait: bool) -> None:
-        """Removes the cell's outputs; with `wait` when the next one comes."""
+        """Removes the cell's outputs; with `wait`, when the next one arrives."""
         self._shell.display_pub.clear_output(wait=wait)
 
 
 def is_ours(message: Mapping[str, Any]) -> bool:
-    """Whether nbllm shows what a message holds."""
+    """Whether a display message comes from nbllm."""
     return _MARKER in message["content"].get("transient", {})
 
 
 def output_mode(shell: Any, render: str = "auto") -> str:
-    """How `shell` shows things, or as `render` says (live, final, plain, terminal): live in a front end that
-    answers; only the final form where nobody watches (nbclient, papermill, nbval, a cell under %%capture) and
-    within an Output widget, which updates do not reach; as text in a terminal."""
+    """How `shell` displays output: live in an interactive front end; final (only the final form) without a
+    user (nbclient, papermill, nbval, a cell under %%capture) and in an Output widget, which updates do not
+    reach; terminal: as text. `render` (live, final, plain, terminal) overrides it."""
     from IPython.core.displaypub import CapturingDisplayPublisher
 
     kernel = getattr(shell, "kernel", None)
@@ -60,8 +60,8 @@ def output_mode(shell: Any, render: str = "auto") -> str:
 
 
 def parent_message(shell: Any) -> Mapping[str, Any]:
-    """The front end's message that is being answered; empty in a terminal, and where a kernel does not
-    tell."""
+    """The front end's message that is being handled; empty in a terminal, and in kernels that do not report
+    it."""
     kernel = getattr(shell, "kernel", None)
     try:
         return kernel.get_parent("shell") or {} if kernel is not None else {}
@@ -70,19 +70,19 @@ def parent_message(shell: Any) -> Mapping[str, Any]:
 
 
 def hook_printed_text(hook: Callable[[dict[str, Any]], dict[str, Any]], *, enabled: bool = True) -> None:
-    """Lets `hear` see every message of printed text, whatever thread prints, or no longer. ipykernel 6 cannot
-    do that."""
+    """Registers `hook` for messages of printed text of all threads, or unregisters it. Without effect on
+    ipykernel 6."""
     for stream in (sys.stdout, sys.stderr):
         sender, register = (
             getattr(stream, "pub_thread", None),
             getattr(stream, "register_hook" if enabled else "unregister_hook", None),
         )
         if sender is not None and register is not None:
-            sender.schedule(partial(register, hook))  # its hooks are those of the thread that sends
+            sender.schedule(partial(register, hook))  # hooks belong to the thread that sends
 
 
 def _in_output_widget(shell: Any) -> bool:
-    """Whether an `Output` of ipywidgets takes what is shown now, as within `with output:`."""
+    """Whether an `Output` of ipywidgets captures the output now, as within `with output:`."""
     output = getattr(sys.modules.get("ipywidgets"), "Output", None)
     message_id = parent_message(shell).get("header", {}).get("msg_id")
     if output is None or not message_id:

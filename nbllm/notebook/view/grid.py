@@ -1,10 +1,10 @@
-"""Answers in columns, all growing at once in one display, and the static form in which they stay. One column
-is a grid of one.
+"""Answers in columns that grow together in one display, and their static final form. One column is a grid of
+one.
 
-Theory. Columns can only stand beside each other within one display, so a frame is all of them, and `Pace`
-says when one is due. An answer grows from its top, so that it can be read while it comes and nothing moves
-when it ends; above its share of _SHOWN characters what follows is left out up to its open end, so that a
-frame has a bounded size however long the answers are. The final form replaces it once and holds everything.
+Theory. Columns can stand side by side only within one display, so each frame contains all of them, and `Pace`
+decides when one is due. An answer grows downwards, so it can be read while it arrives and nothing moves at
+its end. Text beyond its share of _MAX_CHARACTERS is left out up to its open end, so that the size of a frame
+is bounded. The final form contains everything.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from .static import (
 from .tables import render_table
 from .throttle import ENVELOPE, Budget, Pace
 
-_COLUMNS_PER_ROW = 4  # columns, where no style is
-_MAX_CHARACTERS = 40_000  # characters of growing answers that one frame shows
+_COLUMNS_PER_ROW = 4  # columns per row in front ends without styles
+_MAX_CHARACTERS = 40_000  # characters of growing answers in one frame
 _LEFT_OUT = Rendered("<p>…</p>\n", "…\n\n")
 
 
 class Column(NamedTuple):
-    """What stands above a column, what it holds, and the id of the place for its ■."""
+    """A column: its label, its content, and the id of the element for its ■."""
 
     label: str
     content: Rendered
@@ -49,10 +49,10 @@ class Column(NamedTuple):
 
 
 class Grid(Painter):
-    """Columns in a kernel's front end. mode: "live", "plain" (text alone), or "final" (nothing before the
-    end). before: columns that are over already and stand first. alone: as in LivePainter; where it is not, or
-    other cells run meanwhile, only the grid's own display changes. stops: the ids of the places for a ■ in
-    each head, none without; close: takes away what stands there."""
+    """Columns in a kernel's front end. mode: "live", "plain" (text only), or "final" (nothing before the
+    end). before: finished columns that stand first. is_alone: as in LivePainter; otherwise, or if other
+    cells run meanwhile, only the grid's own display changes. stop_ids: the ids of the elements for a ■ in
+    each head, if any; close: removes the buttons."""
 
     def __init__(
         self,
@@ -82,12 +82,12 @@ class Grid(Painter):
             self._draw(self._clock())
 
     def flush(self, now: float) -> None:
-        """Draws, whatever is due."""
+        """Draws all pending chunks."""
         if self._mode != "final" and self._new_chunks:
             self._draw(now)
 
     def tick(self, now: float) -> None:
-        """Draws, where a frame is due."""
+        """Draws a frame if one is due."""
         if self._mode == "final":
             return
         size, new = ENVELOPE + max(self._size, 2_000), self._new_chunks
@@ -112,7 +112,7 @@ class Grid(Painter):
         self._pace.record_frame(now, ENVELOPE + self._size, self._clock() - began)
 
     def _column(self, number: int, now: float) -> Column:
-        """A column as it is now, with the place of its ■."""
+        """A column as it is now, with the element of its ■."""
         growing, budget = self._growing[number], _MAX_CHARACTERS // len(self._growing)
         growing.update()
         lines = list[Rendered]()
@@ -126,7 +126,7 @@ class Grid(Painter):
         return Column(growing.state.label, concatenate(shown), stop)
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
-        """Replaces all by the final form: what the cell holds, or only the columns."""
+        """Replaces the grid by the final form, clearing the cell's outputs if it is alone."""
         all_outcomes = [*self._earlier, *outcomes]
         update = self._shown and not self._is_alone()
         if self._shown and not update:
@@ -140,7 +140,7 @@ class Grid(Painter):
         self._close()
 
     def give_up(self, text: str) -> None:
-        """Leaves plain text, where the final form could not be drawn."""
+        """Displays plain text after the final form failed."""
         self._port.publish(
             {"text/plain": plain_text(text)}, display_id=self._id if self._shown else None, update=self._shown
         )
@@ -148,9 +148,9 @@ class Grid(Painter):
 
 
 def columns_html(columns: Sequence[Column]) -> str:
-    """The columns' HTML: a table, so that they stand beside each other where styles are taken away (GitHub,
-    an untrusted notebook); with them as many in a row as there is room for. JupyterLab takes `start` from an
-    untrusted notebook, and sets cells of tables to the right."""
+    """The HTML of the columns: a table, so that they stand side by side in front ends without styles (GitHub,
+    an untrusted notebook); with styles, as many in a row as fit. JupyterLab removes `start` from an
+    untrusted notebook and aligns table cells to the right, hence the inline alignment."""
     share = 100 // min(len(columns), _COLUMNS_PER_ROW)
     cells = [
         f"<td class=nbllm-col valign=top width={share}% "
@@ -167,25 +167,25 @@ def columns_html(columns: Sequence[Column]) -> str:
 def columns_bundle(
     columns: Sequence[Column], *, html: bool = True, below: Rendered | None = None
 ) -> dict[str, str]:
-    """The MIME bundle of columns, and of what stands below them: HTML, and text that reads as Markdown."""
+    """The MIME bundle of columns and the content below them: HTML, and text that is valid Markdown."""
     text = "\n\n".join(f"## {clean(c.label)}\n\n{c.content.text.strip()}" for c in columns)
     rendered = Rendered(columns_html(columns), text)
     return to_bundle(join_rendered([rendered, below]) if below else rendered, html=html)
 
 
 def outcomes_bundle(outcomes: Sequence[Outcome], format: str, *, html: bool = True) -> dict[str, str]:
-    """The MIME bundle of answers that are over: the columns, and one table of their figures."""
+    """The MIME bundle of finished answers: their columns, and one table of their figures."""
     side_by_side = len(outcomes) > 1
     columns = [Column(o.label, o.render(format, beside=side_by_side)) for o in outcomes]
     return columns_bundle(columns, html=html, below=figures_table(outcomes) if side_by_side else None)
 
 
 _HEADINGS = ("", "to first token", "total", "tokens/s", "tokens in", "out", "cost")
-_LOWER_IS_BETTER = {1: True, 2: True, 3: False, 6: True}  # by the place among the heads
+_LOWER_IS_BETTER = {1: True, 2: True, 3: False, 6: True}  # by the index of the heading
 
 
 def figures_table(outcomes: Sequence[Outcome]) -> Rendered:
-    """The figures of answers, one below the other, the best of those that ended by themselves marked."""
+    """The figures of answers, one row each; the best value of the complete answers is marked."""
     rows = [_figures(o) for o in outcomes]
     complete = [
         i for i, o in enumerate(outcomes) if o.error is None and o.response.finish_reason in _COMPLETE

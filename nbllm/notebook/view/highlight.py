@@ -1,8 +1,8 @@
-"""Colours for code blocks in few bytes: six classes of token, everything else plain.
+"""Syntax highlighting of code blocks in few bytes: six classes of tokens, the rest plain.
 
-Lexers take the square of the length of some texts (ten thousand line ends in C: 3.5 s). So a lexer gets
-`_PIECE` characters at a time, cut where a line at the margin follows a blank one if there is such a place,
-and a block gets so many seconds; what is left then has no colours.
+Some lexers take quadratic time (ten thousand line ends in C: 3.5 s). So a lexer gets `_PIECE_LENGTH`
+characters at a time, cut before an unindented line after a blank one if possible, and each block has a time
+limit; the rest is not highlighted.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pygments.lexer import Lexer
 
-# Languages that are highlighted: a closed list, because the label is the model's word and lexers are many and
-# uneven.
+# Languages that are highlighted: a closed list, because the label comes from the model and lexers differ in
+# quality.
 _LANGUAGES = """
     bash c c++ cpp csharp c# css cython diff docker dockerfile fish fortran go graphql haskell html http ini
     java javascript js json json5 jsonc jsx julia kotlin latex lua make makefile matlab nix objective-c
@@ -31,7 +31,7 @@ _PIECE_LENGTH = 1_500  # characters
 _BLANKS = re.compile(r"(\n(?:[ \t]*\n){3,})")
 _MARGIN = re.compile(r"\n[ \t]*\n(?=\S)")
 _HIGHLIGHTED = frozenset(_LANGUAGES.split())
-# The first that is a prefix of a token's type names its class.
+# (prefix of a token's type, CSS class); the first match counts.
 _CLASSES = (
     ("Token.Keyword", "k"),
     ("Token.Operator.Word", "k"),
@@ -53,14 +53,14 @@ _CLASSES = (
 
 
 def label(info: str) -> str:
-    """A fence's language: at most 20 letters, digits, #, + and -; "" where it is anything else."""
+    """A code block's language: at most 20 letters, digits, #, + and -; otherwise ""."""
     match = re.match(r"[{.]*([A-Za-z0-9#+-]{1,20})(?![A-Za-z0-9#+-])", info)
     return match[1] if match else ""
 
 
 def to_html(code: str, language: str, seconds: float = 1.0) -> str:
-    """`code` escaped, with a span around each token that has a colour; `language` is a label. Colours end
-    after `seconds` of this thread's time."""
+    """`code` escaped, with a span around each highlighted token; `language` is a label. After `seconds` of
+    this thread's CPU time the rest stays plain."""
     lexer, deadline = _lexer(language.lower()), thread_time() + seconds
     return "".join(
         _highlight(piece, lexer)
@@ -71,7 +71,7 @@ def to_html(code: str, language: str, seconds: float = 1.0) -> str:
 
 
 def _pieces(code: str) -> Iterator[str]:
-    """`code` in pieces of which none is long; many blank lines are a piece of their own."""
+    """`code` in short pieces; a run of blank lines is a piece of its own."""
     for part in _BLANKS.split(code):
         at = 0
         while len(part) - at > _PIECE_LENGTH:
@@ -82,7 +82,7 @@ def _pieces(code: str) -> Iterator[str]:
 
 
 def _cut(code: str, start: int, end: int) -> int:
-    """Where to cut between `start` and `end`: before the last line at the margin behind a blank one, else
+    """The position to cut between `start` and `end`: before the last unindented line after a blank one, else
     after a line."""
     margins = [m.end() for m in _MARGIN.finditer(code, start + 1, end)]
     return margins[-1] if margins else code.rfind("\n", start, end) + 1 or end

@@ -1,10 +1,9 @@
-"""What is drawn of an answer while it comes: finished pieces, each of them once, and the open end again and
-again. Every painter that draws takes both from here, so that a cell, its columns and the chat panel look
-alike.
+"""Incremental rendering of a growing answer: finished pieces are rendered once, the open end again at each
+frame. All painters use it, so that a cell, its columns and the chat panel look alike.
 
-Formulas stay source in the open end, and in `quiet` lines, where finished pieces are sent again and again:
-typesetting them anew at each frame would flicker. They are marked there, so that the page can do it once
-(`stops.js`).
+Formulas stay source in the open end, and in lines of `without_typesetting`, since finished pieces are sent
+again and again: typesetting them at each frame would flicker. They are marked, so that the page can typeset
+them once (`stops.js`).
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ from .math import CLOSED, TYPESET
 from .state import AnswerState
 from .static import Rendered
 
-_MAX_HIGHLIGHTED = 8_000  # characters of a code block that are highlighted before the end
-_LONG_TAIL = 1_000  # characters of an open code block or list that are drawn again and again
+_MAX_HIGHLIGHTED = 8_000  # characters of a code block that are highlighted while it grows
+_LONG_TAIL = 1_000  # characters of an open code block or list that are drawn at each frame
 
 
 class GrowingAnswer:
-    """One answer as far as it is drawn. done: the finished pieces, until a painter takes them out. chunks,
-    total: of the state, at the last look."""
+    """The rendered part of one answer. finished: rendered pieces, until a painter takes them. chunks,
+    characters: those of the state at the last update."""
 
     def __init__(self, state: AnswerState) -> None:
         self.state = state
         self.reset()
 
     def reset(self) -> None:
-        """Nothing is drawn."""
+        """Forgets everything rendered."""
         self.finished: list[Rendered] = []
         self._references: dict[str, Any] = {}
         self._drawn = self.chunks = self.total = 0
@@ -38,16 +37,16 @@ class GrowingAnswer:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether what is drawn is not the answer's any more."""
+        """Whether the answer was restarted since the last update."""
         return self._restarts != self.state.restarts
 
     @property
     def pending(self) -> dict[str, int]:
-        """What has come since the last look: chunks and characters."""
+        """Chunks and characters since the last update."""
         return {"chunks": self.state.chunks - self.chunks, "characters": self.state.characters - self.total}
 
     def update(self) -> None:
-        """Draws the pieces that are finished by now; all of them, where those before are void."""
+        """Renders the pieces that are finished by now; all of them after a restart."""
         state = self.state
         if self.is_outdated:
             self.reset()
@@ -58,19 +57,19 @@ class GrowingAnswer:
 
     @property
     def size(self) -> int:
-        """Characters of what is not yet taken out."""
+        """Characters that a painter has not taken yet."""
         ahead = sum(len(piece.source) for piece in self.state.pieces[self._drawn :])
         return len(self.state.splitter.tail()) + ahead + sum(len(line.text) for line in self.finished)
 
     def open_lines(self) -> list[Rendered]:
-        """The end that is still open: a thought or a text, and the calls that go on."""
+        """The open end: reasoning or text, and calls in progress."""
         source = self.state.splitter.tail()
         text = [Rendered(self._html(source, growing=True), clean(source))] if source else []
         calls = [Rendered(line.html, f"\n{line.text}\n") for line in self.state.call_lines()]
         return [*self.state.reasoning_lines(), *text, *calls]
 
     def status_line(self, now: float) -> Rendered:
-        """The line of figures, behind what there is."""
+        """The status line, separated from the text above it."""
         line = self.state.status_line(now)
         return Rendered(line.html, f"\n\n{line.text}" if self.state.characters else line.text)
 
@@ -82,10 +81,10 @@ class GrowingAnswer:
 
 
 def concatenate(lines: list[Rendered]) -> Rendered:
-    """All of them as one, each as it is: they are pieces of one text."""
+    """The pieces joined without separators."""
     return Rendered("".join(line.html for line in lines), "".join(line.text for line in lines))
 
 
 def without_typesetting(lines: list[Rendered]) -> list[Rendered]:
-    """The same, its formulas as source."""
+    """The pieces with formulas marked as source."""
     return [Rendered(line.html.replace(TYPESET, CLOSED), line.text) for line in lines]

@@ -1,21 +1,20 @@
-"""Shows an answer while it grows, in few and small messages, and leaves exactly one output of its own. Main
-thread only.
+"""Displays one answer in a cell while it grows, in few and small messages, and leaves exactly one output.
+Main thread only.
 
-Theory. The open end of the answer is the *tail*: one display that is updated. When enough blocks before it
-are finished, the tail is updated a last time to just those (they are *frozen*: never sent again, and a user's
-selection in them survives), and a new display below becomes the tail. The status line always stands at the
-tail's end. `Pace` says when a frame is due. JupyterLab folds a cell's outputs away above 50, so the longer
-the answer, the more one display freezes.
+Theory. The open end of the answer is the *tail*: a display that is updated. When enough blocks before it are
+finished, the tail is updated a last time to just these blocks (they are *frozen*: never sent again, and a
+user's selection in them survives), and a new display below becomes the tail. The status line is always at the
+end of the tail. `Pace` decides when a frame is due. JupyterLab collapses more than 50 outputs of a cell, so
+the longer the answer, the more one display freezes.
 
 At the end `clear_output(wait=True)` and one display of the final bundle replace all this in one step, without
-an empty moment between. Whoever saves the notebook before that has frozen blocks and a tail: plain static
-text.
+an empty moment. A notebook saved before that contains frozen blocks and a tail: plain static text.
 
-Clearing takes everything that the cell has shown, so all this is for an answer that is *alone* in its cell.
-Elsewhere (in a loop, after a print, the second of two answers) nothing is frozen and nothing cleared: the
-whole answer is the tail, drawn as often as `Pace` allows, and its last update is the final form. Where
-something else is shown while blocks are frozen already (a thread prints, a library logs), the first of them
-becomes the final form, and the others become empty.
+Clearing removes everything that the cell has displayed, so it is used only if the answer is *alone* in its
+cell. Otherwise (in a loop, after a print, the second of two answers) nothing is frozen and nothing cleared:
+the whole answer is the tail, drawn as often as `Pace` allows, and its last update is the final form. If
+something else is displayed after blocks were frozen (a thread prints, a library logs), the first frozen
+display becomes the final form, and the others become empty.
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ _MOST_DISPLAYS = 45
 
 
 class LivePainter(Painter):
-    """One answer in one cell: `start()` and `tick(now)` while it comes, `finish([outcome])` once.
+    """One answer in one cell: `start()` and `tick(now)` while it arrives, `finish([outcome])` once.
 
-    Modes: "live" draws as told above; "plain" the same in text/plain alone; "final" draws nothing before
-    `finish`. alone: says whether the cell holds nothing else (by now), so that its outputs may be cleared.
-    clears: how often they were cleared, by whomever. place: the id of an empty place at the end of the final
-    form, for what can be done with the answer. grown:
-    the id of a display that is there already, and all that is drawn in.
+    Modes: "live" as described above; "plain" the same with text/plain only; "final" draws nothing before
+    `finish`. is_alone: tells whether the cell has no other output (at that moment), so that its outputs may
+    be cleared. clear_count: tells how often outputs were cleared, by anyone. actions_id: the id of an empty
+    element at the end of the final form, for the buttons. display_id: an existing display in which everything
+    is drawn.
     """
 
     def __init__(
@@ -70,10 +69,10 @@ class LivePainter(Painter):
         if display_id:
             self._is_alone = lambda: False
         self._growing = GrowingAnswer(state)
-        self._frozen_ids: list[str] = []  # the displays that are frozen
+        self._frozen_ids: list[str] = []  # ids of the frozen displays
         self._clear_count, self._clears_seen = clear_count, clear_count()
         self._pace = Pace(budget, state.began)
-        self._bytes_per_character = 2.2  # bytes that a frame takes for a character of the tail
+        self._bytes_per_character = 2.2  # bytes of a frame per character of the tail
         self._has_text = False
         self._frozen_characters = 0  # characters
 
@@ -85,16 +84,16 @@ class LivePainter(Painter):
     # -- when and what to draw --
 
     def flush(self, now: float) -> None:
-        """Draws, whatever is due."""
+        """Draws all pending chunks."""
         if self._mode != "final" and self._growing.pending["chunks"]:
             self._draw(now)
 
     def tick(self, now: float) -> None:
-        """Draws, where a frame is due."""
+        """Draws a frame if one is due."""
         if self._mode == "final":
             return
         waited = now - self._state.began
-        first = bool(self._state.characters) and not self._has_text  # the first words are shown at once
+        first = bool(self._state.characters) and not self._has_text  # the first text is shown at once
         size = 2 * ENVELOPE + self._growing.size * self._bytes_per_character
         if (
             first
@@ -120,8 +119,7 @@ class LivePainter(Painter):
         self._pace.record_frame(now, size, self._clock() - began)
 
     def _freeze(self) -> int:
-        """Ends the tail's display with the finished blocks, where they are many enough; gives the bytes that
-        took."""
+        """Freezes the finished blocks in the tail's display if there are enough; returns the bytes sent."""
         length = sum(len(line.text) for line in self._growing.finished)
         if (
             length < max(_FREEZE, _FREEZE_SHARE * self._frozen_characters)
@@ -136,8 +134,8 @@ class LivePainter(Painter):
         return size
 
     def _withdraw(self) -> str:
-        """Takes back what was shown: all outputs of the cell are cleared when the next one comes; where they
-        are not only ours, one display is left, and its id is given."""
+        """Withdraws the displays: the cell's outputs are cleared when the next one arrives. If the cell has
+        other outputs, one display is kept, and its id returned."""
         self._drop_cleared_displays()
         display_ids = [*self._frozen_ids, *filter(None, [self._display_id])]
         self._frozen_ids, self._display_id, self._styled_id = [], "", ""
@@ -151,13 +149,13 @@ class LivePainter(Painter):
         return self._display_id
 
     def _drop_cleared_displays(self) -> None:
-        """Knows of no display that a tool of the notebook's has cleared."""
+        """Forgets displays that were cleared by someone else."""
         if self._clear_count() != self._clears_seen:
             self._frozen_ids, self._display_id, self._styled_id = [], "", ""
             self._clears_seen = self._clear_count()
 
     def _publish(self, lines: list[Rendered]) -> int:
-        """Sends the tail's display, a new one where there is none; gives about the bytes that took."""
+        """Sends the tail's display, a new one if there is none; returns the approximate size in bytes."""
         update = bool(self._display_id)
         self._display_id = self._display_id or uuid4().hex
         self._styled_id = self._styled_id or self._display_id
@@ -173,9 +171,8 @@ class LivePainter(Painter):
     # -- the end --
 
     def finish(self, outcomes: Sequence[Outcome], notes: Sequence[Rendered] = ()) -> None:
-        """Replaces all by the final form. Where an error came before anything else did, the error is all
-        there is to see: the cell's own where the answer is alone in it, which would come below other outputs
-        elsewhere. told: more lines below it."""
+        """Replaces everything by the final form. If there is only an error, the cell's own error is enough
+        where the answer is alone; otherwise the error is displayed here. notes: more lines below it."""
         [ended] = outcomes
         display_id = self._withdraw()
         if ended.is_only_error and not display_id and self._is_alone():
@@ -197,7 +194,7 @@ class LivePainter(Painter):
         )
 
     def give_up(self, text: str) -> None:
-        """Leaves plain text, where the final form could not be drawn."""
+        """Displays plain text after the final form failed."""
         display_id = self._withdraw()
         self._port.publish(
             {"text/plain": plain_text(text)}, display_id=display_id or None, update=bool(display_id)

@@ -1,4 +1,4 @@
-"""What came of an answer, and what shows an answer while it comes and when it is over."""
+"""The outcome of an answer, and the interfaces of observers and painters of a run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from .static import Rendered, error_lines, join_rendered, render_answer, render_
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """An answer that is over. value: what as= made of it. table: that value as it is shown, where it is a
-    DataFrame. error: what went wrong, on the way or with its shape; the response then holds what came.
-    notes: the footer without its figures. thoughts: whether reasoning stands unfolded (True) or not at all
-    (False)."""
+    """A finished answer. value: the result of as=. table: that value rendered, if it is a DataFrame. error:
+    what went wrong, in the call or with the schema; the response then holds the partial answer. notes: the
+    footer without figures. show_reasoning: expanded (True), not at all (False), or collapsed (None)."""
 
     label: str
     response: Response
@@ -29,17 +28,17 @@ class Outcome:
 
     @property
     def is_only_error(self) -> bool:
-        """Whether there is an error and nothing else to show."""
+        """Whether there is an error and no answer to show."""
         return self.error is not None and self.response.empty and not self.response.refusal
 
     @property
     def result_value(self) -> Any:
-        """What a variable takes: the value where one was made, else the response."""
+        """The value for the variable: the value of as= if there is one, else the response."""
         return self.response if self.value is None else self.value
 
     def render(self, format: str, *, beside: bool = False) -> Rendered:
-        """Its content in a column: the answer or its table, how it ended, its figures; an error with what to
-        do where nothing came. beside: its figures stand in a table with those of others."""
+        """The content of a column: the answer or its table, its ending and figures; only the error if there
+        is no answer. beside: the figures are in a common table with those of other answers."""
         if self.is_only_error and self.error is not None:
             return render_note(error_lines(self.error), is_warning=True)
         lines = (
@@ -54,29 +53,29 @@ class Outcome:
 
 
 class RunObserver:
-    """What looks at a run while it goes on. This one sees nothing."""
+    """Observes a run while it goes on. The base class does nothing."""
 
     def feed(self, column: int, event: Event) -> None:
-        """Hears of an event that `column`'s state has taken into account."""
+        """Called for each event, after the state of `column` has processed it."""
 
     def tick(self, now: float) -> None:
-        """Draws, where something is due; `now` in perf_counter seconds."""
+        """Called regularly; draws if a frame is due. `now` is in perf_counter seconds."""
 
     def flush(self, now: float) -> None:
-        """Draws all that has come: the user is asked something, and should have seen it."""
+        """Draws everything that has arrived, before the user is prompted."""
 
     def column_ended(self, column: int) -> None:
-        """Hears that a column is over."""
+        """Called when a column has ended."""
 
 
 class Painter(RunObserver):
-    """What shows the states of a run. This one shows nothing: quiet=true, and functions."""
+    """Displays the states of a run. The base class displays nothing: for quiet=true and functions."""
 
     def start(self) -> None:
-        """Shows that something was asked."""
+        """Shows that the question was sent."""
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
-        """Leaves the final form."""
+        """Displays the final form."""
 
     def give_up(self, text: str) -> None:
-        """Leaves plain text, where the final form could not be drawn."""
+        """Displays plain text after the final form failed."""

@@ -1,6 +1,7 @@
-"""Answers in a terminal that has rich: Markdown drawn block by block as it comes, its open end in place.
+"""Answers in a terminal with rich: Markdown drawn block by block as it arrives, with the open end redrawn in
+place.
 
-What a model writes is text here too: no HTML, no link but with its address beside it, no control character.
+A model's output is only text here too: no HTML, links show their address, no control characters.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.markdown import Markdown
 
-_INTERVAL = 0.1  # seconds between two looks at the open end
-_LONG_TAIL = 1_000  # characters of an open block: the rest of it scrolls away
+_INTERVAL = 0.1  # seconds between two frames of the open end
+_LONG_TAIL = 1_000  # characters of an open block; the rest is printed
 
 
 class RichPainter(TextPainter):
-    """As TextPainter; one answer while it comes, several when all have come."""
+    """Like TextPainter: a single answer while it arrives, several when all have ended."""
 
     def __init__(self, states: Sequence[AnswerState], console: Console | None = None, **options: Any) -> None:
         from rich.console import Console
@@ -37,10 +38,10 @@ class RichPainter(TextPainter):
         self._live: Live | None = None
 
     def feed(self, column: int, event: Event) -> None:
-        """Nothing: the state has it."""
+        """Does nothing: the state is drawn at each tick."""
 
     def tick(self, now: float) -> None:
-        """Draws, where a frame is due."""
+        """Draws a frame if one is due."""
         if self._is_single and now - self._last >= _INTERVAL:
             from rich.console import Group
             from rich.live import Live
@@ -56,7 +57,7 @@ class RichPainter(TextPainter):
             self._live.update(Group(*map(render_piece, tail), status), refresh=True)
 
     def _print_finished(self) -> None:
-        """Writes the pieces that are finished by now."""
+        """Prints the pieces that are finished by now."""
         state = self._state
         if state.restarts != self._restarts:
             self._restarts, self._drawn = state.restarts, state.settled_pieces
@@ -68,14 +69,14 @@ class RichPainter(TextPainter):
         self._drawn = len(state.pieces)
 
     def flush(self, now: float) -> None:
-        """Writes all that has come, and leaves the line to a question."""
-        if self._live is not None:  # first: it would draw the open end once more below what is written now
+        """Prints everything so far and ends the live display, for a prompt to the user."""
+        if self._live is not None:  # stopped first: otherwise it draws the open end again below
             self._live.stop()
             self._live = None
         self._print_finished()
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
-        """Writes what is not there yet: the open end, how it ended, the figures."""
+        """Prints the rest: the open end, the ending, the figures."""
         if self._is_single:
             self._state.end_step()
         self.flush(0.0)
@@ -87,7 +88,7 @@ class RichPainter(TextPainter):
 
 
 def render_piece(piece: Piece) -> Any:
-    """A finished part of an answer, as rich draws it."""
+    """A finished part of an answer as a rich renderable."""
     if piece.kind == "text":
         return render_markdown(piece.source)
     return _text(plain_text(piece.render(lambda _: "").text).strip("\n"), style="dim")
@@ -100,7 +101,7 @@ def _text(words: str, style: str = "") -> Any:
 
 
 def render_markdown(source: str) -> Markdown:
-    """Markdown of which every word shows: HTML is text, and so are definitions of links."""
+    """Markdown in which every word shows: HTML and link definitions are text."""
     from markdown_it import MarkdownIt
     from rich.markdown import Markdown
 

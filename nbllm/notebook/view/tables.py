@@ -1,4 +1,4 @@
-"""Small tables of our own words and figures: tags that need no style, and Markdown as their text."""
+"""Small tables of our own text and figures: HTML without styles, and Markdown as the text form."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ Position = tuple[int, int]  # row and column, from 0
 def render_table(
     headings: Row, rows: Sequence[Row], *, numeric: Collection[str] = (), best: Collection[Position] = ()
 ) -> Rendered:
-    """A table in both forms. figures: the heads of the columns that stand to the right. best: the cells that
-    are marked."""
+    """A table as HTML and text. numeric: the headings of right-aligned columns. best: the cells to mark."""
     right = [head in numeric for head in headings]
     cells = [[" ".join(clean(cell).split()) for cell in row] for row in (headings, *rows)]
     lines = [
@@ -37,7 +36,7 @@ def _cell(tag: str, text: str, right: bool, best: bool) -> str:
 
 
 def _markdown(texts: Sequence[Row], right: Sequence[bool]) -> str:
-    """The same in Markdown, its columns in line."""
+    """The table in Markdown with aligned columns."""
     cells = [[c.replace("|", "\\|") for c in row] for row in texts]
     wide = [max(3, *(len(row[j]) for row in cells)) for j in range(len(right))]
     rule = [f"{'-' * (w - 1)}:" if r else "-" * w for w, r in zip(wide, right, strict=True)]

@@ -1,4 +1,5 @@
-"""Answers in a terminal: one as its text comes, several one below the other when all have come."""
+"""Answers in a terminal: a single one as its text arrives, several one below the other when all have
+ended."""
 
 from __future__ import annotations
 
@@ -15,12 +16,12 @@ from .outcome import Outcome, Painter
 from .state import AnswerState
 from .static import answer_bundle, render_tool_call
 
-_CONTEXT_LENGTH = 4  # characters: an emoji, its form and tone, a joiner
+_CONTEXT_LENGTH = 4  # characters: an emoji, its variation and tone, a joiner
 
 
 class TextPainter(Painter):
-    """An answer in a terminal: its text as it comes, then what there is to say about it; several when all
-    have come."""
+    """One answer in a terminal: its text as it arrives, then its ending and figures; several when all have
+    ended."""
 
     def __init__(
         self,
@@ -33,8 +34,8 @@ class TextPainter(Painter):
         self._write = write or _to_stdout
         self._before, self._is_single = before, columns == 1 and not before
         self._shown_events = (TextDelta,) if thoughts is False else (TextDelta, ReasoningDelta)
-        self._half_pair = ""  # half of a surrogate pair or of a line end, until the other half comes
-        self._context = ""  # the last characters that were written
+        self._half_pair = ""  # half of a surrogate pair or line end, until the other half arrives
+        self._context = ""  # the last characters written
         self._thinking = self._wrote = False
         self._calls = AnswerState("", 0.0, "text")
 
@@ -54,7 +55,7 @@ class TextPainter(Painter):
             self._write_calls(event)
 
     def _write_calls(self, event: Event) -> None:
-        """Writes a call once it has come to something."""
+        """Writes the tool calls that have ended."""
         self._calls.feed(event, 0.0)
         for piece in self._calls.pieces:
             if piece.call is not None and piece.end is not None:
@@ -65,7 +66,7 @@ class TextPainter(Painter):
         self._calls.settled_pieces = 0
 
     def _clean_next(self, text: str) -> str:
-        """`text` as it may be seen: what hides alone may be honest behind what was written before."""
+        """`text` cleaned in the context of the characters written before it."""
         before, combined = plain_text(self._context), plain_text(self._context + text)
         self._context = (self._context + text)[-_CONTEXT_LENGTH:]
         return combined.removeprefix(before) if combined.startswith(before) else plain_text(text)
@@ -76,15 +77,15 @@ class TextPainter(Painter):
             self._thinking = thinking
 
     def finish(self, outcomes: Sequence[Outcome]) -> None:
-        """Writes what was not in the text: tool calls, how it ended, the figures. An error alone is told by
-        the cell."""
+        """Writes what was not in the text: tool calls, the ending, the figures. An error without answer is
+        left to the cell."""
         if not self._is_single:
             self._write(outcomes_bundle([*self._before, *outcomes], "text", html=False)["text/plain"] + "\n")
         elif not outcomes[0].is_only_error:
             self._write_ending(outcomes[0])
 
     def give_up(self, text: str) -> None:
-        """Writes plain text, where the answers could not be written."""
+        """Writes plain text after the final form failed."""
         self._write(f"{plain_text(text)}\n")
 
     def _write_ending(self, last: Outcome) -> None:
@@ -93,7 +94,7 @@ class TextPainter(Painter):
             self._write("\n\n" + plain_text(last.render("text").text) + "\n")
             return
         response = last.response
-        if self._wrote:  # only what was not written yet
+        if self._wrote:  # only parts that were not written yet
             ended_calls = {e.result.id for e in response.results}
             rest = (p for p in response.parts if not isinstance(p, (Text, Reasoning)))
             unwritten = (p for p in rest if not (isinstance(p, ToolCall) and p.id in ended_calls))

@@ -1,40 +1,39 @@
-"""How often a growing answer is drawn: a budget of frames and bytes that a front end keeps up with. Pure;
-time comes in.
+"""The frame rate of a growing answer: a budget of frames and bytes that a front end can handle. Pure; the
+caller passes the time.
 
 A frame is due when it is wanted, paid for and not too early:
 
-- wanted: enough is new (chunks or characters), or the last frame is a while ago. So a thousand small chunks
-  make less than a hundred messages at any usual speed, and large chunks are drawn one by one. The first
-  frames are free.
-- paid for: bytes are paid before they are sent, from an account that fills at a constant rate and holds no
-  more than one frame or a small reserve. So nothing is owed when the answer ends, and its final form is never
-  late.
-- not too early: 50 ms after the last frame, and four times what the last frame cost to make.
+- wanted: there is enough new content (chunks or characters), or the last frame is some time ago. So a
+  thousand small chunks make fewer than a hundred messages at usual speeds, and large chunks are drawn one by
+  one. The first frames need not wait.
+- paid for: bytes are paid before they are sent, from a balance that grows at a constant rate up to one frame
+  or a small reserve. So there is no debt when the answer ends, and its final form is never late.
+- not too early: 50 ms after the last frame, and four times the cost of making it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-ENVELOPE = 620  # bytes of a message around its content
+ENVELOPE = 620  # bytes of a message in addition to its content
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What may be drawn. Seconds, bytes, counts."""
+    """Limits for drawing: seconds, bytes, counts."""
 
     interval: float = 0.05
     patience: float = 0.6
     chunks: int = 18
     characters: int = 160
-    opening: int = 12  # frames that need not wait for many chunks
+    opening: int = 12  # first frames, which need not wait for many chunks
     rate: float = 128_000
     reserve: float = 24_000
     share: float = 0.2  # of the main thread's time
 
 
 class Pace:
-    """Says when the next frame is due, and is told what was sent."""
+    """Decides when the next frame is due; the caller reports each frame."""
 
     def __init__(self, budget: Budget | None = None, now: float = 0.0) -> None:
         self._budget = budget or Budget()
@@ -45,14 +44,14 @@ class Pace:
         self._frames = 0
 
     def is_due(self, now: float, *, chunks: int, characters: int, size: float) -> bool:
-        """Whether to draw now: what is new since the last frame, and about how many bytes the frame will
-        have."""
+        """Whether to draw now: chunks and characters since the last frame, and the expected size of the frame
+        in bytes."""
         if not chunks or now < self._not_before:
             return False
         return self._is_wanted(now, chunks, characters) and self._balance_at(now, size) >= size
 
     def is_idle(self, now: float, *, every: float, size: float) -> bool:
-        """Whether to draw although nothing is new: every so many seconds."""
+        """Whether to draw without new content: `every` so many seconds."""
         return (
             now - self._last_frame >= every
             and now >= self._not_before
@@ -60,7 +59,7 @@ class Pace:
         )
 
     def record_frame(self, now: float, size: float, cost: float = 0.0) -> None:
-        """A frame of `size` bytes was sent that took `cost` seconds to make."""
+        """Records a sent frame of `size` bytes that took `cost` seconds to make."""
         b = self._budget
         self._byte_balance = self._balance_at(now, size) - size
         self._last_frame, self._balance_time = now, now

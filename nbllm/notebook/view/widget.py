@@ -1,5 +1,4 @@
-"""An answer while it comes, as values of a widget: finished blocks, and the open end that is drawn again and
-again."""
+"""An answer while it arrives, as traits of a widget: finished blocks, and the open end of each frame."""
 
 from __future__ import annotations
 
@@ -14,18 +13,18 @@ from .throttle import ENVELOPE, Pace
 
 
 class WidgetPainter(Painter):
-    """Gives frames to `draw`, no oftener than a page keeps up with: done, tail and status."""
+    """Passes frames (done, tail and status) to `draw`, no more often than a page can handle."""
 
     def __init__(self, state: AnswerState, draw: Callable[[dict[str, str]], None]) -> None:
         self._state, self._draw, self._growing = state, draw, GrowingAnswer(state)
         self._pace, self._done = Pace(None, state.began), ""
 
     def flush(self, now: float) -> None:
-        """Draws, whatever is due."""
+        """Draws a frame now."""
         self._draw(self.build_frame(now))
 
     def tick(self, now: float) -> None:
-        """Draws, where a frame is due."""
+        """Draws a frame if one is due."""
         size = 2 * (ENVELOPE + self._growing.size) + len(self._done) // 4
         if self._pace.is_due(now, **self._growing.pending, size=size) or self._pace.is_idle(
             now, every=1.0, size=size
@@ -33,7 +32,7 @@ class WidgetPainter(Painter):
             self._draw(self.build_frame(now))
 
     def build_frame(self, now: float) -> dict[str, str]:
-        """The values that show it: what is done, the open end, and the line of figures."""
+        """The trait values: the finished part, the open end, and the status line."""
         began, growing = time.perf_counter(), self._growing
         self._done = "" if growing.is_outdated else self._done
         growing.update()
