@@ -40,9 +40,8 @@ from .policy import Timeouts
 # longest interval between two checks of the time limits.
 _END_GRACE = 3.0
 _NEVER = float("inf")
-ANSWER_LIMIT = (
-    128 * 2**20
-)  # characters of an answer's messages: 500,000 chunks, or a text that no notebook can hold
+# Characters of an answer's messages: 500,000 chunks, or a text that no notebook can hold.
+ANSWER_LIMIT = 128 * 2**20
 
 
 class Attempt(msgspec.Struct, frozen=True):
