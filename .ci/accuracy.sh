@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
-# How true the measurements are on this machine. Printed, and no reason to fail: a shared machine's own noise is in them.
+# Prints the accuracy of the measurements on this machine. It never fails, because a shared machine adds noise of its own.
 .venv/bin/python benchmarks/accuracy.py || echo "NOTE: a bar was missed on this machine; see the lines marked OVER"

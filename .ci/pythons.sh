@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All tests but most of those of a kernel, on every other Python that we say we support: those that this machine has, and the
-# newest one in a folder with Debian's next release (for which it takes root). Names those that it could not have.
+# Runs all tests except most kernel tests on every other supported Python: those installed on this machine, and the newest one in
+# a folder with Debian's next release (this needs root). Lists the versions that were not available.
 set -euo pipefail
 status=0
 scratch=$(mktemp -d)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Recorded provider traffic, where it lies beside the checkout, through the public API: whole, cut to 7 bytes, cut to 1.
-# The synthetic answers are in tests/data, and are played by tests/test_streams.py.
+# Sends recorded provider traffic, if it is next to the checkout, through the public API: complete, in pieces of 7 bytes, of 1.
+# The synthetic answers are in tests/data; tests/test_synthetic_streams.py uses them.
 set -euo pipefail
 shared=${NBLLM_SHARED:-../shared}
 if [ ! -f "$shared/streams/check.py" ]; then

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the checks need from the system: Python with venv, make, node, Chromium, fonts.
+# Checks what is needed from the system: Python with venv, make, node, Chromium, fonts.
 set -euo pipefail
 missing=()
 need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }

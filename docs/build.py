@@ -1,9 +1,9 @@
 """Builds the documentation site into build/site: `make docs`.
 
-Its sources are laid out in build/docs: the README, the pages beside this file, the notebooks with their
-stored outputs, and pages made from the tables of options, lines and providers and from the docstrings of
-every module. Sphinx makes the site of them, and fails on a link that leads nowhere. A page loads nothing from
-elsewhere.
+Its sources are written to build/docs: the README, the pages in this folder, the notebooks with their stored
+outputs, and pages generated from the tables of options, commands and providers and from the docstrings of
+every module. Sphinx builds the site from them, and fails on a broken link. A page loads nothing from other
+sites.
 """
 
 from __future__ import annotations
@@ -47,27 +47,27 @@ _IMAGE = re.compile(r"(src(?:set)?=\")docs/")
 
 
 def main() -> None:
-    """Lays the pages out and builds the site. Exits with Sphinx's code."""
+    """Writes the pages and builds the site. Exits with Sphinx's exit code."""
     shutil.rmtree(PAGES, ignore_errors=True)
     shutil.copytree(HERE / "images", PAGES / "extra" / "images")
-    write("index.md", linked(ROOT / "README.md"))
+    write("index.md", adapt_links(ROOT / "README.md"))
     for name in ("CHANGELOG", "CONTRIBUTING"):
-        write(f"{name.lower()}.md", linked(ROOT / f"{name}.md"))
+        write(f"{name.lower()}.md", adapt_links(ROOT / f"{name}.md"))
     guides = [HERE / f"{n}.md" for n in GUIDES]
     guides += sorted(p for p in HERE.glob("*.md") if p.stem not in GUIDES)
     for page in guides:
-        write(page.name, linked(page))
+        write(page.name, adapt_links(page))
     for name in NOTEBOOKS:
         write_notebook(ROOT / "notebooks" / f"{name}.ipynb")
     write("reference/options.md", options_page())
-    write("reference/lines.md", lines_page())
+    write("reference/lines.md", commands_page())
     write("reference/providers.md", providers_page())
     write("reference/python.md", python_page())
     modules = [write_module(m) for m in sorted((ROOT / "nbllm").rglob("*.py")) if m.stem != "__main__"]
     write("reference/modules.md", modules_page(modules))
     write("contents.md", contents([p.stem for p in guides]))
     shutil.copy(HERE / "conf.py", PAGES)
-    words = (
+    arguments = (
         "--builder",
         "html",
         "--doctree-dir",
@@ -78,11 +78,13 @@ def main() -> None:
         "--keep-going",
         "--quiet",
     )
-    sys.exit(subprocess.run([sys.executable, "-m", "sphinx", *words, PAGES, SITE], check=False).returncode)
+    sys.exit(
+        subprocess.run([sys.executable, "-m", "sphinx", *arguments, PAGES, SITE], check=False).returncode
+    )
 
 
 def contents(guides: list[str]) -> str:
-    """The page that has every other one."""
+    """The page with links to all other pages."""
     parts = {
         "nbllm": ["index"],
         "Guides": guides,
@@ -104,24 +106,24 @@ def write(name: str, text: str) -> None:
     page.write_text(text, "utf-8")
 
 
-def linked(path: Path, text: str | None = None) -> str:
-    """A file of the repository with its links as they are in the site; of a link to a file that is not there
-    stay its words."""
-    here = path.relative_to(ROOT)
+def adapt_links(path: Path, text: str | None = None) -> str:
+    """The text of a file of the repository with its links adapted to the site. A link to a file that is not
+    in the site is replaced by its text."""
+    source = path.relative_to(ROOT)
 
-    def there(match: re.Match[str]) -> str:
-        target = posixpath.normpath((here.parent / match[2]).as_posix())
-        found = in_site(target)
+    def replace_link(match: re.Match[str]) -> str:
+        target = posixpath.normpath((source.parent / match[2]).as_posix())
+        found = site_path(target)
         if found is None:
             return match[1]
-        page = in_site(here.as_posix()) or ""
+        page = site_path(source.as_posix()) or ""
         return f"[{match[1]}]({posixpath.relpath(found, posixpath.dirname(page) or '.')}{match[3] or ''})"
 
-    return _IMAGE.sub(r"\1", _LINK.sub(there, text if text is not None else path.read_text("utf-8")))
+    return _IMAGE.sub(r"\1", _LINK.sub(replace_link, text if text is not None else path.read_text("utf-8")))
 
 
-def in_site(path: str) -> str | None:
-    """Where a file of the repository is in the site, None where it is not."""
+def site_path(path: str) -> str | None:
+    """The path of a repository's file in the site, None if it is not in the site."""
     folder, _, name = path.rpartition("/")
     stem, _, kind = name.rpartition(".")
     known = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
@@ -131,9 +133,9 @@ def in_site(path: str) -> str | None:
 
 
 def write_notebook(path: Path) -> None:
-    """A notebook as Markdown; what its outputs hold beside text goes into files."""
+    """Writes a notebook as Markdown; outputs other than text become files."""
     text, more = MarkdownExporter().from_filename(str(path))  # type: ignore[no-untyped-call]
-    text = linked(path, text)
+    text = adapt_links(path, text)
     name = path.stem
     for file, data in more["outputs"].items():
         (PAGES / "notebooks" / name).mkdir(parents=True, exist_ok=True)
@@ -143,33 +145,34 @@ def write_notebook(path: Path) -> None:
 
 
 def options_page() -> str:
-    """Every option of a cell and of a benchmark's line, from the one table there is."""
+    """All options of a cell and of a benchmark's line, from the table of options."""
     rows = [
-        (f"`{o.name}`", f"`-{o.short}`" if o.short else "", cell(o.help), ", ".join(o.values))
+        (f"`{o.name}`", f"`-{o.short}`" if o.short else "", escape_cell(o.help), ", ".join(o.values))
         for o in options.OPTIONS
         if o.kind
     ]
     return (
-        "# Options\n\nThe same words in a cell (`%%llm temperature=0`), in Python "
+        "# Options\n\nThe names are the same in a cell (`%%llm temperature=0`), in Python "
         "(`nbllm.complete(..., temperature=0)`), in `%llm use` and in a configuration.\n\n"
         + table(("option", "short", "what it does", "values"), rows)
     )
 
 
-def lines_page() -> str:
-    """Every `%llm` line."""
-    return "# Lines\n\n" + table(
-        ("line", "what it does"), [(f"`%llm {name}`", cell(text)) for name, text in SUBCOMMANDS.items()]
+def commands_page() -> str:
+    """All `%llm` commands."""
+    return "# Commands\n\n" + table(
+        ("command", "what it does"),
+        [(f"`%llm {name}`", escape_cell(text)) for name, text in SUBCOMMANDS.items()],
     )
 
 
 def providers_page() -> str:
-    """Every row of providers.toml."""
+    """All providers of providers.toml."""
     rows = [
         (
             f"`{row.name}`",
-            cell(row.label or row.name),
-            cell(row.base_url or " ".join(row.command)),
+            escape_cell(row.label or row.name),
+            escape_cell(row.base_url or " ".join(row.command)),
             row.dialect,
             ", ".join(f"`{n}`" for n in row.key_env),
         )
@@ -190,38 +193,38 @@ def python_page() -> str:
                 home = f"{value.__module__}.{value.__qualname__}" if kind != "data" else f"{package}.{name}"
                 members = "\n   :members:" if kind == "class" else ""
                 parts.append(
-                    f"### {package}.{name}\n\n" + rest(f".. auto{kind}:: {home}\n   :no-index:{members}")
+                    f"### {package}.{name}\n\n" + rst_block(f".. auto{kind}:: {home}\n   :no-index:{members}")
                 )
     return "\n\n".join(parts)
 
 
 def write_module(path: Path) -> str:
-    """A page of a module's docstrings; its name."""
+    """Writes the page of a module's docstrings and returns the module's name."""
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     name = f"reference/modules/{module}"
     write(
         f"{name}.md",
-        f"---\norphan: true\n---\n\n# {module}\n\n" + rest(f".. automodule:: {module}\n   :members:"),
+        f"---\norphan: true\n---\n\n# {module}\n\n" + rst_block(f".. automodule:: {module}\n   :members:"),
     )
     return module
 
 
 def modules_page(modules: list[str]) -> str:
-    """A link to the page of each module, with its first sentence."""
+    """A table of all modules: links to their pages, and the first paragraph of their docstrings."""
     rows = []
     for module in modules:
         about = (importlib.import_module(module).__doc__ or "").strip().split("\n\n")[0]
-        rows.append((f"[{module}](modules/{module}.md)", cell(" ".join(about.split()))))
+        rows.append((f"[{module}](modules/{module}.md)", escape_cell(" ".join(about.split()))))
     return "# Modules\n\n" + table(("module", "what it is"), rows)
 
 
-def rest(text: str) -> str:
-    """A directive of autodoc, whose words are reStructuredText."""
+def rst_block(text: str) -> str:
+    """A block of reStructuredText for an autodoc directive."""
     return f"```{{eval-rst}}\n{text}\n```"
 
 
-def cell(text: str) -> str:
-    """Text within a cell of a table."""
+def escape_cell(text: str) -> str:
+    """Text escaped for a cell of a table."""
     return text.replace("|", "\\|").replace("{", "&#123;").replace("<", "&lt;").replace("\n", " ")
 
 
