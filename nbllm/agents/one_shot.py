@@ -23,7 +23,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from typing import Any
 
 from ..core import errors
@@ -31,6 +30,7 @@ from ..core.calls import Dialect, Endpoint, Frame, ProcessCall, Secret
 from ..core.events import Event, FinishReason, Notice, ReasoningDelta
 from ..core.messages import Request
 from ..dialects._json import count, items, obj
+from ..dialects._limits import parse_time
 from .base import (
     AgentDecoder,
     add_counts,
@@ -303,7 +303,8 @@ class GeminiDecoder(AgentDecoder):
             yield from self._emit_started(value.get("session_id"), value.get("model"))
         elif kind == "message" and value.get("role") == "assistant":
             yield from self._handle_delta(
-                as_text(result_content(value.get("content"))), _epoch_seconds(value.get("timestamp"))
+                as_text(result_content(value.get("content"))),
+                parse_time(as_text(value.get("timestamp"))) or 0.0,
             )
         elif kind == "tool_use":
             self._end_message()
@@ -344,13 +345,6 @@ class GeminiDecoder(AgentDecoder):
                 cache_read_tokens=count(stats.get("cached")),
             )
         self._set_finished("other" if self._looped else "stop", "loop detected" if self._looped else None)
-
-
-def _epoch_seconds(value: Any) -> float:
-    try:
-        return datetime.fromisoformat(as_text(value)[:40].replace("Z", "+00:00")).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0
 
 
 def encode_gemini(request: Request, provider: Endpoint, key: Secret | None) -> ProcessCall:

@@ -106,7 +106,7 @@ class ClaudeProtocol(_Protocol):
     def __init__(self, provider: Endpoint, *, asks_permission: bool = False) -> None:
         super().__init__(provider, asks_permission=asks_permission)
         self.cost = 0.0  # US dollars so far: a result has the total of the process
-        self._pieces = False
+        self._is_initialized = False
         self._waiting_lines: list[str] = []
 
     def start_turn(self, turn: SessionTurn, session: str) -> list[str]:
@@ -121,15 +121,15 @@ class ClaudeProtocol(_Protocol):
             }
         )
         self.busy, self.session = True, "default"
-        if self._pieces:
+        if self._is_initialized:
             return [line]
         self._waiting_lines.append(line)
         return [self._control("initialize", hooks=None)]
 
     def _handle_object(self, value: dict[str, Any]) -> list[str]:
         kind = value.get("type")
-        if kind == "control_response" and not self._pieces:
-            self._pieces, waiting, self._waiting_lines = True, self._waiting_lines, []
+        if kind == "control_response" and not self._is_initialized:
+            self._is_initialized, waiting, self._waiting_lines = True, self._waiting_lines, []
             return waiting
         if kind == "control_request":
             request, request_id = obj(value.get("request")), value.get("request_id")
@@ -159,7 +159,7 @@ class ClaudeProtocol(_Protocol):
 
     def interrupt(self) -> list[str]:
         """The request to stop, which the command answers with a result."""
-        return [self._control("interrupt")] if self._pieces else []
+        return [self._control("interrupt")] if self._is_initialized else []
 
     def decoder(self) -> Decoder:
         """The decoder of one turn."""
@@ -229,28 +229,21 @@ class _JsonRpcProtocol(_Protocol):
     def start_turn(self, turn: SessionTurn, session: str) -> list[str]:
         """The lines to write first: the prompt, or the requests that must come before it (initialize, or a
         new session)."""
-        self.busy, self.session, self._prompt_text = (
-            True,
-            session,
-            turn.prompt if session else turn.full_prompt,
-        )
-        return self._send_prompt() if self._ready else [self._request("initialize", self.client)]
+        self.busy, self.session = True, session
+        self._prompt_text = turn.prompt if session else turn.full_prompt
+        return self._prompt_lines() if self._ready else [self._request("initialize", self.client)]
 
-    def _send_prompt(self) -> list[str]:
+    def _prompt_lines(self) -> list[str]:
         return [self._prompt_request(self._prompt_text) if self.session else self._new_session_request()]
 
     def _handle_object(self, value: dict[str, Any]) -> list[str]:
         if "method" in value and "id" in value:
-            method, params, ident = (
-                as_text(value["method"]),
-                obj(value.get("params")),
-                _request_id(value["id"]),
-            )
-            permission = self._permission(method, params, ident)
+            id = _request_id(value["id"])
+            permission = self._permission(as_text(value["method"]), obj(value.get("params")), id)
             if permission is not None:
                 return self._request_permission(permission, ask_user=self.asks_permission)
             error = {"code": _NO_METHOD, "message": "Not supported."}
-            return [json.dumps({"jsonrpc": "2.0", "id": ident, "error": error})]
+            return [json.dumps({"jsonrpc": "2.0", "id": id, "error": error})]
         if "method" in value:
             return self._handle_notification(as_text(value["method"]), obj(value.get("params")))
         method = self._pending_requests.pop(value["id"], "") if isinstance(value.get("id"), int) else ""
@@ -272,12 +265,11 @@ class _JsonRpcProtocol(_Protocol):
     def _prompt_request(self, text: str) -> str:
         """The request that sends a prompt to the session."""
 
-    def _set_session(self, session: Any) -> list[str]:
-        """Stores the id of the new session; returns no lines. Raises ProtocolError for a missing id."""
+    def _set_session(self, session: Any) -> None:
+        """Stores the id of the new session. Raises ProtocolError for a missing id."""
         self.session = as_text(session)
         if not self.session:
             raise _invalid_message(self.provider, "a session without an id")
-        return []
 
     @abstractmethod
     def _handle_result(self, method: str, result: dict[str, Any]) -> list[str]:
@@ -334,9 +326,10 @@ class CodexProtocol(_JsonRpcProtocol):
     def _handle_result(self, method: str, result: dict[str, Any]) -> list[str]:
         if method == "initialize":
             self._ready = True
-            return [json.dumps({"jsonrpc": "2.0", "method": "initialized"}), *self._send_prompt()]
+            return [json.dumps({"jsonrpc": "2.0", "method": "initialized"}), *self._prompt_lines()]
         if method == "thread/start":
-            return self._set_session(obj(result.get("thread")).get("id")) + self._send_prompt()
+            self._set_session(obj(result.get("thread")).get("id"))
+            return self._prompt_lines()
         if method == "turn/start":
             self._turn_id = as_text(obj(result.get("turn")).get("id"))
             return self.interrupt() if self._stopping else []
@@ -496,16 +489,16 @@ class AcpProtocol(_JsonRpcProtocol):
             return [self._request("authenticate", {"methodId": self.login})]
         if method in ("initialize", "authenticate"):
             self._ready = True
-            return self._send_prompt()
+            return self._prompt_lines()
         if method == "session/new":
             self._set_session(result.get("sessionId"))
             return (
                 [self._request("session/set_mode", {"sessionId": self.session, "modeId": self.agent})]
                 if self.agent
-                else self._send_prompt()
+                else self._prompt_lines()
             )
         if method == "session/set_mode":
-            return self._send_prompt()
+            return self._prompt_lines()
         if method == "session/prompt":
             self.busy = False
         return []

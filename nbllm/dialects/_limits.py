@@ -98,7 +98,7 @@ def parse_limits(headers: Mapping[str, str], now: float, quirks: Quirks | None =
             about[name] = (kind, window)
     if not found:
         return ()
-    base = _parse_time(headers.get("date", "")) or now
+    base = parse_time(headers.get("date", "")) or now
     defaults = _default_windows(quirks or Quirks(), found)
     parsed = (_limit(*about[name], texts, base, defaults) for name, texts in found.items())
     return tuple(limit for limit in parsed if limit is not None)
@@ -185,12 +185,12 @@ def _sum_durations(text: str) -> float | None:
 
 def _parse_wait(text: str, now: float) -> float | None:
     """Seconds in a duration, or until a time; None for anything else."""
-    if (duration := parse_duration(text)) is not None or (when := _parse_time(text)) is None:
+    if (duration := parse_duration(text)) is not None or (when := parse_time(text)) is None:
         return duration
     return max(0.0, when - now)
 
 
-def _parse_time(text: str) -> float | None:
+def parse_time(text: str) -> float | None:
     """Epoch seconds of an HTTP date or an ISO 8601 time."""
     from email.utils import parsedate_to_datetime  # imports calendars and sockets
 
@@ -212,7 +212,7 @@ def parse_retry_after(headers: Mapping[str, str], value: Any, now: float) -> flo
     if (ms := parse_duration(headers.get("retry-after-ms", ""))) is not None:
         return ms / 1000
     for name in _WAIT_HEADERS:
-        text, base = headers.get(name, "").strip(" \"'"), _parse_time(headers.get("date", "")) or now
+        text, base = headers.get(name, "").strip(" \"'"), parse_time(headers.get("date", "")) or now
         waits = (_parse_reset(part.strip(), base, ms=False) for part in (text, *text.split(",")))
         if (wait := next((wait for wait in waits if wait is not None), None)) is not None:
             return wait  # if two proxies wrote it, the first value counts
@@ -311,7 +311,7 @@ def parse_refusal(
     if per not in ("hour", "day", "month"):
         return Refusal(per, None, limits)
     if resumes := re.search(_RESUMES_PATTERN, text):
-        return Refusal(per, _parse_time(f"{resumes[1]}T{resumes[2] or '00:00'}+00:00"), limits)
+        return Refusal(per, parse_time(f"{resumes[1]}T{resumes[2] or '00:00'}+00:00"), limits)
     if google and per == "day":  # its short retryDelay belongs to limits per minute
         return Refusal(per, _next_pacific_midnight(now), limits)
     resets = [x.reset for x in spent if x.reset and (x.per == per or (x.assumed and x.reset > 10 * MINUTE))]
