@@ -88,7 +88,7 @@ def test_a_run_of_embeddings_goes_on():
         ("sim/gemini", {"batch": 101}, "1 to 100"),
         ("sim/openai", {"temperature": 0.5}, "'temperature'"),
         ("sim/openai", {"tokenizer": len}, "'tokenizer'"),
-        ("sim/openai", {"purpose": "fun"}, "purpose='fun'"),
+        ("sim/openai", {"purpose": "fun"}, "Not a purpose: 'fun'"),
         ("sim/openai", {"dimensions": 0}, "dimensions=0"),
         ("sim/openai", {"asserts": ["json"]}, "Embeddings cannot be"),
         ("sim/openai", {"score": len}, "Embeddings cannot be"),

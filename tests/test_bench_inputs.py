@@ -116,7 +116,7 @@ def test_options_of_another_kind_are_told(options, words):
 
 @pytest.mark.parametrize("margin", ["x", None, -1, math.nan, True])
 def test_a_margin_is_a_number(margin):
-    with pytest.raises(ConfigError, match="margin is a share"):
+    with pytest.raises(ConfigError, match="margin must be at least"):
         bench.compare(frame(), margin=margin)
 
 

@@ -161,7 +161,7 @@ def test_a_reference_takes_out_what_slows_a_whole_day():
     assert 1 == len(rows)
     assert ("slower", True) == (rows["verdict"].iloc[0], 1.15 < rows["ratio"].iloc[0] < 1.25)
     for wrong in ({"reference": "nobody", "by": "run_id"}, {"reference": "common"}):
-        with pytest.raises(errors.ConfigError, match=r"nobody|compared by"):
+        with pytest.raises(errors.ConfigError, match=r"nobody|comparing runs"):
             compare(df, **wrong)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ..core.errors import similar_names
 from ..core.extras import require_packages
 
 if TYPE_CHECKING:
@@ -96,18 +97,13 @@ __all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    home = _MODULE_OF.get(name)
-    if home is None:
-        raise AttributeError(
-            f"module 'nbllm.bench' has no attribute {name!r}"
-            + "".join(
-                f": did you mean {near}?"
-                for near in import_module("difflib").get_close_matches(name, _MODULE_OF, 1)
-                if name[0] != "_"
-            )
-        )
+    module = _MODULE_OF.get(name)
+    if module is None:
+        similar = [] if name[0] == "_" else similar_names(name, _MODULE_OF)
+        hint = f": did you mean {similar[0]}?" if similar else ""
+        raise AttributeError(f"module 'nbllm.bench' has no attribute {name!r}{hint}")
     require_packages(f"bench.{name}", "bench", *_EXTRA_PACKAGES.get(name, ()))
-    value = globals()[name] = getattr(import_module(f".{home}", __name__), name)
+    value = globals()[name] = getattr(import_module(f".{module}", __name__), name)
     return value
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from ..core.errors import ConfigError, did_you_mean
 from ..core.events import PASS_THRESHOLD
@@ -16,9 +17,6 @@ from .frames import (
     ordered_values,
     string_list,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _PLACEHOLDER = re.compile(r"\{([^{}\n]+)\}")  # a column's name may contain spaces
 
@@ -32,8 +30,6 @@ def grid(
 
     Raises ConfigError for a frame without assertions or scores.
     """
-    import pandas as pd
-
     if "passed" not in df and "score" not in df:
         raise ConfigError("The frame has no assertions.", hint='bench.run(..., asserts=["contains: Paris"])')
     used = last_attempts(measured_requests(normalize_requests(df)))
@@ -60,8 +56,6 @@ def cases(templates: Mapping[str, str] | Sequence[str], table: pd.DataFrame) -> 
     with {column} placeholders, or a mapping from names to such texts. Columns: prompt, template (its name or
     number), case (the index of the row), and the columns of the table. Raises ConfigError for a placeholder
     without a column."""
-    import pandas as pd
-
     if isinstance(templates, str) or not all(
         isinstance(t, str) for t in (templates.values() if isinstance(templates, Mapping) else templates)
     ):

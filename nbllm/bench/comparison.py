@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import pandas as pd
 
 from ..core.errors import ConfigError
 from ..core.values import plural
@@ -24,9 +26,6 @@ from .frames import (
 )
 from .pairs import Pair, Side, is_timed
 from .summaries import HIGHER_IS_BETTER, OK_SHARE, add_derived_metrics, check_columns, choose_metrics
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DEFAULT_METRICS = ("ttft_ms", "e2e_ms", "itl_ms", "out_tok_s", "in_tok_s", "texts_s", OK_SHARE)
 SETTING_COLUMNS = (
@@ -95,8 +94,6 @@ def compare(
     measured; each run's ratio to it is compared (difference in differences), which removes what slows all
     models alike. A frame without blocks (%llm log) is compared unpaired too.
     """
-    import pandas as pd
-
     df, metric_names = normalize_requests(df), string_list("metrics", metrics)
     _check_options(df, by, family, margin, level)
     df = add_derived_metrics(df, metric_names)
@@ -137,10 +134,10 @@ def _check_options(df: pd.DataFrame, by: str, family: str, margin: float, level:
         raise ConfigError("by= must be one column name.", hint='by="name", by="concurrency" ...')
     check_columns(df, [by])
     if family not in ("metric", "all"):
-        raise ConfigError(f"No family is called {family!r}.", hint='family="metric", or family="all".')
+        raise ConfigError(f"{family!r} is not a family.", hint='Use family="metric" or family="all".')
     check_share("level", level)
     if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < math.inf:
-        raise ConfigError(f"margin is a share of at least 0, not {margin!r}.", hint="margin=0.05 is 5 %.")
+        raise ConfigError(f"margin must be at least 0, not {margin!r}.", hint="margin=0.05 is 5 %.")
 
 
 def _default_metrics(df: pd.DataFrame) -> list[str]:
@@ -196,8 +193,8 @@ def _reference_rows(df: pd.DataFrame, by: str, reference: str | None) -> pd.Data
         raise ConfigError(
             f"No run has measured {reference!r}."
             if by != "name"
-            else "A reference is what runs are compared by, and models are compared here.",
-            hint=f'by="run_id", reference= one of {", ".join(names)}.',
+            else "reference= is for comparing runs, not models.",
+            hint=f'Use by="run_id", and for reference= one of {", ".join(names)}.',
         )
     return df[df["name"].astype(str) == reference]
 
@@ -231,7 +228,7 @@ def _name_pairs(names: list[str], baseline: str | None) -> list[tuple[str, str]]
     if baseline is None:
         return list(itertools.combinations(names, 2))
     if names and baseline not in names:
-        raise ConfigError(f"No model is called {baseline!r} here.", hint=f"There are {', '.join(names)}.")
+        raise ConfigError(f"There is no model {baseline!r} here.", hint=f"There are {', '.join(names)}.")
     return [(name, baseline) for name in names if name != baseline]
 
 
@@ -280,17 +277,15 @@ def _verdict(row: dict[str, Any], margin: float, level: float) -> tuple[str, str
         return ("equivalent", "") if abs(extra_failures) <= margin else ("undecided", "")
     if not row["p_holm"] < 1.0 - level or not (hi < no_difference or lo > no_difference):
         return "undecided", ""
-    good, bad = verdict_words(metric)
+    # faster and slower for times and rates
+    good, bad = _VERDICT_WORDS.get(metric) or (
+        ("faster", "slower") if is_timed(metric) else ("lower", "higher")
+    )
     better = (hi < no_difference) != (metric in HIGHER_IS_BETTER)
     if (extra_failures if better else -extra_failures) > margin:
         name = row["a"] if better else row["b"]
         return "undecided", f"{name} is {good} when it answers, but fails more often"
     return (good if better else bad), ""
-
-
-def verdict_words(metric: str) -> tuple[str, str]:
-    """The words for the better and the worse one: faster and slower for times and rates."""
-    return _VERDICT_WORDS.get(metric) or (("faster", "slower") if is_timed(metric) else ("lower", "higher"))
 
 
 def _too_few_note(row: dict[str, Any], size: int, level: float) -> str:

@@ -4,9 +4,12 @@ prompt length."""
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+import pandas as pd
+from matplotlib.colors import LogNorm, Normalize
 
 from . import statistics as st
 from .decisions import cost_columns
@@ -14,9 +17,6 @@ from .figures import ModelStyle, Sheet, format_axis, metric_label
 from .frames import SCORE, ordered_values, success_mask
 from .pages import format_dollars
 from .summaries import HIGHER_IS_BETTER, split_values
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _WINDOWS = 12  # that divide the time of a run
 _MIN_VALUES = 5  # values of a window or a cell that support a median
@@ -212,8 +212,6 @@ def _call_seconds(part: pd.DataFrame, all_requests: pd.DataFrame) -> np.ndarray[
 
 def heatmap(sheet: Sheet) -> None:
     """Medians by prompt length and load, one panel per model, on a common colour scale."""
-    import matplotlib as mpl
-    from matplotlib.colors import LogNorm, Normalize
 
     df = sheet.df
     level = (
@@ -286,8 +284,6 @@ def _luminance(*rgb: float) -> float:
 def _length_classes(df: pd.DataFrame) -> tuple[pd.Series, list[str]]:
     """The length class of each request's prompt, and the labels of the classes. A prompt has the same class
     for every model, although their tokenizers differ."""
-    import pandas as pd
-
     tokens = df["in_tokens"].astype("Float64")
     by = [df[key].astype("string").fillna("") for key in ("run_id", "prompt_id")]
     lengths = tokens.groupby(by).transform("median").fillna(tokens).astype("Float64")

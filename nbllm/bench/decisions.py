@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from ..core.errors import ConfigError
 from . import statistics as st
@@ -16,6 +17,7 @@ from .comparison import SETTING_COLUMNS as _SETTING
 from .files import load
 from .frames import (
     SCORE,
+    check_positive,
     check_share,
     last_attempts,
     leading_metric,
@@ -27,9 +29,6 @@ from .frames import (
 )
 from .naming import short_names
 from .summaries import HIGHER_IS_BETTER, OK_SHARE, choose_metrics, summary
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BOARD_METRICS = ("ttft_ms", "e2e_ms", "out_tok_s", "in_tok_s", "texts_s", SCORE)
 _MARKS = {"equivalent": "=", "undecided": "?"}
@@ -52,8 +51,6 @@ def check(
     difference, unless reference= names a model that both runs have (see compare). Undecided is passed: `note`
     says what a decision needs.
     """
-    import pandas as pd
-
     now, earlier = (
         normalize_requests(load(x) if isinstance(x, (str, os.PathLike)) else x) for x in (df, baseline)
     )
@@ -118,8 +115,6 @@ def build_leaderboard(
     df: pd.DataFrame, compared: pd.DataFrame | None, *, metric: str, level: float = 0.95
 ) -> pd.DataFrame:
     """The leaderboard, with the verdicts of a `compare` table."""
-    import pandas as pd
-
     figures = [m for m in BOARD_METRICS if m in df and df[m].notna().any()]
     used = measured_requests(df)
     setting = [k for k in _SETTING if used[k].nunique(dropna=False) > 1]
@@ -192,18 +187,10 @@ def goodput(
     the highest load that holds together with all below it. Raises ConfigError without a limit, or for an
     unknown metric.
     """
-    import pandas as pd
-
     if not limits or OK_SHARE in limits:
         raise ConfigError("goodput needs a limit.", hint="bench.goodput(df, ttft_ms=500, itl_ms=50)")
-    invalid = next(
-        (m for m, v in limits.items() if isinstance(v, bool) or not isinstance(v, Real) or not float(v) > 0),
-        None,
-    )
-    if invalid is not None:
-        raise ConfigError(
-            f"{invalid} must be a limit above 0, not {limits[invalid]!r}.", hint=f"{invalid}=500"
-        )
+    for metric, limit in limits.items():
+        check_positive(metric, limit, f"{metric}=500")
     check_share("at_least", at_least)
     check_share("level", level)
     df = normalize_requests(df)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from ..core.events import PASS_THRESHOLD
 from .frames import CHECK_PREFIX, SCORE, measured_requests, ordered_values, plain_row
 from .scoring import answers
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Row = dict[str, Any]
 _NO_TIME = "1970-01-01T00:00:00+00:00"

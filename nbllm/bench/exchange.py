@@ -15,7 +15,9 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
+
+import pandas as pd
 
 from ..core.errors import ConfigError, did_you_mean
 from ..core.values import plural
@@ -24,9 +26,6 @@ from ..store.measure import derive
 from . import evals
 from .frames import last_attempts, normalize_requests, success_mask
 from .prompts import iter_json
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Row = dict[str, Any]
 _MAX_NUMBER = 1e19  # larger numbers are neither times nor counts
@@ -288,8 +287,6 @@ def translate_write_errors(path: Path) -> Iterator[None]:
 
 
 def _to_guidellm(df: pd.DataFrame) -> Any:
-    import pandas as pd
-
     keys = ["name", "load_kind", "concurrency", "target_rate"]
     benchmarks = []
     for key, part in last_attempts(df).groupby(keys, dropna=False, sort=False, observed=True):
@@ -315,8 +312,6 @@ def _to_guidellm(df: pd.DataFrame) -> Any:
 
 def _guidellm_request(row: Mapping[Any, Any]) -> Row:
     """A request in guidellm's fields. Times are seconds since 1970."""
-    import pandas as pd
-
     start = row["t_wall"].timestamp() if pd.notna(row.get("t_wall")) else 0.0
 
     def at(column: str) -> float | None:

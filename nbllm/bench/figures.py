@@ -11,17 +11,21 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ..core.errors import ConfigError
 from .frames import last_attempts, ordered_groups, ordered_values
 from .naming import COLOURS, palette_positions, short_names
 from .summaries import LABELS, UNITS
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 class Theme(NamedTuple):
@@ -92,8 +96,6 @@ class Sheet:
 
     def legend(self, axes: Axes, styles: list[ModelStyle], **line: Any) -> None:
         """Adds a legend beside the axes; if there is one model only, it goes into the title."""
-        from matplotlib.lines import Line2D
-
         if len(styles) == 1:
             axes.set_title(f"{styles[0].short}: {axes.get_title(loc='left')}", loc="left", fontsize=10)
             return
@@ -110,11 +112,11 @@ class Sheet:
             handlelength=2.6,
         )
 
-    def show_message(self, words: str) -> None:
+    def show_message(self, message: str) -> None:
         """Shows a message instead of a plot."""
         axes = self.figure.add_subplot()
         axes.set_axis_off()
-        axes.text(0.5, 0.5, words, ha="center", va="center", color=self.theme.ink, fontsize=11)
+        axes.text(0.5, 0.5, message, ha="center", va="center", color=self.theme.ink, fontsize=11)
 
 
 def _legend_label(name: str) -> str:
@@ -122,30 +124,28 @@ def _legend_label(name: str) -> str:
     return f"\u200b{name}" if name.startswith("_") else name
 
 
+class _CellFigure(Figure):
+    """A figure that draws itself in a cell, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        out = io.BytesIO()
+        self.savefig(out, format="png", dpi=144, bbox_inches="tight", facecolor=self.get_facecolor())
+        return out.getvalue()
+
+
 def new_sheet(
     df: pd.DataFrame, metric: str, chunks: pd.DataFrame | None, theme: str | None, models: list[str]
 ) -> Sheet:
-    """An empty sheet that draws itself in a cell. It is outside pyplot, so that nothing is retained or shown
-    twice."""
-    import matplotlib as mpl
-    from matplotlib.colors import to_rgb
-    from matplotlib.figure import Figure as Plain
-
+    """An empty sheet. Its figure is outside pyplot, so that nothing is retained or shown twice."""
     if theme not in (None, *THEMES):
         raise ConfigError(
             f"theme={theme!r} is not a theme.",
             hint='Use theme="light", theme="dark", or None, which follows plt.style.',
         )
 
-    class Drawn(Plain):
-        def _repr_png_(self) -> bytes:
-            out = io.BytesIO()
-            self.savefig(out, format="png", dpi=144, bbox_inches="tight", facecolor=self.get_facecolor())
-            return out.getvalue()
-
     is_dark = sum(to_rgb(mpl.rcParams["figure.facecolor"])) < 1.5
     chosen = THEMES[theme or ("dark" if is_dark else "light")]
-    figure: Figure = Drawn(figsize=(8.6, 3.6), layout="constrained", facecolor=chosen.page)
+    figure = _CellFigure(figsize=(8.6, 3.6), layout="constrained", facecolor=chosen.page)
     names = list(dict.fromkeys([*models, *(str(n) for n in ordered_values(df, "name"))]))
     short, positions = short_names(names), palette_positions(names)
     styles = {name: _model_style(short[name], positions[name], chosen) for name in names}
@@ -168,8 +168,6 @@ def metric_label(metric: str) -> str:
 def format_axis(axes: Axes, which: str = "x") -> None:
     """Plain numbers, and a logarithmic scale where the data (also of axes that share it) span more than a
     factor of 8."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     axis = axes.xaxis if which == "x" else axes.yaxis
     shared = axes.get_shared_x_axes() if which == "x" else axes.get_shared_y_axes()
     limits = [getattr(each.dataLim, f"interval{which}") for each in shared.get_siblings(axes)]
@@ -183,8 +181,6 @@ def format_axis(axes: Axes, which: str = "x") -> None:
 
 def disable_mathtext(figure: Figure) -> Figure:
     """The figure with all its texts drawn literally: a model's name may contain `$` signs."""
-    from matplotlib.text import Text
-
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         text.set_parse_math(False)

@@ -9,7 +9,9 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from ..core.errors import ConfigError
 from ..core.extras import require_packages
@@ -18,9 +20,6 @@ from .exchange import read_foreign, translate_write_errors
 from .frames import normalize_requests, plain_row
 from .prompts import iter_json
 from .store import FILE, Store, find_run
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _METADATA_KEY = b"nbllm"
 _METADATA_FIELD = "nbllm"
@@ -59,8 +58,6 @@ def save(df: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
 
 def _replace_surrogates(df: pd.DataFrame) -> pd.DataFrame:
     """The frame with question marks instead of lone surrogates, which no file can hold."""
-    import pandas as pd
-
     valid = {
         name: pd.Series([_valid_utf8(value) for value in df[name]], df.index, dtype=object)
         for name in df.columns
@@ -190,8 +187,6 @@ def _restore_dtypes(df: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 def _cast_column(series: pd.Series, dtype: Any) -> pd.Series:
     """A column of texts or JSON values, converted to the dtype that it had."""
-    import pandas as pd
-
     if dtype == "text":
         return series.astype(object).where(series.notna(), None)
     if dtype.startswith("datetime"):
@@ -221,8 +216,6 @@ def _with_metadata(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def _read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    import pandas as pd
-
     dtypes: dict[str, Any] = _csv_dtypes()
     names = pd.read_csv(path, nrows=0).columns
     if _METADATA_FIELD in names:
@@ -235,8 +228,6 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 def _map_strings(df: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
     """The frame with `change` applied to its texts; other values stay."""
-    import pandas as pd
-
     changed = {}
     for name in df.columns:
         dtype = df[name].dtype
@@ -262,8 +253,6 @@ def _csv_dtypes() -> dict[str, Any]:
 
 
 def _write_jsonl(df: pd.DataFrame, path: Path) -> None:
-    import pandas as pd
-
     with path.open("w", encoding="utf-8", errors="replace") as file:
         for row in _with_metadata(df).to_dict("records"):
             values = {
@@ -275,8 +264,6 @@ def _write_jsonl(df: pd.DataFrame, path: Path) -> None:
 
 
 def _read_jsonl(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    import pandas as pd
-
     text = path.read_text("utf-8-sig")
     if (foreign := read_foreign(text, path)) is not None:
         return foreign, {}

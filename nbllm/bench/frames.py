@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ConfigError
@@ -84,6 +86,12 @@ def check_share(name: str, value: Any) -> None:
     """Raises ConfigError where an option is not a share between 0 and 1."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
         raise ConfigError(f"{name} must be between 0 and 1, not {value!r}.", hint=f"{name}=0.95")
+
+
+def check_positive(name: str, value: Any, hint: str) -> None:
+    """Raises ConfigError where an option is not a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
+        raise ConfigError(f"{name} must be a number above 0, not {value!r}.", hint=hint)
 
 
 def has_retries(df: pd.DataFrame) -> bool:

@@ -7,12 +7,11 @@ a token is an interval: its write began at `send_ns` and had returned at `writte
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from ..store.chunks import TOKEN_KINDS
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _SIMULATOR_TOKEN_KINDS = ("text", "content", "reasoning", "tool")
 # a write takes some 0.03 ms; in a longer one the sender was descheduled, before or after the bytes were sent
@@ -38,8 +37,6 @@ def request_errors(df: pd.DataFrame, records: Records) -> pd.DataFrame:
     conn_reused, first (whether it was the first on its connection). Even a perfect client has the request's
     travel time (0.1 to 0.4 ms on loopback) in the first two errors.
     """
-    import pandas as pd
-
     out = []
     for row in df.to_dict("records"):
         record = records.get(str(row["provider_request_id"]))
@@ -82,8 +79,6 @@ def token_errors(df: pd.DataFrame, chunks: pd.DataFrame, records: Records, epoch
     """One row per chunk with tokens, in the order of the answer: certified, error_ms (arrival minus the start
     of its write; for a write of more than 1 ms, the distance from the interval of the write), width_ms of its
     bounds, contained (whether they contain the true time), gap_error_ms."""
-    import pandas as pd
-
     ids = df.set_index("request_id")["provider_request_id"].to_dict()
     out = []
     for request_id, part in chunks[chunks["kind"].isin(TOKEN_KINDS)].groupby("request_id", sort=False):

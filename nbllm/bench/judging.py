@@ -112,7 +112,7 @@ def _answer_pairs(df: pd.DataFrame, baseline: str | None) -> Iterator[Row]:
     df = normalize_requests(df)
     names = [str(n) for n in ordered_values(df, "name")]
     if baseline is not None and baseline not in names:
-        raise ConfigError(f"No model is called {baseline!r} here.", hint=f"There are {', '.join(names)}.")
+        raise ConfigError(f"There is no model {baseline!r} here.", hint=f"There are {', '.join(names)}.")
     texts = {
         (r["run_id"], r["request_id"]): (r["prompt"], r["answer"]) for r in answers(df).to_dict("records")
     }

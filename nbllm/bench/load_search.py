@@ -12,7 +12,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from ..core.errors import ConfigError
 from ..store import columns
@@ -22,9 +24,6 @@ from .frames import check_share, measured_requests, plain_row, success_mask
 from .plan import Budget
 from .recorder import cost_and_tokens
 from .runner import Model, run
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _BUDGET_NAMES = ("usd", "tokens", "seconds", "requests")
 _MAX_BLOCKS = 4  # of one load
@@ -58,8 +57,6 @@ def find_load(
     why the search ended early. Stop (Ctrl-C) returns the rows so far. Raises ConfigError for an invalid
     search.
     """
-    import pandas as pd
-
     numbers = all(isinstance(n, Real) and not isinstance(n, bool) for n in (low, high, within, at_least))
     if (
         not numbers
@@ -170,8 +167,6 @@ class _Search:
 
     def _judge(self, load: float, frames: list[pd.DataFrame]) -> tuple[dict[str, Any], bool | None]:
         """(the row of a load, whether it holds; None while undecided)."""
-        import pandas as pd
-
         blocks = [f.assign(block=i) for i, f in enumerate(frames)]
         df = pd.concat(blocks, ignore_index=True) if len(blocks) > 1 else blocks[0]
         goodput_rows = goodput(df, at_least=self.at_least, **self.limits)

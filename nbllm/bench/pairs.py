@@ -10,17 +10,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from . import statistics as st
 from .correlation import EffectiveSize, adjusted_p, effective_size, interval_widening, pooled_test
 from .frames import contaminated_mask, success_mask
 from .summaries import HIGHER_IS_BETTER, OK_SHARE, UNITS, split_values
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BLOCK_KEY = ["run_id", "block"]
 
@@ -48,8 +46,6 @@ class Side:
     @cached_property
     def blocks(self) -> pd.MultiIndex | None:
         """The blocks of its runs; None where requests have no block."""
-        import pandas as pd
-
         if self._part["block"].isna().any():
             return None
         return pd.MultiIndex.from_frame(
@@ -93,8 +89,6 @@ class Side:
 
 
 def _by_block(part: pd.DataFrame, values: np.ndarray[Any, Any]) -> Any:
-    import pandas as pd
-
     return pd.Series(values, part.index).groupby([part["run_id"].astype(str), part["block"].astype(int)])
 
 

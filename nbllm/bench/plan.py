@@ -18,6 +18,7 @@ import msgspec
 
 from ..core.errors import ConfigError
 from . import arrivals
+from .frames import check_positive
 
 MIN_OPEN_REQUESTS = 20  # in a turn of an open loop
 MIN_OPEN_SECONDS = 10.0  # of a turn of an open loop
@@ -130,8 +131,7 @@ def _check_concurrency(concurrency: Any) -> int:
 
 
 def _check_rate(rate: Any) -> float:
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
-        raise ConfigError(f"rate must be requests a second above 0, not {rate!r}.", hint="rate=2.5")
+    check_positive("rate", rate, "rate=2.5 is 2.5 requests a second.")
     return float(rate)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ..core.errors import ConfigError
 from ..core.extras import require_packages
 from ..core.values import plural
+from .frames import check_positive
 from .statistics import MIN_PAIRS
 
 _NOISE = 0.2  # standard deviation between blocks; public providers have 0.1 to 0.4
@@ -27,8 +27,8 @@ def power(
     require_packages("detect=", "bench", "scipy")
     from scipy.stats import nct, t
 
-    check_positive(detect, "detect")
-    check_positive(noise, "noise")
+    check_positive("detect", detect, "detect=0.1 is 10 %.")
+    check_positive("noise", noise, "noise=0.2 is 20 %.")
     if blocks < MIN_PAIRS or models < 2:
         return 0.0
     pairs = models * (models - 1) / 2
@@ -36,12 +36,6 @@ def power(
     noncentrality = math.log1p(detect) / (noise * math.sqrt(2.0)) * math.sqrt(blocks)
     probability = float(nct.sf(critical, blocks - 1, noncentrality))
     return 1.0 if math.isnan(probability) else probability  # scipy returns NaN for a very large effect
-
-
-def check_positive(value: float, name: str) -> None:
-    """Raises ConfigError for a value that is not a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} must be a share above 0, not {value!r}.", hint=f"{name}=0.1 is 10 %.")
 
 
 def blocks_for(models: int, detect: float, *, noise: float = _NOISE) -> int:
@@ -68,7 +62,7 @@ def power_warning(models: int, blocks: int, detect: float | None) -> str:
             if too_few
             else ""
         )
-    check_positive(detect, "detect")
+    check_positive("detect", detect, "detect=0.1 is 10 %.")
     chance = power(models, blocks, detect) if pairs else 1.0
     if chance >= _TARGET_POWER:
         return ""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from ..core.errors import ConfigError
 from ..store.chunks import TOKEN_KINDS
@@ -15,11 +18,9 @@ from .decision_plots import heatmap, over_time, pareto
 from .figures import ModelStyle, Sheet, disable_mathtext, format_axis, metric_label, new_sheet
 from .frames import contaminated_mask, leading_metric, measured_requests, normalize_requests, success_mask
 from .presets import PARTS, ladder
+from .runner import chunks as load_chunks
 from .summaries import choose_metrics, split_values
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
+from .token_times import chunk_token_counts
 
 _PERCENTILES = (50, 75, 90, 95, 99, 99.5, 99.9)
 _PART_LABELS = {
@@ -173,10 +174,8 @@ def _overview(sheet: Sheet) -> None:
 
 
 def _timeline(sheet: Sheet) -> None:
-    from .runner import chunks as look_up
-    from .token_times import chunk_token_counts
 
-    events = look_up(sheet.df) if sheet.chunks is None else sheet.chunks
+    events = load_chunks(sheet.df) if sheet.chunks is None else sheet.chunks
     events = events[events["kind"].isin(TOKEN_KINDS)]
     if not len(events):
         return sheet.show_message("No chunk of these requests has a token.")
@@ -214,7 +213,6 @@ def _timeline(sheet: Sheet) -> None:
 
 
 def _coldstart(sheet: Sheet) -> None:
-    from matplotlib.patches import Patch
 
     table, theme = ladder(sheet.df), sheet.theme
     axes = sheet.axes(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..core.errors import ConfigError
 from ..store import columns
@@ -20,9 +21,6 @@ from .comparison import compare
 from .frames import contaminated_mask, last_attempts, measured_requests, success_mask
 from .runner import Model, run
 from .summaries import summary
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # The parts of a cold start's time to first token: disjoint, in the order in which they happen.
 PARTS = ("import_ms", "client_ms", "dns_ms", "connect_ms", "tls_ms", "srv_load_ms", "rest_ms")
@@ -71,8 +69,6 @@ def ladder(df: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     a cold cache are compared with warm), added_lo, added_hi, and the medians of the parts: import_ms,
     client_ms, dns_ms, connect_ms, tls_ms, srv_load_ms, rest_ms (everything else: request, queue, prompt).
     """
-    import pandas as pd
-
     used = measured_requests(df)
     rows: list[dict[str, Any]] = []
     for name, part in used.groupby("name", sort=False, observed=True):

@@ -148,17 +148,17 @@ class Recorder:
         for item, rows, _ in measured:
             for row in rows:
                 self._add_cost(row)
-            self._count_failures(rows[-1])
-            self.recent.setdefault(item.turn, []).append(rows[-1])
+            last = rows[-1]
+            name = str(last.get("name"))
+            self.consecutive_failures[name] = (
+                0 if last.get("ok") else self.consecutive_failures.get(name, 0) + 1
+            )
+            self.recent.setdefault(item.turn, []).append(last)
         self._on_recorded([rows[-1] for _, rows, _ in measured])
 
     def _answer_text(self, item: MeasuredRequest) -> str | None:
         vectors = item.call is not None and item.call.provider.dialect in EMBEDDERS  # not text
         return None if vectors or not self._answers or not item.stream else item.stream.partial().message.text
-
-    def _count_failures(self, row: Row) -> None:
-        name = str(row.get("name"))
-        self.consecutive_failures[name] = 0 if row.get("ok") else self.consecutive_failures.get(name, 0) + 1
 
 
 def _measure(item: MeasuredRequest) -> tuple[list[Row], list[Row]]:

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from ..core.values import plural
 from ..store import columns
@@ -43,9 +45,6 @@ from .plots import plot
 from .presets import PARTS, ladder
 from .sentences import SETTING_LABELS, sentences
 from .summaries import LABELS, OK_SHARE, has_no_waiting, summary
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _TIME_METRICS = ("ttft_ms", "ttft_sched_ms", "e2e_ms", "itl_ms", "out_tok_s", "in_tok_s", "texts_s")
 _COST = "cost_usd"
@@ -105,8 +104,6 @@ def report(
 
 def _all_comparisons(df: pd.DataFrame, margin: float) -> pd.DataFrame | None:
     """The comparison of every pair by every metric and by cost; None for a single model."""
-    import pandas as pd
-
     if df["name"].nunique() < 2:
         return None
     timed = compare(df, margin=margin)

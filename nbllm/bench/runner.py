@@ -364,14 +364,6 @@ def _expand_batches(models: Sequence[Model], batch: int | Sequence[int] | None) 
             )
 
 
-def reject_cached_answers(options: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a benchmark with cached answers: there would be nothing to measure."""
-    if options.get("cache") in ("true", "refresh", True):
-        raise errors.ConfigError(
-            "A benchmark cannot use cached answers.", hint="Leave cache=true and cache=refresh out."
-        )
-
-
 def _contestant(model_spec: Model, common: Mapping[str, Any], client: Client) -> Contestant:
     own_options = {"model": model_spec} if isinstance(model_spec, str) else dict(model_spec)
     model, name = own_options.pop("model", None), own_options.pop("name", None)
@@ -381,7 +373,10 @@ def _contestant(model_spec: Model, common: Mapping[str, Any], client: Client) ->
     allowed = tuple(o for o in (*REQUEST_OPTIONS, *ADDRESS_OPTIONS, *SENDING_OPTIONS) if o not in excluded)
     if batch is not None:
         allowed = ("extra", *ADDRESS_OPTIONS, "timeout", "retries", "dimensions", "purpose")
-    reject_cached_answers(options)
+    if options.get("cache") in ("true", "refresh", True):
+        raise errors.ConfigError(
+            "A benchmark cannot use cached answers.", hint="Leave cache=true and cache=refresh out."
+        )
     tokenizer = options.pop("tokenizer", None)
     counter = counting.token_counter(tokenizer) if "tokenizer" in own_options else tokenizer
     headers = check_headers(own_options.get("headers", {}), "headers" in common)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from . import ground_truth as truth
 from .runner import chunks, run
 from .supervisor import simulator
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # The quantile of the error and its limit in ms (README, "How good are the numbers").
 ERROR_LIMITS = {"token, certified": ("p99", 0.3), "first token": ("p50", 0.5)}
@@ -72,8 +71,6 @@ def _measure_simulator(
 
 def error_table(df: pd.DataFrame, by_request: pd.DataFrame, by_token: pd.DataFrame) -> pd.DataFrame:
     """The errors as a table; see selftest."""
-    import pandas as pd
-
     certified, bounded = by_token[by_token["certified"]], by_token[~by_token["certified"]]
     contained = bounded["contained"].mean() if len(bounded) else None
     uncontaminated = by_request[by_request["quality"] != "contaminated"]

@@ -13,7 +13,6 @@ from .words import COMMON_WORDS
 
 _TASK = "In one sentence, say what these words have in common."
 _OVERHEAD = 14  # approximate tokens of the task
-_TOKENS_A_WORD = 1.0  # of COMMON_WORDS
 
 
 def synthetic(
@@ -43,7 +42,7 @@ def synthetic(
     out = []
     for number in range(n):
         rng = random.Random(f"synthetic {seed} {number}")
-        words = [rng.choice(COMMON_WORDS) for _ in range(round((tokens - least) / _TOKENS_A_WORD))]
+        words = [rng.choice(COMMON_WORDS) for _ in range(tokens - least)]  # each is about one token
         if tokenizer:
             words = _fit_length(words, rng, tokens, lambda ws: length(f"{' '.join(ws)}\n\n{ask}"))
         out.append(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..store.chunks import TOKEN_KINDS
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _KEY = ["run_id", "request_id", "attempt"]
 
@@ -22,8 +20,6 @@ def token_rows(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
     are spread evenly over the time since the previous chunk (`interpolated`). The tokens of the first chunk
     all have its arrival time.
     """
-    import pandas as pd
-
     token_chunks = chunks[chunks["kind"].isin(TOKEN_KINDS)]
     totals = requests.drop_duplicates(_KEY, keep="last").set_index(_KEY)["streamed_tokens"]
     frames = []
@@ -58,8 +54,6 @@ def token_rows(requests: pd.DataFrame, chunks: pd.DataFrame) -> pd.DataFrame:
 def chunk_token_counts(part: pd.DataFrame, total: Any) -> np.ndarray:
     """The tokens of each chunk: as counted, else the streamed total divided in proportion to characters, at
     least one each."""
-    import pandas as pd
-
     if part["n_tokens"].notna().all():
         return np.asarray(part["n_tokens"], dtype=int)
     one_each = np.ones(len(part), int)

@@ -132,9 +132,9 @@ def cost(session: Session, rest: str) -> Any:
 
 def _plot(df: pd.DataFrame, by: str) -> Any:
     """A bar chart of US dollars by day (or model, provider ...), stacked by model."""
+    require_packages("The plot of costs", "bench", "matplotlib")
     from ..bench.figures import new_sheet
 
-    require_packages("The plot of costs", "bench", "matplotlib")
     df["name"] = df["model"]
     priced = df[df["cost_usd"].notna()]
     page = new_sheet(priced, "cost_usd", None, None, [])
