@@ -123,7 +123,7 @@ def test_stop_ends_the_waiting_and_not_the_batch(kernel):
         (f"{FAST} each=nobody", "{text}", "there is no variable called nobody"),
         (f"{FAST} each=pd", "{text}", "pd is not a pandas DataFrame, but module"),
         (f"{FAST} each=df", "{txt}", "Did you mean {text}?"),
-        (f"{FAST} each=df", "nothing", "takes no column"),
+        (f"{FAST} each=df", "nothing", "uses no column"),
         (f"{FAST} each=df budget=0", "{text}", "budget is above 0"),
         (f"{FAST},{FAST} each=df", "{text}", "each cannot stand beside several models"),
         (f"{FAST} each=df runs=2", "{text}", "each cannot stand beside runs="),

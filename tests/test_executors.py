@@ -120,7 +120,7 @@ def test_errors_of_the_provider_come_back_as_they_are(server, threads):
         ({"executor": Handed(), "api_key": CANARY}, "api_key= cannot be used with executor="),
         ({"executor": Handed(), "mode": "batch"}, "executor= cannot be used with mode=batch"),
         ({"executor": Handed(), "model": "cli/claude", "base_url": None}, "."),
-        ({"executor": Handed(), "base_url": "http://me:secret@localhost:1/v1"}, "holds a password"),
+        ({"executor": Handed(), "base_url": "http://me:secret@localhost:1/v1"}, "contains a password"),
     ],
 )
 def test_what_cannot_go_to_a_worker_is_refused(server, options, told):

@@ -99,8 +99,8 @@ def test_only_what_changed_is_asked_again(server):
 @pytest.mark.parametrize(
     ("template", "told"),
     [
-        ("No column.", "takes no column"),
-        ("{{text}} and { text }", "takes no column"),
+        ("No column.", "uses no column"),
+        ("{{text}} and { text }", "uses no column"),
         ("Say\n  {txt}", "Line 2, column 3 of the prompt: the table has no column 'txt'"),
         ("{twice}", "several columns called twice"),
         ("{zebra}", "no column 'zebra'"),
@@ -262,7 +262,7 @@ class Lazy:
     ],
 )
 def test_what_is_no_table_is_refused_with_how_to_make_one(data, told):
-    with pytest.raises(ConfigError, match="Rows come from a DataFrame") as caught:
+    with pytest.raises(ConfigError, match="Rows come from a pandas DataFrame") as caught:
         nbllm.map(data, "{text}", model="sim/openai")
     assert told in caught.value.hint
 

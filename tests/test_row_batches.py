@@ -14,7 +14,7 @@ import nbllm
 from nbllm import Client, simulator
 from nbllm.core.errors import AuthenticationError, ConfigError, NbllmError
 from nbllm.routing.registry import load
-from nbllm.rows.batch import Batches
+from nbllm.rows.batch import BatchRun
 from nbllm.store.runs import RunFile
 
 from .examples import examples
@@ -276,16 +276,16 @@ def test_a_crash_before_creation_loses_no_row(serve, kind):
     first = mapped(client, texts(3), kind, run="r", wait=False)
     first.collect()
     with RunFile("r", create=False) as file:
-        there = Batches(file, first)
+        there = BatchRun(file, first)
         file.plan(first.job.questions(texts(5)))
         fresh = file.add_part(there.unfinished_ids(), time.time())
         assert len(fresh.ids) == 2
-        assert there.look()["waiting"] == 2
+        assert there.poll()["waiting"] == 2
         assert created(server) == 1
         file.save_part(fresh._replace(created=fresh.created - 300))
-        there.look()
+        there.poll()
         assert created(server) == 2
-        assert there.look()["waiting"] == 0
+        assert there.poll()["waiting"] == 0
     assert own(nbllm.rows.collect("r", texts(5), client=client))
 
 
@@ -374,15 +374,15 @@ def test_what_waits_for_room_waits_for_the_batches_that_are_there(serve):
     server, client = serve(enqueued=130, batch_s=1000)
     job = mapped(client, texts(3), run="r", wait=False)
     with RunFile("r", create=False) as file:
-        there = Batches(file, job)
+        there = BatchRun(file, job)
         file.plan(job.job.questions(texts(6)))
         there.submit(there.unfinished_ids())
-        assert there.look()["waiting"] == 6
+        assert there.poll()["waiting"] == 6
         assert [3] == [len(p.ids) for p in file.parts()]
-        there.look()
+        there.poll()
         assert created(server) == 2
         there.cancel()
-        there.look()
+        there.poll()
         assert [3] == [len(p.ids) for p in file.parts()]
         assert created(server) == 3
 
@@ -475,7 +475,7 @@ def test_in_a_replay_nothing_is_handed_in(serve, tmp_path):
     with client.tapes.record(tmp_path / "it.llm.jsonl"):
         client.complete("hi", "openai/m")
     asked = len(server.records)
-    with client.tapes.replay(tmp_path / "it.llm.jsonl"), pytest.raises(ConfigError, match="recording"):
+    with client.tapes.replay(tmp_path / "it.llm.jsonl"), pytest.raises(ConfigError, match="replayed"):
         mapped(client, texts(2))
     assert asked == len(server.records)
 

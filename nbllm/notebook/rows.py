@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .. import rows
 from ..core.errors import ConfigError, NbllmError
 from ..rows import BatchJob
-from ..rows.executors import Unfit
+from ..rows.executors import ExecutorError
 from ..rows.progress import TableFrontEnd, Totals
 from .buttons import approve
 from .question import Question
@@ -30,7 +30,7 @@ _ROWS_SHOWN = 5  # rows of the result that the cell shows
 class RowsDisplay(Display, TableFrontEnd):
     """Progress of a run in a kernel's front end; see rows.progress.Progress."""
 
-    def ask(self, question: str) -> bool | None:
+    def confirm(self, question: str) -> bool | None:
         """Asks the user with buttons or the keyboard; None if nobody can answer."""
         return approve(question, yes="Start", no="Not now") if current_session().can_prompt_user else None
 
@@ -63,7 +63,7 @@ def run(
     executor = _executor(session, line, options.get("executor"))
     try:
         result = rows.map(df, template, client=session.client, executor=executor, **call_options)
-    except Unfit as error:
+    except ExecutorError as error:
         raise column_error(line.spans["executor"][0], error.message.rstrip("."), error.hint) from None
     if isinstance(result, BatchJob):
         session.namespace[line.out or "_llm"] = session.namespace["_llm"] = result

@@ -1,4 +1,4 @@
-"""What a run, and a row of it, will take: tokens, US dollars, minutes. Pure."""
+"""Estimates the tokens, US dollars and minutes of a run and of its rows. Pure."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from ..core.values import plural, token_estimate
 from ..routing import prices
 from ..store.budgets import Amount
 
-_FEW, _CENTS = 20, 0.05  # rows, and US dollars, that need no question
-_USUAL_OUTPUT = 200  # tokens that an estimate expects of one
-_START, _SPEED = 1.0, 60.0  # seconds to the first token, and tokens a second, that an estimate expects
+_FEW_ROWS, _FEW_CENTS = 20, 0.05  # rows, and US dollars, that need no confirmation
+_TYPICAL_OUTPUT = 200  # tokens of an answer
+_TYPICAL_TTFT, _TYPICAL_SPEED = 1.0, 60.0  # seconds to the first token, and tokens a second
 
 
-def taken(read: float, made: float, facts: ModelFacts) -> Amount:
-    """Tokens read and made, and what they cost; None where the model has no price."""
-    return Amount(prices.cost_by_facts(Usage(round(read), round(made)), facts), round(read + made))
+def amount_of(input_tokens: float, output_tokens: float, facts: ModelFacts) -> Amount:
+    """The tokens of input and output, and their cost; usd is None where the model has no price."""
+    return Amount(
+        prices.cost_by_facts(Usage(round(input_tokens), round(output_tokens)), facts),
+        round(input_tokens + output_tokens),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run will about take. rows: of the table; questions: that will be asked."""
+    """The estimate of a run. rows: of the table; questions: to be sent."""
 
     rows: int
     questions: int
@@ -41,30 +44,32 @@ class Estimate:
         max_tokens: int | None,
         width: int,
     ) -> Estimate:
-        """From some of the prompts."""
+        """The estimate from a sample of the prompts."""
         sizes = [token_estimate(prompt) for prompt in sample]
-        read = sum(sizes) / len(sizes) if sizes else 0.0
-        made = min(max_tokens or _USUAL_OUTPUT, _USUAL_OUTPUT)
-        seconds = questions * (_START + made / _SPEED) / max(1, min(width, questions))
-        return cls(rows, questions, taken(questions * read, questions * made, facts), seconds / 60)
+        n_input = sum(sizes) / len(sizes) if sizes else 0.0
+        n_output = min(max_tokens or _TYPICAL_OUTPUT, _TYPICAL_OUTPUT)
+        seconds = questions * (_TYPICAL_TTFT + n_output / _TYPICAL_SPEED) / max(1, min(width, questions))
+        return cls(rows, questions, amount_of(questions * n_input, questions * n_output, facts), seconds / 60)
 
     @property
     def usd(self) -> float | None:
-        """US dollars, None where the price is not known."""
+        """US dollars; None where the price is unknown."""
         return self.amount.usd
 
     @property
     def tokens(self) -> int:
-        """Tokens, read and made."""
+        """Tokens of input and output."""
         return self.amount.tokens
 
     @property
     def small(self) -> bool:
-        """Whether nobody need be asked: a handful of rows, or cents within a minute."""
-        return self.questions <= _FEW or (self.usd is not None and self.usd < _CENTS and self.minutes < 1)
+        """Whether it needs no confirmation: a few rows, or a few cents within a minute."""
+        return self.questions <= _FEW_ROWS or (
+            self.usd is not None and self.usd < _FEW_CENTS and self.minutes < 1
+        )
 
     def __str__(self) -> str:
-        asked = "" if self.questions == self.rows else f" ({self.questions:,} to ask)"
+        asked = "" if self.questions == self.rows else f" ({self.questions:,} to send)"
         money = "price not known" if self.usd is None else f"about ${self.usd:,.2g}"
         time = "less than a minute" if self.minutes < 1 else f"about {self.minutes:,.0f} min"
         tokens = plural(round(self.tokens), "token")

@@ -1,11 +1,11 @@
-"""Rows on other threads, processes and machines: `executor=` takes any concurrent.futures.Executor, and a
-client of dask.distributed.
+"""Sends rows from other threads, processes and machines: `executor=` takes any concurrent.futures.Executor,
+and a client of dask.distributed.
 
-Theory. What is sent away is the last step alone (pipeline): the request, and the names by which the worker
-finds provider and key in its own configuration. Everything that decides (limits, budgets, retries, another
-model, what is known already, the file of the run) stays here, where one gate sees all rows. A key is never
-pickled. An executor is handed no more rows at once than the run is wide, so that a worker that dies takes
-few with it; a result is let go as soon as it is noted.
+Theory. Only the last step of the pipeline runs on a worker: it gets the request, and the names by which it
+finds provider and key in its own configuration. All decisions (limits, budgets, retries, failover, cached
+answers, the file of the run) stay here, where one gate sees all rows. A key is never pickled. An executor
+gets no more rows at once than the width of the run, so a worker that dies takes few rows with it; a result is
+released as soon as it is recorded.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import functools
 import os
 import pickle
 import platform
+import re
 import sys
 from concurrent.futures import BrokenExecutor, Executor
 from typing import Any, NamedTuple
@@ -30,57 +31,57 @@ from ..core.events import Event
 from ..routing.registry import Registry, Route
 
 _VERSION: str = sys.modules["nbllm"].__version__
-_AHEAD = 32  # rows at most that wait at the workers, beside those that they are at
-_TOLD = ("ratelimit", "rate-limit", "retry-after")  # headers that the gate reads
-_TOLD_TOO = ("date", "x-nbllm-simulated")
+_MAX_QUEUED = 32  # at most so many rows are queued at the workers, in addition to the running ones
+_LIMIT_HEADERS = re.compile(r"rate-?limit|retry-after")  # names of headers that the gate reads
+_OTHER_HEADERS = ("date", "x-nbllm-simulated")
 
 
 class WorkerLost(errors.TransportError):
-    """A worker, or the way to it, was lost before its answer came. is_lasting: there are no others.
-    retryable: another may be tried."""
+    """A worker, or the connection to it, was lost before its answer came. is_lasting: there are no other
+    workers. retryable: another worker may be tried."""
 
     is_lasting, retryable = False, True
 
 
 class WorkerRefused(errors.ConfigError):
-    """A worker cannot ask: it has no key, or another nbllm. It would say so of every row."""
+    """A worker cannot send requests: it has no key, or another version of nbllm. This concerns every row."""
 
     is_lasting = True
 
 
-class Unfit(errors.ConfigError):
-    """What cannot be sent by an executor, or is none."""
+class ExecutorError(errors.ConfigError):
+    """Something that is not an executor, or that an executor cannot send."""
 
 
-class Place(NamedTuple):
-    """Where a worker sends a row, in names that it looks up. asked: a model's name; origin and spoken: where
-    it leads here, and in which format."""
+class RemoteRoute(NamedTuple):
+    """The route of a row as names that a worker resolves. name: of the model; expected_origin and
+    expected_dialect: where it leads in the notebook, which the worker checks."""
 
-    asked: str
+    name: str
     base_url: str | None
     dialect: str | None
-    origin: str
-    spoken: str
+    expected_origin: str
+    expected_dialect: str
 
     @classmethod
-    def of(cls, route: Route, given: str | None) -> Place:
-        """given: base_url of the run. Raises ConfigError where that holds a password."""
+    def of(cls, route: Route, base_url: str | None) -> RemoteRoute:
+        """base_url: that of the run. Raises ConfigError where it contains a password."""
         row = route.provider
-        if given is not None and display_url(given) != given:
-            raise Unfit(
-                "base_url holds a password, which would travel with every row.",
+        if base_url is not None and display_url(base_url) != base_url:
+            raise ExecutorError(
+                "base_url contains a password, which would be sent with every row.",
                 hint="Give the workers a row in their providers.toml, or a key in their environment.",
             )
-        there = (origin(row.base_url), row.dialect)
-        if route.simulated or given is not None:
-            own = route.model if route.simulated else route.name
-            return cls(own, row.base_url, row.dialect, *there)
-        return cls(f"{row.name}/{route.model}", None, None, *there)
+        expected = (origin(row.base_url), row.dialect)
+        if route.simulated or base_url is not None:
+            name = route.model if route.simulated else route.name
+            return cls(name, row.base_url, row.dialect, *expected)
+        return cls(f"{row.name}/{route.model}", None, None, *expected)
 
 
 class Reply(NamedTuple):
-    """What a worker gives back: events, status and some headers, and the error that ended them, as its type's
-    name, its arguments and its attributes."""
+    """The result of a worker: events, status and some headers, and the error that ended them as (name of its
+    type, arguments, attributes)."""
 
     events: list[Event]
     status: int | None
@@ -91,100 +92,100 @@ class Reply(NamedTuple):
 # --- in the notebook ----------------------------------------------------------------------------------------
 
 
-def of(given: Any) -> Executor:
-    """The executor that was given, or that of a client of dask.distributed. Raises ConfigError for anything
-    else."""
-    if not isinstance(given, Executor) and hasattr(given, "get_executor"):
-        given = given.get_executor(pure=False, retries=0)
-    if not isinstance(given, Executor):
-        raise Unfit(
-            f"executor= takes a concurrent.futures.Executor, not {type(given).__name__}.",
+def resolve_executor(value: Any) -> Executor:
+    """The value itself if it is an executor, or the executor of a client of dask.distributed. Raises
+    ConfigError for anything else."""
+    if not isinstance(value, Executor) and hasattr(value, "get_executor"):
+        value = value.get_executor(pure=False, retries=0)
+    if not isinstance(value, Executor):
+        raise ExecutorError(
+            f"executor= takes a concurrent.futures.Executor, not {type(value).__name__}.",
             hint="For example ThreadPoolExecutor(8), or dask.distributed.Client(...).",
         )
-    client = getattr(given, "_client", None)
+    client = getattr(value, "_client", None)
     if client is not None and not (client.nthreads() or getattr(client.cluster, "_adaptive", None)):
-        raise Unfit(
-            "The cluster has no workers: the rows would wait for ever.",
+        raise ExecutorError(
+            "The cluster has no workers: the rows would wait forever.",
             hint="client.wait_for_workers(1) waits for one. Stop in a notebook also ends the workers of a "
-            "LocalCluster that the notebook started: make a new one.",
+            "LocalCluster that the notebook started: create a new one.",
         )
-    return given
+    return value
 
 
 def width_of(executor: Executor) -> int | None:
-    """How many rows keep all its workers busy; None where it does not say."""
+    """The number of rows that keeps all workers busy; None where it is unknown."""
     client = getattr(executor, "_client", None)
     slots = sum(client.nthreads().values()) if client is not None else getattr(executor, "_max_workers", None)
-    return slots + min(slots, _AHEAD) if isinstance(slots, int) and slots > 0 else None
+    return slots + min(slots, _MAX_QUEUED) if isinstance(slots, int) and slots > 0 else None
 
 
-class _OwnKeys(Registry):
-    """A registry that does without keys: the workers have theirs."""
+class _WorkerKeys(Registry):
+    """A registry that needs no keys: the workers have their own."""
 
     def key_for(self, route: Route, explicit: str | Secret | None) -> Secret | None:
-        """The key of here, by which limits are known, or what stands for the workers'. It is not sent."""
+        """The local key, which identifies the rate limits, or a placeholder for the workers'. Never sent."""
         if explicit is not None:
-            raise Unfit(
+            raise ExecutorError(
                 "api_key= cannot be used with executor=: a key never leaves this process.",
                 hint="Set the key in the environment of the workers, or in their providers.toml.",
             )
-        found = super().key_for(route, None)
-        return found or (None if route.provider.local else Secret("key", "the worker"))
+        key = super().key_for(route, None)
+        return key or (None if route.provider.local else Secret("key", "the worker"))
 
 
 def client_for(client: Client, executor: Executor, base_url: str | None) -> Client:
-    """A client that sends by the executor, and shares all else with `client`."""
-    away = copy.copy(client)
+    """A client that sends by the executor, and shares everything else with `client`."""
+    remote = copy.copy(client)
     registry = client.registry
-    given = [name for name in registry.__struct_fields__ if name[0] != "_"]
-    away.registry = _OwnKeys(**{name: getattr(registry, name) for name in given})
-    away.sender = sender(executor, base_url)
-    return away
+    names = [name for name in registry.__struct_fields__ if name[0] != "_"]
+    remote.registry = _WorkerKeys(**{name: getattr(registry, name) for name in names})
+    remote.sender = make_sender(executor, base_url)
+    return remote
 
 
 def check(client: Client, attempt: Attempt, base_url: str | None) -> None:
-    """Raises ConfigError for what cannot be sent away. A command-line agent works where its files are."""
+    """Raises ConfigError for a call that cannot run on a worker, such as one to a command-line agent."""
     if client.sender is not None:
         if not attempt.call.rate_limited:
-            raise Unfit(
+            raise ExecutorError(
                 f"{attempt.provider_label} is a command on this machine, and cannot be used with executor=.",
                 hint="Leave executor= out.",
             )
-        _packed(attempt, base_url)
+        _pickle_attempt(attempt, base_url)
 
 
-def _packed(attempt: Attempt, base_url: str | None) -> bytes:
+def _pickle_attempt(attempt: Attempt, base_url: str | None) -> bytes:
     try:
-        return pickle.dumps((attempt.request, Place.of(attempt.route, base_url), attempt.timeouts))
+        return pickle.dumps((attempt.request, RemoteRoute.of(attempt.route, base_url), attempt.timeouts))
     except errors.NbllmError:
         raise
-    except Exception as exc:  # noqa: BLE001 - whatever an object does when it is pickled
-        raise Unfit(
+    except Exception as exc:  # noqa: BLE001 - pickling an object may raise anything
+        raise ExecutorError(
             f"What would be sent to a worker cannot be pickled: {errors.error_line(exc)}",
             hint="Give plain values, or leave executor= out.",
         ) from None
 
 
-def sender(executor: Executor, base_url: str | None) -> Handler:
-    """The handler at the bottom: has a worker send an attempt. A row whose worker was lost is handed in once
+def make_sender(executor: Executor, base_url: str | None) -> Handler:
+    """The lowest handler: has a worker send an attempt. A row whose worker was lost is submitted once
     more."""
 
     async def send(attempt: Attempt, sink: Sink) -> None:
         trace = sink.begin(attempt)
-        trace.non_streaming = True  # when its tokens came, nobody here saw
-        packed = _packed(attempt, base_url)
+        trace.non_streaming = True  # the times of its tokens are unknown here
+        packed = _pickle_attempt(attempt, base_url)
         try:
             try:
-                reply = await _handed_in(executor, packed)
+                reply = await _submit(executor, packed)
             except WorkerLost as lost:
                 if lost.is_lasting or not lost.retryable:
                     raise
-                reply = await _handed_in(executor, packed)
+                reply = await _submit(executor, packed)
             trace.status, trace.headers = reply.status, reply.headers
             for event in reply.events:
                 sink.publish(event)
             if reply.error is not None:
-                raise _unpacked(*reply.error)
+                raise _to_error(*reply.error)
         except errors.NbllmError as error:
             trace.error = error.scrub_secrets(attempt.guard.secrets).with_traceback(None)
             raise error from None
@@ -192,67 +193,67 @@ def sender(executor: Executor, base_url: str | None) -> Handler:
     return send
 
 
-async def _handed_in(executor: Executor, packed: bytes) -> Reply:
+async def _submit(executor: Executor, packed: bytes) -> Reply:
     """A worker's reply. Raises WorkerLost."""
     try:
-        future = executor.submit(answer, uuid4().hex, _VERSION, packed)
+        future = executor.submit(run_on_worker, uuid4().hex, _VERSION, packed)
         return await asyncio.wrap_future(future)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        raise WorkerLost("The row was cancelled where it was handed in.") from None
+        raise WorkerLost("The executor cancelled the row.") from None
     except Exception as exc:  # noqa: BLE001 - executors raise many kinds
-        raise _lost(exc) from None
+        raise _worker_lost(exc) from None
 
 
-def _lost(exc: Exception) -> WorkerLost:
-    """What an executor's own exception means for its row."""
-    missing = isinstance(exc, (ImportError, AttributeError, pickle.UnpicklingError))
-    hint = "Install the same nbllm on every worker." if missing else ""
-    killed = type(exc).__name__ == "KilledWorker"  # several workers died of it
-    gone = isinstance(exc, (BrokenExecutor, RuntimeError)) and not killed
+def _worker_lost(exc: Exception) -> WorkerLost:
+    """The error of a row whose executor raised `exc`."""
+    is_missing = isinstance(exc, (ImportError, AttributeError, pickle.UnpicklingError))
+    hint = "Install the same nbllm on every worker." if is_missing else ""
+    is_killed = type(exc).__name__ == "KilledWorker"  # several workers died while running this row
+    is_gone = isinstance(exc, (BrokenExecutor, RuntimeError)) and not is_killed
     lost = WorkerLost(
         f"A worker was lost: {errors.error_line(exc)}",
-        hint=hint or ("Make a new executor; what was answered is kept." if gone else ""),
+        hint=hint or ("Create a new executor; all answers so far are stored." if is_gone else ""),
     )
-    lost.is_lasting, lost.retryable = gone or missing, not killed
+    lost.is_lasting, lost.retryable = is_gone or is_missing, not is_killed
     return lost
 
 
-def _unpacked(name: str, args: tuple[Any, ...], state: dict[str, Any]) -> errors.NbllmError:
+def _to_error(name: str, args: tuple[Any, ...], state: dict[str, Any]) -> errors.NbllmError:
     kind = WorkerRefused if name == WorkerRefused.__name__ else getattr(errors, name, errors.NbllmError)
-    made: errors.NbllmError = kind.__new__(kind, *args)
-    made.__dict__.update({"partial": None, "body": None, **state})
-    return made
+    error: errors.NbllmError = kind.__new__(kind, *args)
+    error.__dict__.update({"partial": None, "body": None, **state})
+    return error
 
 
 # --- on a worker --------------------------------------------------------------------------------------------
 
 
-def answer(name: str, version: str, packed: bytes) -> Reply:
-    """Asks on a worker. name: of the task, so that no two are equal where notebooks share their
-    workers. Raises nothing: errors are in the reply, since not all of them can be pickled."""
+def run_on_worker(name: str, version: str, packed: bytes) -> Reply:
+    """Sends a request on a worker. name: of the task, unique even where notebooks share their workers. Raises
+    nothing: errors are in the reply, since not all of them can be pickled."""
     try:
-        return _asked(version, packed)
+        return _send_on_worker(version, packed)
     except errors.NbllmError as error:
-        return Reply([], None, {}, _kept(_refused(error)))
+        return Reply([], None, {}, _error_state(_worker_refused(error)))
 
 
-def _asked(version: str, packed: bytes) -> Reply:
+def _send_on_worker(version: str, packed: bytes) -> Reply:
     if version != _VERSION:
         raise errors.ConfigError(
-            f"This worker has nbllm {_VERSION}, the notebook has {version}.", hint="Install the same."
+            f"This worker has nbllm {_VERSION}, the notebook has {version}.", hint="Install the same version."
         )
-    request, place, timeouts = pickle.loads(packed)  # noqa: S301 - from the notebook that this worker obeys
+    request, target, timeouts = pickle.loads(packed)  # noqa: S301 - from the notebook that this worker obeys
     client = _client(os.getpid())
-    route = client.resolve(place.asked, place.base_url, place.dialect)
+    route = client.resolve(target.name, target.base_url, target.dialect)
     route.check()
     row = route.provider
-    if (origin(row.base_url), row.dialect) != (place.origin, place.spoken):
+    if (origin(row.base_url), row.dialect) != (target.expected_origin, target.expected_dialect):
         raise errors.ConfigError(
-            f"{place.asked} leads to {origin(row.base_url)} on this worker, "
-            f"to {place.origin} in the notebook.",
+            f"{target.name} leads to {origin(row.base_url)} on this worker, "
+            f"but to {target.expected_origin} in the notebook.",
             hint="Give both the same providers.toml.",
         )
     key = client.registry.key_for(route, None)
@@ -263,23 +264,23 @@ def _asked(version: str, packed: bytes) -> Reply:
         if not stream.traces:  # nothing was sent
             raise
     trace, error = stream.trace, stream.error
-    headers = {n: v for n, v in trace.headers.items() if n in _TOLD_TOO or any(w in n for w in _TOLD)}
+    headers = {n: v for n, v in trace.headers.items() if n in _OTHER_HEADERS or _LIMIT_HEADERS.search(n)}
     events = [event for _, event in stream.log]
-    return Reply(events, trace.status, headers, None if error is None else _kept(error))
+    return Reply(events, trace.status, headers, None if error is None else _error_state(error))
 
 
 @functools.cache
 def _client(pid: int) -> Client:
-    """A worker process's own: without limits, which are the notebook's to keep."""
+    """The client of a worker process, without limits: the notebook enforces them."""
     return Client(ledger=None, paced=False)
 
 
-def _refused(error: errors.NbllmError) -> errors.NbllmError:
-    """An error of this worker's own, with its name."""
-    words = f"{error.message.rstrip('.')} (on the worker {platform.node()}, process {os.getpid()})."
-    return WorkerRefused(words, hint=error.hint)
+def _worker_refused(error: errors.NbllmError) -> errors.NbllmError:
+    """An error of this worker's configuration, with the worker's name."""
+    message = f"{error.message.rstrip('.')} (on the worker {platform.node()}, process {os.getpid()})."
+    return WorkerRefused(message, hint=error.hint)
 
 
-def _kept(error: errors.NbllmError) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+def _error_state(error: errors.NbllmError) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
     state = {name: value for name, value in vars(error).items() if name not in ("partial", "body")}
     return type(error).__name__, error.args, state

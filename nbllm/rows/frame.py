@@ -1,4 +1,4 @@
-"""The table with its answers."""
+"""Builds the DataFrame with the answers of a run."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ if TYPE_CHECKING:
 _DTYPES = {"string": "string", "integer": "Int64", "number": "Float64", "boolean": "boolean"}
 
 
-def joined(df: pd.DataFrame | None, job: Job, rows: Sequence[Row], file: RunFile) -> pd.DataFrame:
-    """A new frame with df's index, order and columns, and those of the answers; one that has the same name is
-    replaced. Without a table the prompts stand in its place. `.attrs["nbllm_run"]` names the run."""
+def result_frame(df: pd.DataFrame | None, job: Job, rows: Sequence[Row], file: RunFile) -> pd.DataFrame:
+    """A new frame with df's index, order and columns, and the columns of the answers, which replace columns
+    of the same name. Without a table it has the prompts instead. `.attrs["nbllm_run"]` names the run."""
     if df is None:
         import pandas as pd
 
         prompts = [prompt for _, prompt in file.questions([row.id for row in rows])]
         df = pd.DataFrame({"prompt": pd.array(prompts, dtype="string")})
     answers = [json.loads(r.data) if r.data is not None and r.state == "ok" else None for r in rows]
-    made = {
-        c: typed([_field(a, name) for a in answers], dtype_of(job, name)) for c, name in job.columns.items()
+    columns = {
+        c: to_column([_field(a, name) for a in answers], dtype_of(job, name))
+        for c, name in job.columns.items()
     }
-    made |= {
-        "llm_status": typed(["pending" if r.state == "sent" else r.state for r in rows], "string"),
-        "llm_error": typed([r.error for r in rows], "string"),
-        "llm_cost": typed([r.usd for r in rows], "Float64"),
+    columns |= {
+        "llm_status": to_column(["pending" if r.state == "sent" else r.state for r in rows], "string"),
+        "llm_error": to_column([r.error for r in rows], "string"),
+        "llm_cost": to_column([r.usd for r in rows], "Float64"),
     }
     out, below = df.copy(), ("",) * (df.columns.nlevels - 1)
-    for column, values in made.items():
+    for column, values in columns.items():
         out[(column, *below) if below else column] = values
     out.attrs["nbllm_run"] = file.name
     return out
@@ -44,7 +45,7 @@ def _field(answer: Any, name: str | None) -> Any:
 
 
 def dtype_of(job: Job, name: str | None) -> str:
-    """The dtype of a column, as the schema says; "object" for what is nested."""
+    """The dtype of a column by the schema; "object" for nested values."""
     if job.shape is None:
         return "string"
     if name is None:
@@ -67,8 +68,8 @@ def _dtype(schema: Any) -> str:
     return _DTYPES.get(kinds[0], "object") if len(kinds) == 1 else "object"
 
 
-def typed(values: list[Any], dtype: str) -> Any:
-    """Values as a column of a dtype; as objects where they do not take it: no answer is lost."""
+def to_column(values: list[Any], dtype: str) -> Any:
+    """Values as an array of a dtype; as objects where they do not fit it, so that no answer is lost."""
     import pandas as pd
 
     try:

@@ -1,4 +1,4 @@
-"""What is asked of a table: the template, the model, the options. Checked before anything is sent."""
+"""The settings of a run over a table: template, model and options, checked before anything is sent."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STATUS = ("llm_status", "llm_error", "llm_cost")
-# Options of a call that make no sense where thousands are made by nobody's hand.
-_REFUSED = {
+# Options of a single call that are not supported for the rows of a table.
+_UNSUPPORTED = {
     "budget", "schema", "tools", "tool_choice", "max_steps", "approve", "compact", "keep", "hedge", "mode",
 }  # fmt: skip
-OPTIONS = tuple(name for name in CALL_OPTIONS if name not in _REFUSED)
-# How to make a table of what is none, by what it has.
-_INTO_FRAMES = {
+OPTIONS = tuple(name for name in CALL_OPTIONS if name not in _UNSUPPORTED)
+# How to convert other objects to a table, by an attribute that they have.
+_CONVERSIONS = {
     "to_pandas": "Give nbllm.map its to_pandas().",
     "toPandas": "Give nbllm.map its toPandas().",
     "compute": "Give nbllm.map its compute().",
     "collect": "Give nbllm.map its collect().to_pandas().",
     "to_frame": 'Give nbllm.map its to_frame("text").',
-    "__iter__": 'Make one of it: pandas.DataFrame({"text": ...}).',
+    "__iter__": 'Create one: pandas.DataFrame({"text": ...}).',
 }
-_NOT_SENT = {"api_key", "timeout", "retries", "cache"}  # another one is no other question
+_NOT_HASHED = {"api_key", "timeout", "retries", "cache"}  # a change of these does not change the question
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A template for the rows of a table and how it is sent. into: the column of the answer; with a schema of
-    several fields, what their names begin with. dedupe: equal rows are asked once."""
+    """The template for the rows of a table, and how it is sent. into: the column of the answer; with a schema
+    of several fields, the prefix of their columns. dedupe: whether equal rows are sent once."""
 
     template: RowTemplate
     model: str
@@ -58,9 +58,9 @@ class Job:
         *,
         dedupe: bool = True,
     ) -> Job:
-        """Raises ConfigError for a schema that is none, and for an option that rows do not have."""
+        """Raises ConfigError for an invalid schema, and for an option that rows do not have."""
         for name in options:
-            if name in _REFUSED:
+            if name in _UNSUPPORTED:
                 raise ConfigError(f"{name}= cannot be used with the rows of a table.", hint="Leave it out.")
             if name not in OPTIONS:
                 raise ConfigError(f"There is no option {name!r}.", hint=did_you_mean(name, OPTIONS))
@@ -71,44 +71,48 @@ class Job:
         if into is not None and not (isinstance(into, str) and into):
             raise ConfigError(f"into= is the name of a column, not {into!r}.", hint='As in into="label".')
         key = options.get("api_key")
-        chosen = {n: v for n, v in options.items() if v is not None}
+        used = {n: v for n, v in options.items() if v is not None}
         if isinstance(key, str):
-            chosen["api_key"] = Secret(key)
+            used["api_key"] = Secret(key)
         shape = None if schema is None else Shape.of(schema)
-        return cls(RowTemplate.of(template), model, shape, into, dedupe, chosen)
+        return cls(RowTemplate.of(template), model, shape, into, dedupe, used)
 
-    def about(self) -> dict[str, Any]:
-        """What is kept of it on disk. Never the key; options without a JSON form are named only."""
-        kept = {n: v for n, v in self.options.items() if n != "api_key" and _is_json(v)}
-        lost = sorted(set(self.options) - set(kept) - _NOT_SENT)
+    def to_record(self) -> dict[str, Any]:
+        """The form that is stored on disk: without the key; of options without a JSON form, only names."""
+        stored = {n: v for n, v in self.options.items() if n != "api_key" and _is_json(v)}
+        lost = sorted(set(self.options) - set(stored) - _NOT_HASHED)
         return {
             "template": self.template.text,
             "model": self.model,
             "schema": None if self.shape is None else dict(self.shape.schema),
             "into": self.into,
             "dedupe": self.dedupe,
-            "options": kept,
+            "options": stored,
             "lost": lost,
         }
 
     @classmethod
-    def kept(cls, about: Mapping[str, Any], given: Mapping[str, Any]) -> Job:
-        """The job of a run on disk, with options that are given anew. Raises ConfigError where one is
-        missing."""
-        lost = [name for name in about.get("lost", ()) if name not in given]
+    def from_record(cls, record: Mapping[str, Any], options: Mapping[str, Any]) -> Job:
+        """The job of a run on disk, with `options` that override stored ones. Raises ConfigError where one is
+        missing that could not be stored."""
+        lost = [name for name in record.get("lost", ()) if name not in options]
         if lost:
             raise ConfigError(
-                f"The run was started with {lost[0]}=, which cannot be kept on disk.",
-                hint=f"Give it again: resume(..., {lost[0]}=...).",
+                f"The run was started with {lost[0]}=, which cannot be stored on disk.",
+                hint=f"Pass it again: resume(..., {lost[0]}=...).",
             )
-        options = {**about["options"], **given}
         return cls.of(
-            about["template"], about["model"], about["schema"], about["into"], options, dedupe=about["dedupe"]
+            record["template"],
+            record["model"],
+            record["schema"],
+            record["into"],
+            {**record["options"], **options},
+            dedupe=record["dedupe"],
         )
 
     @property
     def columns(self) -> dict[str, Any]:
-        """The columns of the answer: name of the field (None: all of the answer) by name of the column."""
+        """The columns of the answer: field name (None: the complete answer) by column name."""
         fields = (
             list(self.shape.schema.get("properties", ())) if self.shape and not self.shape.is_wrapped else []
         )
@@ -118,64 +122,64 @@ class Job:
             return {self.into: fields[0]}
         return {f"{self.into}_{name}" if self.into else name: name for name in fields}
 
-    def fitting(self, df: Any) -> Job:
-        """The job for the columns of this table. Raises ConfigError where the template does not fit it."""
+    def for_table(self, df: Any) -> Job:
+        """The job for the columns of a table. Raises ConfigError where the template does not fit it."""
         import pandas as pd
 
         if not isinstance(df, pd.DataFrame):
-            hint = next((h for n, h in _INTO_FRAMES.items() if hasattr(df, n)), "nbllm.map(df, ...)")
+            hint = next((h for n, h in _CONVERSIONS.items() if hasattr(df, n)), "nbllm.map(df, ...)")
             kind = f"{type(df).__module__.partition('.')[0]}.{type(df).__qualname__}"
-            words = f"Rows come from a DataFrame of pandas, not {kind.removeprefix('builtins.')}."
-            raise ConfigError(words, hint=hint)
+            message = f"Rows come from a pandas DataFrame, not {kind.removeprefix('builtins.')}."
+            raise ConfigError(message, hint=hint)
         names = [str(c) for c in df.columns]
         job = replace(self, template=RowTemplate.of(self.template.text, names))
         if not job.template.columns:
             shown = ", ".join(f"{{{n}}}" for n in names[:8]) or "none"
             raise ConfigError(
-                "The template takes no column: every row would be asked the same.",
+                "The template uses no column: every row would have the same prompt.",
                 hint=f"Write a column in braces, as in 'Classify this: {{text}}'. Columns: {shown}.",
             )
         for name in job.template.columns:
             if names.count(name) != 1:
-                _refuse(name, names, job.template)
-        if twice := [c for c in (*self.columns, *STATUS) if names.count(c) > 1]:
+                _raise_missing_column(name, names, job.template)
+        if duplicates := [c for c in (*self.columns, *STATUS) if names.count(c) > 1]:
             raise ConfigError(
-                f"The table has several columns called {twice[0]}, which the answer would replace.",
+                f"The table has several columns called {duplicates[0]}, which the answer would replace.",
                 hint="Rename all but one, or choose another name with into=.",
             )
-        if taken := [c for c in self.columns if c in job.template.columns or c in STATUS]:
+        if needed := [c for c in self.columns if c in job.template.columns or c in STATUS]:
             raise ConfigError(
-                f"The answer would replace the column {taken[0]}, which is needed.",
+                f"The answer would replace the column {needed[0]}, which is needed.",
                 hint="Choose another name with into=.",
             )
         return job
 
     def questions(self, df: pd.DataFrame) -> Iterator[tuple[str, str]]:
-        """(id, prompt) of each row, in their order; "" as prompt where a value is missing."""
+        """(id, prompt) of each row, in order; "" as the prompt where a value is missing."""
         names, there = self.template.columns, [str(c) for c in df.columns]
         used = df.iloc[:, [there.index(n) for n in names]]
         missing = used.isna().any(axis=1).tolist()
-        about = self._hashed()
-        for place, values in enumerate(zip(*(column.tolist() for _, column in used.items()), strict=True)):
+        prefix = self._hashed_options()
+        for number, values in enumerate(zip(*(column.tolist() for _, column in used.items()), strict=True)):
             row = dict(zip(names, values, strict=True))
-            prompt = "" if missing[place] else self._prompt(place, row)
-            digest = hashlib.sha256(about + prompt.encode()).hexdigest()[:32]
-            yield (digest if self.dedupe else f"{digest}-{place}"), prompt
+            prompt = "" if missing[number] else self._prompt(number, row)
+            digest = hashlib.sha256(prefix + prompt.encode()).hexdigest()[:32]
+            yield (digest if self.dedupe else f"{digest}-{number}"), prompt
 
-    def _prompt(self, place: int, row: Mapping[str, Any]) -> str:
+    def _prompt(self, number: int, row: Mapping[str, Any]) -> str:
         try:
-            return whole(self.template.fill(row))
+            return replace_surrogates(self.template.fill(row))
         except ConfigError as error:
-            words = f"Row {place + 1}: {error.message}"
-            raise ConfigError(words, hint="Correct its value, or leave the row out.") from None
+            message = f"Row {number + 1}: {error.message}"
+            raise ConfigError(message, hint="Correct its value, or leave the row out.") from None
 
-    def _hashed(self) -> bytes:
-        sent = {n: v for n, v in self.options.items() if n not in _NOT_SENT}
+    def _hashed_options(self) -> bytes:
+        options = {n: v for n, v in self.options.items() if n not in _NOT_HASHED}
         schema = None if self.shape is None else self.shape.schema
-        return json.dumps([self.model, schema, sent], sort_keys=True, default=repr).encode() + b"\0"
+        return json.dumps([self.model, schema, options], sort_keys=True, default=repr).encode() + b"\0"
 
 
-def _refuse(name: str, names: list[str], template: RowTemplate) -> None:
+def _raise_missing_column(name: str, names: list[str], template: RowTemplate) -> None:
     where = template.locate(name)
     if name in names:
         raise ConfigError(
@@ -187,9 +191,8 @@ def _refuse(name: str, names: list[str], template: RowTemplate) -> None:
     raise ConfigError(f"{where}: the table has no column {name!r}.", hint=f"{hint}Columns: {shown}.")
 
 
-def whole(text: str) -> str:
-    """A text without halves of characters, which have no form in UTF-8: neither a file nor a call takes
-    them."""
+def replace_surrogates(text: str) -> str:
+    """A text without lone surrogates, which cannot be encoded in UTF-8 for a file or a request."""
     return text.encode("utf-8", "replace").decode()
 
 

@@ -1,5 +1,4 @@
-"""How a run over a table goes, and who shows it: a line in a terminal, nothing, or what the notebook
-brings."""
+"""The progress of a run over a table, and its displays: a line in a terminal, nothing, or the notebook's."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from .estimate import Estimate
 
 @dataclass(slots=True)
 class Totals(ProgressStats):
-    """Counts of a run. total: questions to ask; kept: rows that had their answers before; usd: None where no
+    """The counts of a run. total: questions to send; kept: rows that were answered before; usd: None where no
     price is known."""
 
     run: str
@@ -29,11 +28,11 @@ class Totals(ProgressStats):
 
     @property
     def done(self) -> int:
-        """How many have ended."""
+        """The number of rows that have ended."""
         return self.ok + self.failed.total()
 
     def line(self, ended: str | None = None) -> str:
-        """All of it in one line. ended: None while it runs, why it ended early, "" where it is complete."""
+        """The state in one line. ended: None while it runs, why it ended early, "" where it is complete."""
         parts = [f"{self.done:,} of {plural(self.total, 'row')}"]
         if self.kept:
             parts.append(f"{self.kept:,} answered before")
@@ -49,47 +48,47 @@ class Totals(ProgressStats):
         return " · ".join(parts)
 
     def ending(self, ended: str) -> str:
-        """What is said of a run that ended early."""
+        """The message of a run that ended early."""
         return f"Ended early: {ended.rstrip('.')}. nbllm.rows.resume({self.run!r}) goes on." if ended else ""
 
 
 class Progress(Protocol):
-    """Who shows how a run goes. All calls come from the thread that called `map`."""
+    """A display of a run. All calls come from the thread that called `map`."""
 
-    def ask(self, question: str) -> bool | None:
-        """Whether the user wants that; None where nobody can answer."""
+    def confirm(self, question: str) -> bool | None:
+        """Whether the user agrees; None where nobody can answer."""
         ...
 
     def draw(self, totals: Totals) -> None:
-        """A good moment to draw."""
+        """Called regularly while the run goes on."""
         ...
 
     def end(self, totals: Totals, ended: str) -> None:
-        """The run is over; `ended` is "" where it was complete."""
+        """Called at the end; `ended` is the reason of an early end, "" where it is complete."""
         ...
 
 
-class Line:
-    """A line on standard error: growing in a terminal, elsewhere only the reason of an early end."""
+class TerminalLine:
+    """A line on standard error: updated in a terminal; elsewhere only the reason of an early end."""
 
     def __init__(self) -> None:
         self._live, self._drawn = sys.stderr.isatty(), 0.0
 
-    def ask(self, question: str) -> bool | None:
-        """Asks where somebody types."""
+    def confirm(self, question: str) -> bool | None:
+        """Prompts the user in an interactive terminal."""
         if not (hasattr(sys, "ps1") and sys.stdin is not None and sys.stdin.isatty()):
             return None
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
     def draw(self, totals: Totals) -> None:
-        """Draws four times a second."""
+        """Draws at most four times a second."""
         if self._live and time.monotonic() - self._drawn > 0.25:
             self._drawn = time.monotonic()
             sys.stderr.write(f"\r\x1b[K{totals.line()}")
             sys.stderr.flush()
 
     def end(self, totals: Totals, ended: str) -> None:
-        """Says how it ended."""
+        """Prints how it ended."""
         if self._live:
             sys.stderr.write(f"\r\x1b[K{totals.line(ended)}\n")
         if ended:
@@ -97,14 +96,14 @@ class Line:
 
 
 class TableFrontEnd(FrontEnd):
-    """The parent of what a front end shows a run with."""
+    """The base class of a front end's display of runs."""
 
 
-def chosen() -> Progress:
-    """The display for a run: the first that fits."""
-    return TableFrontEnd.choose() or Line()
+def select_progress() -> Progress:
+    """The display for a run: the front end's, else a line in the terminal."""
+    return TableFrontEnd.choose() or TerminalLine()
 
 
-def question(estimate: Estimate, budget: str) -> str:
-    """What the user is asked before a run."""
+def confirm_question(estimate: Estimate, budget: str) -> str:
+    """The question to the user before a run."""
     return f"{estimate}{f', budget {budget}' if budget else ''}. Start?"

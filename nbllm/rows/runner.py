@@ -1,5 +1,5 @@
-"""Asks the questions of a run on the engine's loop, a window of them at a time, and has a thread of its own
-write down what comes. Nothing of an answer is kept in memory once it is on disk."""
+"""Sends the questions of a run on the engine's loop, a limited number at a time, and writes the results on a
+thread of its own. No answer stays in memory once it is on disk."""
 
 from __future__ import annotations
 
@@ -30,40 +30,40 @@ from ..core.values import token_estimate
 from ..store.budgets import Amount, Budget
 from ..store.runs import Row, RunFile
 from . import executors
-from .estimate import taken
-from .job import Job, whole
+from .estimate import amount_of
+from .job import Job, replace_surrogates
 from .progress import Progress, Totals
 
 N = TypeVar("N", int, float)
 STOPPED = "stopped by the user"
-_PACE = 0.005  # seconds between two transactions
-_TICK = 0.1  # seconds between two looks at how it goes
-_LONGEST_ERROR = 500  # characters of a message that are kept
-# After these every other row would fail as well: the run ends, and its rows stay to be asked.
-_ENDING = (
+_WRITE_INTERVAL = 0.005  # seconds between two transactions
+_DRAW_INTERVAL = 0.1  # seconds between two updates of the display
+_MAX_ERROR = 500  # characters of a stored error
+# After these errors every other row would fail as well: the run ends, and its rows stay pending.
+_ENDING_ERRORS = (
     *(errors.QuotaExceeded, errors.AuthenticationError, errors.PermissionDenied, errors.NotFound),
-    errors.BudgetExceeded,  # the notebook's
+    errors.BudgetExceeded,  # of the notebook's budget
 )
 
 
 def ends_run(error: errors.NbllmError) -> bool:
-    """Whether an error is one of every row: of the key, the account, the model, or a limit of a day."""
-    return isinstance(error, _ENDING) or bool(getattr(error, "is_lasting", False))
+    """Whether an error concerns every row: that of a key, an account, a model, or a daily limit."""
+    return isinstance(error, _ENDING_ERRORS) or bool(getattr(error, "is_lasting", False))
 
 
-def told_of(error: errors.NbllmError) -> str:
-    """An error in one line, as it is kept."""
-    return whole(f"{type(error).__name__}: {' '.join(error.message.split())}"[:_LONGEST_ERROR])
+def row_error(error: errors.NbllmError) -> str:
+    """An error in one line, as it is stored."""
+    return replace_surrogates(f"{type(error).__name__}: {' '.join(error.message.split())}"[:_MAX_ERROR])
 
 
-def answer_of(job: Job, response: Response) -> str:
-    """The answer of a row, as it is kept: JSON. Raises ContentFiltered, and what a schema does not allow."""
+def answer_json(job: Job, response: Response) -> str:
+    """The answer of a row as JSON, as it is stored. Raises ContentFiltered, and errors of the schema."""
     if response.finish_reason == "content_filter":
         raise errors.ContentFiltered("The provider's filter stopped the answer.")
     if response.refusal and not response.text:
         raise errors.ContentFiltered(f"The model refused: {response.refusal[:500]}")
     value = response.text if job.shape is None else parse_answer(response, job.shape)
-    with errors.processing_answer(response, "keeping it"):  # it may be nested deeper than can be written
+    with errors.processing_answer(response, "storing it"):  # its nesting may be too deep for JSON
         return json.dumps(value if job.shape is None else to_builtin(value), default=str)
 
 
@@ -74,18 +74,18 @@ def _tokens(response: Response) -> int | None:
     return usage.input_tokens + usage.output_tokens
 
 
-def _sum(a: N | None, b: N | None) -> N | None:
-    """None where one of them is not known."""
+def _add_known(a: N | None, b: N | None) -> N | None:
+    """The sum, None where one of them is unknown."""
     return None if a is None or b is None else a + b
 
 
 class Recorder:
-    """Writes what is put into it, in transactions of many rows. told: is called after each;
-    done: how many items it is done with. failure: why the disk took no more."""
+    """Writes results in transactions of many rows. on_write: called after each transaction; n_put, n_written:
+    numbers of items; failure: the error of the disk, if any."""
 
-    def __init__(self, file: RunFile, told: Callable[[], Any]) -> None:
-        self._file, self._told, self.failure = file, told, ""
-        self.given = self.done = 0  # items
+    def __init__(self, file: RunFile, on_write: Callable[[], Any]) -> None:
+        self._file, self._on_write, self.failure = file, on_write, ""
+        self.n_put = self.n_written = 0
         self.unsaved: dict[str, Row] = {}
         self._queue: queue.SimpleQueue[Row | str | None] = queue.SimpleQueue()
         self._closing = threading.Event()
@@ -93,41 +93,41 @@ class Recorder:
         self._thread.start()
 
     def put(self, item: Row | str) -> None:
-        """What came of a question, or the id of one that is being sent. One thread."""
-        self.given += 1
+        """Adds the result of a question, or the id of one that is being sent. Called by one thread only."""
+        self.n_put += 1
         self._queue.put(item)
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes the remaining items and ends the thread."""
         self._closing.set()
         self._queue.put(None)
         self._thread.join()
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
-            self._closing.wait(_PACE)
+            self._closing.wait(_WRITE_INTERVAL)
             items = [item]
             while not self._queue.empty() and (item := self._queue.get()) is not None:
                 items.append(item)
             self._record(items)
-            self.done += len(items)
-            self._told()
+            self.n_written += len(items)
+            self._on_write()
             if item is None:
                 return
 
     def _record(self, items: list[Row | str]) -> None:
-        ended = [i for i in items if not isinstance(i, str)]
+        results = [i for i in items if not isinstance(i, str)]
         try:
-            self._file.record(ended, [i for i in items if isinstance(i, str)])
-        except Exception as exc:  # noqa: BLE001 - the answers stay in memory, and the run ends
+            self._file.record(results, [i for i in items if isinstance(i, str)])
+        except Exception as exc:  # noqa: BLE001 - the results stay in memory, and the run ends
             self.failure = self.failure or errors.as_nbllm_error(exc).message
-            self.unsaved.update((row.id, row) for row in ended)
+            self.unsaved.update((row.id, row) for row in results)
 
 
 @dataclass(slots=True)
 class Runner:
-    """A run under way. facts: of its model, for prices; longest: tokens of the longest answer so far; ended:
-    why it ends early, "" where it does not."""
+    """A running run. facts: the prices of its model; longest: tokens of the longest answer so far; ended: why
+    it ends early, "" where it does not."""
 
     client: Client
     job: Job
@@ -136,29 +136,29 @@ class Runner:
     facts: ModelFacts
     totals: Totals
     width: int
-    raises: bool = False  # the first failure ends the run
+    raises: bool = False  # whether the first failure ends the run
     longest: int = 0
     ended: str = ""
     error: errors.NbllmError | None = None
     _questions: Iterator[tuple[str, str]] = field(default_factory=lambda: iter(()))
     _streams: set[Stream] = field(default_factory=set)
-    _settled: asyncio.Event = field(default_factory=asyncio.Event)
+    _row_ended: asyncio.Event = field(default_factory=asyncio.Event)
     _written: asyncio.Event = field(default_factory=asyncio.Event)
     _route: Any = None
     _sending: dict[str, Any] = field(default_factory=dict, repr=False)
-    _words: str = ""  # that ask for JSON, where the provider has no mode for schemas
+    _json_instructions: str = ""  # added to prompts where the provider has no schema mode
     _options: dict[str, Any] = field(default_factory=dict)
     recorder: Recorder = field(init=False)
 
     def prepare(self, route: Any, ids: Sequence[str]) -> None:
-        """Makes ready what must not be made on the engine's thread. Raises ConfigError for what is wrong with
-        the call: no key, an option that the provider does not take."""
+        """Prepares what must not be prepared on the engine's thread. Raises ConfigError for a call that
+        cannot be made: no key, an unsupported option."""
         self._questions, self._route = self.file.questions(ids), route
         self.width = min(self.width, len(ids))
         spec = CallSpec.of(self.job.options)
         self._sending = {**self.client.send_options(spec, route), "background": True}
         shape, in_words = self.job.shape, "schema" in route.provider.quirks.cannot
-        self._words = f"\n\n{shape.instructions()}" if shape is not None and in_words else ""
+        self._json_instructions = f"\n\n{shape.instructions()}" if shape is not None and in_words else ""
         schema = None if in_words or shape is None else shape.provider_schema
         check_strict(spec.strict, shape, route.provider)
         self._options = {**self.client.request_parameters(spec), "schema": schema, "strict": spec.strict}
@@ -169,16 +169,17 @@ class Runner:
             executors.check(self.client, first, self.job.options.get("base_url"))
 
     def _request(self, prompt: str, model: str) -> Request:
-        return self.client.request(prompt + self._words, model, **self._options)
+        return self.client.request(prompt + self._json_instructions, model, **self._options)
 
     def run(self, progress: Progress) -> None:
-        """Asks all, from the caller's thread. An interrupt ends it; what is on its way is broken off."""
+        """Sends all questions; called on the caller's thread. An interrupt ends it and cancels running
+        calls."""
         self.recorder = Recorder(self.file, lambda: engine().loop.call_soon_threadsafe(self._wake))
         future = engine().submit(self._run())
         try:
             while not future.done():
                 try:
-                    wait([future], _TICK)
+                    wait([future], _DRAW_INTERVAL)
                     progress.draw(self.totals)
                 except KeyboardInterrupt:
                     if self.ended:
@@ -191,7 +192,7 @@ class Runner:
         self.ended = self.ended or self.recorder.failure
 
     def end(self, why: str) -> None:
-        """Starts no more and stops what runs. Any thread."""
+        """Starts no more rows and cancels the running ones. Any thread may call it."""
         self.ended = self.ended or why
         engine().loop.call_soon_threadsafe(self._stop)
 
@@ -200,7 +201,7 @@ class Runner:
         self._written = asyncio.Event()
 
     def _stop(self) -> None:
-        self._settled.set()
+        self._row_ended.set()
         for stream in self._streams:
             stream.cancel()
 
@@ -208,88 +209,91 @@ class Runner:
         await asyncio.gather(*(self._work() for _ in range(self.width)))
 
     async def _work(self) -> None:
-        while (question := self._next()) is not None:
+        while (question := self._next_question()) is not None:
             id, prompt = question
             if not prompt:
-                self._note(
+                self._finish_row(
                     Row(id, "failed", error="MissingValue: a value of the prompt is missing in this row.")
                 )
                 continue
-            need = self._need(prompt)
-            number = await self._reserved(need)
+            need = self._needed_amount(prompt)
+            number = await self._reserve(need)
             if number is None:
                 return
-            await self._one(id, prompt, need, number)
-            await self._on_disk(self.recorder.given)
+            await self._run_question(id, prompt, need, number)
+            await self._wait_written(self.recorder.n_put)
 
-    def _need(self, prompt: str) -> Amount:
-        """What a prompt and its answer may take."""
-        made = self.job.options.get("max_tokens") or self.longest * 1.2 or ANSWER  # where none has ended yet
-        return taken(token_estimate(prompt), made, self.facts)
+    def _needed_amount(self, prompt: str) -> Amount:
+        """The amount that a prompt and its answer may take."""
+        n_output = self.job.options.get("max_tokens") or self.longest * 1.2 or ANSWER
+        return amount_of(token_estimate(prompt), n_output, self.facts)
 
-    async def _reserved(self, need: Amount) -> int | None:
-        """The number of a reservation, once there is room for it; None where the run ends before."""
+    async def _reserve(self, need: Amount) -> int | None:
+        """Waits for room in the budget and reserves `need`; returns the number, None where the run ends
+        before."""
         while not self.ended:
             try:
                 return self.budget.reserve(need)
             except errors.BudgetExceeded:
-                await self._room()
+                await self._wait_for_room()
         return None
 
-    async def _on_disk(self, place: int) -> None:
-        """Until what was noted is written: a row that a crash would lose still counts as on its way."""
-        while self.recorder.done < place:
+    async def _wait_written(self, n: int) -> None:
+        """Waits until the first `n` items are written: a row that a crash would lose still counts as
+        running."""
+        while self.recorder.n_written < n:
             await self._written.wait()
 
-    async def _room(self) -> None:
-        """Until a row under way has ended, whose reservation may leave room."""
+    async def _wait_for_room(self) -> None:
+        """Waits until a running row has ended, which may free a part of its reservation."""
         if not self._streams:
             self.ended = f"the budget of {self.budget} is used up"
             return
-        if self._settled.is_set():
-            self._settled = asyncio.Event()
-        await self._settled.wait()
+        if self._row_ended.is_set():
+            self._row_ended = asyncio.Event()
+        await self._row_ended.wait()
 
-    def _next(self) -> tuple[str, str] | None:
+    def _next_question(self) -> tuple[str, str] | None:
         self.ended = self.ended or self.recorder.failure
         return None if self.ended else next(self._questions, None)
 
-    async def _one(self, id: str, prompt: str, need: Amount, number: int) -> None:
-        """Asks a question, once more where the answer does not fit the schema, as a cell does."""
+    async def _run_question(self, id: str, prompt: str, need: Amount, number: int) -> None:
+        """Sends a question, and once more where the answer does not match the schema, as a cell does."""
         self.recorder.put(id)
         try:
             request = self._request(prompt, self._route.model)
-            stream = await self._asked(request, need, number)
+            stream = await self._send_reserved(request, need, number)
         except errors.NbllmError as error:
-            self._note(self._failed(id, error, None))
+            self._finish_row(self._failed_row(id, error, None))
             return
         first = stream.partial()
-        if (misfit := self._misfit(stream, first)) is None:
-            self._note(self._row(id, stream, first))
+        if (mismatch := self._mismatch(stream, first)) is None:
+            self._finish_row(self._result_row(id, stream, first))
             return
         if not self.ended:
-            told = (*request.messages, first.message, Message("user", repair_prompt(misfit.problems)))
-            with contextlib.suppress(errors.NbllmError):  # there may be no room for it
-                more = self._need(prompt + first.text)
+            messages = (*request.messages, first.message, Message("user", repair_prompt(mismatch.problems)))
+            with contextlib.suppress(errors.NbllmError):  # the budget may have no room for it
+                more = self._needed_amount(prompt + first.text)
                 number = self.budget.reserve(more)
-                again = await self._asked(replace(request, messages=told), more, number)
+                again = await self._send_reserved(replace(request, messages=messages), more, number)
                 if again.error is None and again.partial().finish_reason != "cancelled":
                     stream = again
-        self._note(self._row(id, stream, stream.partial(), first if stream.partial() is not first else None))
+        last = stream.partial()
+        self._finish_row(self._result_row(id, stream, last, None if last is first else first))
 
-    async def _asked(self, request: Request, need: Amount, number: int) -> Stream:
-        """The ended answer to a request, for which `need` is reserved. Raises the error where it cannot be
-        sent."""
+    async def _send_reserved(self, request: Request, need: Amount, number: int) -> Stream:
+        """Sends a request for which `need` is reserved, and waits for its end. Raises the error where it
+        cannot be sent."""
         used = Amount()
         try:
             stream = self.client.send(request, self._route, **self._sending)
-            used = await self._taken(stream, need)
+            used = await self._used_amount(stream, need)
         finally:
             self.budget.settle(number, used)
         return stream
 
-    async def _taken(self, stream: Stream, need: Amount) -> Amount:
-        """What an answer took, at its end; what it does not tell counts as was reserved."""
+    async def _used_amount(self, stream: Stream, need: Amount) -> Amount:
+        """Waits for the end of an answer and returns its amount; the reserved one where it is unknown."""
         self._streams.add(stream)
         if self.ended:
             stream.cancel()
@@ -297,55 +301,55 @@ class Runner:
             await stream.wait_end_async()
         finally:
             self._streams.discard(stream)
-            self._settled.set()
+            self._row_ended.set()
         response = stream.partial()
         usd, tokens = response.cost, _tokens(response)
         self.longest = max(self.longest, (response.usage and response.usage.output_tokens) or 0)
         rest = Amount() if stream.error is not None and response.empty else need
         return Amount(rest.usd if usd is None else usd, rest.tokens if tokens is None else tokens)
 
-    def _misfit(self, stream: Stream, response: Response) -> Mismatch | None:
-        """What an answer lacks of the schema."""
+    def _mismatch(self, stream: Stream, response: Response) -> Mismatch | None:
+        """The mismatch of an answer with the schema, None for none."""
         if self.job.shape is None or stream.error is not None or response.finish_reason == "cancelled":
             return None
         try:
-            answer_of(self.job, response)
-        except Mismatch as misfit:
-            return misfit
+            answer_json(self.job, response)
+        except Mismatch as mismatch:
+            return mismatch
         except errors.NbllmError:
             return None
         return None
 
-    def _row(self, id: str, stream: Stream, response: Response, before: Response | None = None) -> Row:
-        """before: the answer that did not fit, which was paid for, too."""
+    def _result_row(self, id: str, stream: Stream, response: Response, before: Response | None = None) -> Row:
+        """The result of a question. before: an earlier answer that did not match, which was paid for too."""
         cost, tokens = response.cost, _tokens(response)
         if before is not None:
-            cost, tokens = _sum(cost, before.cost), _sum(tokens, _tokens(before))
+            cost, tokens = _add_known(cost, before.cost), _add_known(tokens, _tokens(before))
         if stream.error is not None:
-            return self._failed(id, stream.error, cost)
+            return self._failed_row(id, stream.error, cost)
         if response.finish_reason == "cancelled":
-            return Row(id, "stopped", None, "Stopped: it was broken off.", cost, tokens)
+            return Row(id, "stopped", None, "Stopped: it was cancelled.", cost, tokens)
         try:
-            return Row(id, "ok", answer_of(self.job, response), None, cost, tokens)
+            return Row(id, "ok", answer_json(self.job, response), None, cost, tokens)
         except errors.NbllmError as error:
-            return self._failed(id, error, cost)
+            return self._failed_row(id, error, cost)
 
-    def _failed(self, id: str, error: errors.NbllmError, cost: float | None) -> Row:
-        told = told_of(error)
+    def _failed_row(self, id: str, error: errors.NbllmError, cost: float | None) -> Row:
+        text = row_error(error)
         state = "failed"
         if ends_run(error):
             state = "pending"
-            self._end_here(f"{told.rstrip('.')}. {error.hint}".rstrip())  # which names the hour, or the key
+            self._end_run(f"{text.rstrip('.')}. {error.hint}".rstrip())
         elif self.raises:
             self.error = self.error or error
-            self._end_here(told)
-        return Row(id, state, None, told, cost)
+            self._end_run(text)
+        return Row(id, state, None, text, cost)
 
-    def _end_here(self, why: str) -> None:
+    def _end_run(self, why: str) -> None:
         self.ended = self.ended or why
         self._stop()
 
-    def _note(self, row: Row) -> None:
+    def _finish_row(self, row: Row) -> None:
         self.recorder.put(row)
         if row.state == "ok":
             self.totals.ok += 1
