@@ -25,6 +25,7 @@ from .messages import (
     ToolResult,
     unbase64,
 )
+from .strict import submapping
 
 Prompt = str | Message | Part | Mapping[str, Any] | Sequence["Message | Mapping[str, Any] | Part | str"]
 
@@ -199,8 +200,7 @@ def _parse_result(piece: Mapping[str, Any]) -> Part | None:
 
 def _parse_source(piece: Mapping[str, Any]) -> Part | None:
     """An image or a document in Anthropic's format: a URL, base64, or text."""
-    value = piece.get("source")
-    source = dict(value) if isinstance(value, Mapping) else {}
+    source = submapping(piece, "source")
     make: Any = Image if piece["type"] == "image" else partial(Document, name=piece.get("title"))
     text, form = str(source.get("data", "")), source.get("type")
     data = text.encode() if form == "text" else unbase64(text) if form == "base64" else None

@@ -19,7 +19,6 @@ import contextlib
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Protocol
 
 from ..core.calls import Frame, Read, Trace
 from ..core.errors import ProtocolError, TransportError
@@ -106,20 +105,8 @@ def _ends_event(chunk: bytes) -> bool:
     return len(chunk) - len(body) >= 2 and chunk.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
 
 
-class _Splitter(Protocol):
-    """Splits a body of one format into frames."""
-
-    @property
-    def pending(self) -> int:
-        """The number of bytes of incomplete frames."""
-
-    def feed(self, data: bytes) -> list[_Event]:
-        """The frames that these bytes complete."""
-
-    def close(self) -> list[_Event]:
-        """The remaining frames at the end of the body."""
-
-
+# Each class below splits a body of one format: feed() gives the events that data completes, close() those
+# that remain at the end of the body; pending is the number of bytes of incomplete events.
 _Event = tuple[str, str, bool]  # a frame without its time stamp: data, name, tail
 
 
@@ -416,4 +403,5 @@ def _line_values(line: bytes, values: JsonValues) -> Iterator[str]:
         yield from values.feed(line + b"\n")
 
 
+_Splitter = _HtmlPage | _SseEvents | _JsonBody
 _SPLITTERS: dict[bytes, Callable[[], _Splitter]] = {b"{": _JsonBody, b"[": _JsonBody, b"<": _HtmlPage}

@@ -10,8 +10,7 @@ import ssl
 import sys
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Callable
-from typing import Protocol
+from collections.abc import Callable
 
 from ..core.addresses import Address
 from ..core.calls import Read, Trace
@@ -22,24 +21,9 @@ from .faults import ConnectionBroken, ConnectTimeout, InvalidResponse, NotConnec
 from .prepared_request import PreparedRequest
 
 
-class HttpResponse(Protocol):
-    """A response whose headers have arrived. read: the read that contained the most recent chunk, None where
-    it is unknown."""
-
-    status: int
-    version: str
-    headers: list[tuple[bytes, bytes]]
-    read: Read | None
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        """The chunks of the body, as they arrive."""
-
-    async def aclose(self) -> None:
-        """Returns the connection to the pool if the body was read to its end, else closes it."""
-
-
 class PooledResponse:
-    """A response on a pooled connection."""
+    """A response on a pooled connection, whose headers have arrived; iterates over the chunks of its body.
+    read: the read that contained the most recent chunk."""
 
     def __init__(
         self, connection: Connection, head: Head, pool: ConnectionPool, origin: Address | None
@@ -68,7 +52,7 @@ class PooledResponse:
         await self._connection.for_each_chunk(handle)
 
     async def aclose(self) -> None:
-        """See HttpResponse."""
+        """Returns the connection to the pool if the body was read to its end, else closes it."""
         connection, self._connection = self._connection, _CLOSED
         if connection is not _CLOSED:
             self._pool.release(connection, self._origin)

@@ -59,7 +59,8 @@ def proxy_for(address: Address) -> Proxy | None:
     key = next((k for k in (address.scheme, "all") if configured.get(k)), None)
     if key is None or _is_own_host(address.host):
         return None
-    if _is_exempt(address, configured.get("no", "")) or proxy_bypass(address.host):
+    exceptions = re.split(r"[,\s]+", configured.get("no", "").lower())
+    if any(_entry_matches(e, address) for e in exceptions if e) or proxy_bypass(address.host):
         return None
     variable = next(
         (n for n in (f"{key}_proxy", f"{key}_PROXY".upper()) if os.environ.get(n)), "the system's settings"
@@ -100,12 +101,8 @@ def _parse_proxy(text: str, variable: str) -> Proxy:
     return Proxy(f"{scheme}://{rest}", host_port, variable)
 
 
-def _is_exempt(address: Address, exceptions: str) -> bool:
-    """Whether NO_PROXY contains the address."""
-    return any(_entry_matches(entry, address) for entry in re.split(r"[,\s]+", exceptions.lower()) if entry)
-
-
 def _entry_matches(entry: str, address: Address) -> bool:
+    """Whether an entry of NO_PROXY matches the address."""
     number = addresses.parse_ip(address.host)
     if "/" in entry:
         try:

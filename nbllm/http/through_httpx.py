@@ -55,7 +55,7 @@ def _fault(exc: Exception) -> Fault:
 
 
 class HttpxResponse:
-    """A response of httpx, without records of reads."""
+    """A response of httpx, as PooledResponse; without records of reads."""
 
     read: Read | None = None
 

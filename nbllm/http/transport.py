@@ -26,12 +26,14 @@ from .codings import decode_body
 from .connection import check_public
 from .faults import ConnectTimeout, Fault, InvalidRequest, InvalidResponse, NotConnected, ProxyFault
 from .frames import FrameReader, drain_body
-from .pool import ConnectionPool, HttpResponse, PooledResponse, certificate_settings
+from .pool import ConnectionPool, PooledResponse, certificate_settings
 from .prepared_request import PreparedRequest, invalid_request_error
 from .proxies import Proxy
 
 if TYPE_CHECKING:
-    from .through_httpx import ThroughHttpx
+    from .through_httpx import HttpxResponse, ThroughHttpx
+
+    HttpResponse = PooledResponse | HttpxResponse
 
 ERROR_BODY_LIMIT = 256 * 2**10  # bytes of an error page that are read
 _MAX_REDIRECTS = 3
