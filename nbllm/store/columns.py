@@ -51,7 +51,7 @@ CHUNK_KINDS = ("role", "reasoning", "content", "tool", "finish", "usage", "ping"
 
 
 class Column(NamedTuple):
-    """One column. `dtype` is pandas' name; `of` are the categories of a category."""
+    """One column. `dtype` is the pandas name; `categories` are those of a category."""
 
     name: str
     dtype: str
@@ -59,7 +59,7 @@ class Column(NamedTuple):
     group: str
     doc: str
     source: str = "nbllm"
-    of: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
 
 
 def _group(group: str, dtype: str, unit: str, docs: Mapping[str, str], source: str = "nbllm") -> list[Column]:
@@ -127,7 +127,12 @@ COLUMNS: tuple[Column, ...] = (
     Column("request_model", "category", "", "identity", "The provider's own name of the model, as sent."),
     Column("response_model", "category", "", "identity", "The model's name in the response."),
     Column(
-        "transport", "category", "", "identity", "The transport.", of=("h1", "h2", "cli", "unix", "inproc")
+        "transport",
+        "category",
+        "",
+        "identity",
+        "The transport.",
+        categories=("h1", "h2", "cli", "unix", "inproc"),
     ),
     Column("params", "string", "JSON", "identity", "The parameters sent, as canonical JSON."),
     # --- regime
@@ -137,7 +142,7 @@ COLUMNS: tuple[Column, ...] = (
         "",
         "regime",
         "summary and compare use only `measure`; a load is built up in `ramp` and ends in `drain`.",
-        of=PHASES,
+        categories=PHASES,
     ),
     Column(
         "start_kind",
@@ -145,7 +150,7 @@ COLUMNS: tuple[Column, ...] = (
         "",
         "regime",
         "What was cold: the step of the cold-start measurement.",
-        of=START_KINDS,
+        categories=START_KINDS,
     ),
     Column(
         "load_kind",
@@ -153,7 +158,7 @@ COLUMNS: tuple[Column, ...] = (
         "",
         "regime",
         "How requests were started; `single` is an ordinary call.",
-        of=LOAD_KINDS,
+        categories=LOAD_KINDS,
     ),
     Column("target_rate", "float64", "1/s", "regime", "Open loop: the target rate."),
     Column("concurrency", "Int32", "", "regime", "Closed loop: the number of concurrent requests per model."),
@@ -291,7 +296,7 @@ COLUMNS: tuple[Column, ...] = (
         "",
         "tokens",
         "The source of out_tokens.",
-        of=("usage", "usage_stream", "tokenizer", "estimate"),
+        categories=("usage", "usage_stream", "tokenizer", "estimate"),
     ),
     # --- rates
     Column(
@@ -323,7 +328,7 @@ COLUMNS: tuple[Column, ...] = (
         "rates",
         "How first_chunk_tokens is known: counted by the provider or a tokenizer, or its share of the "
         "characters.",
-        of=("usage_stream", "tokenizer", "single", "share"),
+        categories=("usage_stream", "tokenizer", "single", "share"),
     ),
     Column(
         "tpot_ms",
@@ -365,7 +370,7 @@ COLUMNS: tuple[Column, ...] = (
         "",
         "provider said",
         "The source of the server's times.",
-        of=("ollama", "openai", "groq", "llamacpp", "server_timing"),
+        categories=("ollama", "openai", "groq", "llamacpp", "server_timing"),
     ),
     # --- cost
     Column(
@@ -382,7 +387,7 @@ COLUMNS: tuple[Column, ...] = (
         "",
         "quality",
         "The source of arrival timestamps: the operating system's kernel, the read, the parser, a pipe.",
-        of=STAMPS,
+        categories=STAMPS,
     ),
     Column(
         "err_bound_ms",
@@ -418,11 +423,11 @@ COLUMNS: tuple[Column, ...] = (
         "quality",
         "certified: the times of the first and last token are exact; bounded: within err_bound_ms; "
         "contaminated: this client disturbed the request.",
-        of=QUALITIES,
+        categories=QUALITIES,
     ),
     # --- outcome
     Column("ok", "boolean", "", "outcome", "Whether the answer is complete."),
-    Column("status", "category", "", "outcome", "The outcome.", of=STATUSES),
+    Column("status", "category", "", "outcome", "The outcome.", categories=STATUSES),
     Column("http_status", "Int16", "", "outcome", "HTTP status."),
     Column("error_type", "string", "", "outcome", "The class of the error."),
     Column("error_msg", "string", "", "outcome", "The message of the error."),
@@ -461,7 +466,7 @@ CHUNKS: tuple[Column, ...] = (
         "",
         "chunk",
         "The kind of its content; if it has several kinds, the first with tokens.",
-        of=CHUNK_KINDS,
+        categories=CHUNK_KINDS,
     ),
     Column("ns_arrive", "Int64", "ns", "time", "When it arrived."),
     Column("ns_lo", "Int64", "ns", "time", "Lower bound of its arrival."),
@@ -488,10 +493,10 @@ CHUNKS: tuple[Column, ...] = (
         "read",
         "Whether ns_arrive is exact: the last event of a read that the kernel timestamped.",
     ),
-    Column("stamp", "category", "", "read", "The source of its timestamp.", of=STAMPS),
+    Column("stamp", "category", "", "read", "The source of its timestamp.", categories=STAMPS),
 )
 
-# What the log has besides the columns of requests, where the configuration says `ledger = "texts"`.
+# Additional columns of the log, where the configuration has `ledger = "texts"`.
 TEXTS: tuple[Column, ...] = (
     Column(
         "prompt",
@@ -508,20 +513,20 @@ _DOC_GROUPS = {"requests": COLUMNS, "chunks": CHUNKS, "log": TEXTS}
 
 
 def frame(rows: Iterable[Mapping[str, Any]], columns: tuple[Column, ...] = COLUMNS) -> pd.DataFrame:
-    """A DataFrame of `rows` with exactly the columns and dtypes of the table; what a row lacks is NA."""
+    """A DataFrame of `rows` with exactly the columns and dtypes of the table; missing values are NA."""
     import pandas as pd
 
     rows = list(rows)
-    return pd.DataFrame({c.name: _series([row.get(c.name) for row in rows], c) for c in columns})
+    return pd.DataFrame({c.name: _column_series([row.get(c.name) for row in rows], c) for c in columns})
 
 
 def cast(df: pd.DataFrame, columns: tuple[Column, ...] = COLUMNS) -> pd.DataFrame:
-    """`df` with the columns of the table in its dtypes (a file read back); columns of the caller's own stay,
-    at the end."""
+    """`df`, read from a file, with the columns of the table in their dtypes; other columns stay, at the
+    end."""
     import pandas as pd
 
     known = {
-        c.name: _series(df[c.name].tolist() if c.name in df else [None] * len(df), c, df.index)
+        c.name: _column_series(df[c.name].tolist() if c.name in df else [None] * len(df), c, df.index)
         for c in columns
     }
     return pd.DataFrame(
@@ -529,36 +534,38 @@ def cast(df: pd.DataFrame, columns: tuple[Column, ...] = COLUMNS) -> pd.DataFram
     )
 
 
-def _series(values: list[Any], c: Column, index: Any = None) -> pd.Series:
+def _column_series(values: list[Any], c: Column, index: Any = None) -> pd.Series:
     import pandas as pd
 
     # NaN differs from itself
     values = [None if v is None or v is pd.NA or v is pd.NaT or v != v else v for v in values]  # noqa: PLR0124
     try:
-        return _made(values, c, index)
+        return _to_series(values, c, index)
     except (TypeError, ValueError, OverflowError):
-        return _made([_fitting(v, c) for v in values], c, index)
+        return _to_series([_convertible(v, c) for v in values], c, index)
 
 
-def _fitting(value: Any, c: Column) -> Any:
-    """A value as the column can hold it, None where it cannot: what one server said must not cost the frame
-    of all others. Halves of characters, which are in no UTF-8, become question marks."""
+def _convertible(value: Any, c: Column) -> Any:
+    """A value as the column can hold it, None where it cannot: one server's invalid value must not prevent
+    the frame. Lone surrogates, which UTF-8 cannot encode, become question marks."""
     if value is not None and c.dtype in ("string", "category"):
         return str(value).encode("utf-8", "replace").decode()
     try:
-        _made([value], c, None)
+        _to_series([value], c, None)
     except (TypeError, ValueError, OverflowError):
         return None
     return value
 
 
-def _made(values: list[Any], c: Column, index: Any) -> pd.Series:
+def _to_series(values: list[Any], c: Column, index: Any) -> pd.Series:
     import pandas as pd
 
     if c.dtype == "category":
-        known = list(c.of) if c.of else sorted({str(v) for v in values if v is not None})
+        known = list(c.categories) if c.categories else sorted({str(v) for v in values if v is not None})
         return pd.Series(
-            pd.Categorical([v if v in known else None for v in values] if c.of else values, categories=known),
+            pd.Categorical(
+                [v if v in known else None for v in values] if c.categories else values, categories=known
+            ),
             index=index,
         )
     if c.dtype.startswith("datetime64"):
@@ -570,7 +577,7 @@ def _made(values: list[Any], c: Column, index: Any) -> pd.Series:
 
 
 def document() -> str:
-    """The schema as Markdown, one table a frame."""
+    """The schema as Markdown, one table per frame."""
     out = [
         f"# Columns of the frames (version {VERSION})",
         "",
@@ -580,7 +587,7 @@ def document() -> str:
     for title, columns in _DOC_GROUPS.items():
         lines = (
             f"| `{c.name}` | {c.dtype} | {c.unit} | {c.group} | "
-            f"{c.doc}{' One of ' + ', '.join(c.of) + '.' if c.of else ''} | {c.source} |"
+            f"{c.doc}{' One of ' + ', '.join(c.categories) + '.' if c.categories else ''} | {c.source} |"
             for c in columns
         )
         head = "| column | dtype | unit | group | meaning | source |\n|---|---|---|---|---|---|"
