@@ -160,12 +160,18 @@ OWN = {
 }
 
 
+@pytest.fixture(scope="module")
+def untold(tmp_path_factory):
+    """The frame of a run, whose chunks and answers are on disk."""
+    place = tmp_path_factory.mktemp("untold")
+    return nbllm.bench.run([UNTOLD], "Go.", blocks=3, warmup=0, progress=False, directory=place / "run")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
-def test_files_keep_what_a_frame_says_of_its_run_and_the_dtypes_of_other_columns(tmp_path, suffix):
+def test_files_keep_what_a_frame_says_of_its_run_and_the_dtypes_of_other_columns(untold, tmp_path, suffix):
     """As they went, so that chunks and answers are found from a file; also twice."""
-    df = nbllm.bench.run([UNTOLD], "Go.", blocks=3, warmup=0, progress=False, directory=tmp_path / "run")
-    df = df.assign(**OWN)
+    df = untold.assign(**OWN)
     place = tmp_path / f"frame{suffix}"
     for _ in range(2):
         nbllm.bench.save(df, place)

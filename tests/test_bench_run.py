@@ -45,9 +45,15 @@ def measured(df):
     return df[df["phase"] == "measure"]
 
 
-def test_every_model_answers_once_in_every_block():
+@pytest.fixture(scope="module")
+def six_blocks(tmp_path_factory):
+    """The frame of a run of two models, whose chunks are on disk."""
+    return run(blocks=6, directory=tmp_path_factory.mktemp("six") / "run")
+
+
+def test_every_model_answers_once_in_every_block(six_blocks):
     """Complete randomised blocks, one row each, in the columns and dtypes of the schema."""
-    df = run(blocks=6)
+    df = six_blocks
     assert [c.name for c in columns.COLUMNS] == list(df.columns)
     assert [str(d) for d in columns.frame([]).dtypes] == [str(d) for d in df.dtypes]
     assert {(b, n): 1 for b in range(6) for n in (FAST, OTHER)} == measured(df).groupby(
@@ -69,9 +75,9 @@ def test_users_whose_answers_come_together_do_not_hold_each_other_up():
     assert (sent <= next_called)[warm].all()
 
 
-def test_the_long_frames_belong_to_the_rows():
+def test_the_long_frames_belong_to_the_rows(six_blocks):
     """chunks and tokens have what the rows count, and no row of warm-up more than was asked for."""
-    df = measured(run())
+    df = measured(six_blocks)
     chunks, tokens = nbllm.bench.chunks(df), nbllm.bench.tokens(df)
     assert (
         df.set_index("request_id")["chunks"].astype(int).to_dict()
