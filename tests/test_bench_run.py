@@ -425,7 +425,7 @@ class Told:
     def end(self, reason, kept): ...
 
 place = Path({str(place)!r})
-if running._begun(place):
+if running._has_job(place):
     nbllm.bench.resume(place, progress=Told())
 else:
     nbllm.bench.run([{SLOW!r}, {OTHER!r}], "Go.", blocks=60, warmup=0, seed=7, directory=place, progress=Told())
