@@ -55,7 +55,7 @@ def child(url: str, rows: int) -> None:
 
 def answered_prompts() -> set[str]:
     """The prompts whose answers are on disk."""
-    if not runs.path_of("kills").exists():
+    if not runs.run_path("kills").exists():
         return set()
     with runs.RunFile("kills") as file:
         return set(file.prompts([row.id for _, row in file.results() if row.state == "ok"]).values())

@@ -59,7 +59,7 @@ def sim():
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("NBLLM_HOME", str(tmp_path))
     kept = engine().singleton(AnswerCache)
-    kept.answers._problem, kept.answers._told = "", False
+    kept.answers._problem, kept.answers._is_reported = "", False
     return tmp_path
 
 

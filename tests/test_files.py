@@ -263,4 +263,4 @@ def test_a_cache_s_list_that_is_no_list_is_asked_again(tmp_path):
     """Deep nesting, other types, bytes."""
     for text in ("[" * 100_000, json.dumps([{"a": 1}]), "\0", "{}"):
         (tmp_path / "c.json").write_text(text)
-        assert catalog._read(tmp_path / "c.json") is None
+        assert catalog._read_cached(tmp_path / "c.json") is None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ..test_bench_looks import TWELVE
+from ..test_bench_styles import TWELVE
 
 pytestmark = pytest.mark.browser
 PAIR = "openai/m@ttft=0.02,gap=0.002,tokens=5,claude/m@ttft=0.03,gap=0.002,tokens=5"

@@ -4,8 +4,8 @@ import pytest
 
 import nbllm
 
-from ..test_bench_looks import TWELVE
 from ..test_bench_pages import frame, rows
+from ..test_bench_styles import TWELVE
 from .conftest import SHOTS
 
 pytestmark = pytest.mark.browser

@@ -12,7 +12,7 @@ import pytest
 import nbllm
 from nbllm.agents.local_server import LocalTransport, local_call
 from nbllm.agents.process import ProcessTransport
-from nbllm.client.unloading import unloaded
+from nbllm.client.unloading import unload_models
 from nbllm.core.calls import HttpCall, Trace
 from nbllm.core.errors import ConfigError
 from nbllm.http.transport import HttpTransport
@@ -125,13 +125,13 @@ def test_names_of_a_folder_auto_and_unload(tiny: Path, tmp_path: Path) -> None:
     client = nbllm.Client(load({"NBLLM_MODELS": str(tmp_path)}))
     assert "Hello from a tiny model" in client.complete("hello", "local/tiny", **OPTIONS).text
     pid = server_of(client)
-    assert (["tiny.gguf"], []) == (unloaded(client), unloaded(client))
+    assert (["tiny.gguf"], []) == (unload_models(client), unload_models(client))
     assert gone(pid)
     stream = client.stream("hello", **OPTIONS)
     told = [n.text for n in stream.response().notices]
     assert "auto chose local/tiny" in told[0]
     assert "Loading tiny.gguf on this machine." in told
-    assert ["local/tiny"] == unloaded(client, "local/tiny")
+    assert ["local/tiny"] == unload_models(client, "local/tiny")
     client.close()
 
 
