@@ -436,7 +436,7 @@ def test_a_disk_that_is_full_costs_no_row(tmp_path):
     rows, good, ids, ended = found.stdout.strip().split("|")
     assert (rows, rows) == (good, ids)
     assert 5 < int(rows) < 200
-    assert "cannot be kept" in ended
+    assert "cannot be written" in ended
     kept = len(nbllm.bench.load(tmp_path / "run"))
     assert 0 < kept < int(rows)
     assert 200 == nbllm.bench.resume(tmp_path / "run", progress=False)["request_id"].nunique()

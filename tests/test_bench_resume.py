@@ -513,7 +513,7 @@ def test_two_sessions_do_not_go_on_with_one_run(tmp_path, client):
     """The second is told so before anything is sent twice; when the first has ended, it may."""
     mine = client()
     place = begun(tmp_path, mine, "sim/openai@ttft=0,tokens=2")
-    with store.lock_run(place), pytest.raises(errors.ConfigError, match="going on in another") as caught:
+    with store.lock_run(place), pytest.raises(errors.ConfigError, match="open in another") as caught:
         nbllm.bench.resume(place, progress=False, client=mine)
     assert "bench.run" in caught.value.hint
     assert ["ok"] * 4 == nbllm.bench.resume(place, progress=False, client=mine)["status"].tolist()

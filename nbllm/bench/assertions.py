@@ -77,6 +77,6 @@ def cases(templates: Mapping[str, str] | Sequence[str], table: pd.DataFrame) -> 
                 raise ConfigError(
                     f"The table has no column {missing!r}.", hint=did_you_mean(missing, map(str, row))
                 )
-            prompt = _PLACEHOLDER.sub(lambda found, row=row: str(row.get(found[1], found[0])), template)  # type: ignore[misc]
+            prompt = _PLACEHOLDER.sub(lambda match, row=row: str(row.get(match[1], match[0])), template)  # type: ignore[misc]
             rows.append({**row, "prompt": prompt, "template": name, "case": str(case)})
     return pd.DataFrame(rows)

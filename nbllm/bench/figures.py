@@ -161,8 +161,8 @@ def _model_style(short: str, position: int, theme: Theme) -> ModelStyle:
 
 def metric_label(metric: str) -> str:
     """A metric's name with its unit."""
-    words = LABELS.get(metric, metric.removesuffix("_ms").replace("_", " "))
-    return f"{words}, {UNITS[metric]}" if UNITS.get(metric) else words
+    label = LABELS.get(metric, metric.removesuffix("_ms").replace("_", " "))
+    return f"{label}, {UNITS[metric]}" if UNITS.get(metric) else label
 
 
 def format_axis(axes: Axes, which: str = "x") -> None:

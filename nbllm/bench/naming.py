@@ -72,5 +72,5 @@ def palette_positions(names: Iterable[str]) -> dict[str, int]:
     return positions
 
 
-def _digest(words: str) -> bytes:
-    return sha256(words.encode("utf-8", "surrogatepass")).digest()
+def _digest(text: str) -> bytes:
+    return sha256(text.encode("utf-8", "surrogatepass")).digest()

@@ -52,9 +52,9 @@ class Recorder:
     that could not be stored, after which no more requests are sent."""
 
     def __init__(
-        self, store: Store, budget: Budget, said: Callable[[list[Row]], None], answers: bool = True
+        self, store: Store, budget: Budget, on_recorded: Callable[[list[Row]], None], answers: bool = True
     ) -> None:
-        self._store, self._budget, self._on_recorded = store, budget, said
+        self._store, self._budget, self._on_recorded = store, budget, on_recorded
         self._answers = answers
         self._queue: queue.SimpleQueue[MeasuredRequest | asyncio.Event | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
@@ -137,13 +137,13 @@ class Recorder:
 
     def _record(self, items: list[MeasuredRequest]) -> None:
         measured = [(item, *_measure(item)) for item in items]
-        kept = [
+        stored = [
             StoredRequest(rows, chunks, item.slot, self._answer_text(item)) for item, rows, chunks in measured
         ]
         try:
-            self._store.record(kept)
+            self._store.record(stored)
         except errors.ConfigError as exc:
-            self.unsaved += [row for one in kept for row in one.rows]
+            self.unsaved += [row for one in stored for row in one.rows]
             self.failure = self.failure or exc.message.rstrip(".")
         for item, rows, _ in measured:
             for row in rows:
@@ -188,8 +188,8 @@ def _with_token_counts(
     counts = counter(texts) if texts else None
     if counts is None:
         return call
-    known = dict(zip(texts, counts, strict=True))
-    return structs.replace(call, tokenizer=lambda text: known.get(text, 0))
+    count_of = dict(zip(texts, counts, strict=True))
+    return structs.replace(call, tokenizer=lambda text: count_of.get(text, 0))
 
 
 def cost_and_tokens(row: Row) -> tuple[float, int]:

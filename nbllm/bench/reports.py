@@ -245,9 +245,11 @@ def _summary(df: pd.DataFrame, short: Mapping[str, str]) -> str:
 def _percentile_cell(stats: Mapping[Any, Any], metric: str) -> Cell:
     """The median, and below it percentiles 90 and 99: 180 · (240)."""
     tails = [stats[metric, stat] for stat in ("p90", "p99")]
-    words = [format_number(r["value"]) if r["supported"] else f"({format_number(r['value'])})" for r in tails]
+    tail_texts = [
+        format_number(r["value"]) if r["supported"] else f"({format_number(r['value'])})" for r in tails
+    ]
     is_known = not math.isnan(stats[metric, "p50"]["value"])
-    return Cell(format_number(stats[metric, "p50"]["value"]), " · ".join(words) if is_known else "")
+    return Cell(format_number(stats[metric, "p50"]["value"]), " · ".join(tail_texts) if is_known else "")
 
 
 def _comparison(compared: pd.DataFrame | None, short: Mapping[str, str]) -> str:

@@ -36,7 +36,7 @@ def sentences(rows: Iterable[_Row], names: Mapping[str, str]) -> list[str]:
 def sentence(row: _Row, names: Mapping[str, str]) -> str:
     """A row of `compare` as a sentence."""
     p_text = "p < 0.001" if row["p_holm"] < 0.001 else f"p = {row['p_holm']:.3f}"
-    setting = f" ({found})" if (found := setting_text(row, SETTING_LABELS)) else ""
+    setting = f" ({text})" if (text := setting_text(row, SETTING_LABELS)) else ""
     return (
         f"{names[row['a']]} is {row['verdict']} than {names[row['b']]} by {_difference_text(row)} in "
         f"{LABELS.get(row['metric'], row['metric'])}{setting}, {p_text}{_failures_and_retries(row)}."
@@ -76,7 +76,9 @@ def _by_metric(rows: list[_Row], names: Mapping[str, str]) -> Iterator[str]:
             f"{len(models) - 1} others, and worse than none"
             + (f"; {open_} of {len(part)} undecided." if open_ else ".")
         )
-    yield from (f"{words} in {', '.join(labels)}." for words, labels in undecided_labels.items() if labels)
+    yield from (
+        f"{statement} in {', '.join(labels)}." for statement, labels in undecided_labels.items() if labels
+    )
 
 
 def _failures_and_retries(row: _Row) -> str:

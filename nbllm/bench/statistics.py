@@ -171,8 +171,8 @@ def sign_flip(differences: Array, seed: int = 0) -> float:
         signs = 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
     else:
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], (_RANDOM_PATTERNS, n))
-    far = int((np.abs(signs @ differences) >= abs(differences.sum()) * (1.0 - 1e-12)).sum())
-    return far / 2**n if n <= _MAX_EXACT_PAIRS else (far + 1) / (_RANDOM_PATTERNS + 1)
+    n_extreme = int((np.abs(signs @ differences) >= abs(differences.sum()) * (1.0 - 1e-12)).sum())
+    return n_extreme / 2**n if n <= _MAX_EXACT_PAIRS else (n_extreme + 1) / (_RANDOM_PATTERNS + 1)
 
 
 def smallest_p(n: int) -> float:
