@@ -21,6 +21,8 @@ from ..core import errors
 from ..core.calls import HttpCall, LocalCall, ProcessCall, Trace, Transport
 from ..core.extras import require_packages
 from ..http.transport import HttpTransport, Reply
+from .base import as_text
+from .json_lines import parse_object
 from .model_files import check_model_file
 from .process import Command, ProcessTransport
 
@@ -189,10 +191,7 @@ async def _read_address(command: Command) -> str:
     skipped."""
     async for lines, _, _ in command.lines():
         for line in lines:
-            with suppress(ValueError):
-                report = json.loads(line)
-                if isinstance(report, dict) and str(report.get("address", "")).startswith(
-                    "http://127.0.0.1:"
-                ):
-                    return str(report["address"])
+            address = as_text(parse_object(line).get("address"))
+            if address.startswith("http://127.0.0.1:"):
+                return address
     return ""

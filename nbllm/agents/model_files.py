@@ -32,24 +32,19 @@ class ModelFile(msgspec.Struct, frozen=True):
     names: tuple[str, ...]
     modified: float
 
-    @classmethod
-    def of(cls, path: Path, folder: str) -> ModelFile:
-        """The ModelFile for a path below `folder`."""
-        parts = (*path.relative_to(folder).parts[:-1], _PART.sub("", path.stem))
-        names = tuple("/".join(parts[i:]) for i in reversed(range(len(parts))))
-        return cls(path, names, path.stat().st_mtime)
-
 
 def list_model_files(row: ProviderSpec) -> dict[str, ModelFile]:
     """The models in a row's folders, by full name: the shortest name that no other file has."""
     found: dict[Path, ModelFile] = {}
     for folder in row.folders:
         for path in _files(folder):
+            parts = (*path.relative_to(folder).parts[:-1], _PART.sub("", path.stem))
+            names = tuple("/".join(parts[i:]) for i in reversed(range(len(parts))))
             with suppress(OSError):
-                file = ModelFile.of(path, folder)
+                file = ModelFile(path, names, path.stat().st_mtime)
                 same = found.setdefault(path.resolve(), file)  # a link adds another name
                 found[path.resolve()] = msgspec.structs.replace(
-                    same, names=tuple(dict.fromkeys(same.names + file.names))
+                    same, names=tuple(dict.fromkeys(same.names + names))
                 )
     shared = Counter(name for file in found.values() for name in {n.lower() for n in file.names})
     return dict(sorted((_full_name(row, file, shared), file) for file in found.values()))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import json
 import re
 import secrets
 import time
@@ -24,6 +23,7 @@ import msgspec
 
 from ..core import errors
 from ..core.calls import Frame, Guard, History, HttpCall, SessionCall, Trace, Transport
+from ..dialects._json import load_json, obj
 from ..http.transport import HttpTransport, Reply
 from .base import as_text
 from .json_lines import parse_object
@@ -98,12 +98,9 @@ def _session_key(server: _Server, call: SessionCall) -> str:
 
 
 def _type_and_id(data: str) -> tuple[str, str]:
-    """(an event's type, the id of its request); ("", "") for other JSON."""
-    try:
-        value = json.loads(data)
-        return str(value["type"]), str(value["properties"].get("id", ""))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return "", ""
+    """(an event's type, the id of its request); "" for what is missing."""
+    event = parse_object(data)
+    return as_text(event.get("type")), as_text(obj(event.get("properties")).get("id"))
 
 
 class OpenCodeTransport(Transport):
@@ -181,13 +178,7 @@ class OpenCodeTransport(Transport):
             page = await reply.body()
             if reply.status >= 300:
                 raise Refusal(reply.status, reply.headers, page)
-        try:
-            value = json.loads(page or b"{}")
-        except ValueError:
-            raise errors.ProtocolError(
-                "The server's answer is not JSON.", hint="Check that an OpenCode server listens there."
-            ) from None
-        return value if isinstance(value, dict) else {}
+        return obj(load_json(page or b"{}"))
 
     async def _send_quietly(self, call: HttpCall, seconds: float) -> None:
         with contextlib.suppress(errors.NbllmError, Refusal, TimeoutError):
