@@ -1,15 +1,13 @@
-"""The block rules of Markdown by which words vanish, written so that all show: link definitions, tables, and
-what is nested too deep.
+"""Replacements for the block rules of Markdown that lose words: link definitions, tables, and deep nesting.
 
-- A definition (`[1]: https://x.y`, but also `[Answer]: 42`) shows as a paragraph. It makes links where its
-  address is one to follow.
-- Where a row of a table has more cells than the head, GFM drops them. Here a `|` in a code span divides
-  nothing where that gives too many cells, and what is still too many stays. Short rows are not filled up: 2
-  kB could become 650 kB.
-- `<details>` with its `<summary>` folds what is between its tags, which are blocks as any other. One that is
-  never closed is text.
-- Inside `_DEEPEST` quotes and lists the parser would stop reading. Here the rest is one paragraph, its signs
-  included.
+- A definition (`[1]: https://x.y`, but also `[Answer]: 42`) is shown as a paragraph. It defines a link if its
+  address can be followed.
+- GFM drops the cells of a table row beyond its head. Here a `|` in a code span does not divide cells if that
+  would give too many, and extra cells are kept. Short rows are not filled up: 2 kB could become 650 kB.
+- `<details>` with its `<summary>` collapses the content between its tags, which are ordinary blocks. An
+  unclosed one is text.
+- Inside `_MAX_DEPTH` quotes and lists the parser would stop reading. Here the rest is one paragraph, with its
+  punctuation.
 """
 
 from __future__ import annotations
@@ -36,13 +34,12 @@ _SUMMARY_LINES = 10
 _DIVIDER = re.compile(r"(?!-[ \t])[-:|][-:|\s]+")
 _DASHES = re.compile(r"(?P<left>:?)-+(?P<right>:?)")
 _ALIGNS = {("", ""): "", (":", ""): "left", ("", ":"): "right", (":", ":"): "center"}
-_KINDS = {"p": "paragraph"}  # what tokens of a tag are called, where not by its name
+_KINDS = {"p": "paragraph"}  # token types that differ from the name of the tag
 _PIPE = re.compile(r"(?<!\\)\|")
 
 
 def add_to(md: MarkdownIt, may_follow: Callable[[str], object]) -> None:
-    """Puts these rules in the place of the parser's; `may_follow` says whether an address is one to
-    follow."""
+    """Replaces the parser's rules; `may_follow` tells whether an address can be followed."""
     from markdown_it.rules_block import reference
 
     def definition(state: StateBlock, start: int, end: int, silent: bool) -> bool:
@@ -57,7 +54,7 @@ def add_to(md: MarkdownIt, may_follow: Callable[[str], object]) -> None:
                 for label, made in found.items()
                 if label not in known and may_follow(made["href"])
             }
-            if not state.env.get("growing"):  # there it stays with what follows: its title may yet come
+            if not state.env.get("growing"):  # while the text grows the definition's title may still follow
                 _push_element(
                     state,
                     "p",
@@ -95,7 +92,7 @@ def _push_element(state: StateBlock, tag: str, content: str, lines: tuple[int, i
 
 def _details(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     """`<details>` on a line of its own or with its `<summary>`, up to the line that ends with its closing
-    tag; while a text still grows (`env["growing"]`), to the end of what there is."""
+    tag; while a text still grows (`env["growing"]`), up to its end."""
     first = _line(state, start)
     if not _DETAILS.match(first) or state.is_code_block(start):
         return False
@@ -108,7 +105,7 @@ def _details(state: StateBlock, start: int, end: int, silent: bool) -> bool:
 
 
 def _closing_lines(state: StateBlock) -> dict[int, int]:
-    """Of each line that opens details, the line that closes them, outside of fences; found once a text."""
+    """For each line that opens details, the line that closes them, outside fences; computed once per text."""
     key = ("details", state.src)
     if state.env.get("closes", ("", ""))[0] != key:
         found: dict[int, int] = {}
@@ -129,7 +126,7 @@ def _closing_lines(state: StateBlock) -> dict[int, int]:
 
 
 def _push_details(state: StateBlock, start: int, last: int, after: int) -> None:
-    """The tokens of details: the summary, what stands beside the tags, and the blocks between."""
+    """The tokens of details: the summary, text beside the tags, and the blocks between."""
     before, state.parentType = state.parentType, "blockquote"
     most, state.lineMax = state.lineMax, last
     state.push("details_open", "details", 1).map = [start, after]
@@ -137,7 +134,7 @@ def _push_details(state: StateBlock, start: int, last: int, after: int) -> None:
     head = _HEAD.match(
         "\n".join([_END.sub("", line) if start + i == last else line for i, line in enumerate(lines)])
     )
-    assert head is not None  # it matches every line that opens details
+    assert head is not None  # every line that opens details matches
     if head["summary"]:
         _push_element(state, "summary", " ".join(head["summary"].split()), (start, start + 1))
     begin = start + head[0].count("\n") + 1
@@ -177,7 +174,7 @@ def _line(state: StateBlock, number: int) -> str:
 
 
 def _aligns(line: str) -> list[str]:
-    """The columns that a row of dashes makes; none where it is no such row."""
+    """The alignments of the columns in a row of dashes; [] for any other line."""
     cells = (
         [_DASHES.fullmatch(cell.strip()) for cell in _split(line, [])] if _DIVIDER.fullmatch(line) else [None]
     )
@@ -185,7 +182,7 @@ def _aligns(line: str) -> list[str]:
 
 
 def _cells(line: str, wanted: int) -> list[str]:
-    """The cells of a row; code spans are kept whole where there would be more than `wanted`."""
+    """The cells of a row; code spans are not split if there would be more than `wanted` cells."""
     cells = _split(line, [])
     return (
         cells
@@ -195,7 +192,7 @@ def _cells(line: str, wanted: int) -> list[str]:
 
 
 def _split(line: str, spans_to_keep: list[tuple[int, int]]) -> list[str]:
-    """`line` cut at its pipes, but not inside the stretches that are to stay `whole`."""
+    """`line` split at its pipes, but not inside `spans_to_keep`."""
     spans = iter([*spans_to_keep, (len(line), len(line))])
     span, cells, at = next(spans), [], 0
     for pipe in _PIPE.finditer(line):
@@ -210,7 +207,7 @@ def _split(line: str, spans_to_keep: list[tuple[int, int]]) -> list[str]:
 
 
 def _push_table(state: StateBlock, start: int, end: int, head: list[str], aligns: list[str]) -> None:
-    """The tokens of a table: its head, and rows up to what ends a quote too."""
+    """The tokens of a table: its head, and rows up to a line that ends a quote."""
     before, state.parentType = state.parentType, "table"
     table = state.push("table_open", "table", 1)
     state.push("thead_open", "thead", 1)

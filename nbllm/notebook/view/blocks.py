@@ -1,23 +1,23 @@
-r"""A growing Markdown text, cut into blocks that are finished and the tail that is still open.
+r"""Splits a growing Markdown text into finished blocks and the tail that is still open.
 
-Theory. A top-level block (paragraph, list, fence, ...) can only change while it is the last one: so as soon
-as the beginning of the next block is certain, everything before it is finished and need never be parsed or
-sent again. What is a block is for the Markdown parser itself to say, not for patterns: the tail is parsed
-(blocks only, nothing inline) and cut at the start of its last block. Patterns only say when it is worth
-asking:
+Theory. A top-level block (paragraph, list, fence, ...) can change only while it is the last one: as soon as
+the beginning of the next block is certain, everything before it is finished and need never be parsed or sent
+again. The Markdown parser decides what a block is, not patterns: the tail is parsed (blocks only, nothing
+inline) and cut at the start of its last block. Patterns only decide when parsing is worthwhile:
 
-- `_Line.decided`: a line that is not yet complete may be judged from its first letter on, `Hello` or `- x` or
-  `**B`; one that begins with signs could still become anything and waits for its end.
-- a line asks if it follows a blank line or begins like a fence, heading, quote, list or ruler; or follows
-  such a line.
-- inside an open fence only the closing fence asks. Elsewhere a question that got "still the same block" is
-  put again when the tail is a quarter longer, so that a long list costs time in proportion to its length;
-  questions that should be answered with yes (text at the margin after a list) are put at once, as long as
-  they are.
+- `_DECIDED`: an incomplete line can be judged from its first letter on, `Hello` or `- x` or `**B`; a line
+  that begins with punctuation could still become anything and waits for its end.
+- a line is worth parsing if it follows a blank line or begins like a fence, heading, quote, list or ruler,
+  or follows such a line.
+- inside an open fence only the closing fence counts. Elsewhere, after a result "still the same block" the
+  tail is parsed again when it has grown by a quarter, so that a long list costs time in proportion to its
+  length; lines that should begin a block (unindented text after a list) are parsed at once, as long as this
+  guess has been right.
 
-All of this depends on places in the text, not on where it was cut into pieces: any cutting gives the same
-blocks, and finished blocks and tail, joined, are the text. Blocks rendered one by one look as the whole does,
-apart from link definitions: they act on later blocks at once and on earlier ones in the final rendering.
+All of this depends on positions in the text, not on the chunks in which it arrived: any chunking gives the
+same blocks, and finished blocks and tail, joined, are the text. Blocks rendered one by one look like the
+whole text, except for link definitions: they act on later blocks at once, and on earlier ones in the final
+rendering.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Protocol
 from .hidden import clean
 from .markdown import outline
 
-_ALWAYS_SIZE, _ALWAYS_LINES = 2_048, 24  # characters and lines of tail that are parsed at every question
+_ALWAYS_SIZE, _ALWAYS_LINES = 2_048, 24  # a tail up to this size and number of lines is always parsed
 _SIGNS = r"(?:[-+*>#]{1,6}[ ]+|\d{1,9}[.)][ ]+|\*\*|__|[*_\"'(\[`“„«])?"
 _DECIDED = re.compile(rf"[ ]*{_SIGNS}[^\W\d_]")
 _OPENER = re.compile(
@@ -38,7 +38,7 @@ _OPENER = re.compile(
 _ENDS_LIST = re.compile(r" ?(?:`{3,}[^`]*$|~~~|\#{1,6}[ \t])")
 _AT_MARGIN = re.compile(r" ?(?![-+*\s]|\d{1,9}[.)](?:\s|$))\S")
 _BLANK = " \t\r\n"
-_PREFIX_LENGTH = 100  # characters of a line among which its first letter counts
+_PREFIX_LENGTH = 100  # characters of a line in which its first letter is looked for
 _ITEM = re.compile(r" ?(?:[-+*]|\d{1,9}[.)])[ \t]")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 _DIVIDER = re.compile(r" {0,3}(?!-[ \t])[-:|][-:| \t]+\r?\n")
@@ -46,27 +46,27 @@ _NEWLINE = re.compile(r"\r\n|\r|\n")
 
 
 class Splitter(Protocol):
-    """Takes a growing text and gives its finished pieces."""
+    """Splits a growing text into finished pieces."""
 
     def feed(self, text: str) -> list[str]:
-        """Adds text; gives the pieces that are finished now."""
+        """Adds text; returns the pieces that are finished now."""
 
     def tail(self) -> str:
-        """What is not finished."""
+        """The unfinished text."""
 
     def split_tail(self, above: int) -> str:
-        """Where the tail is longer than `above`, gives away a part of it that can be shown by itself; ""
-        otherwise."""
+        """If the tail is longer than `above`, removes and returns a part that can be shown by itself;
+        otherwise ""."""
 
 
 class LineSplitter:
-    """A text that is shown as it is: whole lines are finished."""
+    """Plain text: complete lines are finished."""
 
     def __init__(self) -> None:
         self._tail = ""
 
     def feed(self, text: str) -> list[str]:
-        """Adds text; gives the lines that are finished now, in one piece."""
+        """Adds text; returns the lines that are finished now, as one piece."""
         done, newline, self._tail = (self._tail + text).rpartition("\n")
         return [done + newline] if newline else []
 
@@ -75,26 +75,26 @@ class LineSplitter:
         return self._tail
 
     def split_tail(self, above: int) -> str:
-        """Nothing: a line is never long enough."""
+        """Returns "": lines are never split."""
         return ""
 
 
 class BlockSplitter:
-    """Markdown: blocks are finished when the next one has begun."""
+    """Markdown: a block is finished when the next one has begun."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []  # complete lines of the tail
         self._size = 0  # characters in them
-        self._open: list[str] = []  # pieces of the line that is not complete
-        self._width = 0  # characters of that line that have been looked at
-        self._line_judged = False  # whether that line has been judged already
-        self._parse_at_size = 0  # size of the tail from which questions are put again
-        self._last_guess_right = True  # whether the last question that should be answered with yes was
-        self._in_list = False  # whether the tail was seen to be a list
-        self._fence: re.Pattern[str] | None = None  # what ends the fence that the tail is in
+        self._open: list[str] = []  # pieces of the incomplete line
+        self._width = 0  # characters of that line that were examined
+        self._line_judged = False  # whether that line was judged already
+        self._parse_at_size = 0  # size of the tail from which it is parsed again
+        self._last_guess_right = True  # whether the last line that should begin a block did
+        self._in_list = False  # whether the tail is a list
+        self._fence: re.Pattern[str] | None = None  # the end of the fence that the tail is in
 
     def feed(self, text: str) -> list[str]:
-        """Adds text; gives the sources of the blocks that are finished now."""
+        """Adds text; returns the sources of the blocks that are finished now."""
         done: list[str] = []
         *complete, rest = text.split("\n")
         for piece in complete:
@@ -109,10 +109,10 @@ class BlockSplitter:
         return "".join(self._lines) + "".join(self._open)
 
     def split_tail(self, above: int) -> str:
-        """Cuts a long open block for the display's sake, so that what is drawn again and again stays short: a
-        fence between two lines (both parts get its opening line, so that pieces no longer join to the text),
-        a list between two items, whatever is twice as long at its end (the head of a table is kept). Never
-        called, nothing changes."""
+        """Splits a long open block for display, so that the part that is drawn repeatedly stays short: a
+        fence between two lines (both parts get its opening line, so that the pieces no longer join to the
+        text), a list between two items, any other block of twice that length at its end (with the head of
+        a table repeated). Optional."""
         line = "".join(self._open)
         cut = (line.rfind(" ") + 1 or len(line)) if len(line) > above else 0
         if self._fence:
@@ -168,7 +168,7 @@ class BlockSplitter:
         self._open, self._line_judged, self._width = [], False, 0
 
     def _parse_if_needed(self, line: str, done: list[str]) -> None:
-        """Asks the parser, where `line` (whole, or up to its first letter) may be the start of a block."""
+        """Parses the tail if `line` (complete, or up to its first letter) may begin a block."""
         before = self._lines[-1] if self._lines else ""
         if not self._lines:
             self._watch_fence(line)
@@ -183,14 +183,16 @@ class BlockSplitter:
         small = self._size < _ALWAYS_SIZE and len(self._lines) < _ALWAYS_LINES
         if not (small or self._size >= self._parse_at_size or (expects_block and self._last_guess_right)):
             return False
-        self._last_guess_right = not expects_block  # until the answer
+        self._last_guess_right = not expects_block  # until the result is known
         return True
 
     def _split(self, before: str, line: str, done: list[str]) -> None:
         text = "".join(self._lines) + line
         tokens = [t for t in outline(clean(text), {"growing": True}) if t.level == 0 and t.nesting >= 0]
         starts = [t.map[0] for t in tokens if t.map]
-        if starts and before.strip(_BLANK) and tokens[-1].meta.get("open"):  # a `$$` that may yet be none
+        if (
+            starts and before.strip(_BLANK) and tokens[-1].meta.get("open")
+        ):  # a `$$` that may still become text
             starts.pop()
         ends = [0, *(m.end() for m in _NEWLINE.finditer(text))]
         cuts = [ends[s] for s in starts[1:] if ends[s] <= len(text) - len(line)]
@@ -209,7 +211,7 @@ class BlockSplitter:
         self._size = len(rest)
 
     def _watch_fence(self, line: str) -> None:
-        """Where `line` opens a fence at the top level, only its closing line is of interest from now on."""
+        """If `line` opens a top-level fence, only its closing line matters from now on."""
         match = _FENCE.match(line)
         if match and line.endswith("\n") and not (match[1][0] == "`" and "`" in match[2]):
             self._fence = re.compile(rf" {{0,3}}{match[1][0]}{{{len(match[1])},}}")

@@ -1,17 +1,17 @@
-"""What models write within paragraphs and Markdown does not know: harmless tags, bare addresses, lines of
-verse, emphasis beside Chinese and Japanese, and the direction of a block.
+"""Inline rules for what models write and Markdown does not know: harmless tags, bare addresses, line breaks,
+emphasis next to Chinese and Japanese, and the direction of a block.
 
-- Tags of a closed list, without attributes, that close where they were opened (`_pairs`); `<br>`; in cells of
-  tables, which hold no other list, those of lists. All other tags are text, and so is what is nested deeper
-  than `_DEEPEST`: small print in small print hides words.
-- The number of a footnote, `[^1]`, stands raised, where it is named and at the note.
-- An address that begins with http:// or https:// is a link, without the punctuation behind it.
-- A line break is one, but in a paragraph that was filled to a width: there the first word of every line would
-  not have fitted on the line before.
-- `*` between factors is no emphasis (`2*x + 3*y`, `x**2 + y**2`), if the word before it did not begin behind
-  one (`**5**kg`); nor is `__init__`.
-- `*` beside letters of scripts without word spaces opens and closes as beside blanks (`**重要：**内容`).
-- A block whose first letter is written from right to left says so; what is in it inherits that.
+- Tags of a closed list, without attributes, if they close where they were opened (`_match_tags`); `<br>`; in
+  table cells, which cannot contain other lists, list tags. All other tags are text, and so are tags nested
+  deeper than `_MAX_DEPTH`: small print in small print hides words.
+- A footnote's number, `[^1]`, is raised, both where it is referenced and at the note.
+- An address that begins with http:// or https:// is a link, without trailing punctuation.
+- Line breaks are kept, except in a paragraph that was wrapped at a width: there the first word of every line
+  would not have fitted on the line before.
+- `*` between factors is no emphasis (`2*x + 3*y`, `x**2 + y**2`), unless the word before it began after one
+  (`**5**kg`); nor is `__init__`.
+- `*` next to letters of scripts without word spaces opens and closes as next to blanks (`**重要：**内容`).
+- A block whose first letter is right-to-left gets that direction; blocks inside it inherit it.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _MAX_DEPTH = 3
 _ADDRESS = re.compile(
     r"(?<![A-Za-z0-9_/@:])https?://[^\s<>\[\]\"`，。、；：！？（）「」『』【】《》“”‘’\u3000]+", re.IGNORECASE
 )
-_TRAILING = ".,:;!?*_~'|"  # what is punctuation behind an address, and no part of it
-_LEAST_WIDTH = 40  # characters to which a paragraph may have been filled
+_TRAILING = ".,:;!?*_~'|"  # punctuation after an address that is not part of it
+_LEAST_WIDTH = 40  # the least width at which a paragraph may have been wrapped
 _MAYBE_RTL = re.compile(
     "[\u0590-\u08ff\ufb1d-\ufefc\U00010800-\U0010ffff]"
-)  # letters from right to left, and others
+)  # right-to-left letters, and some others
 _BLOCKS = {
     "paragraph",
     "heading",
@@ -65,7 +65,7 @@ _BLOCKS = {
 
 
 def add_to(md: MarkdownIt) -> None:
-    """Teaches the parser these rules."""
+    """Adds these rules to the parser."""
     md.inline.ruler.before("autolink", "harmless", _parse_tag)
     md.core.ruler.after("inline", "pairs", _match_tags)
     md.core.ruler.after("pairs", "addresses", _link_addresses)
@@ -92,7 +92,7 @@ def _parse_tag(state: StateInline, silent: bool) -> bool:
 
 
 def _match_tags(state: Any) -> None:
-    """Tags that do not close within the tag that they were opened in are text."""
+    """Turns tags into text if they do not close within the element in which they were opened."""
     for around, inline in pairwise(state.tokens):
         opened: list[Token] = []
         for token in inline.children or ():
@@ -118,7 +118,7 @@ def _close_tag(opened: list[Token], token: Token) -> None:
 
 
 def _close_markdown_tag(opened: list[Token]) -> None:
-    """Ends the last tag of Markdown's own that is open; those of the list within it were never closed."""
+    """Ends the last open element of Markdown's own; tags opened inside it were never closed."""
     while opened and opened[-1].type == "tag_open":
         _as_text(opened.pop())
     if opened:
@@ -161,7 +161,7 @@ def _split_addresses(token: Token) -> Iterator[Token]:
 
 
 def _strip_trailing(url: str) -> str:
-    """An address without the punctuation behind it; a bracket belongs to it where it was opened in it."""
+    """An address without trailing punctuation; a closing bracket belongs to it if it was opened inside."""
     while url and (
         url[-1] in _TRAILING or any(url[-1] == b and url.count(a) < url.count(b) for a, b in _BRACKETS)
     ):
@@ -184,7 +184,7 @@ def _keep_line_breaks(state: Any) -> None:
 
 
 def _is_filled(lines: list[str]) -> bool:
-    """Whether lines are a paragraph that was filled to a width."""
+    """Whether lines are a paragraph that was wrapped at a width."""
     width = max(map(len, lines))
     pairs = pairwise(lines)
     return width >= _LEAST_WIDTH and all(
@@ -197,7 +197,7 @@ def _is_filled(lines: list[str]) -> bool:
 
 
 def direction(text: str) -> str:
-    """rtl or ltr by the first letter that has a direction; "" where none has."""
+    """rtl or ltr, from the first letter with a direction; "" if there is none."""
     found = next((b for b in map(bidirectional, text) if b in ("L", "R", "AL")), "")
     return {"": "", "L": "ltr"}.get(found, "rtl")
 
@@ -218,7 +218,7 @@ def _set_directions(state: Any) -> None:
 
 
 def _set_direction(blocks: list[Token], found: str) -> None:
-    """Gives those of the blocks around a text that have had none yet the direction of it."""
+    """Gives the blocks around a text the direction of that text, unless they already have one."""
     inherited = "ltr"
     for block in blocks:
         if found and "is" not in block.meta and block.type.removesuffix("_open") in _BLOCKS:
@@ -236,8 +236,8 @@ def _inherited(blocks: list[Token]) -> str:
 
 
 def emphasis_parser(md: MarkdownIt) -> Any:
-    """ParserInline.parse, with a state for which `*` beside a letter of a script without word spaces stands
-    as beside a blank, and between factors is no emphasis."""
+    """ParserInline.parse with a state in which `*` next to a letter of a script without word spaces counts as
+    next to a blank, and `*` between factors is no emphasis."""
     from markdown_it.rules_inline import StateInline
     from markdown_it.rules_inline.state_inline import Scanned
 
@@ -266,7 +266,7 @@ def emphasis_parser(md: MarkdownIt) -> Any:
 
 
 def _can_open(inner: str, outer: str) -> bool:
-    """Whether emphasis may begin (or, the other way round, end) between two characters."""
+    """Whether emphasis can open (or, with swapped arguments, close) between two characters."""
     return not inner.isspace() and (
         not _is_punctuation(inner) or outer.isspace() or _is_punctuation(outer) or _is_wide(outer)
     )

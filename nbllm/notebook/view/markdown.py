@@ -1,22 +1,21 @@
-"""Markdown that nobody vouches for, made into HTML that cannot run, load or reach out.
+"""Untrusted Markdown rendered as HTML that cannot run, load or contact anything.
 
-A live front end runs what an output's HTML says and does not clean Markdown either. So the model's words pass
-here: markdown-it parses them with raw HTML off (it is text like any other, but for a few tags without
-attributes: `inline_rules`, `block_rules`), and every tag is written by this file from a closed list. Of a
-model's own words only three things become an attribute: the address of a link, if it begins with http:,
-https: or mailto:; the numbers of a list; the language label of a code block, cut to letters.
-Pictures are never fetched; they show as links. Characters that reorder or hide text are made visible
-(`hidden`).
+A live front end executes the HTML of an output, and does not sanitise Markdown either. So a model's text is
+rendered here: markdown-it parses it with raw HTML off (HTML is text, except for a few tags without
+attributes: `inline_rules`, `block_rules`), and every tag is written by this file from a closed list. Of the
+model's text only three things become attributes: a link's address that begins with http:, https: or mailto:;
+the numbers of a list; a code block's language, reduced to letters. Pictures are never fetched; they are shown
+as links. Characters that reorder or hide text are made visible (`hidden`).
 
-Every word shows, but for this closed list: the address of a link that can be followed or of a picture in a
-link (it is where the link leads), addresses of pictures that hold their own data, the language of a fence (it
-stands in its corner) and a single letter after it, numbers of list items after the first, `[x]` of tasks,
-names of entities and of TeX commands. So link definitions show (`block_rules`), titles and what a fence is
-called stand beside, links without a label show their address.
+Every word is shown, except for this closed list: the address of a followable link or of a picture in a link,
+addresses of pictures that contain their own data, the language of a fence (shown in its corner) and a single
+letter after it, numbers of list items after the first, `[x]` of tasks, names of entities and of TeX commands.
+So link definitions are shown (`block_rules`), titles and the rest of a fence's info are shown beside, and
+links without a label show their address.
 
 Front ends typeset TeX in HTML outputs on their own ($5 and $10 would be a formula). The container around our
-HTML (`look.container`) turns that off by class; `tex` finds the real formulas and turns it on for each of
-them alone.
+HTML (`styles.container`) turns that off by class; `math` finds the real formulas and turns it on for each of
+them.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ if TYPE_CHECKING:
 
 Env = MutableMapping[str, Any]
 
-HIGHLIGHT_LIMIT = 60_000  # characters of one code block that are still highlighted
-_DIRECTION_SAMPLE = 1_000  # characters of a text that say in which direction it runs
-_HIGHLIGHT_SECONDS = 1.0  # for the colours of one text
-_INLINE_LIMIT = 100_000  # characters of one paragraph that are still parsed for emphasis and links
+HIGHLIGHT_LIMIT = 60_000  # characters up to which a code block is highlighted
+_DIRECTION_SAMPLE = 1_000  # characters of a text that decide its direction
+_HIGHLIGHT_SECONDS = 1.0  # time limit for highlighting one text
+_INLINE_LIMIT = 100_000  # characters up to which a paragraph is parsed for emphasis and links
 _SAFE_LINK = re.compile(r"(?:https?://|mailto:)[^\s\x00-\x20]", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]")
 _TASK = {"[ ] ": "☐ ", "[x] ": "☑ ", "[X] ": "☑ "}
@@ -55,8 +54,9 @@ def to_html(
     typeset: bool = True,
     highlight_limit: int = HIGHLIGHT_LIMIT,
 ) -> str:
-    """Safe HTML for Markdown. `references` keeps link definitions from one piece of a text to the next;
-    without `typeset` formulas stay source; code blocks above `ink` characters are not highlighted."""
+    """Safe HTML for Markdown. `references` carries link definitions from one piece of a text to the next;
+    without `typeset` formulas stay source; code blocks above `highlight_limit` characters are not
+    highlighted."""
     env: Env = {
         "references": {} if references is None else references,
         "typeset": typeset,
@@ -64,16 +64,14 @@ def to_html(
         "seconds": _HIGHLIGHT_SECONDS,
     }
     try:
-        html = clean(str(parser().render(clean(source), env)))  # an entity may stand for a hidden character
-    except Exception:  # noqa: BLE001  # an answer must show, whatever it does to the parser
+        html = clean(str(parser().render(clean(source), env)))  # an entity can stand for a hidden character
+    except Exception:  # noqa: BLE001  # an answer must be shown, even if it breaks the parser
         return plain_html(source)
-    return (
-        html if len(html) <= 5 * len(source) + 8_000 else plain_html(source)
-    )  # nothing but tags: empty cells
+    return html if len(html) <= 5 * len(source) + 8_000 else plain_html(source)  # mostly tags: empty cells
 
 
 def plain_html(source: str) -> str:
-    """Safe HTML that shows `source` as it is, lines kept."""
+    """Safe HTML that shows `source` unchanged, with its lines."""
     rtl = " dir=rtl" if inline_rules.direction(source[:_DIRECTION_SAMPLE]) == "rtl" else ""
     return f"<div{rtl} class=nbllm-text>{escape(clean(source), quote=False)}</div>\n"
 
@@ -86,24 +84,24 @@ def code_html(
     seconds: float = _HIGHLIGHT_SECONDS,
     ltr: bool = False,
 ) -> str:
-    """Safe HTML for a code block; `language` is the model's own word for it. Above `ink` characters, and
-    after so many `seconds`, it has no colours. ltr: around it text runs from right to left."""
+    """Safe HTML for a code block; `language` is the model's label. Not highlighted above `highlight_limit`
+    characters and after `seconds` of CPU time. ltr: the surrounding text runs from right to left."""
     label = highlight.label(language)
     escaped = escape(source, quote=False)
     highlighted = highlight.to_html(source, label, seconds) if len(source) <= highlight_limit else escaped
-    if len(highlighted) > 4 * len(source) + 4_000:  # nothing but tiny tokens
+    if len(highlighted) > 4 * len(source) + 4_000:  # mostly tiny tokens
         highlighted = escaped
     lang = f' data-lang="{label}"' if label else ""
     return f"<pre{' dir=ltr' if ltr else ''}{lang}><code>{highlighted}</code></pre>\n"
 
 
 def reasoning_html(source: str, summary: str = "Reasoning", *, open: bool = False) -> str:
-    """Safe HTML for thinking: a collapsed block, or an open one."""
+    """Safe HTML for reasoning: a collapsed block, or an expanded one."""
     return fold(to_html(source), summary, open=open)
 
 
 def fold(html: str, summary: str, *, open: bool = False) -> str:
-    """Safe HTML below one line, unfolded by a click."""
+    """Safe HTML collapsed below a summary line."""
     return _SUMMARY.format(" open" * open, escape(summary), html)
 
 
@@ -113,7 +111,7 @@ def fences(source: str) -> list[tuple[str, str]]:
 
 
 def outline(source: str, env: Env) -> list[Token]:
-    """The blocks of `source`, nothing inline; none where the parser stumbles."""
+    """The block tokens of `source`, without inline tokens; [] if the parser fails."""
     tokens: list[Token] = []
     try:
         parser().block.parse(source.replace("\r\n", "\n").replace("\r", "\n"), parser(), env, tokens)
@@ -124,8 +122,7 @@ def outline(source: str, env: Env) -> list[Token]:
 
 @lru_cache(maxsize=1)
 def parser() -> MarkdownIt:
-    """The one Markdown parser: CommonMark without HTML, with tables, strikethrough, task lists and
-    formulas."""
+    """The Markdown parser: CommonMark without HTML, with tables, strikethrough, task lists and formulas."""
     from markdown_it import MarkdownIt
     from markdown_it.renderer import RendererHTML
 
@@ -133,14 +130,14 @@ def parser() -> MarkdownIt:
     md.enable(["table", "strikethrough"])
     md.disable(["html_block", "html_inline"])
     block_rules.add_to(md, _SAFE_LINK.match)
-    # the renderer decides, so that nothing is lost
+    # the renderer checks links, so that no text is lost
     md.validateLink = lambda url: True  # type: ignore[method-assign]
     math.add_to(md)
     md.core.ruler.after("inline", "tasks", _mark_tasks)
     md.core.ruler.after("inline", "numbers", _keep_numbers)
     md.core.ruler.after("inline", "links", _check_links)
     md.core.ruler.before("inline", "long", _cap_inline)
-    inline_rules.add_to(md)  # these come before what works on links
+    inline_rules.add_to(md)  # these run before the rules that handle links
     renderer = md.renderer
     assert isinstance(renderer, RendererHTML)
     renderer.rules = dict(_RULES)
@@ -149,8 +146,8 @@ def parser() -> MarkdownIt:
 
 
 def _mark_tasks(state: Any) -> None:
-    """[ ] and [x] at the start of a list item become boxes. (mdit-py-plugins has a rule that writes HTML,
-    and for each item walks back to the head of its list: 4,000 take 1.6 s, here 0.13 s.)"""
+    """Turns [ ] and [x] at the start of a list item into boxes. (The rule of mdit-py-plugins writes HTML, and
+    walks back to the head of the list for each item: 4,000 items take 1.6 s, here 0.13 s.)"""
     for i in range(2, len(state.tokens)):
         item, inline = state.tokens[i - 2], state.tokens[i]
         if item.type == "list_item_open" and inline.type == "inline" and inline.children:
@@ -161,9 +158,9 @@ def _mark_tasks(state: Any) -> None:
 
 
 def _keep_numbers(state: Any) -> None:
-    """Items of a list keep the numbers that a model wrote. Where a number is that of the item before (`1.`
-    all along, which Markdown counts), it is counted."""
-    last: list[int | None] = []  # by list, what its last item was numbered
+    """Keeps the numbers that a model wrote for list items. Items that repeat the previous number (`1.`
+    throughout) are counted."""
+    last: list[int | None] = []  # for each open list, the number of its last item
     for token in state.tokens:
         if token.type == "ordered_list_open":
             last.append(None)
@@ -178,7 +175,7 @@ def _keep_numbers(state: Any) -> None:
 
 
 def _cap_inline(state: Any) -> None:
-    """A paragraph of absurd length is text: parsing it could take minutes."""
+    """Makes a paragraph of absurd length plain text: parsing it could take minutes."""
     from markdown_it.token import Token
 
     for token in state.tokens:
@@ -186,7 +183,7 @@ def _cap_inline(state: Any) -> None:
             token.type, token.children = "capped", [Token("text", "", 0, content=token.content)]
 
 
-# Tag by tag, what may come out. Headings start at h3: an answer's title is not the notebook's.
+# The tags that may be written. Headings start at h3: an answer's title is not the notebook's.
 _TAGS = {
     "paragraph": "p", "em": "em", "strong": "strong", "s": "s", "blockquote": "blockquote", "hr": "hr",
     "bullet_list": "ul", "ordered_list": "ol", "list_item": "li",
@@ -198,7 +195,7 @@ _OPEN_LINE = {"ul", "ol", "table", "thead", "tbody", "blockquote", "hr", "detail
 
 
 def _render_tag(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
-    """A tag of the closed list, or nothing."""
+    """A tag of the closed list, or its text."""
     token = tokens[index]
     kind = token.type.removesuffix("_open").removesuffix("_close")
     name = f"h{min(int(token.tag[1]) + 2, 6)}" if kind == "heading" else _TAGS.get(kind)
@@ -232,9 +229,9 @@ def _attributes(token: Token) -> str:
 
 
 def _check_links(state: Any) -> None:
-    """Decides about each link and picture whether it may be followed: its address is safe, and no other link
-    is around it (an address in angle brackets may stand in a link's label; tags of links cannot nest). A long
-    address that is used again and again is left out in the end."""
+    """Decides for each link and picture whether it can be followed: its address is safe, and it is not inside
+    another link (an address in angle brackets may be in a link's label; link tags cannot nest). A long
+    address that is repeated many times is eventually left out."""
     budget = 4 * len(state.src) + 2_000
     for inline in state.tokens:
         tokens: Sequence[Token] = inline.children or () if inline.type == "inline" else ()
@@ -262,7 +259,9 @@ def _check_links(state: Any) -> None:
 
 def _link_open(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
     meta = tokens[index].meta
-    label = "" if meta["label"] else escape(meta["url"], quote=False)  # nothing to click on otherwise
+    label = (
+        "" if meta["label"] else escape(meta["url"], quote=False)
+    )  # otherwise there is nothing to click on
     return _anchor(meta["url"]) + label if meta["follow"] else ""
 
 
@@ -277,14 +276,13 @@ def _link_close(tokens: Sequence[Token], index: int, options: Any, env: Env) -> 
 
 
 def _parenthesis(url: str, title: str) -> str:
-    """What a link says beside its label, in words: an address that is none to follow, a title."""
+    """The text after a link's label: an address that cannot be followed, and a title."""
     words = " ".join(filter(None, (url, title)))
     return f" ({escape(words, quote=False)})" if words else ""
 
 
 def _render_image(tokens: Sequence[Token], index: int, options: Any, env: Env) -> str:
-    """A picture is never fetched: it shows as a link, or as a label where its address is not one to
-    follow."""
+    """A picture is never fetched: it is shown as a link, or as a label if its address cannot be followed."""
     meta = tokens[index].meta
     label = f"🖼 {escape(tokens[index].content or 'image', quote=False)}"
     if meta["follow"]:

@@ -1,19 +1,19 @@
-r"""Formulas in Markdown: which `$` begin one, and which formulas a front end may typeset.
+r"""Formulas in Markdown: which `$` begin a formula, and which formulas a front end may typeset.
 
-Inline is `$...$` by pandoc's rule (the opening dollar stands before and the closing one after something that
-is no space, and no digit follows the closing one, but for a command: `$\sim$5`), `\(...\)`, and `$$...$$` or
-`\[...\]` within a line. A block begins a line with `$$` or `\[` and ends a line with its match, without a
-blank line between. An environment (`\begin{align}`) needs no dollars. Money is not math: an opening dollar
-after a letter or digit, or before a number with words behind it, is a dollar.
+Inline formulas are `$...$` by pandoc's rule (the opening dollar is followed and the closing one preceded by a
+non-space, and no digit follows the closing one, except after a command: `$\sim$5`), `\(...\)`, and `$$...$$`
+or `\[...\]` within a line. A block formula begins a line with `$$` or `\[` and ends a line with its match,
+without a blank line between. An environment (`\begin{align}`) needs no dollars. Money is not math: an opening
+dollar after a letter or digit, or before a number followed by words, is a dollar.
 
-TeX can carry addresses, styles, ids and definitions that outlive their formula, draw outside its box (over
-our figures) and hide words, and front ends differ in what they let through. So a formula is typeset where all
-of its commands and environments are known to do nothing but show (`_HARMLESS`), at sizes and distances that
-stay in the box; any other is shown as its source.
+TeX can contain addresses, styles, ids and definitions that outlive their formula, draw outside its box (over
+our figures) and hide words, and front ends differ in what they allow. So a formula is typeset only if all of
+its commands and environments are known to be harmless (`_HARMLESS`), with sizes and distances that stay in
+the box; any other formula is shown as source.
 
-mdit-py-plugins has rules for dollars and for brackets too, but hostile text costs them time by its square:
-4,000 times `$$ a` and a heading take its dollarmath 3.5 s against 0.16 s here, `\(a ` 0.4 s its texmath
-against 0.06 s.
+mdit-py-plugins has rules for dollars and brackets too, but hostile text makes them take quadratic time: 4,000
+times `$$ a` and a heading take its dollarmath 3.5 s against 0.16 s here, `\(a ` 0.4 s its texmath against
+0.06 s.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
 
-# The classes of a formula that a front end typesets, and of one in a text that still grows.
+# The classes of a formula that the front end typesets, and of one in a growing text.
 TYPESET, CLOSED = " mathjax_process tex2jax_process", " nbllm-closed"
 _MAX_LENGTH = 5_000  # characters of one formula
 _MAX_LINES = 100
-# What only shows: letters, signs, operators, arrows, brackets, functions, accents, fonts and what arranges
-# them. Nothing that moves up, down or back, hides, sizes freely, defines, links, names or styles.
+# Harmless commands: letters, signs, operators, arrows, brackets, functions, accents, fonts and layout.
+# Nothing that moves up, down or back, hides, sizes freely, defines, links, names or styles.
 _COMMANDS = """
     alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa varkappa lambda mu nu xi
     omicron pi varpi rho varrho sigma varsigma tau upsilon phi varphi chi psi omega digamma Gamma Delta
@@ -87,13 +87,13 @@ _ENVIRONMENTS = (
 )
 _COLOURS = "red|blue|green|orange|purple|violet|magenta|teal|brown|gray|grey"
 _LENGTH = r"\s*\d{0,2}(?:\.\d{1,4})?\s*(?:em|ex|pt|mu|mm|cm|in|pc)\s*"
-# Each command with what follows, where that matters. A command that is none of these forms is not harmless.
+# Commands with their arguments, where these matter. A command of any other form is not harmless.
 _COMMAND = re.compile(
     rf"\\(?:begin|end)\s*\{{(?:{_ENVIRONMENTS})\*?\}}|\\h(?:space|skip)\*?\s*(?:\{{{_LENGTH}\}}|{_LENGTH}(?![A-Za-z]))|\\(?:text)?color\s*\{{(?:{_COLOURS})\}}"
     rf"|\\\\\*?(?:\s*\[{_LENGTH}\]|(?!\s*\*?\s*\[))|\\(?P<name>[A-Za-z]+)\*?|\\[^A-Za-z\\]"
 )
 _ANY = re.compile(r"\\(?:[A-Za-z]+|[\s\S]|\Z)")
-# What else a formula must not have: columns with anything but letters and lines, options, a comment (it hides
+# Forbidden in a formula: column specifications other than letters and lines, options, comments (they hide
 # words), HTML.
 _FORBIDDEN = tuple(
     map(
@@ -108,7 +108,7 @@ _FORBIDDEN = tuple(
 )
 _MAX_NEGATIVE_SPACES = 8  # thin negative spaces
 _MONEY = re.compile(r"\d[\d.,]*\s*(?:[-–]\s*|(?:k|m|bn|%)?\s+)[^\W\d_]{2,}")
-# What a text between two dollars has where these are dollars: a number first, and a word after a blank or a
+# Signs that the text between two dollars is not a formula: a number first, and a word after a blank or a
 # slash (`$3/kg or 4$`), or words where formulas have none.
 _PRICED = re.compile(r"[+-]?[\d.,]+.*?(?:[\s/(,;]|\W\s)[^\W\d_]{2,}", re.DOTALL)
 _PROSE = re.compile(r"(?<![^\W\d_])[^\W\d_]{3,}\s+[^\W\d_]{2,}(?![^\W\d_])")
@@ -122,7 +122,7 @@ _BLOCK = ("$$", "\\[")
 
 
 def add_to(md: MarkdownIt) -> None:
-    """Teaches the parser formulas."""
+    """Adds the rules for formulas to the parser."""
     md.inline.ruler.before("escape", "math_inline", _inline)
     md.block.ruler.before(
         "fence",
@@ -153,7 +153,7 @@ def _inline(state: StateInline, silent: bool) -> bool:
 
 
 def _inline_environment(state: StateInline, begin: re.Match[str], silent: bool) -> bool:
-    """An environment that stands within a line without dollars."""
+    """An environment without dollars within a line."""
     closing = f"\\end{{{begin['name']}}}"
     end = state.src.find(closing, begin.end(), min(state.posMax, begin.end() + _MAX_LENGTH))
     if end < 0:
@@ -166,7 +166,7 @@ def _inline_environment(state: StateInline, begin: re.Match[str], silent: bool) 
 
 
 def _block_environment(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """An environment on lines of its own without dollars, as LaTeX has it."""
+    """An environment without dollars on lines of its own, as in LaTeX."""
     begin = _ENVIRONMENT.match(_line(state, start))
     if begin is None or state.is_code_block(start):
         return False
@@ -200,7 +200,7 @@ def _skip_dollars(state: StateInline, opening: str, silent: bool) -> bool:
 
 
 def _closing_position(text: str, start: int, opening: str) -> int:
-    """Where the formula that begins at `start` has its closing delimiter; -1 where there is none."""
+    """The position of the closing delimiter of the formula that begins at `start`; -1 if there is none."""
     closing, begin = _CLOSING[opening], start + len(opening)
     end = _find(text, closing, begin)
     content = text[begin:end]
@@ -225,14 +225,14 @@ def _is_inline(text: str, start: int, end: int, content: str) -> bool:
 
 
 def _is_money(content: str) -> bool:
-    """Whether what stands between two dollars are words, and not a formula."""
+    """Whether the text between two dollars is prose and not a formula."""
     words = _NO_WORDS.sub(" ", content)
     odd = content[0].isdigit() and content.count("(") != content.count(")")
     return bool(odd or _PRICED.match(words) or ("<" not in words and _PROSE.search(words)))
 
 
 def _find(text: str, closing: str, begin: int) -> int:
-    """The first `closing` at or after `begin` that no backslash escapes."""
+    """The first `closing` at or after `begin` that is not escaped by a backslash."""
     at, limit = begin, min(len(text), begin + _MAX_LENGTH)
     while (at := text.find(closing, at, limit)) >= 0:
         slashes = len(text[begin:at]) - len(text[begin:at].rstrip("\\"))
@@ -243,8 +243,7 @@ def _find(text: str, closing: str, begin: int) -> int:
 
 
 def _block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
-    """A formula on lines of its own. While a text still grows (`env["growing"]`), one that is not yet closed
-    counts."""
+    """A formula on lines of its own. While a text still grows (`env["growing"]`), an unclosed one counts."""
     opening = _line(state, start)[:2]
     if opening not in _BLOCK or state.is_code_block(start):
         return False
@@ -271,12 +270,12 @@ def _line(state: StateBlock, number: int) -> str:
 
 
 def _last_line(state: StateBlock, start: int, end: int, closing: str) -> int | None:
-    """The line that closes the formula at its end; None where it closes elsewhere (the inline rule's) or not
-    at all."""
+    """The line that closes the formula at its end; None if it closes elsewhere (then the inline rule applies)
+    or not at all."""
     for number in range(start, min(end, start + _MAX_LINES)):
         line = _line(state, number)[2 if number == start else 0 :]
         if number != start and (not _continues(state, number) or line.startswith("\\[")):
-            return None  # one that begins inside is none: so every line is looked at by one opening line only
+            return None  # no nested opening: so every line is examined for one opening line only
         if closing in line:
             ends = (
                 line.endswith(closing) and line.count(closing) == 1 and (line != closing or number != start)
@@ -290,7 +289,7 @@ def _continues(state: StateBlock, number: int) -> bool:
 
 
 def _may_close(state: StateBlock, start: int, end: int) -> bool:
-    """Whether a formula that is open at the end of the text could still be closed."""
+    """Whether an open formula at the end of the text can still be closed."""
     closing = _CLOSING[_line(state, start)[:2]]
     if end != state.lineMax or end - start > _MAX_LINES:
         return False
@@ -301,7 +300,7 @@ def _may_close(state: StateBlock, start: int, end: int) -> bool:
 
 
 def inline_html(tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
-    """A formula within a line."""
+    """The HTML of a formula within a line."""
     token = tokens[index]
     left, right = ("$$", "$$") if token.markup in _BLOCK else ("$", "$")
     if token.markup != "$" and "$" in token.content:
@@ -310,14 +309,14 @@ def inline_html(tokens: Sequence[Token], index: int, options: Any, env: Any) -> 
 
 
 def block_html(tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
-    """A formula on lines of its own."""
+    """The HTML of a formula on lines of its own."""
     content = tokens[index].content
     marks = ("\\[", "\\]") if "$" in content else ("$$", "$$")
     return _html("div", content, marks, env) + "\n"
 
 
 def _is_harmless(content: str) -> bool:
-    """Whether a formula does nothing but show what stands in it."""
+    """Whether a formula contains only harmless commands."""
     if any(pattern.search(content) for pattern in _FORBIDDEN) or content.count("\\!") > _MAX_NEGATIVE_SPACES:
         return False
     commands = (_COMMAND.match(content, m.start()) for m in _ANY.finditer(content))

@@ -1,10 +1,10 @@
-"""What there is of one answer while it comes: the fold of its events for the screen. Painters say
-when it is drawn, and where.
+"""The state of one answer while it arrives: its events folded for display. Painters decide when and where to
+draw it.
 
 Theory. A piece (a block of Markdown, a line of text, a finished thought) is final as soon as the next one has
-begun, so the state holds finished pieces, which never change, and an open end, which is drawn again and
-again. All painters take their words from here: what stands while waiting, thoughts and calls that go on, the
-figures, a retry that is told. So they agree.
+begun. So the state holds finished pieces, which never change, and an open end, which is drawn again at each
+frame. All painters take their texts from here (waiting, reasoning and calls in progress, figures, retries),
+so they agree.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from .static import (
     render_tool_call,
 )
 
-_THOUGHT_TAIL = 600  # last characters of thinking that are shown while it goes on
-_ARGUMENTS_TAIL = 300  # and of a call's arguments
-# kinds of notices that stand in the status line
+_THOUGHT_TAIL = 600  # last characters of reasoning that are shown while it arrives
+_ARGUMENTS_TAIL = 300  # the same for a call's arguments
+# kinds of notices that the status line shows
 _STATUS_NOTICES = frozenset(
     {"retry", "wait", "warning", "refusal", "compacted", "tools", "failover", "hedge"}
 )
@@ -54,17 +54,17 @@ _STATUS_NOTICES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A finished part of an answer: its source, and what it is (text, thought, a call with what it came to,
-    or a note of ours on a picture or a file)."""
+    """A finished part of an answer: its source, and its kind (text, thought, a tool call with its result, or
+    a note about a picture or file)."""
 
     source: str
     kind: Literal["text", "thought", "note", "tool"] = "text"
     call: ToolCall | None = None
     end: ToolEnded | None = None
-    open: bool = False  # a thought that stands unfolded
+    open: bool = False  # whether a thought is expanded
 
     def render(self, text: Callable[[str], str]) -> Rendered:
-        """The piece in both forms; `text` makes HTML of text."""
+        """The piece in both forms; `text` converts text to HTML."""
         if self.call is not None and self.end is not None:
             line = render_tool_call(self.call, self.end)
             return Rendered(line.html, f"\n\n{line.text}\n\n")
@@ -79,15 +79,15 @@ class Piece:
 
 
 def merge_events(log: Iterable[tuple[float, Event]]) -> Iterator[tuple[float, Event, int]]:
-    """The events of a stretch of a log, each with its arrival and for how many it stands: pieces of one text
-    that follow each other are one, so that drawing costs work for each look and not for each piece."""
+    """The events of a part of a log as (arrival, event, number of merged events). Consecutive deltas of one
+    text are merged, so that the cost of drawing depends on polls and not on chunks."""
     for _, group in groupby(log, _merge_key):
         entries = list(group)
         yield (*(_merge(entries) if len(entries) > 1 else entries[0]), len(entries))
 
 
 def _merge_key(entry: tuple[float, Event]) -> tuple[type[Event] | None, int]:
-    """What neighbours must have in common to be one event."""
+    """The key that consecutive events must share to be merged."""
     event = entry[1]
     if isinstance(event, (TextDelta, ReasoningDelta)):
         return type(event), 0
@@ -106,9 +106,9 @@ def _merge(entries: list[tuple[float, Any]]) -> tuple[float, Event]:
 
 @dataclass(slots=True)
 class AnswerState:
-    """One answer so far. label: what stands above its column. began, first, ended: perf_counter seconds;
-    `first` is the arrival of the first token. total: characters of text, reasoning and calls. chunks: events
-    that changed what is shown. restarts: how often what had come became void."""
+    """The state of one answer. label: the heading of its column. began, first_token, ended: perf_counter
+    seconds. characters: of text, reasoning and calls. chunks: events that changed the display. restarts:
+    how often everything so far became void."""
 
     label: str
     began: float
@@ -118,9 +118,9 @@ class AnswerState:
     pieces: list[Piece] = field(default_factory=list)
     thought: str = ""
     calls: dict[int, list[str]] = field(default_factory=dict)
-    ids: dict[str, int] = field(default_factory=dict)  # of calls, where the provider has given them any
-    running_tools: list[str] = field(default_factory=list)  # names of tools
-    settled_pieces: int = 0  # pieces of turns that have ended
+    ids: dict[str, int] = field(default_factory=dict)  # by id of a call, its index, if the provider sends ids
+    running_tools: list[str] = field(default_factory=list)  # names of running tools
+    settled_pieces: int = 0  # pieces of finished turns, which a restart keeps
     notice: str = ""
     report: UsageReport | None = None
     characters: int = 0
@@ -128,8 +128,8 @@ class AnswerState:
     restarts: int = 0
     first_token: float | None = None
     ended: float | None = None
-    display_id: str = ""  # the id of the display that has the final form
-    show_reasoning: bool | None = None  # reasoning is shown unfolded (True), or not at all (False)
+    display_id: str = ""  # the id of the display with the final form
+    show_reasoning: bool | None = None  # expanded (True), not at all (False), or collapsed
 
     def __post_init__(self) -> None:
         self.model = self.model or self.label
@@ -139,7 +139,7 @@ class AnswerState:
         return BlockSplitter() if self.format == "md" else LineSplitter()
 
     def feed(self, event: Event, at: float, count: int = 1) -> None:
-        """Takes an event that arrived at `at` into account, one for `count` of them."""
+        """Processes an event that arrived at `at`, merged from `count` events."""
         before = self.chunks
         self.chunks += count
         match event:
@@ -156,7 +156,7 @@ class AnswerState:
                 self._handle_tool_event(event)
             case MediaDelta(part, append=append) if (
                 not append
-            ):  # sound comes in pieces beside its words: it is told at the end
+            ):  # audio arrives in pieces with its transcript: it is shown at the end
                 self._add_note(caption(part), at)
             case UsageReport():
                 self.report = event
@@ -170,7 +170,7 @@ class AnswerState:
                 self.chunks = before
 
     def restart(self, why: str) -> None:
-        """What came so far is void; `why` is told in its place."""
+        """Drops everything of the current turn; `why` becomes the notice."""
         self.splitter, self.thought, self.calls, self.ids = self._splitter(), "", {}, {}
         del self.pieces[self.settled_pieces :]
         self.characters, self.first_token, self.report, self.notice = 0, None, None, why
@@ -190,11 +190,11 @@ class AnswerState:
         self.thought += text
 
     def _add_note(self, caption: str, at: float) -> None:
-        """A word for it until the end: its bytes are sent once."""
+        """Adds a caption in place of a picture or file, which is displayed once, at the end."""
         self._close_thought()
         self._close_text()
         note = Piece(caption, "note")
-        if note not in self.pieces[-4:]:  # pictures come in stages
+        if note not in self.pieces[-4:]:  # pictures arrive in stages
             self.pieces.append(note)
         self._count(caption, at)
 
@@ -215,7 +215,7 @@ class AnswerState:
                 self.end_step()
 
     def _end_call(self, end: ToolEnded) -> None:
-        """A call has come to something: from here on it is a piece."""
+        """Turns a call that has ended into a piece."""
         result = end.result
         named = (i for i, (name, _) in self.calls.items() if name == result.name)
         index = self.ids.pop(result.id, None)
@@ -228,7 +228,7 @@ class AnswerState:
             self.running_tools.remove(result.name)
 
     def end_step(self) -> None:
-        """A turn is over, another one begins."""
+        """Ends a turn."""
         self._close_thought()
         self._close_text()
         self.calls, self.ids, self.settled_pieces = {}, {}, len(self.pieces)
@@ -249,23 +249,23 @@ class AnswerState:
             self.first_token = at
 
     def split_tail(self, above: int) -> None:
-        """Makes a part of an open block that is longer than `above` characters a piece, so that it is drawn
+        """Makes a part of an open block longer than `above` characters a piece, so that it is drawn only
         once."""
         if part := self.splitter.split_tail(above):
             self.pieces.append(Piece(part))
 
     def reasoning_lines(self) -> list[Rendered]:
-        """The end of a thought that goes on."""
+        """The end of the reasoning in progress."""
         tail = self.thought[-_THOUGHT_TAIL:].strip()
         html = f"<div class=nbllm-think>{plain_html(tail)}</div>"
         return [Rendered(html, f"[reasoning]\n{clean(tail)}\n")] if self.thought else []
 
     def call_lines(self) -> list[Rendered]:
-        """The calls that go on, each with the end of its arguments."""
+        """The calls in progress, each with the end of its arguments."""
         return [render_call(clean(f"{name}({raw[-_ARGUMENTS_TAIL:]})")) for name, raw in self.calls.values()]
 
     def status(self, now: float) -> str:
-        """The line of figures while it comes: model, time, first token, tokens, what happened on the way."""
+        """The status line: model, time, first token, tokens, running tools, notice."""
         elapsed = (self.ended or now) - self.began
         if self.first_token is None:
             items = ["waiting for the first token…" + (f" {elapsed:.0f} s" if elapsed >= 1 else "")]

@@ -1,7 +1,7 @@
-"""The form in which an answer stays in the notebook: safe HTML, its plain-text twin, and a line of figures.
+"""The static form of an answer in the notebook: safe HTML, the same as plain text, and a line of figures.
 
-Reasoning is collapsed, tool calls and refusals are shown, an answer that did not end by itself says so, and
-what the simulator made is labelled. Both forms say the same.
+Reasoning is collapsed, tool calls and refusals are shown, an answer that ended early says so, and answers of
+the simulator are labelled. Both forms have the same content.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from .styles import container
 _LINE_WIDTH = 88  # characters of arguments that stay on one line
 _MAX_ERROR = 600
 PICTURE_BUDGET = 24 * 2**20  # characters that the pictures of one answer may take in the notebook
-_MAX_PIXELS = 100_000_000  # more are a small file that takes a browser's memory
+_MAX_PIXELS = 100_000_000  # a larger picture can be a small file that exhausts a browser's memory
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Something to read in both forms."""
+    """Content in both forms."""
 
     html: str
     text: str
@@ -46,15 +46,15 @@ T = TypeVar("T")
 
 
 def _with_fallback(fallback: Callable[..., T]) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """For what is said about an answer that is there: where a provider's odd figure or words make that
-    impossible, what `instead` gives for the error and the same arguments."""
+    """Decorator for the display of an answer that exists: if unexpected data of a provider makes the function
+    raise, it returns `fallback(error, *args)` instead."""
 
     def wrap(work: Callable[P, T]) -> Callable[P, T]:
         @wraps(work)
         def sure(*args: P.args, **kwargs: P.kwargs) -> T:
             try:
                 return work(*args, **kwargs)
-            except Exception as error:  # noqa: BLE001 - the answer counts more than its figures and its looks
+            except Exception as error:  # noqa: BLE001 - showing the answer matters more than its figures
                 return fallback(error, *args, **kwargs)
 
         return sure
@@ -71,8 +71,8 @@ _FOOTER_NOTICES = (
     "cached",
     "context",
     "asserts",
-)  # of notices
-# What to say about an answer that did not simply end.
+)  # kinds of notices
+# Notes on answers that did not end normally.
 _ENDINGS: dict[FinishReason | None, str] = {
     "cancelled": "■ Stopped by you; this is what had arrived.",
     "length": "✂ Cut off at the limit of tokens ({max_tokens}).",
@@ -113,26 +113,26 @@ def format_money(value: float | None) -> str:
 
 
 def format_rate(value: float | None) -> str:
-    """87 tok/s; nothing where it is not known."""
+    """87 tok/s; "" if unknown."""
     return "" if value is None else f"{value:.{0 if value >= 10 else 1}f} tok/s"
 
 
 def estimate_tokens(characters: int) -> str:
-    """≈ 310: about how many tokens so many characters are; "?" for none."""
+    """≈ 310: the estimated tokens of so many characters; "?" for none."""
     return f"≈ {format_count(max(1, characters // 4))}" if characters else "?"
 
 
 def output_tokens(report: UsageReport | None, characters: int) -> str:
-    """310 tokens, where the provider has counted an answer to its end; before that ≈ 310 tokens, by what came
-    or what it counted so far."""
+    """310 tokens if the provider has reported the final count; before that an estimate, ≈ 310 tokens, from
+    the characters or the count so far."""
     so_far = (report.usage.output_tokens if report else None) or 0
     is_final = report is not None and report.final and so_far > 0
     return plural(so_far if is_final else max(so_far, characters // 4, 1), "token", estimated=not is_final)
 
 
 def token_figures(usage: Usage | None, characters: int = 0) -> str:
-    """12 (8 cached) → 240 (100 reasoning) tokens; ≈ 240 by the `characters` that came, where nobody counted
-    them."""
+    """12 (8 cached) → 240 (100 reasoning) tokens; ≈ 240, estimated from `characters`, if they were not
+    counted."""
     u = usage or Usage()
     cached = f" ({format_count(u.cache_read_tokens)} cached)" if u.cache_read_tokens else ""
     thought = f" ({format_count(u.reasoning_tokens)} reasoning)" if u.reasoning_tokens else ""
@@ -142,7 +142,7 @@ def token_figures(usage: Usage | None, characters: int = 0) -> str:
 
 
 def answer_length(response: Response) -> int:
-    """How much a model wrote in all turns: text, reasoning and calls."""
+    """Characters of all turns of an answer: text, reasoning and calls."""
     written = [p for turn in response.before for p in turn.parts] + list(response.parts)
     texts = (p.text for p in written if isinstance(p, (Text, Reasoning)))
     calls = (len(p.name) + len(p.arguments_raw) for p in written if isinstance(p, ToolCall))
@@ -163,9 +163,8 @@ def answer_footer(
     unfilled: str = "",
     figures: bool = True,
 ) -> Rendered:
-    """The line of figures; `filled` names what was put into the prompt, `attached` what went along with
-    it, `left` what looks like a place to fill and stays. figures: without them, only what else there is to
-    say."""
+    """The line of figures. filled: names of values in the prompt; attached: attachments; unfilled: text that
+    looks like a placeholder and was left as it is. figures=False: only the rest."""
     t, usage = response.timing, response.usage
     measured = [
         "" if response.cached else f"{format_seconds(t.ttft)} to first token",
@@ -195,13 +194,13 @@ def answer_footer(
 
 
 def _check_mark(value: float | None) -> str:
-    """Of what was asserted: passed, not passed, not known."""
+    """The mark of an assertion: passed, failed, unknown."""
     return "?" if value is None else "✓" if value >= PASS_THRESHOLD else "✗"
 
 
 def error_lines(error: BaseException) -> str:
-    """A few lines about a failed call: what, the provider's own words, which key and address were used, what
-    to do."""
+    """A few lines about a failed call: the error, the provider's message, the key and address used, what to
+    do."""
     message = error.message if isinstance(error, NbllmError) else str(error)
     short = message if len(message) <= _MAX_ERROR else message[: _MAX_ERROR - 1] + "…"
     lines = [f"{type(error).__name__}: {short}"]
@@ -216,8 +215,8 @@ def error_lines(error: BaseException) -> str:
 
 
 def pretty_json(value: Any) -> str:
-    """JSON over several lines, where indents do not make most of it; of what is nested too deep for that, one
-    line. Raises RecursionError for what is nested too deep for JSON."""
+    """Indented JSON; on one line if it is nested so deeply that indents would make most of it. Raises
+    RecursionError if it is nested too deeply for JSON."""
     flat = json.dumps(value, ensure_ascii=False, default=str)
     pieces, left = [], 4 * len(flat) + 1_000
     try:
@@ -240,8 +239,7 @@ def _render_json(text: str) -> Rendered:
 
 
 def extract_code(text: str) -> tuple[str, str]:
-    """(language, code) of an answer that was asked for as code: its fences one below the other, or all of
-    it."""
+    """(language, code) of an answer with format=code: all its code blocks, or the whole text."""
     found = fences(text)
     return (found[0][0], "\n".join(body for _, body in found)) if found else ("", text)
 
@@ -261,7 +259,7 @@ FORMATS: dict[str, Callable[[str], Rendered]] = {
 
 
 def call_source(call: ToolCall) -> str:
-    """A tool call as a person reads it: search(query="…") in JSON's words."""
+    """A tool call as source: search(query="…") with JSON values."""
     arguments = call.arguments_raw
     with suppress(RecursionError):
         flat = arguments if call.arguments is None else json.dumps(call.arguments, ensure_ascii=False)
@@ -272,7 +270,7 @@ def call_source(call: ToolCall) -> str:
 
 
 def render_call(source: str) -> Rendered:
-    """The source of a tool call in both forms."""
+    """A tool call's source in both forms."""
     return Rendered(
         f'<pre data-lang="tool call"><code>{escape(source, quote=False)}</code></pre>\n',
         f"[tool call] {source}",
@@ -283,8 +281,7 @@ _TOOL_OUTCOMES = {"ran": "", "failed": "failed", "stopped": "stopped", "timeout"
 
 
 def render_tool_call(call: ToolCall, end: ToolEnded) -> Rendered:
-    """A call with what it came to, in both forms: one line, and unfolded the exact arguments and the
-    result."""
+    """A call with its result in both forms: one line that expands to the arguments and the result."""
     content = end.result.content
     parts = (Text(content),) if isinstance(content, str) else content
     result = clean("\n".join(p.text if isinstance(p, Text) else caption(p) for p in parts))
@@ -304,7 +301,7 @@ def render_tool_call(call: ToolCall, end: ToolEnded) -> Rendered:
 
 
 def _call_on_one_line(call: ToolCall) -> str:
-    """price(article="A-17"): a call as one line."""
+    """A call on one line: price(article="A-17")."""
     if call.arguments is None:
         return f"{call.name}({call.arguments_raw})"
     with suppress(RecursionError):
@@ -322,8 +319,8 @@ def _first_line(text: str) -> str:
 
 
 def render_picture(part: Image | Document, budget: int = PICTURE_BUDGET) -> Rendered:
-    """A picture that a model made, as PNG or JPEG within `room` characters; everything else as words. Nothing
-    is loaded."""
+    """A picture of a model, as PNG or JPEG within `budget` characters; any other part as text. Nothing is
+    loaded from a URL."""
     data, description = part.data or b"", caption(part)
     kind, size = picture_type(data), picture_size(data)
     shown = (
@@ -342,14 +339,14 @@ def render_picture(part: Image | Document, budget: int = PICTURE_BUDGET) -> Rend
 
 
 def render_note(text: str, *, is_warning: bool = False) -> Rendered:
-    """A remark of ours in both forms; one that warns has a colour, as what begins with ⚠ does."""
+    """A note in both forms; warnings, and texts that begin with ⚠, have a colour."""
     text = clean(text)
     kind = "nbllm-warn" if is_warning or text.startswith("⚠") else "nbllm-note"
     return Rendered(f"<div class={kind}>{escape(text, quote=False)}</div>\n", text)
 
 
 def render_footer(line: Rendered, *, simulated: bool = False) -> Rendered:
-    """The line of figures with the simulator's badge, in place."""
+    """The line of figures, with the simulator's badge, in both forms."""
     badge = (
         Rendered("<span class=nbllm-badge>simulated</span> ", "[simulated] ")
         if simulated
@@ -362,9 +359,10 @@ def render_footer(line: Rendered, *, simulated: bool = False) -> Rendered:
 
 
 def _source_fallback(error: Exception, format: str, text: str) -> Rendered:
-    """An answer's text as it is, where its format cannot be drawn."""
+    """The source of an answer that cannot be rendered in its format."""
     note = render_note(
-        f"This is the answer's source: drawing it as {format} failed ({error_line(error)}).", is_warning=True
+        f"This is the answer's source: rendering it as {format} failed ({error_line(error)}).",
+        is_warning=True,
     )
     return Rendered(plain_html(text) + note.html, f"{text}\n\n{note.text}")
 
@@ -382,13 +380,13 @@ def _answer_parts(response: Response, format: str, thoughts: bool | None) -> Ite
         yield from _step_parts(step, "md" if format in ("json", "code") else format, thoughts)
     detail_text = "".join(
         n.text for n in response.notices if "reasoning_details" in n.data
-    )  # thinking that came in details alone
+    )  # reasoning that arrived only in reasoning_details
     yield from _render_reasoning(Reasoning(detail_text), thoughts) if detail_text else ()
     yield from _step_parts(response, format, thoughts)
 
 
 def _render_compaction(notice: Notice) -> Rendered:
-    """That a conversation was shortened, with the summary folded."""
+    """The note that a conversation was shortened, with the summary collapsed."""
     summary = notice.data.get("summary")
     if not summary:
         return render_note(notice.text)
@@ -399,7 +397,7 @@ def _render_compaction(notice: Notice) -> Rendered:
 
 
 def _step_parts(response: Response | Step, format: str, thoughts: bool | None) -> Iterable[Rendered]:
-    """The parts of one turn; a call that has come to something stands with that."""
+    """The parts of one turn; calls that have ended are shown with their results."""
     texts: list[str] = []
     budget = PICTURE_BUDGET
     ended = {e.result.id: e for e in response.results}
@@ -435,7 +433,8 @@ def _render_reasoning(part: Reasoning, thoughts: bool | None) -> Iterable[Render
 
 @_with_fallback(lambda _error, _response: dict[str, Any]())
 def provenance(response: Response) -> dict[str, Any]:
-    """Where an answer comes from, for the output's metadata: no key, no address, no prompt but its hash."""
+    """Where an answer comes from, for the output's metadata: no key, no address, and only a hash of the
+    prompt."""
     from importlib.metadata import version
 
     from ...store.measure import messages_sha, params_json
@@ -465,13 +464,13 @@ def render_answer(
     error: BaseException | None = None,
     thoughts: bool | None = None,
 ) -> list[Rendered]:
-    """The answer and how it ended, without figures."""
+    """The answer and its ending, without figures."""
     return [*_answer_parts(response, format, thoughts), *_ending_notes(response, error, True)]
 
 
 def _ending_notes(response: Response, error: BaseException | None, note_if_empty: bool) -> Iterable[Rendered]:
     if response.transcript:
-        yield render_note(f"Said in the sound: {response.transcript}")
+        yield render_note(f"Spoken: {response.transcript}")
     if response.refusal:
         yield render_note(f"Refused: {response.refusal}")
     if error is not None:
@@ -496,8 +495,8 @@ def answer_bundle(
     note_if_empty: bool = True,
     thoughts: bool | None = None,
 ) -> dict[str, str]:
-    """The MIME bundle that stays: text/html and text/plain, or without `html` the latter alone. `empty` says
-    whether to remark that nothing came."""
+    """The MIME bundle of the final form: text/html and text/plain, or only text/plain. note_if_empty: whether
+    an empty answer gets a note."""
     lines = [*_answer_parts(response, format, thoughts), *_ending_notes(response, error, note_if_empty)]
     if footer or response.simulated:
         lines.append(render_footer(footer or Rendered("", ""), simulated=response.simulated))
@@ -505,13 +504,13 @@ def answer_bundle(
 
 
 def to_bundle(rendered: Rendered, *, html: bool = True) -> dict[str, str]:
-    """The MIME bundle of something rendered, or its text alone."""
+    """The MIME bundle of rendered content, or only its text."""
     data = {"text/html": container(rendered.html, style=True)} if html else {}
     return {**data, "text/plain": plain_text(rendered.text)}
 
 
 def join_rendered(lines: Iterable[Rendered], separator: str = "\n\n") -> Rendered:
-    """Several as one."""
+    """Several rendered contents as one."""
     lines = list(lines)
     return Rendered(
         "".join(line.html for line in lines), separator.join(line.text.strip("\n") for line in lines)
@@ -519,16 +518,17 @@ def join_rendered(lines: Iterable[Rendered], separator: str = "\n\n") -> Rendere
 
 
 def markdown_bundle(markdown: str) -> dict[str, str]:
-    """The bundle of something of our own to read: safe HTML and the source as its twin."""
+    """The bundle of our own Markdown: safe HTML, and the source as its text."""
     return to_bundle(Rendered(to_html(markdown), markdown))
 
 
 def render_data_frame(value: Any) -> Rendered:
-    """A DataFrame of a model's words: escaped, numbers to the right, with what stayed text."""
+    """A DataFrame of a model's data: escaped, numbers right-aligned, with notes on columns that stayed
+    text."""
     html = value.to_html(escape=True, border=0, max_rows=60, max_cols=30, notebook=False, render_links=False)
     sides = iter(
         [" align=right>" if t.kind in "iuf" else ">" for t in value.dtypes]
-        * (62 if value.shape[1] <= 30 else 0)  # heads, 60 rows, dots; more have a column of dots among them
+        * (62 if value.shape[1] <= 30 else 0)  # headings, 60 rows, dots; wider frames have a column of dots
     )
     html = re.sub(r"(?<!<tr>\n      <th)(?<=<t[dh])>(?!</th>)", lambda _: next(sides, ">"), html)
     text_columns = value.attrs.get("kept_as_text", {})

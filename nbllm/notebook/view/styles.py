@@ -1,9 +1,9 @@
-"""How our output looks: one small style sheet, scoped to our container, in the colours of the front end's own
+"""The styles of our output: one small style sheet, scoped to our container, in the colours of the front end's
 theme.
 
-Only structure carries meaning: where a front end strips styles (GitHub, an untrusted notebook), plain tags
-remain. Text is read at 4.5:1 in any theme: a colour is mixed with that of the text around it, which moves it
-away from the page, be that light or dark. Only what warns has the colour of warnings.
+Only structure carries meaning: in front ends that remove styles (GitHub, an untrusted notebook), plain tags
+remain. Text has a contrast of 4.5:1 in any theme: colours are mixed with the colour of the surrounding text,
+which moves them away from the background, light or dark. Only warnings have the colour of warnings.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _MONO = "var(--jp-code-font-family,ui-monospace,SFMono-Regular,Menlo,Consolas,mo
 
 
 def _mix_with_text(name: str, otherwise: str) -> str:
-    """A colour of the front end's theme, moved towards that of the text around it."""
+    """A colour of the front end's theme, mixed with the colour of the surrounding text."""
     return f"color-mix(in srgb,var(--jp-{name},{otherwise}) 50%,currentColor)"
 
 
-# What an output's HTML must hold for rules to be a part of it ("" for all), and the rules.
+# (pattern that an output's HTML must match, "" for all; the rules that it needs)
 _RULES = (
     ("", f"""
 .nbllm.nbllm{{margin:0;--nbllm-muted:{_mix_with_text("ui-font-color2", _FAINT)}}}
@@ -116,7 +116,7 @@ padding-inline:.5em}}
 
 
 def _sheet(rules: Iterable[str]) -> str:
-    """A style element. `div.nbllm.nbllm` wins over the front end's own rules for `.jp-RenderedHTMLCommon` and
+    """A style element. `div.nbllm.nbllm` overrides the front end's own rules for `.jp-RenderedHTMLCommon` and
     its tags."""
     return (
         "<style>"
@@ -125,19 +125,19 @@ def _sheet(rules: Iterable[str]) -> str:
     )
 
 
-STYLE = _sheet(rules for _, rules in _RULES)  # for what grows, and may come to hold anything
+STYLE = _sheet(rules for _, rules in _RULES)  # for growing content, which may come to need any rule
 
 
 def style_of(body: str) -> str:
-    """The style element with those rules alone that `body` needs: each output of a notebook stands for
-    itself, wherever it is moved, and most are prose."""
+    """The style element with the rules that `body` needs: each output must be complete by itself, and most
+    are prose."""
     return _sheet(rules for needs, rules in _RULES if re.search(needs, body))
 
 
 def container(body: str, *, style: bool, grows: bool = False) -> str:
-    """Our box around `body`. Its classes tell MathJax, old and new, to leave every dollar alone except in our
-    formulas. grows: displays without a style of their own follow. In what stays, cells of tables of a usual
-    size say their side themselves: where JupyterLab takes our styles away, it puts them to the right."""
+    """Our container around `body`. Its classes tell MathJax, old and new, to ignore all dollars except in our
+    formulas. grows: displays without a style of their own follow. In final output, table cells of moderate
+    tables get an inline alignment: JupyterLab aligns them to the right where it removes our styles."""
     if style and not grows and "dir=rtl" not in body and body.count("<td>") < 500:
         body = re.sub("<(t[dh])>", r'<\1 style="text-align:left">', body)
     return (
