@@ -285,7 +285,7 @@ class ChatWidget:
                     placed=not self._view,
                     style=f"{STYLE}<style>{read_asset('chat_widget.css')}</style>",
                     model=self._model,
-                    models=self._model_names(),
+                    models=sorted({self._model, *self._session.client.registry.names()}),
                     turns=self._turns_for_page(),
                     meter=self._usage_text(),
                     busy=self._is_busy,
@@ -335,9 +335,6 @@ class ChatWidget:
             with self._panel.hold_sync():
                 for name, value in values.items():
                     setattr(self._panel, name, value)
-
-    def _model_names(self) -> list[str]:
-        return sorted({self._model, *self._session.client.registry.names()})
 
     def _usage_text(self) -> str:
         tokens, cost = self._chat.tokens, self._chat.cost

@@ -18,7 +18,6 @@ from ..core.calls import ProviderSpec
 from ..core.codec import to_json
 from ..core.errors import ConfigError, processing_answer
 from ..core.events import Response
-from ..core.options import Option
 from ..core.values import plural
 from ..routing import keys
 from ..routing.config import is_provider_name
@@ -309,7 +308,10 @@ def _help(session: Session, rest: str) -> str:
     topic = rest.lstrip("-%").replace("-", "_")
     if topic == "options":
         return "\n".join(
-            _help_entry(f"{o.name}{f' -{o.short}' if o.short else ''}", _option_help(o))
+            _help_entry(
+                f"{o.name}{f' -{o.short}' if o.short else ''}",
+                o.help + (f" ({', '.join(o.values)})" if o.values else ""),
+            )
             for o in OPTIONS.values()
         )
     if topic == "lines":
@@ -326,10 +328,6 @@ def _help(session: Session, rest: str) -> str:
         + "\n".join(_help_entry(what, ", ".join(names.split())) for what, names in _COMMAND_GROUPS.items())
         + "\n\n%llm help NAME explains one of these, %llm help options and %llm help lines all."
     )
-
-
-def _option_help(o: Option) -> str:
-    return o.help + (f" ({', '.join(o.values)})" if o.values else "")
 
 
 def _help_entry(name: str, text: str) -> str:

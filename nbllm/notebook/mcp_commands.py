@@ -25,7 +25,6 @@ from ..tools.mcp_config import save_entry as write_own
 from ..tools.mcp_entry import SESSION, Entry, Source, parse_entry
 from ..tools.mcp_mend import clean, line
 from ..tools.mcp_offers import as_text
-from ..tools.mcp_server import Server
 from ..tools.mcp_servers import Servers
 from . import jupyter_server
 from .buttons import approve
@@ -258,7 +257,15 @@ def _prompt(session: Session, rest: str) -> Any:
         raise ConfigError(f"The line cannot be read: {error}.", hint=_PROMPT_USAGE) from None
     server = session.client.run(session.client.mcp.server(_server_name(name)))
     if not words:
-        return _list_prompts(session, server)
+        rows = [
+            (
+                line(p.name, 200),
+                ", ".join(f"{line(n, 60)}{'' if need else ' (optional)'}" for n, need in p.arguments.items()),
+                clean(p.description),
+            )
+            for p in session.client.run(server.prompts())
+        ]
+        return to_frame(rows, ["prompt", "arguments", "description"])
     invalid = [w for w in words[1:] if not w.partition("=")[1]]
     if invalid:
         raise ConfigError(f"Not an argument of a prompt: {invalid[0]!r}.", hint=_PROMPT_USAGE)
@@ -268,19 +275,6 @@ def _prompt(session: Session, rest: str) -> Any:
         return clean(text, len(text))
     warning = put_in_next_cell(session, f"%%llm fill=off\n{text}")
     return "\n".join(filter(None, ("The prompt is in the next cell; it has not been sent.", warning)))
-
-
-def _list_prompts(session: Session, server: Server) -> Any:
-    offered = session.client.run(server.prompts())
-    rows = [
-        (
-            line(p.name, 200),
-            ", ".join(f"{line(n, 60)}{'' if need else ' (optional)'}" for n, need in p.arguments.items()),
-            clean(p.description),
-        )
-        for p in offered
-    ]
-    return to_frame(rows, ["prompt", "arguments", "description"])
 
 
 def _remove(session: Session, rest: str) -> str:

@@ -246,7 +246,9 @@ def calls_overview(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _call_line(row: Mapping[Any, Any]) -> list[str]:
-    at, known = row["t_wall"].to_pydatetime().astimezone(), {k: v for k, v in row.items() if _is_known(v)}
+    import pandas as pd
+
+    at, known = row["t_wall"].to_pydatetime().astimezone(), {k: v for k, v in row.items() if not pd.isna(v)}
     ms = [known.get("ttft_ms"), known.get("e2e_ms")]
     return [
         f"{at:%H:%M:%S}" if at.date() == date.today() else f"{at:%Y-%m-%d %H:%M}",
@@ -256,12 +258,6 @@ def _call_line(row: Mapping[Any, Any]) -> list[str]:
         format_money(known["cost_usd"]) if "cost_usd" in known else "",
         str(known.get("status") or "") + (", simulated" if known.get("simulated") else ""),
     ]
-
-
-def _is_known(value: Any) -> bool:
-    import pandas as pd
-
-    return not pd.isna(value)
 
 
 def to_frame(rows: Sequence[Any], columns: Sequence[str] = ()) -> pd.DataFrame:
