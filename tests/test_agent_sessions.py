@@ -1,5 +1,5 @@
-"""Commands that stay: both sides of recorded conversations through their words, and real processes that
-behave well and badly."""
+"""Long-lived command-line agents: both directions of recorded conversations through their protocols, and real
+processes, well-behaved and not."""
 
 import json
 import os

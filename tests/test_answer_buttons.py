@@ -1,4 +1,4 @@
-"""What is pressed below an answer, in a real kernel: the page's messages, whatever they hold."""
+"""The buttons below an answer, in a real kernel: messages of the page, whatever they contain."""
 
 import json
 

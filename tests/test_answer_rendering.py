@@ -1,5 +1,5 @@
-"""What models write shows as they mean it, kind by kind: harmless tags, bare addresses, lines, numbers,
-emphasis beside Chinese, direction, environments, money; and never costs more than its length."""
+"""Answers of models are displayed as intended: harmless tags, plain addresses, lines, numbers, emphasis next
+to Chinese, text direction, environments, money; the cost is proportional to the length."""
 
 import re
 from html import unescape

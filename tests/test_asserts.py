@@ -1,4 +1,4 @@
-"""asserts= in a cell: what an answer must be is told below it, and kept in the response and in the log."""
+"""asserts= in a cell: the results are shown below the answer, and stored in the response and in the log."""
 
 import json
 

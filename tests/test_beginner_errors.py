@@ -1,5 +1,5 @@
-"""The first things that people type: misspelt models, questions on a line, keys without a name, errors of the
-Python functions in a notebook."""
+"""Errors that beginners meet first: misspelt models, questions on a magic's line, keys without a name, errors
+of the Python functions in a notebook."""
 
 import copy
 import pickle

@@ -1,5 +1,4 @@
-"""Processes that a benchmark starts: no file of the working folder runs in them, and they end with their
-parent."""
+"""Processes started by a benchmark: they run no file of the working folder, and end with their parent."""
 
 import contextlib
 import os

@@ -1,4 +1,5 @@
-"""How models look: names, order and colours, the same everywhere, for any colour vision and on both pages."""
+"""Styles of models in figures: names, order and colours are the same everywhere, for any colour vision and in
+both themes."""
 
 import io
 import itertools

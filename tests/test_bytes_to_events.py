@@ -1,5 +1,5 @@
-"""From bytes to events, all the way: any cutting gives the same events; any bytes at all give events or one
-of our errors."""
+"""From bytes to events: any splitting gives the same events; arbitrary bytes give events or one of our
+errors."""
 
 import json
 

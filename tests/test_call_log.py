@@ -1,5 +1,4 @@
-"""Calls on disk: nothing that was written is lost or doubled, nothing is there that should not be, and no
-disk costs an answer."""
+"""Calls on disk: no record is lost, doubled or unexpected, and a failing disk does not lose an answer."""
 
 import json
 import math

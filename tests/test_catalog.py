@@ -1,5 +1,5 @@
-"""Providers at a glance, their health, their models from a list that is kept for a day, and tokens counted or
-estimated."""
+"""The overview of providers, their health checks, their model lists (cached for a day), and token counts,
+counted or estimated."""
 
 import os
 import threading

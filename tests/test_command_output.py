@@ -1,4 +1,5 @@
-"""What the lines show first: models, providers, ping, the log, help, a dry run, prompts, what Tab offers."""
+"""The first screen of each command: models, providers, ping, the log, help, a dry run, prompts,
+completions."""
 
 import json
 import os

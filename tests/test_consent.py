@@ -1,5 +1,5 @@
-"""What a project's file may do unasked, and all that waits for the user's word: secrets by any name, prompts
-by any way."""
+"""What a project's file may do without asking, and everything that needs the user's consent: secrets by any
+name, prompts by any path."""
 
 import json
 import tomllib

@@ -1,4 +1,5 @@
-"""Addresses, certificates and keys as people have them: pasted whole, with quotes, a query or a password."""
+"""Addresses, certificates and keys in the forms in which users have them: pasted with a path, with quotes, a
+query or a password."""
 
 import base64
 import contextlib

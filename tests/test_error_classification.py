@@ -1,5 +1,5 @@
-"""What an error means: the wordings of many servers, and those that only sound alike; waits in every "
-"unit."""
+"""The meaning of errors: the wordings of many servers, and similar wordings with another meaning; waiting
+times in every unit."""
 
 import json
 

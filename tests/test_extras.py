@@ -1,4 +1,4 @@
-"""What is missing is said with what installs it, before anything is sent."""
+"""For a missing package, the error names what to install, before anything is sent."""
 
 import ast
 from functools import cache

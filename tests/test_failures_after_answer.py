@@ -1,6 +1,5 @@
-"""Once an answer is there nothing loses it: whatever fails after its last byte, it is in _llm and out=, the
-cell ends, and one line says what failed. In cells, in the background, in columns, in functions; with real
-kernels and loopback servers."""
+"""No failure after the last byte of an answer loses it: it is in _llm and out=, the cell ends, and one line
+reports the failure."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The short way for what usually comes, and the long way for all that may come: both give the same."""
+"""The fast paths for usual input and the complete paths for any input give the same results."""
 
 import contextlib
 import copy

@@ -1,5 +1,5 @@
-"""Files that come with a project may be anything, and files of ours are written by several kernels at once:
-nothing hangs or is lost."""
+"""Files of a project may contain anything, and our files are written by several kernels at once: nothing
+hangs or is lost."""
 
 import json
 import os

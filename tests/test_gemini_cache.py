@@ -1,5 +1,5 @@
-"""What Gemini keeps of a prompt for cache=1h: made once, named afterwards, told, and never at the price of an
-answer."""
+"""Gemini's cached contents for cache=1h: created once, used afterwards, reported, and never at the expense of
+an answer."""
 
 import json
 import threading

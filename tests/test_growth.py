@@ -1,5 +1,5 @@
-"""Untrusted text costs its length times a constant, whatever it repeats: every parser of the wire with
-growing hostile inputs."""
+"""Parsing untrusted text takes time proportional to its length: every parser of the wire formats with growing
+hostile inputs."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Characters that hide are shown as marks, wherever a model's words go; honest ones stay."""
+"""Hidden characters in a model's text are shown as marks wherever it is displayed; legitimate ones stay."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Words in stored prompts and answers (%llm log -q)."""
+"""Searching stored prompts and answers (%llm log -q)."""
 
 import json
 from types import SimpleNamespace

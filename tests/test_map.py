@@ -1,4 +1,4 @@
-"""A prompt over the rows of a table: what is sent, what comes back, and that nothing is lost."""
+"""nbllm.map: what is sent for each row, what is returned, and that nothing is lost."""
 
 import json
 import os

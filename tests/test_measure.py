@@ -1,4 +1,4 @@
-"""What a row says, scenario by scenario, against the simulator's own record of what it sent and when."""
+"""The measurements of a row, scenario by scenario, compared with the simulator's own record."""
 
 import asyncio
 import socket

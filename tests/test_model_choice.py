@@ -1,4 +1,4 @@
-"""cheap(a|b) and fast(a|b): in the order of prices and of times that were measured here, with the reason."""
+"""cheap(a|b) and fast(a|b): ordered by prices and by times measured on this machine, with the reason."""
 
 from datetime import UTC, datetime
 

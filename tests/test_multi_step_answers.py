@@ -1,4 +1,4 @@
-"""Answers of several turns: what tools make of the fold, of sums, and of what goes back."""
+"""Answers of several turns: the effect of tools on the fold, on the sums, and on what is sent back."""
 
 import pytest
 

@@ -1,5 +1,5 @@
-"""What httpx and curl read of HTTP/1.1, nbllm reads; what nobody can read is said as what it is, and asked
-once."""
+"""Non-conforming HTTP/1.1 that httpx and curl accept is accepted; what cannot be parsed is an error that says
+so, and the request is sent only once."""
 
 import contextlib
 

@@ -1,5 +1,5 @@
-"""Logging in where a server answers oddly and where somebody else visits the listener: our errors, bounded
-waits, clean words."""
+"""Logins at servers with unusual answers, and with strangers at the listener: our own errors, bounded waits,
+clean messages."""
 
 import contextlib
 import http.server

@@ -1,5 +1,5 @@
-"""Nothing that a server says is thrown away before the dialect has seen it: odd fields of an event stream,
-events without names, objects of no known shape, other formats, and answers that begin again."""
+"""Non-standard streams of servers are decoded without loss: unusual fields of an event stream, events without
+names, objects of unknown types, other formats, and answers that start again."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""The notebook so far, in a prompt."""
+"""{notebook}: the notebook so far as part of a prompt."""
 
 import pytest
 

@@ -1,5 +1,5 @@
-"""Every pair of a cell's options: both are honoured, or one is refused with its column. Nothing is ignored in
-silence."""
+"""Every pair of a cell's options: both take effect, or one is rejected with its column. None is ignored
+silently."""
 
 import itertools
 

@@ -1,5 +1,5 @@
-"""A key goes where it belongs: the origin of the address that is really sent decides, seen by servers that
-note what comes."""
+"""A key is sent only to its own origin: the origin of the address that is really used decides, as seen by
+recording servers."""
 
 import json
 import ssl

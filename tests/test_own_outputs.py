@@ -1,5 +1,5 @@
-"""An answer replaces its own displays and nothing else in its cell, the same in a front end and without one;
-in real kernels."""
+"""An answer replaces its own displays and nothing else in its cell, with and without a front end; in real
+kernels."""
 
 import re
 

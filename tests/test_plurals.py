@@ -1,4 +1,4 @@
-"""Counts are told with the right form of their noun: "1 row", "2 rows"."""
+"""Counts are followed by the right form of their noun: "1 row", "2 rows"."""
 
 import ast
 import re

@@ -1,5 +1,5 @@
-"""Prompts that a provider keeps: what is marked, who is sent which words, and that no step breaks what the
-one before it had kept."""
+"""Prompt caching by providers: what is marked, which provider gets which option, and no step invalidates the
+cache of the step before it."""
 
 import itertools
 import json

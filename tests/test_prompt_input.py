@@ -1,5 +1,5 @@
-"""What people write in a cell comes through, kind by kind: scripts, what looks like ours and is not filled,
-pictures, tables, lines that end in a question mark, and options that look like places."""
+"""The text of a cell reaches the model unchanged: scripts, braces that are not placeholders, images, tables,
+lines that end in a question mark, and options that look like addresses."""
 
 import base64
 import io

@@ -1,5 +1,5 @@
-"""Every row of providers.toml: what it encodes, what it refuses, what a quirk is for; and a new one in four
-lines."""
+"""Every provider of providers.toml: what it encodes, what it rejects, what its quirks do; and a new one in
+four lines."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Work that a call hands to whoever reads it."""
+"""Work of a call that runs on the reader's thread."""
 
 import asyncio
 import contextvars

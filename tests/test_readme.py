@@ -1,5 +1,5 @@
-"""The README: its blocks run in their order, in a fresh kernel without a key; what it names is there, and
-what the pages of cells, providers and benchmarks name."""
+"""The README: its blocks run in order in a fresh kernel without a key; the names in it, and in the pages on
+cells, providers and benchmarks, exist."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""When to ask again is a table."""
+"""The table of retries."""
 
 import pytest
 

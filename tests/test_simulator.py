@@ -1,5 +1,5 @@
-"""The simulator on real sockets: what it sends, when, and what it says about that. No test waits for a time
-to pass."""
+"""The simulator on real sockets: what it sends, when, and what it records. No test waits for a time to
+pass."""
 
 import contextlib
 import http.client

@@ -1,4 +1,4 @@
-"""The simulator's batches, asked as the official SDKs ask them, and read by what nbllm knows of batches."""
+"""The simulator's batches: called with the official SDKs, and read by nbllm's own decoders."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The simulator against pages of other origins, rebound names, odd requests and numbers that are too
+"""The simulator against pages of other origins, DNS rebinding, malformed requests and numbers that are too
 large."""
 
 import http.client

@@ -1,4 +1,4 @@
-"""The simulator's rate limits: each provider's own headers and refusals, and that rows keep to them."""
+"""The simulator's rate limits: each provider's own headers and errors; the rows of a table respect them."""
 
 import json
 import urllib.error

@@ -1,4 +1,4 @@
-"""What the simulator refuses as real providers do, and the loop over tools step by step, against a script."""
+"""What the simulator rejects like real providers, and the loop over tools step by step, with a script."""
 
 import asyncio
 

@@ -1,5 +1,5 @@
-"""The simulator's grammar of options, its text and its count of tokens, its values for JSON schemas: pure
-parts."""
+"""Pure parts of the simulator: its grammar of options, its texts and tokenizer, its values for JSON
+schemas."""
 
 import dataclasses
 import itertools

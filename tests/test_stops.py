@@ -1,5 +1,5 @@
-"""Stop at every stage of an answer with tools, in every format: the socket is closed, what came is kept, each
-call has one result, and the same conversation goes on against the strict simulator."""
+"""Stop at every stage of an answer with tools, in every format: the socket is closed, the text received is
+kept, each call has one result, and the same conversation continues."""
 
 import asyncio
 import threading

@@ -1,5 +1,5 @@
-"""Conversations that the user has kept (keep_chats = true): they come back as they were after a kernel's end,
-lose no turn to another kernel or a bad file, hold no key, and can be forgotten."""
+"""Conversations stored on disk (keep_chats = true): they are restored after a kernel's end, and lose no turn
+to another kernel or a bad disk."""
 
 import os
 import signal

@@ -1,4 +1,5 @@
-"""Structured answers as values and frames: columns, order and types come from the schema, whatever rows."""
+"""Structured answers as values and frames: columns, order and dtypes come from the schema, whatever the rows
+are."""
 
 import dataclasses
 import datetime as dt

@@ -1,4 +1,4 @@
-"""The budget of frames and bytes, with time as a number."""
+"""The throttle's budget of frames and bytes, with the time as a parameter."""
 
 from itertools import pairwise
 

@@ -1,5 +1,5 @@
-"""What keeps a call alive and what ends it: signs of life without tokens, and silence after an answer has
-told its end. The cases of a test wait together."""
+"""What keeps a call alive and what ends it: keep-alives without tokens, and silence after the end of an
+answer. All cases of a test wait at the same time."""
 
 import json
 import threading

@@ -1,4 +1,4 @@
-"""Tools and their calls as a user may give them, and how results go to each provider."""
+"""Tools and their calls in the forms that users pass, and how results are sent to each provider."""
 
 import json
 
