@@ -83,9 +83,7 @@ class ConnectionPool:
 
     def context(self) -> ssl.SSLContext:
         """The TLS context, created once (some 20 ms). Raises ConfigError for unreadable certificates."""
-        if (
-            self._context is None or self._context_settings != certificate_settings()
-        ):  # a cell may have changed them
+        if self._context is None or not self.has_context:  # a cell may have changed the settings
             self._context_settings = certificate_settings()
             self._context = tls_context()
             self._context.set_alpn_protocols(["http/1.1"])
@@ -110,9 +108,8 @@ class ConnectionPool:
                 # Data that is not HTTP belongs to the previous response, not to this one.
                 if trace.marks.pop("first_byte", None) and connection.head.raw[:1] in (b"", b"H", b"h"):
                     raise
-                trace.reused = (
-                    False  # the server closed the idle connection at this moment: a new one is used
-                )
+                # The server closed the idle connection at this moment: a new one is used.
+                trace.reused = False
         if connection is None or head is None:
             connection = await self._open(prepared, trace, connect)
             head = await self._exchange(connection, wire, trace)

@@ -19,13 +19,14 @@ from ..core.calls import Guard, HttpCall, Trace, origin
 from .prepared_request import PreparedRequest
 from .transport import HttpTransport
 
+# headers that an SDK may set
 _SDK_HEADERS = (
     "accept",
     "content-type",
     "cache-control",
     "a2a-version",
     "a2a-extensions",
-)  # headers that an SDK may set
+)
 
 
 @dataclass(slots=True)
