@@ -113,7 +113,7 @@ def map(
             batch_job = _TableRun(file, job, client=client, confirm=confirm).submit_batches(df)
         return batch_job.wait() if wait else batch_job
     with RunFile(name) as file:
-        asked = _TableRun(
+        table_run = _TableRun(
             file,
             job,
             client=client,
@@ -123,7 +123,7 @@ def map(
             raises=_raises_errors(errors),
             executor=executor,
         )
-        return asked.run_rows(df)
+        return table_run.run_rows(df)
 
 
 def batches() -> pd.DataFrame:
@@ -180,8 +180,17 @@ def resume(
 ) -> pd.DataFrame:
     """Continues a run that was stopped or killed, with its stored settings. df: the table; without one, the
     frame has the prompts. Raises ConfigError where there is no such run."""
-    settings: dict[str, Any] = {"width": width, "budget": budget, "confirm": confirm, "executor": executor}
-    return _continue_run(name, df, options, client=client, failed=False, **settings)
+    return _continue_run(
+        name,
+        df,
+        options,
+        client=client,
+        width=width,
+        budget=budget,
+        confirm=confirm,
+        executor=executor,
+        failed=False,
+    )
 
 
 def retry(
@@ -202,8 +211,17 @@ def retry(
             "This frame does not know its run.",
             hint="nbllm.rows.resume(name, df) continues a run by name.",
         )
-    settings: dict[str, Any] = {"width": width, "budget": budget, "confirm": confirm, "executor": executor}
-    return _continue_run(name, df, options, client=client, failed=True, **settings)
+    return _continue_run(
+        name,
+        df,
+        options,
+        client=client,
+        width=width,
+        budget=budget,
+        confirm=confirm,
+        executor=executor,
+        failed=True,
+    )
 
 
 def errors(df: pd.DataFrame) -> pd.DataFrame:
@@ -226,24 +244,31 @@ def _continue_run(
     failed: bool,
 ) -> pd.DataFrame:
     with RunFile(name, create=False) as file:
-        about = _stored_job(file)
-        job = Job.from_record(about, options)
+        stored = _stored_job(file)
+        job = Job.from_record(stored, options)
         if df is not None:
             job = job.for_table(df)
-        if about.get("mode") != "batch":
-            limit = (about.get("budget") or None) if budget is None else budget
-            more: dict[str, Any] = {"width": width, "budget": limit, "executor": executor}
-            return _TableRun(file, job, client=client, confirm=confirm, **more).run_rows(df, failed=failed)
+        if stored.get("mode") != "batch":
+            run = _TableRun(
+                file,
+                job,
+                client=client,
+                width=width,
+                budget=(stored.get("budget") or None) if budget is None else budget,
+                confirm=confirm,
+                executor=executor,
+            )
+            return run.run_rows(df, failed=failed)
         reject_options(options, budget=budget, width=width, executor=executor)
         batch_job = _TableRun(file, job, client=client, confirm=confirm).submit_batches(df, failed=failed)
     return batch_job.wait()
 
 
 def _stored_job(file: RunFile) -> dict[str, Any]:
-    about = file.get("about")
-    if not isinstance(about, dict):
+    stored = file.get("about")
+    if not isinstance(stored, dict):
         raise ConfigError(f"The run {file.name} has not started yet.", hint="nbllm.map(df, ..., run=...)")
-    return about
+    return stored
 
 
 def _is_batch_mode(mode: str, wait: bool) -> bool:
@@ -365,13 +390,12 @@ class _TableRun:
 
     def _is_confirmed(self, ids: list[str], facts: ModelFacts, progress: Progress) -> bool:
         sample = self.file.prompts(ids[:: max(1, len(ids) // _SAMPLE_SIZE)][:_SAMPLE_SIZE])
-        made = self.job.options.get("max_tokens")
         estimate = Estimate.of(
             sum(self.file.counts().values()),
             len(ids),
             sample.values(),
             facts=facts,
-            max_tokens=made,
+            max_tokens=self.job.options.get("max_tokens"),
             width=self.width,
         )
         if callable(self.confirm):
@@ -391,6 +415,7 @@ class _TableRun:
 
     def _frame(self, df: pd.DataFrame | None, runner: Runner) -> pd.DataFrame:
         unsaved = runner.recorder.unsaved if hasattr(runner, "recorder") else {}
-        made = result_frame(df, self.job, [unsaved.get(r.id, r) for _, r in self.file.results()], self.file)
-        made.attrs["nbllm_ended"] = runner.ended
-        return made
+        results = [unsaved.get(result.id, result) for _, result in self.file.results()]
+        frame = result_frame(df, self.job, results, self.file)
+        frame.attrs["nbllm_ended"] = runner.ended
+        return frame

@@ -137,7 +137,7 @@ class BatchRun:
         route = self.client.resolve(self.job.model, options.get("base_url"), options.get("dialect"))
         route.check()
         keeps = self.client.registry.dialects[route.provider.dialect].keeps_prompts
-        if options.get("cache") == "1h" and keeps:  # what is kept has no batch
+        if options.get("cache") == "1h" and keeps:  # cached contexts cannot be used in a batch
             reject_options({}, cache="1h")
         key = self.client.registry.key_for(route, options.get("api_key"))
         self.server = BatchServer.of(self.client, route, key)
@@ -273,9 +273,9 @@ class BatchRun:
         except _REFUSALS:
             self.file.record([], part=part.part)
             raise
-        made = part._replace(state="running", batch=batches.check_id(found.id))
-        self.file.save_part(made)
-        return made
+        running = part._replace(state="running", batch=batches.check_id(found.id))
+        self.file.save_part(running)
+        return running
 
     def _find_batch(self, part: Part, *, create: bool = True) -> Part | None:
         """The part with its batch, which is searched in the provider's list, and created if it is missing;

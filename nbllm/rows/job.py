@@ -156,8 +156,8 @@ class Job:
 
     def questions(self, df: pd.DataFrame) -> Iterator[tuple[str, str]]:
         """(id, prompt) of each row, in order; "" as the prompt where a value is missing."""
-        names, there = self.template.columns, [str(c) for c in df.columns]
-        used = df.iloc[:, [there.index(n) for n in names]]
+        names, all_names = self.template.columns, [str(c) for c in df.columns]
+        used = df.iloc[:, [all_names.index(n) for n in names]]
         missing = used.isna().any(axis=1).tolist()
         prefix = self._hashed_options()
         for number, values in enumerate(zip(*(column.tolist() for _, column in used.items()), strict=True)):

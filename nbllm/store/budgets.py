@@ -55,7 +55,7 @@ class BudgetState(msgspec.Struct, frozen=True):
         limit in dollars. label: the budget's name in the message."""
         if self.usd is not None and amount.usd is None:
             raise ConfigError(
-                f"The price of this model is not known, so {label} in US dollars cannot be kept.",
+                f"The price of this model is not known, so {label} in US dollars cannot be enforced.",
                 hint="Limit tokens instead (budget=tokens:20000, in Python budget={'tokens': 20_000}), or "
                 "give the model's prices in your providers.toml.",
             )

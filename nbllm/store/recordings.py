@@ -110,7 +110,7 @@ class Recording:
 
     def add(
         self,
-        about: RecordedRequest,
+        request: RecordedRequest,
         events: Sequence[tuple[float, Event]],
         secrets: Sequence[str],
         simulated: bool,
@@ -126,15 +126,15 @@ class Recording:
             return "This answer is not in the recording: it is incomplete, or contains a key."
         times = {id(event): at for at, event in events}
         with self._lock:
-            self._numbers[about.hash] += 1
+            self._numbers[request.hash] += 1
             line = {
-                "hash": about.hash,
-                "n": self._numbers[about.hash],
-                "provider": about.provider,
-                "model": about.model,
+                "hash": request.hash,
+                "n": self._numbers[request.hash],
+                "provider": request.provider,
+                "model": request.model,
                 **({"by": [by.provider, by.model]} if by else {}),
                 "simulated": simulated,
-                "request": about.request,
+                "request": request.request,
                 "events": [[round(times[id(e)], 4), to_plain(e)] for e in recorded if id(e) in times],
                 **({"error": _error_fields(failed, secrets)} if failed else {}),
             }
@@ -185,19 +185,19 @@ class Tape:
         """The number of recorded calls."""
         return sum(map(len, self._offsets.values()))
 
-    def has(self, about: RecordedRequest) -> bool:
+    def has(self, request: RecordedRequest) -> bool:
         """Whether a request was recorded."""
-        return about.hash in self._offsets
+        return request.hash in self._offsets
 
-    def answer(self, about: RecordedRequest) -> RecordedAnswer:
+    def answer(self, request: RecordedRequest) -> RecordedAnswer:
         """The next answer to a request. Raises ConfigError where none was recorded; it names the most similar
         request and the difference."""
-        offsets = self._offsets.get(about.hash)
+        offsets = self._offsets.get(request.hash)
         if not offsets:
-            raise self._not_recorded(about)
+            raise self._not_recorded(request)
         with self._lock:
-            number = min(self._n_played[about.hash], len(offsets) - 1)
-            self._n_played[about.hash] += 1
+            number = min(self._n_played[request.hash], len(offsets) - 1)
+            self._n_played[request.hash] += 1
         _, line = next(self._lines(offsets[number]))
         try:
             events = tuple((_parse_time(at), from_plain(event, Event)) for at, event in line["events"])
@@ -253,9 +253,9 @@ class Tape:
             f"{self.path.name} holds {what}.", hint="Record it again: %llm record, or nbllm.record(path)."
         )
 
-    def _not_recorded(self, about: RecordedRequest) -> ConfigError:
+    def _not_recorded(self, request: RecordedRequest) -> ConfigError:
         """The error for a request that was not recorded."""
-        mine = dict(_leaves({"provider": about.provider, **about.request}))
+        mine = dict(_leaves({"provider": request.provider, **request.request}))
         nearest: tuple[int, int, str] | None = None
         for number, (_, line) in enumerate(self._lines(), 1):
             theirs = dict(_leaves({"provider": line["provider"], **line["request"]}))

@@ -165,9 +165,9 @@ class RunFile(RunBase):
 
     def parts(self) -> list[Part]:
         """The batches that are not done: they have not ended, or their results were not read."""
-        words = "select part, state, batch, ids, created from batches where state != 'done' order by part"
+        query = "select part, state, batch, ids, created from batches where state != 'done' order by part"
         with self._errors():
-            return [Part(p, s, b, json.loads(i), c) for p, s, b, i, c in self._query(words)]
+            return [Part(p, s, b, json.loads(i), c) for p, s, b, i, c in self._query(query)]
 
     def add_part(self, ids: list[str], created: float) -> Part:
         """Adds a part whose batch is about to be created."""
@@ -236,16 +236,16 @@ def _run_info(path: Path) -> RunInfo | None:
             usd = db.execute("select total(usd) from rows").fetchone()[0]
     except (sqlite3.Error, OSError, ValueError, RecursionError):
         return None
-    about, total = meta.get("about") or {}, sum(states.values())
+    job, total = meta.get("about") or {}, sum(states.values())
     ok, failed = states.get("ok", 0), states.get("failed", 0)
     return RunInfo(
         path.stem,
-        str(about.get("model")),
+        str(job.get("model")),
         total,
         ok,
         failed,
         total - ok - failed,
         float(usd),
-        str(about.get("template")),
+        str(job.get("template")),
         str(meta.get("ended") or ""),
     )
