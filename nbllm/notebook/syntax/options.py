@@ -56,55 +56,55 @@ SUBCOMMAND_SYNONYMS = {
 
 SUBCOMMANDS: dict[str, str] = {
     "ask": "ask on one line: x = %llm ask -m gemini/flash why is the sky blue",
-    "use": "defaults for this notebook: %llm use gemini/flash temperature=0 (no words: show them; none: "
-    "drop them)",
-    "models": "models that a provider lists: %llm models gemini/ (fresh: not today's list)",
-    "providers": "providers, where their keys were found, whether they answer",
-    "ping": "time to first token of models: %llm ping gemini/flash claude/haiku",
-    "unload": "let models leave this machine's memory: %llm unload (those loaded from files) | %llm unload "
+    "use": "set defaults for this notebook: %llm use gemini/flash temperature=0 (without arguments: show "
+    "them; none: remove them)",
+    "models": "list the models of a provider: %llm models gemini/ (fresh: not from today's cache)",
+    "providers": "list providers, where their keys were found, whether they answer",
+    "ping": "measure the time to first token: %llm ping gemini/flash claude/haiku",
+    "unload": "remove models from this machine's memory: %llm unload (those loaded from files) | %llm unload "
     "local/NAME | ollama/NAME",
-    "key": "where a key is found, or type one for this session: %llm key openai (set, unset, where NAME: "
-    "the keyring; login, logout NAME: OAuth; allow NAME: a project's row)",
-    "alias": "a short name for a model: %llm alias fast gemini/flash (--save: for good)",
-    "again": "the last prompt again, elsewhere or otherwise: %llm again claude/sonnet",
+    "key": "show where a key is found, or enter one for this session: %llm key openai (set, unset, where "
+    "NAME: the keyring; login, logout NAME: OAuth; allow NAME: approve a project's provider)",
+    "alias": "define a short name for a model: %llm alias fast gemini/flash (--save: permanently)",
+    "again": "send the last prompt again, to other models or with other options: %llm again claude/sonnet",
     "chat": "conversations: %llm chat list | open NAME [MODEL] (a panel) | show NAME | pin NAME [N] | "
     "unpin NAME [N] | undo NAME | fork NAME OTHER | export NAME [FILE] | forget NAME; keep_chats = true in "
     "your configuration keeps them on disk (list --all, forget --all: those of all notebooks)",
-    "prompt": "prompts that save= keeps, here or in the project (save=prompts/NAME): %llm prompt list | show "
-    "NAME | diff NAME (since the last commit) | edit NAME (in the next cell) | forget NAME",
-    "kept": "the answers that were kept by the button below them, with their questions; add MODEL keeps one "
-    "of the last comparison; forget ID",
-    "fix": "why the last cell failed, what to change, and the corrected cell below, unrun: %llm fix "
+    "prompt": "prompts saved by save=, in this session or the project (save=prompts/NAME): %llm prompt list "
+    "| show NAME | diff NAME (since the last commit) | edit NAME (in the next cell) | forget NAME",
+    "kept": "list answers that were kept by the button below them, with their questions; add MODEL keeps "
+    "that model's answer of the last comparison; forget ID",
+    "fix": "explain why the last cell failed, and put the corrected cell below, unrun: %llm fix "
     "claude/sonnet",
-    "undo": "take back what tools changed in files and cells in the last answer: %llm undo (list: all that "
-    "can be; N: one of the list)",
-    "insert": "the code of the last answer into the next cell, unrun",
-    "stop": "stop what is answered in the background (bg=true)",
+    "undo": "revert the changes of tools in files and cells in the last answer: %llm undo (list: all "
+    "changes; N: one of the list)",
+    "insert": "put the code of the last answer into the next cell, unrun",
+    "stop": "stop the answers in the background (bg=true)",
     "last": "show the last answer again",
     "bench": "measure models against each other: %llm bench openai/mini,claude/sonnet blocks=20 out=df "
-    "(%%llm_bench takes prompts; options of the run are also bench.NAME=, and must be where a call has the "
-    "same: seed= is the call's, bench.seed= the run's)",
+    "(%%llm_bench takes prompts; options of the run may be written bench.NAME=, which is needed if a call "
+    "has the same option: seed= is the call's, bench.seed= the run's)",
     "batches": "rows of tables in batches (each=df mode=batch wait=false): %llm batches (this machine's) | "
-    "df = %llm batches NAME [TABLE] (what has come) | cancel NAME",
-    "cache": "answers that cache=true keeps: how many, how large; clear",
-    "record": "writes calls and their answers beside the notebook: record [FILE] | off",
-    "replay": "answers calls from there, without keys, sending nothing: replay [FILE] [pace=recorded] | off",
+    "df = %llm batches NAME [TABLE] (the answers so far) | cancel NAME",
+    "cache": "the answers stored by cache=true: number and size; clear deletes them",
+    "record": "record calls and their answers in a file beside the notebook: record [FILE] | off",
+    "replay": "answer calls from a recording, without keys or network: replay [FILE] [pace=recorded] | off",
     "mcp": "MCP servers, whose tools a model may use (tools=mcp/NAME): %llm mcp add NAME -- COMMAND ARGS | "
     "add NAME URL | list | allow NAME (a project's) | tools [NAME] | resources NAME (attach=mcp://NAME/...) "
     "| prompt NAME [PROMPT key=value ...] (into the next cell) | remove NAME | log NAME | login NAME | "
     "logout NAME",
-    "log": "the calls of this notebook in numbers; of all notebooks: today, yesterday, 7d, 12h, ever, "
-    "since=2026-11-20 (n=20: the last ones; all: every column); -q WORDS: those whose prompt or answer has "
-    'the words, of all notebooks, where ledger = "texts" stores these',
-    "cost": "what the calls of this notebook came to, by model: calls, tokens, dollars; of all notebooks, by "
+    "log": "list the calls of this notebook; of all notebooks: today, yesterday, 7d, 12h, ever, "
+    "since=2026-11-20 (n=20: the last ones; all: every column); -q WORDS: calls of all notebooks whose "
+    'prompt or answer contains the words, if ledger = "texts" stores them',
+    "cost": "the cost of the calls of this notebook by model: calls, tokens, dollars; of all notebooks, by "
     "day and model: today, yesterday, 7d, ever, since=2026-11-20; by=day, by=month, by=provider,model, "
     "by=kernel, by=label, by=notebook; plot draws it",
-    "budget": "what all calls of this notebook may spend, in all its kernels: %llm budget $5 tokens:100000 "
-    "(no words: spent, reserved, left; off: no limit, and what was spent is forgotten; name=NAME: shared by "
-    "all notebooks that say so)",
+    "budget": "limit the spending of all calls of this notebook: %llm budget $5 tokens:100000 (without "
+    "arguments: show spent, reserved, left; off: remove the limit and its record; name=NAME: share the "
+    "limit with all notebooks that use the name)",
     "simulate": "on or off: send every provider's name to the built-in simulator",
     "nest": "on: let your own asyncio.run work in cells (nest_asyncio)",
-    "help": "this list, or one topic: %llm help temperature",
+    "help": "show this list, or one topic: %llm help temperature",
 }
 # Words that follow a subcommand, for completion.
 SUBCOMMAND_WORDS: dict[str, tuple[str, ...]] = {
