@@ -434,7 +434,7 @@ def test_attachments_reach_the_provider(kernel, sim, tmp_path):
     kernel.run("picture = bytes.fromhex('89504e470d0a1a0a')")
     assert "data:image/png;base64" in kernel.run(ask("hello", "openai/m", "-a picture -n")).text
     assert "inlineData" in kernel.run(ask("hello", "gemini/m", "-a picture -n")).text
-    assert "no file" in kernel.run(ask("hello", "openai/m", "-a nothing.here")).error["evalue"]
+    assert "not a file" in kernel.run(ask("hello", "openai/m", "-a nothing.here")).error["evalue"]
 
 
 def test_no_key_shows_anywhere(sim):
