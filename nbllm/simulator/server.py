@@ -21,10 +21,8 @@ from .service import Service
 
 T = TypeVar("T")
 _PREFIX = {"openai_chat": "/v1", "openai_responses": "/v1", "gemini": "/v1beta"}
-_POLL_S, _CLOSE_TIMEOUT_S = (
-    0.5,
-    5.0,
-)  # seconds between checks that the server runs; seconds that closing waits for its thread
+_POLL_S = 0.5  # between checks that the server still runs
+_CLOSE_TIMEOUT_S = 5.0  # that closing waits for the server's thread
 _running: weakref.WeakSet[Simulator] = weakref.WeakSet()
 
 

@@ -25,7 +25,6 @@ from .records import RecordBuilder, RequestLog
 
 Framing = Literal["chunked", "length", "close"]
 HEADER = "x-nbllm-sim"
-ANY_KEY = "1"
 _JSON = "application/json; charset=utf-8"
 _MAX_NAME = 2_000  # characters of a model's name that are recorded
 _REASON_STATUS = {("quota", "anthropic"): 400, ("quota", ""): 429, ("context", ""): 400}
@@ -245,9 +244,10 @@ def _request_keys(http_request: HttpRequest) -> Iterable[str]:
 
 
 def _check_key(format: Format, o: Options, http_request: HttpRequest) -> None:
-    """Raises ApiError for a wrong or missing API key: Gemini has 400 and 403, the other formats have 401."""
+    """Raises ApiError for a wrong or missing API key: Gemini has 400 and 403, the other formats have 401. The
+    option auth=1 accepts any key."""
     keys = [key for key in _request_keys(http_request) if key]
-    if o.auth is None or o.auth in keys or (o.auth == ANY_KEY and keys):
+    if o.auth is None or o.auth in keys or (o.auth == "1" and keys):
         return
     if format.NAME == "gemini":
         raise ApiError(400, reason="key") if keys else ApiError(403)
