@@ -118,7 +118,7 @@ _STANDARD_LIBRARY = sys.stdlib_module_names - {"resource"}  # late imports of th
 # Allowed statements, without docstrings. A commit that needs more says what for; one that needs less lowers
 # the number. The reasons of each increase: git log -L '/^BUDGETS/,/^}/:tests/test_layers.py'
 BUDGETS = {
-    ("core", "dialects", "http", "agents", "routing", "client", "store"): 17_371,
+    ("core", "dialects", "http", "agents", "routing", "client", "store"): 17_370,
     ("rows",): 1_121,
     ("notebook",): 5_997,
     ("tools",): 2_296,

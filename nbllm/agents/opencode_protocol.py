@@ -120,7 +120,7 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> SessionC
             f"{provider.label} needs the provider of the model.",
             hint="Write opencode/PROVIDER/MODEL, as `opencode models` lists them.",
         )
-    tools, system = split_names(extra.get("allowed_tools") or []), dict(turn.history[:2])["system"]
+    tools, system = split_names(extra.get("allowed_tools") or []), turn.system
     rules = [
         {"permission": "*", "pattern": "*", "action": "deny"},
         *({"permission": t, "pattern": "*", "action": "allow"} for t in tools),

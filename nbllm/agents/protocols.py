@@ -738,7 +738,6 @@ def _codex(request: Request, provider: Endpoint, key: Secret | None, executes: b
     turn, sandbox = session_turn(request, provider), str(extra.get("permission_mode") or "read-only")
     if executes:
         extra, sandbox = {**extra, "allowed_tools": ["shell_tool"]}, "workspace-write"
-    system = dict(turn.history[:2])["system"]
     args = [
         "app-server",
         *one_shot.codex_settings(extra),
@@ -749,7 +748,7 @@ def _codex(request: Request, provider: Endpoint, key: Secret | None, executes: b
         build_process_call(provider, args, "", key, cwd=extra.get("cwd")),
         turn,
         lambda folder: CodexProtocol(
-            provider, request.model, system, folder, sandbox=sandbox, asks_permission=executes
+            provider, request.model, turn.system, folder, sandbox=sandbox, asks_permission=executes
         ),
     )
 
@@ -757,14 +756,13 @@ def _codex(request: Request, provider: Endpoint, key: Secret | None, executes: b
 def _copilot(request: Request, provider: Endpoint, key: Secret | None, executes: bool) -> AgentCall:
     extra = check_options(request, provider, ("allowed_tools", "cwd", "trust"))
     turn = session_turn(request, provider)
-    system = dict(turn.history[:2])["system"]
     args = ["--acp", *one_shot.copilot_settings(request, extra)]
     args = [w for w in args if not (executes and w.startswith("--available-tools="))]
     return AgentCall(
         build_process_call(
             provider, args, "", key, env={"COPILOT_AUTO_UPDATE": "false"}, cwd=extra.get("cwd")
         ),
-        structs.replace(turn, full_prompt=f"{system}\n\n{turn.full_prompt}") if system else turn,
+        structs.replace(turn, full_prompt=f"{turn.system}\n\n{turn.full_prompt}") if turn.system else turn,
         lambda folder: AcpProtocol(
             provider, request.model, "", folder, cumulative=True, asks_permission=executes
         ),
@@ -774,7 +772,7 @@ def _copilot(request: Request, provider: Endpoint, key: Secret | None, executes:
 def _opencode(request: Request, provider: Endpoint, key: Secret | None, executes: bool) -> AgentCall:
     extra = check_options(request, provider, ("allowed_tools", "cwd", "trust"))
     turn = session_turn(request, provider)
-    system, full_prompt = fit_system_prompt(dict(turn.history[:2])["system"], turn.full_prompt)
+    system, full_prompt = fit_system_prompt(turn.system, turn.full_prompt)
     env = one_shot.opencode_settings(
         system,
         extra,

@@ -192,10 +192,11 @@ def encode(request: Request, provider: Endpoint, key: Secret | None) -> RemoteCa
     turn = session_turn(replace(request, messages=messages), provider)
     last = request.messages[-1]
     files = tuple(_file_part(p) for p in last.parts if isinstance(p, (Image, Document)))
-    system = dict(turn.history[:2])["system"]
     prompt = "\n".join(p.text for p in last.parts if isinstance(p, Text))
     transcript = turn.full_prompt if len(turn.history) > 2 else prompt
-    turn = structs.replace(turn, prompt=prompt, full_prompt="\n\n".join(filter(None, (system, transcript))))
+    turn = structs.replace(
+        turn, prompt=prompt, full_prompt="\n\n".join(filter(None, (turn.system, transcript)))
+    )
     headers = dict(provider.headers)
     if key is not None:
         name = provider.key_header or "authorization"

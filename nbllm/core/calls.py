@@ -356,6 +356,11 @@ class SessionTurn(msgspec.Struct, frozen=True):
     prompt: str
     full_prompt: str
 
+    @property
+    def system(self) -> str:
+        """The system prompt, "" for none."""
+        return dict(self.history[:2])["system"]
+
     def history_after(self, answer: str) -> History:
         """The history that the session holds once it has answered."""
         return (*self.history, self.message, ("assistant", answer))
