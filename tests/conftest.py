@@ -61,12 +61,12 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def is_fast(config):
-    """Whether slow tests are left out, as in `make fast`."""
+    """Whether slow tests are excluded, as in `make fast`."""
     return "not slow" in config.option.markexpr
 
 
 def pytest_configure(config):
-    """Notes in `make fast` which processes are started."""
+    """Records which processes the tests of `make fast` start: none may."""
     config.started = []
     if is_fast(config):
         platform.processor()  # libraries ask for it, which starts a process
