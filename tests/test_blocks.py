@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbllm.notebook.view.blocks import BlockSplitter as Blocks
+from nbllm.notebook.view.blocks import BlockSplitter
 from nbllm.notebook.view.blocks import LineSplitter as Lines
 from nbllm.notebook.view.markdown import to_html
 
@@ -41,7 +41,7 @@ SPLIT = [
 @pytest.mark.parametrize(("text", "done", "tail"), SPLIT)
 def test_where_blocks_end(text, done, tail):
     """As soon as the next one has certainly begun."""
-    blocks = Blocks()
+    blocks = BlockSplitter()
     assert (done, tail) == (blocks.feed(text), blocks.tail())
 
 
@@ -64,7 +64,7 @@ def cut(text, places):
 @settings(max_examples=600, deadline=None)
 def test_any_cutting_gives_the_same_blocks(text, places):
     """And finished and tail, joined, are the text."""
-    whole, cutted, single = Blocks(), Blocks(), Blocks()
+    whole, cutted, single = BlockSplitter(), BlockSplitter(), BlockSplitter()
     expected = whole.feed(text)
     assert expected == [b for piece in cut(text, places) for b in cutted.feed(piece)]
     assert expected == [b for c in text for b in single.feed(c)]
@@ -78,7 +78,17 @@ def test_any_cutting_gives_the_same_blocks(text, places):
 def test_blocks_look_as_the_whole_does(text):
     """Rendered one by one and joined. Link definitions act on earlier blocks in the whole only."""
     text = text.replace("[r]:", "[r] ")
-    blocks = Blocks()
+    blocks = BlockSplitter()
+    done = blocks.feed(text)
+    assert to_html(text) == "".join(map(to_html, [*done, blocks.tail()]))
+
+
+@pytest.mark.parametrize("quote", ["> ", "> > ", "- > ", "> - ", "1. > > "])
+@pytest.mark.parametrize("formula", ["$$\n$$\n", "$$\n$$\nx\n$$\n", "\\[\n\\]\n", "\\[\n$$\n"])
+@pytest.mark.parametrize("rest", ["", "> ", "> x", "x\n", "$$\ny"])
+def test_formula_marks_after_a_quote_split_no_block(quote, formula, rest):
+    """The second of them may open a formula, which does not end the quote before the first."""
+    blocks, text = BlockSplitter(), f"\n{quote}word\n{formula}{rest}"
     done = blocks.feed(text)
     assert to_html(text) == "".join(map(to_html, [*done, blocks.tail()]))
 
@@ -111,7 +121,7 @@ def test_a_long_block_costs_time_in_proportion(sign):
     """In pieces of five characters; nothing is lost."""
 
     def split(text):
-        blocks = Blocks()
+        blocks = BlockSplitter()
         return (
             "".join([b for i in range(0, len(text), 5) for b in blocks.feed(text[i : i + 5])]) + blocks.tail()
         )
@@ -124,7 +134,7 @@ def test_a_long_block_costs_time_in_proportion(sign):
 
 def test_shedding_a_fence_gives_parts_that_stand_alone():
     """Both parts are fences of the same language."""
-    blocks = Blocks()
+    blocks = BlockSplitter()
     assert [] == blocks.feed("```py\n" + "x = 1\n" * 100 + "y")
     assert "```py\n" + "x = 1\n" * 100 + "```\n" == blocks.split_tail(500)
     assert "```py\ny" == blocks.tail()
@@ -133,7 +143,7 @@ def test_shedding_a_fence_gives_parts_that_stand_alone():
 
 def test_shedding_a_list_cuts_between_items():
     """At the last item that has begun; short blocks are left alone."""
-    blocks = Blocks()
+    blocks = BlockSplitter()
     blocks.feed("".join(f"{i}. item\n    - sub\n" for i in range(1, 60)))
     assert "" == blocks.split_tail(5_000)
     assert blocks.split_tail(500).endswith("58. item\n    - sub\n")
