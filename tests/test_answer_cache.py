@@ -80,6 +80,7 @@ def asked(sim):
     return len(sim.records)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["openai/gpt-4o-mini", "anthropic/claude-haiku-4-5"])
 def test_an_equal_call_is_answered_at_once(client, sim, model):
     """Text, reasons, counts and ids come back; it costs nothing, and what it would have cost is told."""
@@ -105,6 +106,7 @@ def test_an_equal_call_is_answered_at_once(client, sim, model):
     assert asked(sim) == before + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more", [{"temperature": 0.1}, {"system": "S"}, {"sample": 1}, {"extra": {"user": "u"}}, {"seed": 3}]
 )
@@ -115,6 +117,7 @@ def test_what_tells_calls_apart(client, more):
     assert client.complete(f"Apart {more}", "openai/m", cache=True, **more).cached
 
 
+@pytest.mark.slow
 def test_what_does_not_tell_calls_apart(client):
     """The key, time limits, retries; a picture counts by its bytes."""
     picture = Image(data=b"\x89PNG\r\n\x1a\n" + b"0" * 32, media_type="image/png")
@@ -185,6 +188,7 @@ def test_errors_and_what_was_stopped_are_not_kept(client, sim):
     assert engine().singleton(AnswerCache).answers.statistics()["answers"] == 0
 
 
+@pytest.mark.slow
 def test_equal_calls_are_one(client, sim):
     """64 at once: one request, 64 answers, of which one is paid for."""
     before = asked(sim)
@@ -298,6 +302,7 @@ def test_what_was_used_least_goes_first(tmp_path):
     assert store.get("k0") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -1130,6 +1130,7 @@ def test_only_png_and_jpeg_are_shown_and_nothing_is_loaded(picture, source, word
     assert len(answer_bundle(r)["text/html"]) < 30_000_000
 
 
+@pytest.mark.slow
 def test_the_pictures_of_one_answer_have_a_bound_together():
     """Those beyond it are words, and all are kept."""
     r = Response(tuple(Image(PNG + bytes([i]) * 4_000_000) for i in range(8)), "stop")

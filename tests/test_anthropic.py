@@ -689,6 +689,7 @@ DELTAS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         VALUES

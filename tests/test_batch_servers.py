@@ -123,6 +123,7 @@ def older(seconds):
             file.save_part(part._replace(created=part.created - seconds))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [None, 500, 503, 429])
 def test_waiting_outlives_a_server_that_is_away(server, status):
     """It goes on when that is back."""
@@ -138,6 +139,7 @@ def test_waiting_outlives_a_server_that_is_away(server, status):
     assert len(looks) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "kind"), [(None, StreamCut), (503, Overloaded)])
 def test_waiting_ends_with_the_error_of_one_that_stays_away(server, status, kind):
     """Not at once, and its rows are there afterwards."""
@@ -150,6 +152,7 @@ def test_waiting_ends_with_the_error_of_one_that_stays_away(server, status, kind
     assert list(job.collect().llm_status) == ["ok"] * 3
 
 
+@pytest.mark.slow
 def test_what_the_provider_keeps_no_longer_can_be_asked_again(server):
     """A batch that is gone: its rows have failed, once it is older than providers keep them."""
     job = handed_in(server)
@@ -166,6 +169,7 @@ def test_what_the_provider_keeps_no_longer_can_be_asked_again(server):
     assert (len(server.made), list(again.llm_status)) == (2, ["ok"] * 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lost", "states"), [("output", ["failed"] * 3), ("error", ["ok", "failed", "failed"])]
 )
@@ -180,6 +184,7 @@ def test_a_file_of_results_that_is_gone_costs_its_own_rows(server, lost, states)
     assert list(job.collect().llm_status) == states
 
 
+@pytest.mark.slow
 def test_a_creation_whose_answer_is_lost_is_not_sent_again(server):
     """Not even over a connection that the server may have let go of: the batch is there, and is found."""
     server.fault = ("POST /v1/batches", None)

@@ -87,6 +87,7 @@ def test_a_leaderboard_of_one_and_of_levels():
     assert ["<", ">"] == [board.loc[("a", 1), "2"], board.loc[("a", 4), "2"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "passed"), [(1.0, True), (0.5, True), (1.03, True), (1.5, False)])
 def test_a_check_says_whether_a_run_became_worse(factor, passed, tmp_path):
     """By more than the margin; and its exit status says the same, from files."""
@@ -98,6 +99,7 @@ def test_a_check_says_whether_a_run_became_worse(factor, passed, tmp_path):
     assert (0 if passed else 1) == main(["check", *paths, "--metric", "ttft_ms"])
 
 
+@pytest.mark.slow
 def test_a_check_misses_a_model_and_takes_a_reference(capsys, tmp_path):
     """A model that is gone is not passed; a slow day is taken out by a model that both have."""
     slow = frame(rows("a", 150, run_id="s", seed=1), rows("ref", 75, run_id="s", seed=2))
@@ -121,6 +123,7 @@ def test_the_command_is_there():
     assert "--margin" in done.stdout
 
 
+@pytest.mark.slow
 def test_goodput_counts_what_keeps_to_all_limits():
     """Failures are not good; the highest load is that with all below it."""
     df = frame(
@@ -207,6 +210,7 @@ def test_a_limit_may_be_numpys_and_success_is_none():
         check(df, df, margin=float("inf"))
 
 
+@pytest.mark.slow
 def test_an_index_that_is_called_as_a_column_is_no_matter():
     """set_index("name", drop=False) leaves both."""
     df = frame(rows("a", 100), rows("b", 200))

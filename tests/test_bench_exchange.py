@@ -121,6 +121,7 @@ def test_aiperfs_records_are_a_frame(tmp_path):
     assert ({"qwen"}, {8}, 503) == (set(df["name"]), set(df["concurrency"]), df["http_status"].iloc[1])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*left out")
 @pytest.mark.parametrize(
     "odd", [None, 5, "x", [], {}, [None], {"a": {"b": []}}, float("nan"), True, 1e300, -1, 10**30]

@@ -65,6 +65,7 @@ def test_what_is_no_frame_of_requests_is_told(use, df, words):
         USES[use](df)
 
 
+@pytest.mark.slow
 def test_the_shorter_frame_gives_the_figures_of_the_whole():
     """Without blocks the two are compared unpaired."""
     told = bench.compare(frame(), metrics="ttft_ms").iloc[0]

@@ -245,6 +245,7 @@ def test_identical_models_under_drift_are_seldom_called_different():
     assert rows["verdict"].isin(["faster", "slower"]).sum() <= stats.binom.ppf(0.999, 300, 0.06)
 
 
+@pytest.mark.slow
 def test_close_models_are_equivalent_and_few_blocks_undecided():
     """The interval within the margin; no interval at all."""
     rng = np.random.default_rng(8)
@@ -254,6 +255,7 @@ def test_close_models_are_equivalent_and_few_blocks_undecided():
     assert "undecided" == compare(near[near["block"] < 4], metrics="ttft_ms").iloc[0]["verdict"]
 
 
+@pytest.mark.slow
 def test_more_tokens_a_second_is_faster():
     """For a rate, the larger is the better one."""
     rng = np.random.default_rng(9)

@@ -85,6 +85,7 @@ def test_too_few_blocks_say_how_many_are_needed(blocks):
     assert "at least 6 blocks are needed to decide among 3 comparisons" in row["note"]
 
 
+@pytest.mark.slow
 def test_ranks_have_no_tail_and_say_so():
     """With failures, which have ranks and no size, a family of many needs more blocks."""
     df = several(8, 6, 3.0, 0.01)
@@ -205,6 +206,7 @@ def test_who_fails_more_is_not_called_faster():
     assert rows.loc["ttft_ms", "prob_a_faster"] == NEAR(0.5)
 
 
+@pytest.mark.slow
 def test_shares_of_success_are_compared_like_a_metric():
     """Alone too; equivalent only where so many requests say so, and unpaired by Fisher's test."""
     few, many = (pd.concat([requests(np.ones(n), "a"), requests(np.ones(n), "b")]) for n in (10, 200))
@@ -216,6 +218,7 @@ def test_shares_of_success_are_compared_like_a_metric():
     assert ("worse", "unpaired") == tuple(compare(log, metrics="ok_share").iloc[0][["verdict", "method"]])
 
 
+@pytest.mark.slow
 def test_retries_and_their_waiting_are_shown():
     """In summary, compare and the note, in a closed loop too."""
     df = pd.concat([requests(np.full(12, 50.0), "a"), requests(np.full(12, 50.0), "b")], ignore_index=True)

@@ -114,6 +114,7 @@ def test_a_price_that_is_not_known(make):
     assert client.complete(PROMPT, MODEL, budget={"tokens": 5_000}).text
 
 
+@pytest.mark.slow
 def test_the_simulator_is_free(make):
     budget = Budget(usd=0.01, tokens=100_000)
     client = make()
@@ -140,6 +141,7 @@ def test_what_does_not_fit_is_not_sent(make, sim):
     assert client.complete(PROMPT, MODEL, budget=0.5, max_tokens=100).text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Budget, lambda **limits: SharedBudget("n", **limits)])
 @pytest.mark.parametrize("limits", [{"tokens": 10 * ONE}, {"usd": 10 * (0.006 + 0.2)}])
 def test_64_calls_on_a_budget_for_ten(make, limits, kind):
@@ -266,6 +268,7 @@ def test_a_stopped_answer_counts_what_came(make):
     assert 0 < tokens < 500
 
 
+@pytest.mark.slow
 def test_a_refused_call_counts_nothing(make):
     client, budget = make(), Budget(tokens=100_000)
     with pytest.raises(NbllmError):

@@ -262,6 +262,7 @@ def test_a_call_that_ends_is_written_over_its_beginning(place, client):
     assert ["ok"] == [row["status"] for row in client.ledger.history()[0]]
 
 
+@pytest.mark.slow
 def test_the_last_day_is_read_now_and_then(place, client):
     """Own calls are there at once, all of them once; older ones are not."""
     past(0, 3)
@@ -271,6 +272,7 @@ def test_the_last_day_is_read_now_and_then(place, client):
         assert ["openai/mini", *["sim/openai"] * number] == names
 
 
+@pytest.mark.slow
 @POSIX
 def test_only_the_user_may_read(place, client):
     """Every file and the folder, from the first moment; a folder that was open is closed."""
@@ -328,6 +330,7 @@ def test_texts_where_they_are_asked_for(place, client):
     assert ["answer-canary"] == list(df["answer"])
 
 
+@pytest.mark.slow
 def test_memory_alone(place, client):
     """No file is made."""
     client.ledger.mode = "memory"
@@ -376,6 +379,7 @@ def spoil(place, how):
         (place / "ledger").write_text("x")
 
 
+@pytest.mark.slow
 @POSIX
 @pytest.mark.parametrize("how", ["a file", "a link", "no folder"])
 def test_no_disk_costs_an_answer(place, client, how):
@@ -418,6 +422,7 @@ def test_a_disk_that_gets_full_costs_no_answer(place):
     assert 10 <= len(read_calls()[0]) <= 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["calls.sqlite", "other.sqlite"])
 @pytest.mark.parametrize("what", ["garbage", "newer"])
 def test_a_file_that_cannot_be_read_costs_only_itself(place, client, name, what):
@@ -529,6 +534,7 @@ def test_the_log_knows_other_days(place, client, words, found):
     assert [f"1.{n}" for n in found] == list(df.get("request_id", ()))
 
 
+@pytest.mark.slow
 def test_what_days_came_to(place, client):
     """A line a day and model, and all; a price that is not known is never 0."""
     past(0, 1, 2)
@@ -544,6 +550,7 @@ def test_what_days_came_to(place, client):
     assert "sim/openai" == df.loc[(today, "sim/openai"), "provider"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "names"),
     [
@@ -574,6 +581,7 @@ def test_one_model_is_one_line_whatever_it_was_called(place, client):
     assert {*months, "all"} == set(cost(SimpleNamespace(client=client), "ever by=month").index)
 
 
+@pytest.mark.slow
 def test_who_answers_for_another_has_the_costs(place, client):
     """Each attempt is its own model's, in the log too."""
     client.complete("hello", "sim/openai/bad@status=500|sim/anthropic/good", retries=0)
@@ -587,6 +595,7 @@ def test_who_answers_for_another_has_the_costs(place, client):
     assert "sim/anthropic/good" in shown
 
 
+@pytest.mark.slow
 def test_costs_by_notebook(place, client):
     """Its folder and name, in memory and on disk; calls of none stand apart."""
     past(0)
@@ -705,6 +714,7 @@ def test_a_setting_of_the_notebook_changes_it(place):
     assert ["memory", "texts", "disk", "disk"] == ran.stdout.split()[:3] + ran.stdout.split()[-1:], ran.stderr
 
 
+@pytest.mark.slow
 def test_who_ends_while_others_are_measured_is_measured_too():
     """None waits for the next call: it would be held until then, and never be put down after the last."""
     found, made = LedgerFile(), []
@@ -744,6 +754,7 @@ class _Following:
         return getattr(self._stream, name)
 
 
+@pytest.mark.slow
 def test_a_steady_load_comes_to_the_disk(place, client):
     """Calls that end while others are measured wait for the next turn, so that what is measured is written
     and let go: a map of 100,000 rows held every one of them until its end, and a kill lost them all."""

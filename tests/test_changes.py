@@ -119,6 +119,7 @@ def test_the_question_has_the_difference(client, undo, tmp_path):
     assert all("+three" in text and "write_file" in text for text in both.values())
 
 
+@pytest.mark.slow
 def test_a_difference_is_shown_as_text():
     """What a file or a model holds is no markup, and nothing in it hides; a long one is folded."""
     change = Change("<b>", "<script>x</script>\u202e", "<img src=x>" * 2_000, bool, bool)

@@ -68,6 +68,7 @@ def test_a_question_may_go_to_another_model(client, other):
     assert "sim/openai" == chat("Thanks.").provider
 
 
+@pytest.mark.slow
 def test_one_answer_at_a_time(client):
     chat = nbllm.Chat("sim/openai/m@ttft=30", client=client)
     stream = chat.stream("Hello")

@@ -358,6 +358,7 @@ def test_recorded_colours_and_long_lines():
         )
 
 
+@pytest.mark.slow
 def test_every_recording_ends_in_an_answer_or_an_error():
     """None of them crashes a decoder, cut at any line."""
     for path in sorted(RECORDED.glob("*.jsonl")):

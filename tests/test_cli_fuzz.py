@@ -396,6 +396,7 @@ def test_a_kept_commands_lines_of_wrong_types_are_our_errors_or_none(cli):
         read(decoder, [bad, good, bad])
 
 
+@pytest.mark.slow
 def test_an_opencode_servers_events_of_wrong_types_are_our_errors_or_none():
     """Of a recorded turn, and of errors."""
     row = ROWS["opencode"]

@@ -66,6 +66,7 @@ def test_every_way_to_read_gives_the_same_text(client, sim, model):
     assert (text,) * 4 == asyncio.run(inside())
 
 
+@pytest.mark.slow
 def test_readers_on_several_threads_see_the_same_log(client):
     """The log may be read from anywhere, by many, early or late."""
     stream = client.stream("hello", "openai/m@tokens=200")
@@ -78,6 +79,7 @@ def test_readers_on_several_threads_see_the_same_log(client):
     assert found[0] == found[1] == found[2] == [e for _, e in stream.log]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", FORMATS)
 def test_times_are_in_order_and_true(client, sim, model):
     """connect, first token and total stand in order, and the first token is not before the server sent it."""
@@ -89,6 +91,7 @@ def test_times_are_in_order_and_true(client, sim, model):
     assert response.usage.output_tokens == record.output_tokens
 
 
+@pytest.mark.slow
 def test_connections_are_used_again(client, sim):
     """A second call finds the connection of the first, in every format."""
     for model in FORMATS:
@@ -99,6 +102,7 @@ def test_connections_are_used_again(client, sim):
         assert sim.records[-1].first is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "timeouts", "which"),
     [
@@ -119,6 +123,7 @@ def test_each_time_limit_is_named(client, model, timeouts, which):
         assert caught.value.partial.text
 
 
+@pytest.mark.slow
 def test_a_connection_that_never_comes_about_is_named_and_asked_for_again(client):
     """The connect timeout keeps its name and its limit, and is one of the failures that are tried again."""
     with socket.socket() as full:
@@ -161,6 +166,7 @@ def test_a_client_takes_a_number_of_retries(number):
         assert number + 1 == len(stream.attempts)
 
 
+@pytest.mark.slow
 def test_retries_are_told_and_counted(client):
     """Two failures and an answer: two notices, three attempts; the provider's wait is honoured."""
     stream = client.stream("again please", "openai/m@status=503,fail_times=2,retry_after=0.05", retries=3)
@@ -263,6 +269,7 @@ def test_no_key_says_how_to_give_one():
         Client(registry.load({})).stream("x", "openai/m")
 
 
+@pytest.mark.slow
 def test_auto_says_what_it_chose(sim):
     """A key, else Ollama, else the simulator; the notice says why."""
     keyed = Client(registry.load({"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": sim.base_url("gemini")}))
@@ -277,6 +284,7 @@ def test_auto_says_what_it_chose(sim):
     assert "simulator" in next(n.text for n in response.notices if n.kind == "auto")
 
 
+@pytest.mark.slow
 def test_simulate_sends_every_name_to_the_simulator_in_its_own_format():
     """NBLLM_SIMULATE=1: no key, the same names, labelled answers."""
     client = Client(registry.load({"NBLLM_SIMULATE": "1"}))
@@ -286,6 +294,7 @@ def test_simulate_sends_every_name_to_the_simulator_in_its_own_format():
         assert response.text
 
 
+@pytest.mark.slow
 def test_a_whole_conversation_goes_both_ways(client, sim):
     """Tools called in parallel, results fed back, reasoning kept, in all five formats."""
     tools = [

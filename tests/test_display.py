@@ -168,6 +168,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_second", [30, 100, 300, 1_000, 100_000])
 def test_a_thousand_chunks_are_cheap(per_second):
     """At most 100 messages and 0.4 MB."""
@@ -533,6 +534,7 @@ EVENTS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(EVENTS, st.floats(0, 2)), max_size=25),
     st.sampled_from(["md", "text", "json", "code", "html"]),

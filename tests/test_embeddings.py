@@ -530,6 +530,7 @@ def test_health_of_the_simulator(sim):
         assert {"status": "ok"} == json.load(reply)
 
 
+@pytest.mark.slow
 def test_the_functions_of_the_module():
     """On the shared client, with the simulator's name."""
     embedded = nbllm.embed(TEXTS, model="sim/openai")

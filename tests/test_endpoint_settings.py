@@ -382,6 +382,7 @@ def authority(tmp_path_factory):
 FILES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
+@pytest.mark.slow
 def test_an_authority_that_is_named_in_a_cell_counts_from_the_next_call_on(authority, monkeypatch):
     """Whichever of the variables names it; the error before says which ones there are."""
     for name in FILES:

@@ -93,6 +93,7 @@ def test_the_short_form_of_an_event_stands_for_it(event):
     )
 
 
+@pytest.mark.slow
 def test_it_may_be_read_while_it_grows():
     """What is there stays as it was, whatever is put together meanwhile."""
     log, total, wrong, over = EventLog(), 20_000, [], threading.Event()

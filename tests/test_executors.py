@@ -104,6 +104,7 @@ def test_columns_have_the_types_of_the_schema(threads):
     assert {"ok"} == set(out["llm_status"])
 
 
+@pytest.mark.slow
 def test_errors_of_the_provider_come_back_as_they_are(server, threads):
     """With their kind; asked again as often as here."""
     out = mapped(server, texts(3), threads, model="m@status=400")
@@ -195,6 +196,7 @@ def test_a_lost_row_is_handed_in_once_more(server, failed, fails, ended):
     assert bool(ended) == ("pending" in set(out["llm_status"])) == bool(out.attrs["nbllm_ended"])
 
 
+@pytest.mark.slow
 def test_limits_are_kept_here(threads):
     """Another worker's refusal holds all rows back, and costs none of them an attempt."""
     with simulator.serve(ttft=0.0, gap=0.0, tokens=2) as server:
@@ -238,6 +240,7 @@ def test_a_process_that_dies_ends_the_run():
     assert max(counts.values()) <= 2
 
 
+@pytest.mark.slow
 def test_stop_comes_through():
     """Rows that wait at the executor are taken back."""
     with simulator.serve(ttft=0.3, gap=0.0, tokens=2) as server, ThreadPoolExecutor(2) as pool:

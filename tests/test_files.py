@@ -198,6 +198,7 @@ def test_four_kernels_that_write_at_once_lose_nothing(tmp_path):
         assert 0o600 == stat.S_IMODE(path.stat().st_mode)
 
 
+@pytest.mark.slow
 def test_threads_that_write_at_once_lose_nothing(tmp_path):
     """Nor raise: each has a temporary file of its own."""
     path, wrong = tmp_path / "providers.toml", []

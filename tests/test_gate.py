@@ -59,6 +59,7 @@ def test_a_table_of_300_rows_against_60_a_minute(style, far):
         assert result.pause <= 5.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [2, 3, 4, 5, 10])
 def test_limits_of_a_second_whose_reset_is_a_whole_number(limit):
     """Rounded up, which makes no fixed window of a bucket."""
@@ -274,6 +275,7 @@ def ask(client, model, prompt="hello", **options):
     return client.send(request, route, key=client.registry.key_for(route, None), **options)
 
 
+@pytest.mark.slow
 def test_a_refusal_costs_none_of_the_attempts(client, sim):
     """Four refusals with their time, one retry: the answer comes."""
     before = len(sim.records)
@@ -306,6 +308,7 @@ def test_a_gateways_limit_reaches_the_gate(start, many):
     assert (many, 3.0) in [(b.limit, b.span) for g in gates() for b in g.limiter.buckets.values()]
 
 
+@pytest.mark.slow
 def test_one_refusal_holds_all_back(client, sim):
     """Forty calls on a table, the first of which are refused: one pause, then one by one, then all."""
     model = "openai/c@status=429,fail_times=1,retry_after=0.2"

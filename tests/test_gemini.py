@@ -561,6 +561,7 @@ CALLS = st.fixed_dictionaries(
 PARTS = VALUES | st.fixed_dictionaries({"functionCall": CALLS}, optional={"thoughtSignature": VALUES})
 
 
+@pytest.mark.slow
 @given(st.lists(VALUES | st.lists(PARTS, max_size=3).map(lambda parts: say(*parts)), max_size=6))
 def test_any_json_is_events_or_an_error(chunks):
     """Whatever JSON comes, there are events or an error of ours."""

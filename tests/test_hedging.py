@@ -110,6 +110,7 @@ def test_a_fast_answer_is_asked_once(client):
     assert len(rows(client)) == 2  # this one, and the plain one
 
 
+@pytest.mark.slow
 def test_a_slow_first_that_still_begins_first_wins(client):
     """The second, which waits longer, is stopped."""
     stream = client.stream("hello", "sim/openai/m3@ttft=0.6,gap=0.1,tokens=3", hedge=0.05)
@@ -148,6 +149,7 @@ def test_stop_ends_both(client):
     assert "cancelled" == stream.partial().finish_reason
 
 
+@pytest.mark.slow
 def test_the_budget_counts_both(client):
     """A budget for one call has no room for the second: the first goes on."""
     budget = nbllm.client.client.Budget.of({"tokens": 60})

@@ -94,6 +94,7 @@ def test_a_model_that_no_memory_holds_is_refused(folder):
         nbllm.complete("Hi", f"llamacpp/{path}")
 
 
+@pytest.mark.slow
 def test_where_the_simulator_answers_no_file_is_read(folder):
     """NBLLM_SIMULATE=1 and the like."""
     client = nbllm.Client()

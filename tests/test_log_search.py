@@ -94,6 +94,7 @@ def client(tmp_path, monkeypatch):
     ledger_file().close()
 
 
+@pytest.mark.slow
 def test_the_line(client):
     """Of all kernels' files; where nothing is stored, it says how to change that."""
     session = SimpleNamespace(client=client)

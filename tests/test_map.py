@@ -62,6 +62,7 @@ def mapped(server, df, template="{text}", model="m", **options):
     return nbllm.map(df, template, model=model, base_url=server.base_url("openai_chat"), **options)
 
 
+@pytest.mark.slow
 def test_index_order_and_columns_are_kept(server):
     """The frame given is not changed; the answers stand beside the rows that they belong to."""
     df = texts(100, other=range(100)).sample(frac=1, random_state=3)
@@ -406,6 +407,7 @@ def test_a_budget_holds_also_at_full_width(server):
         mapped(server, df, **limits)
 
 
+@pytest.mark.slow
 def test_a_budget_is_of_the_whole_run(server):
     """What was spent before is gone of it, also when a run goes on; a larger one goes on further."""
     model, options = "m@echo=off,tokens=98", {"max_tokens": 100, "confirm": "yes", "run": "r"}

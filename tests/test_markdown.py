@@ -526,6 +526,7 @@ def test_every_word_is_on_screen(source):
     assert [] == on_screen(source, to_html(source))
 
 
+@pytest.mark.slow
 @given(st.lists(st.sampled_from(TOKENS), max_size=30).map("".join))
 @examples(600)
 def test_every_word_of_any_markdown_is_on_screen(source):

@@ -405,6 +405,7 @@ def test_words_of_a_command_stand_as_they_are(servers, tmp_path):
     assert (tmp_path / "{tmp}").exists()
 
 
+@pytest.mark.slow
 def test_no_command_and_no_package_are_the_users_to_mend(servers):
     """A ConfigError that says what to install."""
     known = servers(bad("ok", command="no-such-command-here"))
@@ -474,6 +475,7 @@ def test_a_real_server_over_http(servers, shop):
             assert ([], 1) == (usables, len(notes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "words"), [(401, "401"), (500, "500"), (200, "text/html")])
 def test_an_address_that_is_no_mcp_server(status, words, servers):
     """One line, with the status; the header went there, and is not in it."""
@@ -530,6 +532,7 @@ def whole_call(ident, size):
     return event({"jsonrpc": "2.0", "id": ident, "result": {"content": content}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -574,6 +577,7 @@ def test_what_is_odd_about_a_server_over_http_is_read_past(kind, servers):
         assert "of 3,000,001 characters" in text
 
 
+@pytest.mark.slow
 def test_an_answer_over_http_that_is_compressed_is_refused(servers):
     """None is asked for: a small one may be of any size, and would be undone on the engine's loop."""
     page = gzip.compress(whole_call(2, 20_000_000))
@@ -941,6 +945,7 @@ ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(ANYTHING)
 def test_a_list_of_anything_is_mended_into_tools_or_nothing(value):
     """What is left can be hashed, cleaned, and told to a model."""

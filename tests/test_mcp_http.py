@@ -96,6 +96,7 @@ def test_notifications_are_left_out():
     assert [] == events(f"data: {note}\n\n".encode() * 20)
 
 
+@pytest.mark.slow
 def test_texts_are_cut_together():
     parts = [{"type": "text", "text": "z" * 300_000}] * 40
     made = whole(json.dumps(message({"content": parts})).encode())["result"]["content"]
@@ -104,6 +105,7 @@ def test_texts_are_cut_together():
     assert "(the first 0 of 300,000 characters)" in made[-1]["text"]
 
 
+@pytest.mark.slow
 def test_long_lists_and_texts_are_cut():
     tools = [
         {"name": f"t{i}", "description": "d" * 300, "inputSchema": {"type": "object"}} for i in range(20_000)

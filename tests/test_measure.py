@@ -113,6 +113,7 @@ VIEWED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", FORMATS)
 @pytest.mark.parametrize("options", VIEWED)
 def test_a_response_tells_the_times_of_its_row(client, sim, options, dialect):
@@ -150,6 +151,7 @@ def test_reasoning_that_nobody_sees_is_not_streamed(usage, thought, count):
     assert count == streamed_tokens(usage, TokenTimes(0.0, 1.0, 0.5, thought))
 
 
+@pytest.mark.slow
 def test_the_tail_is_apart_from_the_answer(client, sim):
     """e2e ends with the last token; what the server does after it is tail_ms."""
     for row, _, record in tries(client, sim, "ttft=0.05,gap=0.01,tokens=8,tail=0.2"):
@@ -160,6 +162,7 @@ def test_the_tail_is_apart_from_the_answer(client, sim):
     assert tail == row["tail_ms"]
 
 
+@pytest.mark.slow
 def test_the_first_event_is_apart_from_the_first_token(client, sim):
     """ttfe is the role delta's arrival, ttfb the headers'."""
     for row, _, record in tries(client, sim, "ttft=0.2,gap=0.01,tokens=8,role=early"):
@@ -170,6 +173,7 @@ def test_the_first_event_is_apart_from_the_first_token(client, sim):
     assert role == row["ttfe_ms"]
 
 
+@pytest.mark.slow
 def test_an_early_stop_counts_what_was_generated(client, sim):
     """30 of the 50 tokens that were allowed: 30, and the speed that belongs to them."""
     for row, _, record in tries(client, sim, "ttft=0.05,gap=0.01,tokens=30", max_tokens=50):
@@ -180,6 +184,7 @@ def test_an_early_stop_counts_what_was_generated(client, sim):
     assert itl == row.get("itl_ms")
 
 
+@pytest.mark.slow
 def test_without_usage_the_count_is_an_estimate_and_says_so(client, sim):
     """Or a tokenizer's, where one is given; never the length that was asked for."""
     row, _, record = measured(client, sim, "ttft=0.02,gap=0.005,tokens=30,usage=0", max_tokens=50)
@@ -260,6 +265,7 @@ def test_a_cancelled_call_keeps_its_tokens_and_is_not_ok(client, sim):
     assert row["ttft_ms"] > 0
 
 
+@pytest.mark.slow
 def test_every_attempt_has_a_row(client, sim):
     """Two refusals and an answer: three rows, the tokens in the last."""
     stream = client.stream(
@@ -340,6 +346,7 @@ def test_a_time_limit_of_a_retried_attempt_is_censored_too(client, sim):
     assert ("ok", False, None) == (last["status"], last["censored"], last.get("censor_ms"))
 
 
+@pytest.mark.slow
 def test_tool_calls_are_tokens(client, sim):
     """The first token may be a tool call's."""
     tool = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
@@ -363,6 +370,7 @@ def test_rows_and_chunks_have_exactly_columns_of_the_schema(client, sim):
     assert set() == set(chunks[0]) - {c.name for c in schema.CHUNKS}
 
 
+@pytest.mark.slow
 def test_bounds_hold_and_what_is_certified_is_exact(client, sim):
     """Each event between its bounds; lo == hi == arrival where it is certified."""
     _, chunks, _ = measured(client, sim, "ttft=0.02,gap=0.005,tokens=30")

@@ -93,6 +93,7 @@ READ = {
 FRAMES = ['{"choices":[{"index":0,"delta":{"content":"Hello"},"finish_reason":"stop"}]}', "[DONE]"]
 
 
+@pytest.mark.slow
 def test_junk_that_comes_late_is_no_answer():
     """It follows an answer, and is seen when the next request has gone out already."""
     plain = ok(b"Content-Length: " + SIZE) + ANSWER

@@ -379,6 +379,7 @@ def visited(visit, right=False):
     return seen[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "visit",
     [
@@ -472,6 +473,7 @@ def open_still(sock):
         return isinstance(error, BlockingIOError)
 
 
+@pytest.mark.slow
 def test_localhost_is_this_machine_too():
     """By its other name."""
     visited(

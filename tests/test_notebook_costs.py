@@ -69,6 +69,7 @@ class Counts(RunObserver):
         self.ticks += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunks", [10, 1000])
 def test_what_has_come_is_taken_in_one_look(chunks):
     """A painter hears of a thousand pieces that are there already as of ten."""
@@ -83,6 +84,7 @@ def test_what_has_come_is_taken_in_one_look(chunks):
     assert counts.ticks == 0  # nothing was left to wait for
 
 
+@pytest.mark.slow
 def test_what_is_usual_hides_nothing():
     """The quick look at a text lets nothing through that the slow one would mark."""
     usual = [c for c in map(chr, range(sys.maxunicode + 1)) if hidden._COMMON.fullmatch(c)]

@@ -79,6 +79,7 @@ def expire(r, place):
     )
 
 
+@pytest.mark.slow
 def test_a_device_code(acme, server):
     """The person is told where to go and what to enter; pending and slow answers are waited out; the token
     opens the provider."""
@@ -97,6 +98,7 @@ def test_a_device_code(acme, server):
     assert [("nbllm login", place)] == list(ring.entries), "it lies in the keyring, under its own address"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("state", "words"),
     [
@@ -192,6 +194,7 @@ def test_a_denied_browser_login_says_so(acme, server):
     person.join(30)
 
 
+@pytest.mark.slow
 def test_twenty_calls_renew_once(acme, server):
     """All wait for one renewal and send the new token; the old refresh token is void, the new one is kept."""
     ring = Ring()
@@ -221,6 +224,7 @@ def test_twenty_calls_renew_once(acme, server):
     assert renewed == server.state.given[2].access_token, "rotation goes on"
 
 
+@pytest.mark.slow
 def test_a_login_that_was_taken_back_says_log_in_again(acme, server):
     """Not a bare 401, and no token in the words."""
     r, place, told = acme("device")
@@ -235,6 +239,7 @@ def test_a_login_that_was_taken_back_says_log_in_again(acme, server):
     assert None is dict(keys.list_sources(r.rows["acme"], r.stores, r.address(r.rows["acme"])))["login"]
 
 
+@pytest.mark.slow
 def test_a_login_that_has_ended_spoils_no_list_and_no_choice(acme, server):
     """auto goes on to the next provider, and the table of providers is still there."""
     from nbllm.client.catalog import provider_states
@@ -249,6 +254,7 @@ def test_a_login_that_has_ended_spoils_no_list_and_no_choice(acme, server):
     client.close()
 
 
+@pytest.mark.slow
 def test_a_token_of_another_kernel_is_taken_over(acme, server):
     """It renewed before us, so ours is void: the keyring has the new one."""
     ring = Ring()
@@ -262,6 +268,7 @@ def test_a_token_of_another_kernel_is_taken_over(acme, server):
     assert 1 == server.state.renewals
 
 
+@pytest.mark.slow
 def test_a_token_goes_to_its_own_address_alone(acme, server):
     """Not to another base_url, nor to a row that names another place to renew it."""
     r, place, told = acme("device", ring=Ring())
@@ -282,6 +289,7 @@ def test_a_token_goes_to_its_own_address_alone(acme, server):
     assert 0 == server.state.renewals
 
 
+@pytest.mark.slow
 def test_logging_out_forgets(acme, server):
     """In memory and in the keyring."""
     ring = Ring()
@@ -295,6 +303,7 @@ def test_logging_out_forgets(acme, server):
         Client(r, ledger=None).complete("ping", "acme/m")
 
 
+@pytest.mark.slow
 def test_no_token_in_any_repr(acme, server):
     """Of the token, the registry, its stores."""
     r, place, told = acme("device", ring=Ring())

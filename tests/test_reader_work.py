@@ -145,6 +145,7 @@ def test_a_reader_that_is_cancelled_in_the_work():
     assert ("cancelled", []) == asyncio.run(read())
 
 
+@pytest.mark.slow
 def test_a_call_that_is_stopped_before_it_began_has_ended(recwarn):
     """Its work never runs, and is not left lying about."""
 

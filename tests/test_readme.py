@@ -77,6 +77,7 @@ def test_every_option_it_names_is_there():
     assert set() == named - set(OPTIONS) - set(BENCH_OPTIONS) - bench - others
 
 
+@pytest.mark.slow
 def test_every_name_of_the_package_is_there():
     """`nbllm.NAME`, in spans and in blocks; `bench.NAME`, too."""
     import nbllm.bench

@@ -73,6 +73,7 @@ def test_an_answer_of_the_second_model_is_told_as_its_own(live, make, file):
     assert ["anthropic"] == [row["provider"] for row in bare.ledger.rows()]
 
 
+@pytest.mark.slow
 def test_it_runs_again_without_keys_and_sockets(live, make, sim, file):
     """Text, counts and the order of repeats; the provider has no key and another address now."""
     with live.tapes.record(file):
@@ -113,6 +114,7 @@ def test_tools_run_again(live, make, file):
     assert len(ran) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "path"),
     [
@@ -135,6 +137,7 @@ def test_a_miss_names_the_nearest_and_the_difference(live, make, file, more, pat
     assert "Nothing was sent" in caught.value.hint
 
 
+@pytest.mark.slow
 def test_no_key_is_in_it(sim, make, file, tmp_path):
     """Whichever option holds it."""
     config = tmp_path / "providers.toml"
@@ -159,6 +162,7 @@ def test_no_key_is_in_it(sim, make, file, tmp_path):
     assert len(text.splitlines()) >= 4
 
 
+@pytest.mark.slow
 def test_the_recorded_pace(live, make, file):
     """Every event comes no sooner than it did."""
     with live.tapes.record(file):
@@ -183,6 +187,7 @@ FAILING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("names", "kind"), FAILING)
 def test_a_call_that_failed_fails_again(live, make, file, names, kind):
     """With the same error, and what had come; without a key, whatever the provider says."""
@@ -199,6 +204,7 @@ def test_a_call_that_failed_fails_again(live, make, file, names, kind):
     assert CANARY not in file.read_text()
 
 
+@pytest.mark.slow
 def test_a_cell_that_failed_over_is_played_as_it_was(live, make, file):
     """Who answered, and why the first did not; one of them that is asked alone is another call."""
     bad, pair = "openai/bad@status=500", "openai/bad@status=500|anthropic/n"
@@ -245,6 +251,7 @@ def test_an_error_that_an_answer_followed_is_not_played(sim, live, make, file):
         assert 1 == tape.calls
 
 
+@pytest.mark.slow
 def test_a_recording_is_there_with_its_first_call(live, make, file):
     """Until then the one before is what it was."""
     with live.tapes.record(file):

@@ -75,6 +75,7 @@ def test_an_answer_is_streamed(client, server):
     assert all(sent == f"Bearer {KEY}" for _, _, sent in server.seen)
 
 
+@pytest.mark.slow
 def test_words_alone_a_part_said_again_and_files(client):
     assert "only hi" == client.complete("message hi", NAME).text
     stream = client.stream("again", NAME)
@@ -99,6 +100,7 @@ def test_what_goes_along(client, server):
     assert "Be brief.\n\nsay it" == server.agent.heard[-1]["parts"][0]["text"]
 
 
+@pytest.mark.slow
 def test_a_conversation_goes_on_in_its_context(client, server):
     """The agent that heard the rest is told what is new; a task that waits is answered; else all is told
     again."""
@@ -133,6 +135,7 @@ def test_stop_cancels_the_task(client, server):
     assert "cancelled" == stream.partial().finish_reason or stream.partial().text in ("", "begun")
 
 
+@pytest.mark.slow
 def test_a_stream_that_breaks_off_is_taken_up_again(client, server):
     """The task goes on meanwhile."""
     server.cut = 2
@@ -187,6 +190,7 @@ def test_a_task_that_comes_to_nothing(word, client):
     assert "half" == caught.value.partial.text if word == "fail" else True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
@@ -336,6 +340,7 @@ def skilled(card, skills=SKILLS):
     return card
 
 
+@pytest.mark.slow
 def test_a_model_is_told_what_the_card_says(client, server):
     """The user's word first, then the agent's, cleaned and cut; the card is fetched once."""
     server.edit = skilled
@@ -349,6 +354,7 @@ def test_a_model_is_told_what_the_card_says(client, server):
     assert 1 == sum(path.startswith("/.well-known/") for _, path, _ in server.seen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -403,6 +409,7 @@ def test_a_card_that_cannot_be_read_leaves_the_agent_out(page):
     assert ["tools"] == [n.kind for n in answer.notices if NAME in n.text]
 
 
+@pytest.mark.slow
 def test_an_agent_is_a_tool(client, server):
     """It is asked for as any tool, and a failure is a result."""
     model = SIM
@@ -475,6 +482,7 @@ def test_whatever_an_agent_sends_is_events_or_an_error_of_ours(values):
     assert all(len(e.text) <= 1_000 for e in events if isinstance(e, Notice))
 
 
+@pytest.mark.slow
 def test_a_line_shows_what_a_card_says(client):
     """As it is allowed, where nothing has changed since."""
     said = mcp(SimpleNamespace(client=client), f"allow {NAME}")

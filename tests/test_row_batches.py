@@ -188,6 +188,7 @@ def test_a_job_is_watched_and_cancelled(serve, kind):
     assert created(server) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CREATES)
 @pytest.mark.parametrize("dedupe", [True, False])
 def test_answers_find_their_rows_in_a_table_that_was_changed(serve, kind, dedupe):
@@ -230,6 +231,7 @@ def test_another_question_waits_for_the_batches_of_the_first(serve, what, more):
     assert list(mapped(client, texts(2), run="r", wait=False, **more).collect().llm_status) == ["pending"] * 2
 
 
+@pytest.mark.slow
 def test_waiting_grows_and_an_interrupt_ends_it_alone(serve):
     """The batch goes on."""
     _, client = serve(batch_s=1000)

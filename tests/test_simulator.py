@@ -142,6 +142,7 @@ def test_usage_is_a_count(server, client, protocol):
     assert record.output_tokens == 9
 
 
+@pytest.mark.slow
 @every_protocol
 def test_the_same_question_has_the_same_answer(client, protocol):
     """But for ids and moments, twice the same bytes."""
@@ -221,6 +222,7 @@ def test_pings_come_before_the_first_token(server, client, protocol, mark):
     assert "ping" not in kinds(given[first:])
 
 
+@pytest.mark.slow
 def test_a_body_may_end_with_the_connection(server, client):
     answer = ask(client, "openai_chat", "sim@tokens=2,close=1")
     assert ("close", None) == (answer.headers["connection"], answer.headers.get("transfer-encoding"))
@@ -262,6 +264,7 @@ def test_whole_answers_come_when_the_stream_would_end(server, client, protocol):
 # ---- cold starts ----
 
 
+@pytest.mark.slow
 def test_a_cold_model_waits_and_ollama_says_so(server, client):
     """The first request waits, the next does not, an unloaded model is cold again; ps tells which are
     loaded."""
@@ -519,6 +522,7 @@ def test_junk_is_refused_and_the_server_lives(server, client, junk):
     assert client.get("/__sim/health").json()["ok"]
 
 
+@pytest.mark.slow
 def test_a_slow_reader_holds_nothing_up_and_loses_nothing(server):
     """The server stops writing while the client does not read, then goes on to the end."""
     body = json.dumps(
@@ -540,6 +544,7 @@ def test_a_slow_reader_holds_nothing_up_and_loses_nothing(server):
     assert 60000 == sum(c.n_tokens for c in record.tokens)
 
 
+@pytest.mark.slow
 def test_many_streams_at_once(server):
     """64 streams; each is complete and none of their chunks was early."""
 

@@ -93,6 +93,7 @@ def test_notebooks_have_their_own(shelf):
     assert [] == list(shelf("/b__.ipynb"))
 
 
+@pytest.mark.slow
 def test_kernels_at_once_lose_nothing(shelf):
     """Each adds to what it knows; whoever comes later has all turns."""
     kernels = [shelf() for _ in range(6)]

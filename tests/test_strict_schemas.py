@@ -395,6 +395,7 @@ def test_nulls_of_what_was_left_out_are_left_out():
     assert Item(name="a") == typed.check('{"name": "a", "colour": null, "parts": null}')
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_what_a_strict_answer_leaves_out_fits(data):
     """Any schema of objects: the strict form takes null for it, and the answer is as without."""

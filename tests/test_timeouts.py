@@ -98,6 +98,7 @@ def test_signs_of_life_alone_have_a_limit_of_their_own(tokens):
     assert "Hello" * tokens == answer.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "which"), [({"first": 0.4}, "first"), ({"first": 0.4, "silent": 0.1}, "first")]
 )
@@ -107,6 +108,7 @@ def test_without_a_sign_the_usual_limit_is_named(limits, which):
     assert which == error.which
 
 
+@pytest.mark.slow
 def test_no_limit_is_none():
     """first=None waits however long nothing comes, silent=None however long signs come."""
     assert float("inf") == Timeouts(silent=None).silent_limit(5)
@@ -137,6 +139,7 @@ ENDS = {
 AFTER = {"silence": [NEVER], "pings": [b": ping\n\n", Pause(0.2)] * 60, "a cut": [b'data: {"cho', NEVER]}
 
 
+@pytest.mark.slow
 def test_silence_after_an_answer_told_its_end_is_no_failure():
     """The connection stays open, with or without signs of life: the answer is whole."""
     cases = {}
@@ -149,6 +152,7 @@ def test_silence_after_an_answer_told_its_end_is_no_failure():
         assert (None, "Hello", "stop") == (error, answer.text, answer.finish_reason), name
 
 
+@pytest.mark.slow
 def test_silence_before_the_end_is_one():
     """However much has come."""
     cases = {d: (([events(d)[0], NEVER], d), {"idle": 0.4}) for d in SAID}
@@ -156,6 +160,7 @@ def test_silence_before_the_end_is_one():
         assert ("idle", "Hello") == (error.which, answer.text), name
 
 
+@pytest.mark.slow
 def test_what_follows_the_end_at_once_still_counts():
     """Usage and an end mark, a moment after the reason."""
     usage = b'data: {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}}\n\n'

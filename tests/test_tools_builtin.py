@@ -125,6 +125,7 @@ def test_listing(folder):
     assert use(tools, "list_files", folder="a.txt") == "failed: 'a.txt': Not a directory"
 
 
+@pytest.mark.slow
 def test_a_long_list_is_cut(folder):
     """And says so."""
     for i in range(501):

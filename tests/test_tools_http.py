@@ -221,6 +221,7 @@ def test_a_large_answer_is_cut():
         assert ask(tool(server.url), {}) == "(image/png of more than 1,048,576 bytes)"
 
 
+@pytest.mark.slow
 def test_an_answer_that_does_not_come():
     """Ends at its limit."""
     release = threading.Event()

@@ -155,6 +155,7 @@ def test_a_budget_holds_and_what_is_left_out_is_said(value, words):
     assert len(text) < 800
 
 
+@pytest.mark.slow
 @examples(50)
 @given(
     st.recursive(

@@ -533,6 +533,7 @@ def test_what_is_broken_is_said_to_be():
             ask(url)
 
 
+@pytest.mark.slow
 def test_a_small_body_that_becomes_a_large_one_costs_no_memory_and_keeps_nobody_waiting():
     """256 MiB of blanks, as an error's page, as a list and as one endless event: in steps, with the loop's
     other work between. The server is on the same loop: counting the memory of several threads has come to a

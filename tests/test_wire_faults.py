@@ -221,6 +221,7 @@ def test_silence_at_any_stage_is_a_timeout_and_the_answer_so_far_stays(fault, tl
     assert ["Hello" if FAULTS[fault][1] else ""] * len(places) == [error.partial.text for error in found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "steps",
     [
