@@ -183,9 +183,8 @@ def test_a_cell_is_a_span_above_its_rows(kernel):
         "names = {s.context.span_id: s.name for s in spans}\n"
         "found = sorted((s.name.split()[0], names[s.parent.span_id] if s.parent else '') for s in spans)"
     ).ok
-    agent = (
-        f"invoke_agent {FAST[4:].replace('openai', 'sim-openai')}"  # a conversation may take several turns
-    )
+    # A conversation may take several turns
+    agent = f"invoke_agent {FAST[4:].replace('openai', 'sim-openai')}"
     assert [
         *([["cell", ""]] * 2),
         ["chat", agent],

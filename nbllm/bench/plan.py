@@ -22,9 +22,8 @@ from .frames import check_positive
 
 MIN_OPEN_REQUESTS = 20  # in a turn of an open loop
 MIN_OPEN_SECONDS = 10.0  # of a turn of an open loop
-STEADY_FACTOR = (
-    10  # requests of a turn per concurrent request; the first and the last ones are ramp and drain
-)
+# Requests of a turn per concurrent request; the first and the last ones are ramp and drain
+STEADY_FACTOR = 10
 
 
 class Slot(NamedTuple):

@@ -86,9 +86,8 @@ class ChatWidget:
         self._session.client.resolve(
             model, options.get("base_url"), options.get("dialect")
         )  # raises for an unknown model
-        self._failed: tuple[Message, Outcome, Turn | None] | None = (
-            None  # the last question, where no turn came of it, and the turn it was to replace
-        )
+        # The last question, where no turn came of it, and the turn it was to replace
+        self._failed: tuple[Message, Outcome, Turn | None] | None = None
         self._run: Run | None = None
         self._thread: threading.Thread | None = None
         self._is_busy = False  # whether an answer is in progress
