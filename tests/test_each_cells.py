@@ -138,7 +138,7 @@ def test_stop_ends_the_waiting_and_not_the_batch(kernel):
         (f"{FAST} each=df executor=pool key=pd", "{text}", "key cannot stand beside executor="),
         (f"{FAST} each=df executor=pool tools=len", "{text}", "tools cannot stand beside each="),
         ("cli/claude each=df executor=pool", "{text}", "cannot be used with executor="),
-        ("m base_url=http://me:pw@127.0.0.1:1/v1 each=df executor=pool", "{text}", "holds a password"),
+        ("m base_url=http://me:pw@127.0.0.1:1/v1 each=df executor=pool", "{text}", "contains a password"),
         *(
             (f"{FAST} each=df {word}", "{text}", f"{word.partition('=')[0]} cannot stand beside each=")
             for word in (

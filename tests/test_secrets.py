@@ -6,6 +6,7 @@ import json
 import pickle
 import sqlite3
 import traceback
+from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import pytest
@@ -27,6 +28,7 @@ from .kernels import Kernel
 from .listeners import Listener
 from .test_transport import server as server_of
 
+PACKAGE = f"{Path(nbllm.__file__).parent}/"
 KEY = "sk-canary/0123+456=789&ab cdef"
 CANARIES = {
     "key": KEY,
@@ -268,7 +270,7 @@ def test_what_fails_before_it_is_sent_shows_none(client, wrong):
     with pytest.raises((errors.NbllmError, TypeError)) as caught:
         client.complete("hello", "acme/m", retries=0, **wrong)
     frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
-    ours = [f for f in frames.stack if "/nbllm/" in f.filename]
+    ours = [f for f in frames.stack if f.filename.startswith(PACKAGE)]
     assert hidden("\n".join(f"{f.name}: {f.locals}" for f in ours))
     assert "break-canary" not in "\n".join(str(f.locals) for f in ours if f.name != "complete")
 
@@ -280,7 +282,7 @@ def test_a_variable_that_is_missing_shows_none_of_the_others(client):
         client.resolve("acme/m")
     frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     assert hidden(
-        str(caught.value) + "\n".join(str(f.locals) for f in frames.stack if "/nbllm/" in f.filename)
+        str(caught.value) + "\n".join(str(f.locals) for f in frames.stack if f.filename.startswith(PACKAGE))
     )
 
 

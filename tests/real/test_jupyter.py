@@ -25,10 +25,10 @@ from .conftest import free_port
 
 ANSWER = """
 from nbllm.simulator import script
-from nbllm.notebook.tool_use import shown
+from nbllm.notebook.tool_use import call_bundle
 seen = []
 def yes(question):
-    seen.append(shown(question)["text/plain"])
+    seen.append(call_bundle(question)["text/plain"])
     return True
 steps = script([
     {"calls": [
