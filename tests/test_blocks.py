@@ -83,6 +83,25 @@ def test_blocks_look_as_the_whole_does(text):
     assert to_html(text) == "".join(map(to_html, [*done, blocks.tail()]))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```\n```l\n```\n<details open><summary>\n</details>",  # a fence is closed by its marks alone
+        "````\n```\n````\n<details>\nx\n</details>\n\nb",
+        "~~~\n~~~ x\n<details>\n~~~\n</details>\n\nb",
+        "```a`b\n<details>\nx\n</details>\n\nb",  # no fence: a backtick on its line
+        " -   $\n    $$\n",  # a line that continues a list's paragraph opens no formula
+        "- a\n $$\n$$\nb\n",
+        "1.  a\n   $$\nb\n",
+    ],
+)
+def test_what_opens_and_closes_nothing_splits_no_block(text):
+    """A fence within a fence, and formula marks in a continued paragraph."""
+    blocks = BlockSplitter()
+    done = blocks.feed(text)
+    assert to_html(text) == "".join(map(to_html, [*done, blocks.tail()]))
+
+
 @pytest.mark.parametrize("quote", ["> ", "> > ", "- > ", "> - ", "1. > > "])
 @pytest.mark.parametrize("formula", ["$$\n$$\n", "$$\n$$\nx\n$$\n", "\\[\n\\]\n", "\\[\n$$\n"])
 @pytest.mark.parametrize("rest", ["", "> ", "> x", "x\n", "$$\ny"])

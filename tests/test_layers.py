@@ -120,7 +120,7 @@ _STANDARD_LIBRARY = sys.stdlib_module_names - {"resource"}  # late imports of th
 BUDGETS = {
     ("core", "dialects", "http", "agents", "routing", "client", "store"): 17_370,
     ("rows",): 1_121,
-    ("notebook",): 5_997,
+    ("notebook",): 5_998,
     ("tools",): 2_296,
     ("bench",): 4_808,
     ("simulator",): 2_637,

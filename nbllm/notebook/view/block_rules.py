@@ -114,9 +114,11 @@ def _closing_lines(state: StateBlock) -> dict[int, int]:
         for number in range(state.lineMax):
             line = _line(state, number)
             fence = _FENCE.match(line)
-            if fence and (not fenced or line.startswith(fenced)):
-                fenced = "" if fenced else fence[0]
-            elif not fenced:
+            if fenced:
+                fenced = "" if fence and fence[0].startswith(fenced) and fence.end() == len(line) else fenced
+            elif fence and ("~" in fence[0] or "`" not in line[fence.end() :]):
+                fenced = fence[0]
+            else:
                 opened += [number] if _DETAILS.match(line) else []
                 if opened and _END.search(line):
                     found[opened.pop()] = number

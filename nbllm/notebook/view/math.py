@@ -289,10 +289,10 @@ def _continues(state: StateBlock, number: int) -> bool:
 
 
 def _may_close(state: StateBlock, start: int, end: int) -> bool:
-    """Whether an open formula at the end of the text can still be closed: not at the end of a quote that an
-    open formula below it ends."""
+    """Whether an open formula at the end of the text can still be closed: not in a line that only continues a
+    paragraph of a quote or list before it."""
     closing = _CLOSING[_line(state, start)[:2]]
-    if end != len(state.bMarks) - 1 or end - start > _MAX_LINES:
+    if end != state.lineMax or end - start > _MAX_LINES or state.sCount[start] < state.blkIndent:
         return False
     return all(
         _continues(state, n) and closing not in (line := _line(state, n)) and not line.startswith("\\[")
