@@ -54,6 +54,13 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=40).map("".join) | st.lists(
 ).map("\n\n".join)
 
 
+def joined_html(text):
+    """The blocks of a text, rendered one by one."""
+    blocks = BlockSplitter()
+    done = blocks.feed(text)
+    return "".join(map(to_html, [*done, blocks.tail()]))
+
+
 def cut(text, places):
     ends = sorted({p % (len(text) + 1) for p in places})
     return [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)], strict=True)]
@@ -78,9 +85,7 @@ def test_any_cutting_gives_the_same_blocks(text, places):
 def test_blocks_look_as_the_whole_does(text):
     """Rendered one by one and joined. Link definitions act on earlier blocks in the whole only."""
     text = text.replace("[r]:", "[r] ")
-    blocks = BlockSplitter()
-    done = blocks.feed(text)
-    assert to_html(text) == "".join(map(to_html, [*done, blocks.tail()]))
+    assert to_html(text) == joined_html(text)
 
 
 @pytest.mark.parametrize(
@@ -97,9 +102,7 @@ def test_blocks_look_as_the_whole_does(text):
 )
 def test_what_opens_and_closes_nothing_splits_no_block(text):
     """A fence within a fence, and formula marks in a continued paragraph."""
-    blocks = BlockSplitter()
-    done = blocks.feed(text)
-    assert to_html(text) == "".join(map(to_html, [*done, blocks.tail()]))
+    assert to_html(text) == joined_html(text)
 
 
 @pytest.mark.parametrize("quote", ["> ", "> > ", "- > ", "> - ", "1. > > "])
@@ -107,9 +110,8 @@ def test_what_opens_and_closes_nothing_splits_no_block(text):
 @pytest.mark.parametrize("rest", ["", "> ", "> x", "x\n", "$$\ny"])
 def test_formula_marks_after_a_quote_split_no_block(quote, formula, rest):
     """The second of them may open a formula, which does not end the quote before the first."""
-    blocks, text = BlockSplitter(), f"\n{quote}word\n{formula}{rest}"
-    done = blocks.feed(text)
-    assert to_html(text) == "".join(map(to_html, [*done, blocks.tail()]))
+    text = f"\n{quote}word\n{formula}{rest}"
+    assert to_html(text) == joined_html(text)
 
 
 def test_a_definition_acts_on_later_blocks():

@@ -348,6 +348,15 @@ def raw(port, data, wait=30.0):
     return b""
 
 
+RIGHT, LISTENER = "/callback?code=x&state={state}", "127.0.0.1:{port}"
+
+
+def request(target, *hosts, method="GET"):
+    """A visit that sends one request with these Host headers."""
+    text = "".join([f"{method} {target} HTTP/1.1\r\n", *(f"Host: {host}\r\n" for host in hosts), "\r\n"])
+    return lambda port, state: raw(port, text.format(port=port, next_port=port + 1, state=state).encode())
+
+
 def visited(visit, right=False):
     """Logs in by the browser; `visit(port, state)` is what happens at the listener before the real browser
     comes, unless it is it."""
@@ -383,46 +392,18 @@ def visited(visit, right=False):
 @pytest.mark.parametrize(
     "visit",
     [
-        lambda port, state: raw(
-            port,
-            f"GET /callback?code=x&state=\u00e9\u4e2d HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode(),
-        ),
-        lambda port, state: raw(
-            port, f"GET /callback?code=x&state=%C3%A9%FF HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
-        ),
-        lambda port, state: raw(
-            port, f"GET /callback?code=x HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
-        ),
-        lambda port, state: raw(
-            port, f"GET /callback?code=x&state=other HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
-        ),
-        lambda port, state: raw(
-            port,
-            f"GET /callback?{'a=1&' * 1000}state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode(),
-        ),
-        lambda port, state: raw(
-            port, f"GET /other?code=x&state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
-        ),
-        lambda port, state: raw(
-            port, f"GET /callback?code=x&state={state} HTTP/1.1\r\nHost: evil.example:{port}\r\n\r\n".encode()
-        ),
-        lambda port, state: raw(
-            port, f"GET /callback?code=x&state={state} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
-        ),
-        lambda port, state: raw(
-            port,
-            f"GET /callback?code=x&state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port + 1}\r\n\r\n".encode(),
-        ),
-        lambda port, state: raw(port, f"GET /callback?code=x&state={state} HTTP/1.1\r\n\r\n".encode()),
-        lambda port, state: raw(
-            port,
-            f"GET /callback?code=x&state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nHost: "
-            f"evil.example\r\n\r\n".encode(),
-        ),
-        lambda port, state: raw(
-            port,
-            f"GET http://[::1/callback?state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode(),
-        ),
+        request("/callback?code=x&state=\u00e9\u4e2d", LISTENER),
+        request("/callback?code=x&state=%C3%A9%FF", LISTENER),
+        request("/callback?code=x", LISTENER),
+        request("/callback?code=x&state=other", LISTENER),
+        request(f"/callback?{'a=1&' * 1000}state={{state}}", LISTENER),
+        request("/other?code=x&state={state}", LISTENER),
+        request(RIGHT, "evil.example:{port}"),
+        request(RIGHT, "127.0.0.1"),
+        request(RIGHT, "127.0.0.1:{next_port}"),
+        request(RIGHT),
+        request(RIGHT, LISTENER, "evil.example"),
+        request("http://[::1/callback?state={state}", LISTENER),
     ],
     ids=range(12),
 )
@@ -436,12 +417,7 @@ def test_a_visitor_who_is_not_the_browser_that_was_sent_is_turned_away(visit):
 @pytest.mark.parametrize("method", ["POST", "HEAD", "OPTIONS", "PUT", "CONNECT"])
 def test_other_methods_bring_no_code(method):
     """A page's form is no redirect."""
-    visited(
-        lambda port, state: raw(
-            port,
-            f"{method} /callback?code=x&state={state} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode(),
-        )
-    )
+    visited(request(RIGHT, LISTENER, method=method))
 
 
 def test_a_silent_visitor_keeps_nobody_waiting():
@@ -476,13 +452,7 @@ def open_still(sock):
 @pytest.mark.slow
 def test_localhost_is_this_machine_too():
     """By its other name."""
-    visited(
-        lambda port, state: raw(
-            port,
-            f"GET /callback?code=right&state={state} HTTP/1.1\r\nHost: LOCALHOST:{port}\r\n\r\n".encode(),
-        ),
-        right=True,
-    )
+    visited(request("/callback?code=right&state={state}", "LOCALHOST:{port}"), right=True)
 
 
 def test_a_login_that_failed_spoils_no_call_of_others():

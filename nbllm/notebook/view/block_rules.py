@@ -29,7 +29,7 @@ _HEAD = re.compile(
     re.IGNORECASE,
 )
 _END = re.compile(r"</details\s*>\s*$", re.IGNORECASE)
-_FENCE = re.compile(r"`{3,}|~{3,}")
+FENCE = re.compile(r" {0,3}(`{3,}+(?!.*`)|~{3,})")  # the beginning of a line that opens one, and its marks
 _SUMMARY_LINES = 10
 _DIVIDER = re.compile(r"(?!-[ \t])[-:|][-:|\s]+")
 _DASHES = re.compile(r"(?P<left>:?)-+(?P<right>:?)")
@@ -110,21 +110,24 @@ def _closing_lines(state: StateBlock) -> dict[int, int]:
     if state.env.get("closes", ("", ""))[0] != key:
         found: dict[int, int] = {}
         opened: list[int] = []
-        fenced = ""
+        closing: re.Pattern[str] | None = None
         for number in range(state.lineMax):
             line = _line(state, number)
-            fence = _FENCE.match(line)
-            if fenced:
-                fenced = "" if fence and fence[0].startswith(fenced) and fence.end() == len(line) else fenced
-            elif fence and ("~" in fence[0] or "`" not in line[fence.end() :]):
-                fenced = fence[0]
-            else:
+            if closing:
+                closing = None if closing.fullmatch(line) else closing
+            elif not (closing := closing_fence(line)):
                 opened += [number] if _DETAILS.match(line) else []
                 if opened and _END.search(line):
                     found[opened.pop()] = number
         state.env["closes"] = (key, found)
     closes: dict[int, int] = state.env["closes"][1]
     return closes
+
+
+def closing_fence(line: str) -> re.Pattern[str] | None:
+    """The pattern of the line that closes the fence which `line` opens; None where it opens none."""
+    match = FENCE.match(line)
+    return re.compile(rf" {{0,3}}{match[1][0]}{{{len(match[1])},}}") if match else None
 
 
 def _push_details(state: StateBlock, start: int, last: int, after: int) -> None:

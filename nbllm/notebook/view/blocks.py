@@ -25,6 +25,7 @@ from __future__ import annotations
 import re
 from typing import Protocol
 
+from .block_rules import FENCE, closing_fence
 from .hidden import clean
 from .markdown import outline
 
@@ -40,7 +41,6 @@ _AT_MARGIN = re.compile(r" ?(?![-+*\s]|\d{1,9}[.)](?:\s|$))\S")
 _BLANK = " \t\r\n"
 _PREFIX_LENGTH = 100  # characters of a line in which its first letter is looked for
 _ITEM = re.compile(r" ?(?:[-+*]|\d{1,9}[.)])[ \t]")
-_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 _DIVIDER = re.compile(r" {0,3}(?!-[ \t])[-:|][-:| \t]+\r?\n")
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 
@@ -138,7 +138,7 @@ class BlockSplitter:
 
     def _split_fence(self, done: str, rest: str) -> str:
         opening = next(line for line in self._lines if line.strip(_BLANK))
-        match = _FENCE.match(opening)
+        match = FENCE.match(opening)
         assert match
         piece = "".join(self._lines) + (f"{done}\n" if done else "") + match[1] + "\n"
         self._open = [rest]
@@ -212,6 +212,5 @@ class BlockSplitter:
 
     def _watch_fence(self, line: str) -> None:
         """If `line` opens a top-level fence, only its closing line matters from now on."""
-        match = _FENCE.match(line)
-        if match and line.endswith("\n") and not (match[1][0] == "`" and "`" in match[2]):
-            self._fence = re.compile(rf" {{0,3}}{match[1][0]}{{{len(match[1])},}}")
+        if line.endswith("\n"):
+            self._fence = closing_fence(line)
